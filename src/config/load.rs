@@ -1,0 +1,399 @@
+//! Reading `herder.toml`: `${…}` is filled in value by value, then each section is checked on its own, so that every
+//! complaint names its section.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
+
+use super::{Config, RolloutConfig, RunnerConfig, ServerConfig, TenantsConfig, WorkerConfig};
+
+/// What is wrong with a config.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the config {}", .path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not TOML.
+    #[error("{} is not valid TOML: {message}", .path.display())]
+    Syntax {
+        /// Which.
+        path: PathBuf,
+        /// What the parser says, without the source line: a password may stand there.
+        message: String,
+    },
+    /// A variable or a file that it names is not there.
+    #[error("`{key}` needs {what}")]
+    Missing {
+        /// The key whose value names it.
+        key: String,
+        /// What is not there.
+        what: String,
+    },
+    /// A section is wrong.
+    #[error("[{section}] {message}")]
+    Section {
+        /// Its name.
+        section: String,
+        /// What is wrong, with the nearest known key where a key is unknown.
+        message: String,
+    },
+}
+
+const SECTIONS: [&str; 7] = [
+    "control", "tenants", "servers", "runner", "limits", "rollout", "worker",
+];
+
+impl Config {
+    /// Reads and checks a config.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let directory = directory
+            .canonicalize()
+            .map_err(|source| ConfigError::Unreadable {
+                path: directory.to_owned(),
+                source,
+            })?;
+        Self::parse(&text, path, &directory, &|name| std::env::var(name).ok())
+    }
+
+    /// The same on a text: `env` gives the environment, and relative paths start from `directory`.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn parse(
+        text: &str,
+        path: &Path,
+        directory: &Path,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let mut table: Table = text.parse().map_err(|e: toml::de::Error| ConfigError::Syntax {
+            path: path.to_owned(),
+            message: match e.span() {
+                Some(span) => {
+                    format!(
+                        "{} (line {})",
+                        e.message(),
+                        text[..span.start.min(text.len())].lines().count().max(1)
+                    )
+                }
+                None => e.message().to_owned(),
+            },
+        })?;
+        for (key, value) in &mut table {
+            expand(key, value, directory, env)?;
+        }
+        if let Some(unknown) = table.keys().find(|k| !SECTIONS.contains(&k.as_str())) {
+            let known = SECTIONS.map(str::to_owned);
+            let message = format!("is no section{}", did_you_mean(unknown, &known));
+            return Err(ConfigError::Section {
+                section: unknown.clone(),
+                message,
+            });
+        }
+        let servers: BTreeMap<String, Value> = section(&mut table, "servers", true)?;
+        let mut config = Self {
+            path: path.to_owned(),
+            control: section(&mut table, "control", false)?,
+            tenants: section(&mut table, "tenants", false)?,
+            servers: servers
+                .into_iter()
+                .map(|(name, value)| {
+                    let section = format!("servers.{name}");
+                    Ok((name, decode::<ServerConfig>(&section, value)?))
+                })
+                .collect::<Result<_, ConfigError>>()?,
+            runner: section(&mut table, "runner", false)?,
+            limits: section(&mut table, "limits", true)?,
+            rollout: section::<RolloutConfig>(&mut table, "rollout", true)?,
+            worker: section(&mut table, "worker", true)?,
+        };
+        config.absolute_paths(directory);
+        config.check()?;
+        Ok(config)
+    }
+
+    fn absolute_paths(&mut self, directory: &Path) {
+        let absolute = |path: &mut PathBuf| *path = directory.join(&*path);
+        match &mut self.runner {
+            RunnerConfig::Alembic(c) => {
+                absolute(&mut c.config);
+                // A name is looked up on PATH; a path with a folder in it is a path.
+                if c.python.contains('/') {
+                    c.python = directory.join(&c.python).to_string_lossy().into_owned();
+                }
+            }
+            RunnerConfig::Sql(c) => absolute(&mut c.directory),
+            RunnerConfig::Command(c) => absolute(c.directory.get_or_insert_with(PathBuf::new)),
+        }
+        if let TenantsConfig::File(c) = &mut self.tenants {
+            absolute(&mut c.path);
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |section: &str, message: &str| {
+            Err(ConfigError::Section {
+                section: section.into(),
+                message: message.into(),
+            })
+        };
+        let WorkerConfig {
+            concurrency,
+            heartbeat,
+            lease,
+            poll,
+            ..
+        } = self.worker;
+        if concurrency == 0 {
+            return wrong("worker", "`concurrency` must be at least 1");
+        }
+        if heartbeat.is_zero() || poll.is_zero() || lease < heartbeat * 3 {
+            return wrong(
+                "worker",
+                "`lease` must be at least three times `heartbeat`, and neither they nor `poll` zero",
+            );
+        }
+        if self.limits.max_attempts < 1 || self.limits.max_starts < 1 {
+            return wrong("limits", "`max_attempts` and `max_starts` must be at least 1");
+        }
+        if let RunnerConfig::Command(c) = &self.runner
+            && c.command.is_empty()
+        {
+            return wrong(
+                "runner",
+                "`command` is empty: it is the program and its arguments",
+            );
+        }
+        Ok(())
+    }
+}
+
+fn section<T: DeserializeOwned>(table: &mut Table, name: &str, optional: bool) -> Result<T, ConfigError> {
+    match table.remove(name) {
+        Some(value) => decode(name, value),
+        None if optional => decode(name, Value::Table(Table::new())),
+        None => Err(ConfigError::Section {
+            section: name.into(),
+            message: "is missing: `herder init` writes a config to start from".into(),
+        }),
+    }
+}
+
+fn decode<T: DeserializeOwned>(section: &str, value: Value) -> Result<T, ConfigError> {
+    value.try_into().map_err(|e: toml::de::Error| {
+        let message = e.message().trim();
+        ConfigError::Section {
+            section: section.into(),
+            message: with_nearest(message),
+        }
+    })
+}
+
+/// Adds the nearest of the names that serde lists in ``unknown field `x`, expected one of `a`, `b` ``.
+fn with_nearest(message: &str) -> String {
+    let names: Vec<String> = message.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    match (message.split_once(", expected"), names.split_first()) {
+        (Some((unknown, _)), Some((name, known))) if message.starts_with("unknown ") => {
+            format!("{unknown}{}", did_you_mean(name, known))
+        }
+        _ => message.to_owned(),
+    }
+}
+
+fn did_you_mean(name: &str, known: &[String]) -> String {
+    let nearest = known
+        .iter()
+        .max_by(|a, b| strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b)));
+    match nearest {
+        Some(nearest) => format!("; the nearest known one is `{nearest}`"),
+        None => String::new(),
+    }
+}
+
+/// Fills in `${NAME}` and `${file:/path}` in every text of a value. `$${` stands for `${`.
+fn expand(
+    key: &str,
+    value: &mut Value,
+    directory: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<(), ConfigError> {
+    match value {
+        Value::String(text) if text.contains("${") => *text = expand_text(key, text, directory, env)?,
+        Value::Array(items) => {
+            for item in items {
+                expand(key, item, directory, env)?;
+            }
+        }
+        Value::Table(table) => {
+            for (name, item) in table.iter_mut() {
+                expand(&format!("{key}.{name}"), item, directory, env)?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn expand_text(
+    key: &str,
+    text: &str,
+    directory: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<String, ConfigError> {
+    let missing = |what: String| ConfigError::Missing {
+        key: key.into(),
+        what,
+    };
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find("${") {
+        let (before, after) = (&rest[..start], &rest[start + 2..]);
+        if let Some(kept) = before.strip_suffix('$') {
+            out.push_str(kept);
+            out.push_str("${");
+            rest = after;
+            continue;
+        }
+        let end = after
+            .find('}')
+            .ok_or_else(|| missing("a closing `}` after `${`".into()))?;
+        out.push_str(before);
+        let name = &after[..end];
+        match name.strip_prefix("file:") {
+            Some(file) => {
+                let content = std::fs::read_to_string(directory.join(file))
+                    .map_err(|e| missing(format!("the file {file}, which cannot be read: {e}")))?;
+                out.push_str(content.trim_end_matches(['\r', '\n']));
+            }
+            None => {
+                let found = env(name);
+                out.push_str(
+                    &found.ok_or_else(|| {
+                        missing(format!("the environment variable {name}, which is not set"))
+                    })?,
+                );
+            }
+        }
+        rest = &after[end + 1..];
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+/// Durations as people write them: `3s`, `15min`, `1h 30m`.
+pub(super) mod duration {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, de::Error};
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(d)?;
+        humantime::parse_duration(&text)
+            .map_err(|e| D::Error::custom(format!("`{text}` is no duration like \"3s\": {e}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = r#"
+        [control]
+        url = "${HERDER_CONTROL_URL}"
+        [tenants]
+        source = "file"
+        path = "tenants.csv"
+        [servers.main]
+        url = "postgresql://u:${file:pw}@h/db"
+        budget = "25%"
+        [runner]
+        kind = "sql"
+    "#;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        let directory = tempfile::tempdir().expect("a folder");
+        std::fs::write(directory.path().join("pw"), "pa$$\n").expect("a file");
+        Config::parse(text, Path::new("herder.toml"), directory.path(), &|name| {
+            (name == "HERDER_CONTROL_URL").then(|| "postgresql://c/d".into())
+        })
+    }
+
+    fn complaint(text: &str) -> String {
+        parse(text).expect_err("it is wrong").to_string()
+    }
+
+    #[test]
+    fn variables_and_files_are_filled_in() {
+        let config = parse(MINIMAL).expect("it is right");
+        assert_eq!(config.control.url.expose(), "postgresql://c/d");
+        assert_eq!(config.servers["main"].url.expose(), "postgresql://u:pa$$@h/db");
+        assert_eq!(config.limits.max_attempts, 5);
+        assert!(
+            matches!(config.runner, RunnerConfig::Sql(SqlConfig { directory, .. }) if directory.is_absolute())
+        );
+    }
+
+    use super::super::SqlConfig;
+
+    #[test]
+    fn the_template_is_a_valid_config() {
+        let config = Config::parse(
+            super::super::TEMPLATE,
+            Path::new("herder.toml"),
+            Path::new("/"),
+            &|_| Some("postgresql://h/d".into()),
+        );
+        config.expect("the template is valid");
+    }
+
+    #[test]
+    fn complaints_name_section_key_and_nearest() {
+        assert_eq!(
+            complaint(&MINIMAL.replace("kind = \"sql\"", "kind = \"sql\"\ndirectry = \"x\"")),
+            "[runner] unknown field `directry`; the nearest known one is `directory`"
+        );
+        assert_eq!(
+            complaint(&MINIMAL.replace("kind = \"sql\"", "kind = \"sqll\"")),
+            "[runner] unknown variant `sqll`; the nearest known one is `sql`"
+        );
+        assert_eq!(
+            complaint(&format!("{MINIMAL}\n[limit]")),
+            "[limit] is no section; the nearest known one is `limits`"
+        );
+        assert_eq!(
+            complaint(&MINIMAL.replace("${HERDER", "${NOPE")),
+            "`control.url` needs the environment variable NOPE_CONTROL_URL, which is not set"
+        );
+        assert_eq!(
+            complaint(&format!("{MINIMAL}\n[limits]\nbackoff = \"soon\"")),
+            "[limits] `soon` is no duration like \"3s\": expected number at 0"
+        );
+        assert_eq!(
+            complaint(&format!("{MINIMAL}\n[worker]\nlease = \"1s\"")),
+            "[worker] `lease` must be at least three times `heartbeat`, and neither they nor `poll` zero"
+        );
+        assert_eq!(
+            complaint("[control"),
+            "herder.toml is not valid TOML: unclosed table, expected `]` (line 1)"
+        );
+    }
+}

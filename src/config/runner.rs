@@ -1,0 +1,94 @@
+//! `[runner]`: the migration tool.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::Deserialize;
+
+/// Which tool migrates the tenants.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum RunnerConfig {
+    /// A live Alembic.
+    Alembic(AlembicConfig),
+    /// A directory of SQL files as sqlx writes it.
+    Sql(SqlConfig),
+    /// Any program, once per tenant.
+    Command(CommandConfig),
+}
+
+/// `kind = "alembic"`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlembicConfig {
+    /// Alembic's ini.
+    #[serde(default = "alembic_ini")]
+    pub config: PathBuf,
+    /// The section of the ini to read, as `alembic --name`.
+    #[serde(default = "alembic_name")]
+    pub name: String,
+    /// The interpreter that has Alembic: a path, or a name on PATH.
+    #[serde(default = "python3")]
+    pub python: String,
+    /// SQLAlchemy's dialect and driver. Default: that of the ini's own `sqlalchemy.url`, else `postgresql`.
+    pub url_scheme: Option<String>,
+}
+
+fn alembic_ini() -> PathBuf {
+    "alembic.ini".into()
+}
+
+fn alembic_name() -> String {
+    "alembic".into()
+}
+
+fn python3() -> String {
+    "python3".into()
+}
+
+/// `kind = "sql"`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SqlConfig {
+    /// The folder with `<version>_<name>.sql`, or `.up.sql` and `.down.sql`.
+    #[serde(default = "migrations")]
+    pub directory: PathBuf,
+    /// Schemas to search after the tenant's own, e.g. the one that holds extensions. Default: none, so that a
+    /// statement can never reach another schema by mistake.
+    #[serde(default)]
+    pub extra_search_path: Vec<String>,
+}
+
+fn migrations() -> PathBuf {
+    "migrations".into()
+}
+
+/// `kind = "command"`
+///
+/// `{tenant}`, `{schema}`, `{database}`, `{server}`, `{host}`, `{port}`, `{user}`, `{from}`, `{to}` and `{direction}`
+/// are replaced in arguments, environment and standard input; `{url}` and `{password}` only in the last two, since
+/// anybody on the machine can read the arguments.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommandConfig {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// The same for a downgrade. Default: `command`, told apart by `{direction}` or `HERDER_DIRECTION`.
+    #[serde(default)]
+    pub downgrade_command: Vec<String>,
+    /// Prints the tenant's current revision, nothing where it was never migrated. It must change nothing.
+    #[serde(default)]
+    pub current_command: Vec<String>,
+    /// Prints all revisions, one a line, oldest first. Run once, without a tenant.
+    #[serde(default)]
+    pub history_command: Vec<String>,
+    /// All revisions, oldest first, where no command can print them.
+    #[serde(default)]
+    pub revisions: Vec<String>,
+    /// Variables for the program, besides `HERDER_*`, `DATABASE_URL` and libpq's `PG*`.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// What the program reads on its standard input. Default: nothing.
+    pub stdin: Option<String>,
+    /// The folder to run it in. Default: that of the config.
+    pub directory: Option<PathBuf>,
+}

@@ -1,0 +1,216 @@
+//! A Postgres URL: read once, passed to every library in the form that it takes.
+
+use std::{fmt, str::FromStr};
+
+use sqlx::{ConnectOptions, postgres::PgConnectOptions};
+use url::Url;
+
+use crate::secret::Secret;
+
+/// A parsed URL of a database. It prints without user and password.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct DatabaseUrl(Url);
+
+/// Why a URL is none. The text never repeats the URL: a password may stand in it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DatabaseUrlError {
+    /// It cannot be parsed at all.
+    #[error("not a URL ({0}); it looks like postgresql://user@host:5432/database")]
+    Malformed(#[from] url::ParseError),
+    /// It is one of something else.
+    #[error("`{0}://` is not a Postgres URL; it looks like postgresql://user@host:5432/database")]
+    Scheme(String),
+    /// It names what the client library does not know.
+    #[error("not usable: {0}")]
+    Options(String),
+}
+
+impl DatabaseUrl {
+    /// Parses a URL. SQLAlchemy's `postgresql+driver://` is understood.
+    ///
+    /// # Errors
+    /// See [`DatabaseUrlError`].
+    pub fn parse(text: &str) -> Result<Self, DatabaseUrlError> {
+        let (scheme, rest) = text
+            .trim()
+            .split_once("://")
+            .ok_or(url::ParseError::RelativeUrlWithoutBase)?;
+        match scheme.split('+').next() {
+            Some("postgres" | "postgresql") => {}
+            _ => return Err(DatabaseUrlError::Scheme(scheme.to_owned())),
+        }
+        let url = Self(Url::parse(&format!("postgresql://{rest}"))?);
+        url.options()?;
+        Ok(url)
+    }
+
+    /// Parses a server's URL from the config, with `{database}` filled in. A URL without that word gets its
+    /// database replaced where one is given.
+    ///
+    /// # Errors
+    /// See [`DatabaseUrlError`].
+    pub fn for_database(template: &Secret, database: Option<&str>) -> Result<Self, DatabaseUrlError> {
+        let text = template.expose();
+        if text.contains("{database}") {
+            return Self::parse(&text.replace("{database}", &encode(database.unwrap_or("postgres"))));
+        }
+        let mut url = Self::parse(text)?;
+        if let Some(database) = database {
+            url.0.set_path(&encode(database));
+        }
+        Ok(url)
+    }
+
+    fn query(&self, name: &str) -> Option<String> {
+        self.0
+            .query_pairs()
+            .find(|(k, _)| k == name)
+            .map(|(_, v)| v.into_owned())
+    }
+
+    /// The host, or the folder of its Unix socket.
+    pub fn host(&self) -> String {
+        let host = self
+            .0
+            .host_str()
+            .filter(|h| !h.is_empty())
+            .map(|h| decode(h.trim_matches(['[', ']'])));
+        host.or_else(|| self.query("host"))
+            .unwrap_or_else(|| "localhost".into())
+    }
+
+    /// The port. 5432 where the URL names none.
+    pub fn port(&self) -> u16 {
+        self.0
+            .port()
+            .or_else(|| self.query("port")?.parse().ok())
+            .unwrap_or(5432)
+    }
+
+    /// `host:port`: what tells one server from another.
+    pub fn address(&self) -> String {
+        format!("{}:{}", self.host(), self.port())
+    }
+
+    /// The database. The user's name where the URL names none, as libpq has it.
+    pub fn database(&self) -> String {
+        match decode(self.0.path().trim_start_matches('/')) {
+            name if !name.is_empty() => name,
+            _ => self
+                .query("dbname")
+                .or_else(|| self.user())
+                .unwrap_or_else(|| "postgres".into()),
+        }
+    }
+
+    /// The user, where the URL names one.
+    pub fn user(&self) -> Option<String> {
+        (!self.0.username().is_empty())
+            .then(|| decode(self.0.username()))
+            .or_else(|| self.query("user"))
+    }
+
+    /// The password, where the URL holds one.
+    pub fn password(&self) -> Option<Secret> {
+        self.0
+            .password()
+            .map(decode)
+            .or_else(|| self.query("password"))
+            .map(Secret::new)
+    }
+
+    /// All of it, under another scheme, e.g. `postgresql+asyncpg`.
+    pub fn with_scheme(&self, scheme: &str) -> Secret {
+        Secret::new(self.0.as_str().replacen("postgresql", scheme, 1))
+    }
+
+    /// All of it.
+    pub fn expose(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// What sqlx connects with. Statements are not logged: ours are dull, and a migration's may hold data.
+    ///
+    /// # Errors
+    /// A parameter that sqlx cannot read.
+    pub fn options(&self) -> Result<PgConnectOptions, DatabaseUrlError> {
+        PgConnectOptions::from_str(self.0.as_str())
+            .map(ConnectOptions::disable_statement_logging)
+            .map_err(|e| DatabaseUrlError::Options(e.to_string()))
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "postgresql://{}/{}", self.address(), self.database())
+    }
+}
+
+fn decode(text: &str) -> String {
+    percent_encoding::percent_decode_str(text)
+        .decode_utf8_lossy()
+        .into_owned()
+}
+
+fn encode(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_decoded_and_nothing_is_shown() {
+        let url = DatabaseUrl::parse("postgres+asyncpg://me:p%40ss%2F@db.example:6543/a%20b?sslmode=disable")
+            .expect("a URL");
+        assert_eq!(url.address(), "db.example:6543");
+        assert_eq!(url.database(), "a b");
+        assert_eq!(url.password(), Some(Secret::new("p@ss/")));
+        assert_eq!(
+            format!("{url} {url:?}"),
+            "postgresql://db.example:6543/a b postgresql://db.example:6543/a b"
+        );
+        let other = DatabaseUrl::for_database(&Secret::new(url.expose()), Some("x/ü")).expect("a URL");
+        assert_eq!(other.database(), "x/ü");
+        assert_eq!(other.options().expect("options").get_database(), Some("x/ü"));
+        let filled =
+            DatabaseUrl::for_database(&Secret::new("postgresql://h/{database}"), Some("t 1")).expect("a URL");
+        assert_eq!(filled.database(), "t 1");
+        assert_eq!(
+            filled.with_scheme("postgresql+psycopg2").expose(),
+            "postgresql+psycopg2://h/t%201"
+        );
+    }
+
+    #[test]
+    fn sockets_and_defaults_are_understood() {
+        let url = DatabaseUrl::parse("postgresql:///app?host=/run/pg&port=5433").expect("a URL");
+        assert_eq!(
+            (url.host().as_str(), url.port(), url.database().as_str()),
+            ("/run/pg", 5433, "app")
+        );
+        assert_eq!(
+            DatabaseUrl::parse("postgresql://u@h").expect("a URL").database(),
+            "u"
+        );
+    }
+
+    #[test]
+    fn a_wrong_url_is_not_repeated() {
+        for text in [
+            "mysql://u:hunter2@h/d",
+            "u:hunter2@h/d",
+            "postgresql://u:hunter2@h:port/d",
+        ] {
+            let error = DatabaseUrl::parse(text).expect_err("it is wrong").to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+}

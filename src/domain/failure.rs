@@ -1,0 +1,100 @@
+//! Why an attempt failed, and whether trying again can help.
+
+use serde::{Deserialize, Serialize};
+
+/// What is recorded of a failure: no secret, and no parameter value, ever stands in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobError {
+    /// A word of ours for the kind of failure, e.g. `lock_timeout`, `ledger_mismatch`, `locked_by_other`.
+    pub reason: String,
+    /// The server's code, where the server said it.
+    pub sqlstate: Option<String>,
+    /// What went wrong, in one line.
+    pub message: String,
+    /// The revision that was being applied or undone.
+    pub revision: Option<String>,
+    /// The statement that failed, cut to a readable length.
+    pub statement: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// Whether trying again can help, and who is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureClass {
+    /// It may pass by itself: requeue with backoff. The attempt counts.
+    Transient,
+    /// Not this tenant's fault: the server is down or full, somebody else holds the tenant. Requeue; nothing counts.
+    Infrastructure,
+    /// The same would happen again: fail the tenant at once.
+    Permanent,
+}
+
+/// The class of a server's answer.
+///
+/// Source: appendix A of the PostgreSQL manual. What is not listed is permanent: a migration that fails with a code
+/// that nobody thought of must be looked at, not run five times.
+pub fn classify_sqlstate(sqlstate: &str) -> FailureClass {
+    match sqlstate {
+        // lock_not_available, deadlock_detected, serialization_failure, query_canceled (statement_timeout),
+        // object_in_use.
+        "55P03" | "40P01" | "40001" | "57014" | "55006" => FailureClass::Transient,
+        // too_many_connections, cannot_connect_now, admin_shutdown, crash_shutdown, idle_session_timeout,
+        // idle_in_transaction_session_timeout, disk_full.
+        "53300" | "57P03" | "57P01" | "57P02" | "57P05" | "25P03" => FailureClass::Infrastructure,
+        // A full disk or lack of memory may pass, but a migration that fills the disk must not fill it for ever.
+        "53100" | "53200" => FailureClass::Transient,
+        code if code.starts_with("08") => FailureClass::Infrastructure,
+        _ => FailureClass::Permanent,
+    }
+}
+
+/// A word for the codes that people meet most, else `sql_error`.
+pub fn reason_of_sqlstate(sqlstate: &str) -> &'static str {
+    match sqlstate {
+        "55P03" => "lock_timeout",
+        "40P01" => "deadlock",
+        "40001" => "serialization_failure",
+        "57014" => "statement_timeout",
+        "53300" => "too_many_connections",
+        "57P01" | "57P02" | "57P03" => "server_shutdown",
+        "25P03" | "57P05" => "idle_timeout",
+        "28P01" | "28000" => "wrong_credentials",
+        "3D000" => "database_missing",
+        "3F000" => "schema_missing",
+        "42501" => "permission_denied",
+        code if code.starts_with("08") => "connection_lost",
+        _ => "sql_error",
+    }
+}
+
+/// The most characters of a statement that are kept: enough to find it in a file.
+pub const STATEMENT_LIMIT: usize = 500;
+
+/// Cuts a text for the record, at a character's border.
+pub fn cut(text: &str, limit: usize) -> String {
+    match text.char_indices().nth(limit) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_classified_by_blast_radius() {
+        assert_eq!(classify_sqlstate("55P03"), FailureClass::Transient);
+        assert_eq!(classify_sqlstate("53300"), FailureClass::Infrastructure);
+        assert_eq!(classify_sqlstate("08006"), FailureClass::Infrastructure);
+        assert_eq!(classify_sqlstate("42P07"), FailureClass::Permanent);
+        assert_eq!(classify_sqlstate("XX000"), FailureClass::Permanent);
+    }
+
+    #[test]
+    fn a_cut_never_splits_a_character() {
+        assert_eq!(cut("äöü", 2), "äö…");
+        assert_eq!(cut("äöü", 3), "äöü");
+    }
+}

@@ -1,0 +1,178 @@
+//! A job: one tenant's work in one run.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    revision::{Direction, Target},
+    run::RunId,
+    tenant::{Isolation, Place},
+};
+
+/// The id of a job: unique in the control database.
+pub type JobId = i64;
+
+/// The number of an attempt at a job, from 1 on. Every write about a job names it, so that a late one matches nothing.
+pub type Epoch = i32;
+
+/// Where a job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum JobState {
+    /// Its wave is not open. The settling of the wave before it sends it to `Ready`.
+    Waiting,
+    /// It has a delivery, and a worker takes it once `ready_at` has come and a slot is free.
+    Ready,
+    /// A worker holds it while that worker's lease lasts, and settles it or sends it back to `Ready`. If the lease
+    /// runs out first, another worker's keeper sends it back.
+    Running,
+    /// The tenant's own ledger was read at the target. Final.
+    Succeeded,
+    /// It cannot go on by itself: a permanent failure, or no attempt left. `retry` sends it back to `Ready`.
+    Failed,
+    /// Its tenant is gone from the source: nothing to do, nothing wrong. Final.
+    Skipped,
+    /// A person cancelled the run. Final.
+    Cancelled,
+}
+
+impl JobState {
+    /// All states, in the order of a job's life.
+    pub const ALL: [Self; 7] = [
+        Self::Waiting,
+        Self::Ready,
+        Self::Running,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Skipped,
+        Self::Cancelled,
+    ];
+
+    /// The word as it stands in tables, metrics and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Ready => "ready",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The step that an attempt is in: what `herder watch` shows, what the log says, and where a test stops an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum Step {
+    /// Claimed, together with its slot.
+    Claimed,
+    /// Opening the connection to the tenant.
+    Connecting,
+    /// Asking for the tenant's lock.
+    Guarding,
+    /// Reading the tenant's ledger.
+    Inspecting,
+    /// The runner is at work.
+    Migrating,
+    /// Reading the ledger back.
+    Verifying,
+    /// Writing down how it went.
+    Settling,
+}
+
+impl Step {
+    /// The word as it stands in tables, logs and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Claimed => "claimed",
+            Self::Connecting => "connecting",
+            Self::Guarding => "guarding",
+            Self::Inspecting => "inspecting",
+            Self::Migrating => "migrating",
+            Self::Verifying => "verifying",
+            Self::Settling => "settling",
+        }
+    }
+}
+
+/// A job that this worker claimed: all that an attempt needs to know.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The job.
+    pub job: JobId,
+    /// This attempt's number.
+    pub epoch: Epoch,
+    /// The run it belongs to.
+    pub run: RunId,
+    /// The tenant's id in its source.
+    pub tenant: String,
+    /// How the tenant is isolated.
+    pub isolation: Isolation,
+    /// Where it lives.
+    pub place: Place,
+    /// Whether its connection URL must be asked of the tenant source.
+    pub own_url: bool,
+    /// Which way.
+    pub direction: Direction,
+    /// The target as the run names it.
+    pub target: Target,
+    /// Where the tenant stood when the run was made. None: never migrated, or not known.
+    pub from: Option<String>,
+    /// The absolute target. None: the base. Only meaningful if `resolved`.
+    pub to: Option<String>,
+    /// Whether `to` was resolved at enqueue. Not so where the ledger could not be read then.
+    pub resolved: bool,
+    /// The checksum of the migrations that the run was made with.
+    pub checksum: String,
+    /// How many attempts have failed before this one and count.
+    pub failures: i32,
+    /// How many times it was claimed, this time included.
+    pub starts: i32,
+    /// Whether an earlier attempt may have committed something: its end was never recorded.
+    pub orphaned: bool,
+}
+
+impl Claim {
+    /// What the sessions of this attempt call themselves, so that anybody can tell on the server whose they are.
+    pub fn application_name(&self) -> String {
+        format!("herder/{}/{}/{}", self.run, self.job, self.epoch)
+    }
+}
+
+/// The job and epoch in an `application_name` of ours.
+pub fn parse_application_name(name: &str) -> Option<(RunId, JobId, Epoch)> {
+    let mut parts = name.strip_prefix("herder/")?.split('/');
+    let parsed = (
+        parts.next()?.parse().ok()?,
+        parts.next()?.parse().ok()?,
+        parts.next()?.parse().ok()?,
+    );
+    parts.next().is_none().then_some(parsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_application_name_is_read_back_and_fits() {
+        let run = RunId::from_u128(u128::MAX);
+        let name = format!("herder/{run}/{}/{}", 9_999_999_999_i64, 99_999);
+        assert_eq!(parse_application_name(&name), Some((run, 9_999_999_999, 99_999)));
+        // Postgres cuts the name at 63 bytes, and a cut epoch would be another one.
+        assert!(name.len() <= 63, "{} bytes", name.len());
+        assert_eq!(parse_application_name("herder/x/1/2"), None);
+        assert_eq!(parse_application_name("psql"), None);
+    }
+}

@@ -1,0 +1,10 @@
+//! The words of a fleet run as plain data. No I/O here, and no clock: time is an argument.
+
+pub mod backoff;
+pub mod failure;
+pub mod job;
+pub mod outcome;
+pub mod revision;
+pub mod run;
+pub mod tenant;
+pub mod wave;

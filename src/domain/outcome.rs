@@ -1,0 +1,83 @@
+//! How an attempt ended.
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::failure::JobError;
+
+/// How an attempt brought its tenant to the target. Each was read in the tenant's own ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum Outcome {
+    /// Applied, or undid, one or more revisions.
+    Migrated,
+    /// The tenant was at the target before the run did anything.
+    AlreadyCurrent,
+    /// A former attempt had committed, but its outcome was never recorded.
+    FoundApplied,
+}
+
+impl Outcome {
+    /// The word as it stands in tables, metrics and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Migrated => "migrated",
+            Self::AlreadyCurrent => "already_current",
+            Self::FoundApplied => "found_applied",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What one attempt found, before it is written down.
+#[derive(Clone, Debug)]
+pub enum Settlement {
+    /// The ledger was read back at the target.
+    Succeeded {
+        /// How.
+        outcome: Outcome,
+        /// What the ledger said before. None: nothing.
+        from: Option<String>,
+        /// What it says now.
+        to: Option<String>,
+    },
+    /// Trying again cannot help, or no attempt is left.
+    Failed(JobError),
+    /// It goes back to ready and is due after `delay`. Whether the attempt counts is the error's to say.
+    Retry {
+        /// Why.
+        error: JobError,
+        /// How long from now.
+        delay: Duration,
+        /// Whether it counts as one of the job's attempts.
+        burns: bool,
+    },
+    /// This worker drains: it goes back to ready, at once and at no cost.
+    Returned,
+    /// The tenant is gone from its source.
+    Skipped(JobError),
+    /// The run was cancelled while it ran.
+    Cancelled,
+}
+
+impl Settlement {
+    /// The word as it stands in the attempt row and in `herder_job_attempts_total{outcome}`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Succeeded { outcome, .. } => outcome.as_str(),
+            Self::Failed(_) => "failed",
+            Self::Retry { burns: true, .. } => "retried",
+            Self::Retry { burns: false, .. } => "snoozed",
+            Self::Returned => "returned",
+            Self::Skipped(_) => "skipped",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}

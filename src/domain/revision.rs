@@ -1,0 +1,513 @@
+//! Revisions, the history that they form, and what a tenant's ledger says about it.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    fmt,
+    str::FromStr,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// Which way a run moves its tenants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Towards the newest revision.
+    Upgrade,
+    /// Towards the empty database.
+    Downgrade,
+}
+
+impl Direction {
+    /// The word as it stands in tables, JSON and the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Upgrade => "upgrade",
+            Self::Downgrade => "downgrade",
+        }
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Direction {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "upgrade" => Ok(Self::Upgrade),
+            "downgrade" => Ok(Self::Downgrade),
+            _ => Err(format!("unknown direction `{s}`")),
+        }
+    }
+}
+
+/// How the target of a run was named. Relative targets mean another revision for each tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The newest revision.
+    Head,
+    /// Before the first revision.
+    Base,
+    /// A revision, or a prefix that only one has.
+    Revision(String),
+    /// So many revisions up (positive) or down (negative) from where the tenant stands.
+    Relative(i64),
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let s = s.trim();
+        match s {
+            "" => Err("a target is head, base, a revision, a prefix of one, +N or -N".into()),
+            "head" => Ok(Self::Head),
+            "base" => Ok(Self::Base),
+            _ if s.starts_with(['+', '-']) => match s.parse() {
+                Ok(0) | Err(_) => Err(format!("`{s}` is no step: write +1, -2 and so on")),
+                Ok(n) => Ok(Self::Relative(n)),
+            },
+            _ => Ok(Self::Revision(s.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Head => f.write_str("head"),
+            Self::Base => f.write_str("base"),
+            Self::Revision(r) => f.write_str(r),
+            Self::Relative(n) => write!(f, "{n:+}"),
+        }
+    }
+}
+
+/// One revision as its tool knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revision {
+    /// Its id: what the ledger holds.
+    pub id: String,
+    /// The ids that come right before it. Empty for a first one, two or more for a merge.
+    pub down: Vec<String>,
+    /// What a person calls it: the message or the rest of the file name.
+    pub label: String,
+    /// Where it stands: a file name, relative to the history's folder.
+    pub file: Option<String>,
+    /// SHA-256 or SHA-384 of its content in hex, where the tool has content.
+    pub checksum: Option<String>,
+}
+
+/// What a ledger's rows mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LedgerForm {
+    /// A row per branch head (Alembic): all that comes before a head is applied too.
+    Heads,
+    /// A row per applied revision (sqlx).
+    Applied,
+}
+
+/// What a tenant's own version table says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Ledger {
+    /// The revisions in it. Empty: never migrated.
+    pub revisions: BTreeSet<String>,
+}
+
+/// Where a tenant stands, seen from a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing is left to do: at the target, or past it in the run's direction.
+    AtTarget,
+    /// It has no ledger, or an empty one, and the target asks for more.
+    NeverMigrated,
+    /// The run has something to do here.
+    Behind,
+}
+
+/// All revisions of a project, first to last, and how its ledgers are read.
+#[derive(Clone, Debug)]
+pub struct History {
+    revisions: Vec<Revision>,
+    index: HashMap<String, usize>,
+    form: LedgerForm,
+}
+
+/// Why a target or a ledger does not fit the history.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HistoryError {
+    /// No revision has this id, nor begins with it.
+    #[error("no revision `{0}` in the history")]
+    UnknownTarget(String),
+    /// Several revisions begin with it.
+    #[error("`{prefix}` could be any of {}", .candidates.join(", "))]
+    AmbiguousTarget {
+        /// What was asked for.
+        prefix: String,
+        /// The ids that begin with it.
+        candidates: Vec<String>,
+    },
+    /// `head` means nothing where there are several.
+    #[error("the history has {} heads: {}", .0.len(), .0.join(", "))]
+    SeveralHeads(Vec<String>),
+    /// A relative step meets a branch or a merge.
+    #[error("{0:+} from `{1}` is ambiguous: the history branches there")]
+    AmbiguousStep(i64, String),
+    /// The ledger names a revision that these migrations do not have.
+    #[error("the ledger is at `{0}`, which is not among these migrations")]
+    UnknownLedger(String),
+    /// The history itself makes no sense.
+    #[error("{0}")]
+    Broken(String),
+}
+
+impl History {
+    /// A history from its revisions, which must come before those that build on them.
+    ///
+    /// # Errors
+    /// A revision that stands twice, or builds on one that does not come before it.
+    pub fn new(revisions: Vec<Revision>, form: LedgerForm) -> Result<Self, HistoryError> {
+        let mut index = HashMap::with_capacity(revisions.len());
+        for (i, revision) in revisions.iter().enumerate() {
+            if let Some(down) = revision.down.iter().find(|d| !index.contains_key(*d)) {
+                return Err(HistoryError::Broken(format!(
+                    "revision `{}` builds on `{down}`, which is missing",
+                    revision.id
+                )));
+            }
+            if index.insert(revision.id.clone(), i).is_some() {
+                return Err(HistoryError::Broken(format!(
+                    "revision `{}` stands there twice",
+                    revision.id
+                )));
+            }
+        }
+        Ok(Self {
+            revisions,
+            index,
+            form,
+        })
+    }
+
+    /// All revisions, first to last.
+    pub fn revisions(&self) -> &[Revision] {
+        &self.revisions
+    }
+
+    /// The revision with this id.
+    pub fn get(&self, id: &str) -> Option<&Revision> {
+        self.index.get(id).map(|&i| &self.revisions[i])
+    }
+
+    /// The revisions that nothing builds on.
+    pub fn heads(&self) -> Vec<&str> {
+        let downs: HashSet<&str> = self
+            .revisions
+            .iter()
+            .flat_map(|r| r.down.iter().map(String::as_str))
+            .collect();
+        self.revisions
+            .iter()
+            .map(|r| r.id.as_str())
+            .filter(|id| !downs.contains(id))
+            .collect()
+    }
+
+    /// The absolute revision that a target means for a tenant with this ledger: its id, or None for the base.
+    ///
+    /// A step past either end stops at that end, so that `+1` leaves alone a tenant that is at the head already.
+    ///
+    /// # Errors
+    /// See [`HistoryError`].
+    pub fn resolve(&self, target: &Target, ledger: &Ledger) -> Result<Option<String>, HistoryError> {
+        match target {
+            Target::Base => Ok(None),
+            Target::Head => match self.heads().as_slice() {
+                [] => Ok(None),
+                [head] => Ok(Some((*head).to_owned())),
+                several => Err(HistoryError::SeveralHeads(
+                    several.iter().map(|s| (*s).to_owned()).collect(),
+                )),
+            },
+            Target::Revision(name) => self.find(name).map(|r| Some(r.id.clone())),
+            Target::Relative(steps) => self.walk(*steps, ledger),
+        }
+    }
+
+    /// The revision with this id or, where it is a number, of this value; else the only one that begins so.
+    fn find(&self, name: &str) -> Result<&Revision, HistoryError> {
+        if let Some(exact) = self.get(name) {
+            return Ok(exact);
+        }
+        // `0007` is version 7 of a numbered history.
+        if self.form == LedgerForm::Applied
+            && let Some(same) = name.parse::<i64>().ok().and_then(|n| self.get(&n.to_string()))
+        {
+            return Ok(same);
+        }
+        match self
+            .revisions
+            .iter()
+            .filter(|r| r.id.starts_with(name))
+            .collect::<Vec<_>>()
+            .as_slice()
+        {
+            [] => Err(HistoryError::UnknownTarget(name.to_owned())),
+            [only] => Ok(only),
+            several => Err(HistoryError::AmbiguousTarget {
+                prefix: name.to_owned(),
+                candidates: several.iter().map(|r| r.id.clone()).collect(),
+            }),
+        }
+    }
+
+    fn walk(&self, steps: i64, ledger: &Ledger) -> Result<Option<String>, HistoryError> {
+        let mut at = match self.current(ledger)?.as_slice() {
+            [] => None,
+            [one] => Some(one.clone()),
+            several => return Err(HistoryError::AmbiguousStep(steps, several.join(","))),
+        };
+        for _ in 0..steps.unsigned_abs() {
+            let next: Vec<&str> = match (&at, steps > 0) {
+                (None, false) => return Ok(None),
+                (Some(id), false) => match self.get(id).map(|r| r.down.as_slice()) {
+                    Some([]) => return Ok(None),
+                    Some(down) => down.iter().map(String::as_str).collect(),
+                    None => return Err(HistoryError::UnknownLedger(id.clone())),
+                },
+                (None, true) => self
+                    .revisions
+                    .iter()
+                    .filter(|r| r.down.is_empty())
+                    .map(|r| r.id.as_str())
+                    .collect(),
+                (Some(id), true) => self
+                    .revisions
+                    .iter()
+                    .filter(|r| r.down.contains(id))
+                    .map(|r| r.id.as_str())
+                    .collect(),
+            };
+            match next.as_slice() {
+                [] => break,
+                [one] => at = Some((*one).to_owned()),
+                _ => {
+                    return Err(HistoryError::AmbiguousStep(
+                        steps,
+                        at.unwrap_or_else(|| "base".into()),
+                    ));
+                }
+            }
+        }
+        Ok(at)
+    }
+
+    /// All that is applied in a tenant with this ledger.
+    ///
+    /// # Errors
+    /// A revision in the ledger that is not in the history.
+    pub fn applied(&self, ledger: &Ledger) -> Result<HashSet<&str>, HistoryError> {
+        let mut applied = HashSet::new();
+        for id in &ledger.revisions {
+            let revision = self
+                .get(id)
+                .ok_or_else(|| HistoryError::UnknownLedger(id.clone()))?;
+            match self.form {
+                LedgerForm::Heads => applied.extend(self.closure(&revision.id)),
+                LedgerForm::Applied => {
+                    applied.insert(revision.id.as_str());
+                }
+            }
+        }
+        Ok(applied)
+    }
+
+    /// A revision and all that comes before it.
+    fn closure<'a>(&'a self, id: &'a str) -> HashSet<&'a str> {
+        let mut seen = HashSet::new();
+        let mut open = vec![id];
+        while let Some(id) = open.pop() {
+            if seen.insert(id)
+                && let Some(revision) = self.get(id)
+            {
+                open.extend(revision.down.iter().map(String::as_str));
+            }
+        }
+        seen
+    }
+
+    /// The newest applied revisions: one, except where branches stand side by side.
+    ///
+    /// # Errors
+    /// A revision in the ledger that is not in the history.
+    pub fn current(&self, ledger: &Ledger) -> Result<Vec<String>, HistoryError> {
+        let applied = self.applied(ledger)?;
+        let built_on: HashSet<&str> = applied
+            .iter()
+            .filter_map(|id| self.get(id))
+            .flat_map(|r| r.down.iter().map(String::as_str))
+            .collect();
+        // In a numbered history with a gap the newest one counts, whatever is missing below it.
+        let mut current: Vec<&str> = self.revisions.iter().map(|r| r.id.as_str()).collect();
+        current.retain(|id| applied.contains(id) && !built_on.contains(id));
+        if self.form == LedgerForm::Applied {
+            current = current.split_off(current.len().saturating_sub(1));
+        }
+        Ok(current.into_iter().map(str::to_owned).collect())
+    }
+
+    /// What a run towards `target` would apply (or, downwards, undo) in a tenant with this ledger, in that order.
+    ///
+    /// # Errors
+    /// A revision in the ledger that is not in the history.
+    pub fn pending(
+        &self,
+        direction: Direction,
+        target: Option<&str>,
+        ledger: &Ledger,
+    ) -> Result<Vec<&Revision>, HistoryError> {
+        let applied = self.applied(ledger)?;
+        let wanted = target
+            .map(|t| self.closure(self.get(t).map_or(t, |r| r.id.as_str())))
+            .unwrap_or_default();
+        let wanted: HashSet<String> = wanted.into_iter().map(str::to_owned).collect();
+        let ids = self.revisions.iter();
+        Ok(match direction {
+            Direction::Upgrade => ids
+                .filter(|r| wanted.contains(&r.id) && !applied.contains(r.id.as_str()))
+                .collect(),
+            Direction::Downgrade => {
+                // Undoing reaches only what builds on the target: an unrelated branch stays.
+                ids.rev()
+                    .filter(|r| applied.contains(r.id.as_str()) && !wanted.contains(&r.id))
+                    .filter(|r| target.is_none_or(|t| self.closure(&r.id).contains(t)))
+                    .collect()
+            }
+        })
+    }
+
+    /// Whether a run towards `target` has anything to do in a tenant with this ledger.
+    ///
+    /// # Errors
+    /// A revision in the ledger that is not in the history.
+    pub fn standing(
+        &self,
+        direction: Direction,
+        target: Option<&str>,
+        ledger: &Ledger,
+    ) -> Result<Standing, HistoryError> {
+        Ok(match self.pending(direction, target, ledger)?.is_empty() {
+            true => Standing::AtTarget,
+            false if ledger.revisions.is_empty() => Standing::NeverMigrated,
+            false => Standing::Behind,
+        })
+    }
+
+    /// How a ledger is written for a person: its newest revision, `base` where there is none.
+    /// A revision that the history does not know is named as the ledger names it.
+    pub fn describe(&self, ledger: &Ledger) -> Option<String> {
+        let current = self
+            .current(ledger)
+            .unwrap_or_else(|_| ledger.revisions.iter().cloned().collect());
+        (!current.is_empty()).then(|| current.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn revision(id: &str, down: &[&str]) -> Revision {
+        Revision {
+            id: id.into(),
+            down: down.iter().map(|s| (*s).into()).collect(),
+            label: String::new(),
+            file: None,
+            checksum: None,
+        }
+    }
+
+    fn line(ids: &[&str], form: LedgerForm) -> History {
+        let revisions = ids
+            .iter()
+            .enumerate()
+            .map(|(i, id)| revision(id, if i == 0 { &[] } else { &ids[i - 1..i] }));
+        History::new(revisions.collect(), form).expect("a line is a history")
+    }
+
+    fn ledger(ids: &[&str]) -> Ledger {
+        Ledger {
+            revisions: ids.iter().map(|s| (*s).into()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_target_is_found_by_id_prefix_number_and_step() {
+        let h = line(&["ab1", "ab2", "c3"], LedgerForm::Heads);
+        let at = |t: &str, l: &[&str]| h.resolve(&t.parse().expect("target"), &ledger(l));
+        assert_eq!(at("head", &[]), Ok(Some("c3".into())));
+        assert_eq!(at("base", &["c3"]), Ok(None));
+        assert_eq!(at("c", &[]), Ok(Some("c3".into())));
+        assert_eq!(at("+2", &["ab1"]), Ok(Some("c3".into())));
+        assert_eq!(at("+9", &["ab1"]), Ok(Some("c3".into())));
+        assert_eq!(at("+1", &[]), Ok(Some("ab1".into())));
+        assert_eq!(at("-1", &["ab1"]), Ok(None));
+        assert_eq!(at("-2", &["c3"]), Ok(Some("ab1".into())));
+        assert!(matches!(at("ab", &[]), Err(HistoryError::AmbiguousTarget { .. })));
+        assert!(matches!(at("zz", &[]), Err(HistoryError::UnknownTarget(_))));
+        assert!(matches!(at("+1", &["gone"]), Err(HistoryError::UnknownLedger(_))));
+        let numbered = line(&["1", "2", "10"], LedgerForm::Applied);
+        assert_eq!(
+            numbered.resolve(&Target::Revision("0002".into()), &ledger(&[])),
+            Ok(Some("2".into()))
+        );
+    }
+
+    #[test]
+    fn two_heads_are_named() {
+        let h = History::new(
+            vec![revision("a", &[]), revision("b", &["a"]), revision("c", &["a"])],
+            LedgerForm::Heads,
+        );
+        let h = h.expect("a fork is a history");
+        assert_eq!(
+            h.resolve(&Target::Head, &ledger(&[])),
+            Err(HistoryError::SeveralHeads(vec!["b".into(), "c".into()]))
+        );
+        assert!(matches!(
+            h.resolve(&Target::Relative(1), &ledger(&["a"])),
+            Err(HistoryError::AmbiguousStep(1, _))
+        ));
+        assert_eq!(h.current(&ledger(&["b", "c"])), Ok(vec!["b".into(), "c".into()]));
+    }
+
+    #[test]
+    fn pending_goes_up_and_down_and_fills_gaps() {
+        let h = line(&["1", "2", "3"], LedgerForm::Applied);
+        let ids = |d, t: Option<&str>, l: &[&str]| -> Vec<String> {
+            h.pending(d, t, &ledger(l))
+                .expect("known")
+                .iter()
+                .map(|r| r.id.clone())
+                .collect()
+        };
+        assert_eq!(ids(Direction::Upgrade, Some("3"), &["1", "3"]), ["2"]);
+        assert_eq!(ids(Direction::Upgrade, Some("2"), &["1", "2", "3"]), [""; 0]);
+        assert_eq!(ids(Direction::Downgrade, Some("1"), &["1", "2", "3"]), ["3", "2"]);
+        assert_eq!(ids(Direction::Downgrade, None, &["1"]), ["1"]);
+        assert_eq!(
+            h.standing(Direction::Upgrade, Some("3"), &ledger(&[])),
+            Ok(Standing::NeverMigrated)
+        );
+        assert_eq!(
+            h.standing(Direction::Downgrade, Some("3"), &ledger(&["1"])),
+            Ok(Standing::AtTarget)
+        );
+        assert_eq!(h.describe(&ledger(&["1", "3"])), Some("3".into()));
+    }
+}

@@ -1,0 +1,121 @@
+//! Waves: which jobs are released together.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer};
+
+/// A number of tenants, or a share of them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Amount {
+    /// So many.
+    Count(u32),
+    /// So many of a hundred.
+    Percent(f64),
+}
+
+impl Amount {
+    /// The number that it means out of `total`. A share is rounded up, so that 1 % of 20 is a tenant.
+    pub fn of(self, total: usize) -> usize {
+        match self {
+            Self::Count(n) => n as usize,
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a share of a count fits one"
+            )]
+            Self::Percent(p) => (total as f64 * p / 100.0).ceil() as usize,
+        }
+    }
+}
+
+impl FromStr for Amount {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let wrong = || format!("`{s}` is neither a number nor a percentage: write 5 or \"5%\"");
+        match s.trim().strip_suffix('%') {
+            Some(p) => match p.trim().parse::<f64>() {
+                Ok(p) if (0.0..=100.0).contains(&p) => Ok(Self::Percent(p)),
+                _ => Err(wrong()),
+            },
+            None => s.trim().parse().map(Self::Count).map_err(|_| wrong()),
+        }
+    }
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(n) => write!(f, "{n}"),
+            Self::Percent(p) => write!(f, "{p}%"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Raw {
+            Number(u32),
+            Text(String),
+        }
+        match Raw::deserialize(d)
+            .map_err(|_| serde::de::Error::custom("expected a number or a percentage like \"50%\""))?
+        {
+            Raw::Number(n) => Ok(Self::Count(n)),
+            Raw::Text(t) => t.parse().map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+/// How a run releases its jobs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rollout {
+    /// The size of the first, small wave. None: there is no canary.
+    pub canary: Option<Amount>,
+    /// The size of each further wave. None: all the rest at once.
+    pub wave: Option<Amount>,
+    /// How many tenants may fail before the run halts: one more halts it. None: it never halts.
+    pub failure_limit: Option<Amount>,
+}
+
+impl Rollout {
+    /// The wave of each of `total` jobs, from 0 on.
+    pub fn waves(&self, total: usize) -> impl Iterator<Item = i32> + use<> {
+        let canary = self.canary.map_or(0, |c| c.of(total).max(1)).min(total);
+        let size = self.wave.map_or(total, |w| w.of(total)).max(1);
+        let first = i32::from(canary > 0);
+        (0..total).map(move |i| match i.checked_sub(canary) {
+            None => 0,
+            Some(rest) => first + i32::try_from(rest / size).unwrap_or(i32::MAX),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waves(canary: Option<&str>, wave: Option<&str>, total: usize) -> Vec<i32> {
+        let amount = |s: &str| s.parse().expect("amount");
+        Rollout {
+            canary: canary.map(amount),
+            wave: wave.map(amount),
+            failure_limit: None,
+        }
+        .waves(total)
+        .collect()
+    }
+
+    #[test]
+    fn a_canary_goes_first_and_the_rest_in_waves() {
+        assert_eq!(waves(None, None, 3), [0, 0, 0]);
+        assert_eq!(waves(Some("1"), None, 4), [0, 1, 1, 1]);
+        assert_eq!(waves(Some("1"), Some("2"), 6), [0, 1, 1, 2, 2, 3]);
+        assert_eq!(waves(Some("50%"), Some("25%"), 4), [0, 0, 1, 2]);
+        assert_eq!(waves(Some("9"), Some("1"), 2), [0, 0]);
+        assert!("x%".parse::<Amount>().is_err());
+        assert!("101%".parse::<Amount>().is_err());
+    }
+}

@@ -1,0 +1,229 @@
+//! What can go wrong in a tenant, and whether trying again can help.
+
+use crate::domain::{
+    failure::{FailureClass, JobError, STATEMENT_LIMIT, classify_sqlstate, cut, reason_of_sqlstate},
+    revision::HistoryError,
+};
+
+/// A failed look at, or change of, one tenant. Its texts read on from "failed to migrate tenant `acme`:".
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RunnerError {
+    /// The server refused a statement.
+    #[error("{message}")]
+    Database {
+        /// The server's code.
+        sqlstate: String,
+        /// Its primary message.
+        message: String,
+        /// The revision that was being applied or undone.
+        revision: Option<String>,
+        /// The statement.
+        statement: Option<String>,
+    },
+    /// No connection, or it broke.
+    #[error("{0}")]
+    Connection(String),
+    /// The tenant's schema is not there. Without it, statements would land elsewhere.
+    #[error("schema `{0}` does not exist")]
+    SchemaMissing(String),
+    /// Somebody else holds the tenant's lock.
+    #[error("the tenant is locked by {0}")]
+    LockedByOther(String),
+    /// A newer attempt holds the tenant: this one is over.
+    #[error("a newer attempt holds the tenant")]
+    Superseded,
+    /// A migration that was applied has other content now.
+    #[error("migration {file} was edited after it had been applied")]
+    Edited {
+        /// The revision.
+        revision: String,
+        /// Its file.
+        file: String,
+    },
+    /// A migration without a transaction broke in the middle.
+    #[error("revision {0} is half applied: it ran without a transaction and failed")]
+    Dirty(String),
+    /// There is no way down from this revision.
+    #[error("revision {0} cannot be undone: it has no down migration")]
+    Irreversible(String),
+    /// The target or the ledger does not fit the migrations.
+    #[error("{0}")]
+    History(#[from] HistoryError),
+    /// These migrations are not the ones that the run was made with.
+    #[error("the migrations here differ from those that the run was made with")]
+    OtherMigrations,
+    /// The tool said that it was done, and the ledger says that it was not.
+    #[error("the tool reported success, but the tenant's ledger is at {found}, not at {wanted}")]
+    LedgerMismatch {
+        /// The target.
+        wanted: String,
+        /// What the ledger says.
+        found: String,
+    },
+    /// The tool failed in a way of its own.
+    #[error("{message}")]
+    Tool {
+        /// What it said, in one line, without secrets.
+        message: String,
+        /// The server's code, where the tool passed one on.
+        sqlstate: Option<String>,
+        /// The revision that was being applied or undone, where it is known.
+        revision: Option<String>,
+        /// The statement, where it is known.
+        statement: Option<String>,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// The tool itself is missing or broken: no tenant can be migrated.
+    #[error("{message}")]
+    Setup {
+        /// What is missing.
+        message: String,
+        /// How to get it.
+        hint: String,
+    },
+    /// It took longer than it may.
+    #[error("it took longer than {0}")]
+    TimedOut(String),
+    /// It was told to stop.
+    #[error("it was told to stop")]
+    Cancelled,
+}
+
+impl RunnerError {
+    /// Whether trying again can help. By variant, so that a new one does not compile until somebody has decided.
+    pub fn class(&self) -> FailureClass {
+        match self {
+            Self::Database { sqlstate, .. } => classify_sqlstate(sqlstate),
+            Self::Tool {
+                sqlstate: Some(code), ..
+            } => classify_sqlstate(code),
+            Self::Connection(_) | Self::LockedByOther(_) | Self::Superseded | Self::Cancelled => {
+                FailureClass::Infrastructure
+            }
+            // Another worker may have the right migrations: while an image is rolled out, both kinds are about.
+            Self::OtherMigrations => FailureClass::Transient,
+            Self::SchemaMissing(_)
+            | Self::Edited { .. }
+            | Self::Dirty(_)
+            | Self::Irreversible(_)
+            | Self::History(_)
+            | Self::LedgerMismatch { .. }
+            | Self::Tool { sqlstate: None, .. }
+            | Self::Setup { .. }
+            | Self::TimedOut(_) => FailureClass::Permanent,
+        }
+    }
+
+    /// A word for the kind of failure.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Database { sqlstate, .. }
+            | Self::Tool {
+                sqlstate: Some(sqlstate),
+                ..
+            } => reason_of_sqlstate(sqlstate),
+            Self::Connection(_) => "connection_lost",
+            Self::SchemaMissing(_) => "schema_missing",
+            Self::LockedByOther(_) => "locked_by_other",
+            Self::Superseded => "superseded",
+            Self::Edited { .. } => "edited_migration",
+            Self::Dirty(_) => "half_applied",
+            Self::Irreversible(_) => "irreversible",
+            Self::History(_) => "unknown_revision",
+            Self::OtherMigrations => "other_migrations",
+            Self::LedgerMismatch { .. } => "ledger_mismatch",
+            Self::Tool { sqlstate: None, .. } => "tool_failed",
+            Self::Setup { .. } => "setup",
+            Self::TimedOut(_) => "timed_out",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// What to do about it, where that is not plain.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Tool { hint, .. } => hint.clone(),
+            Self::Setup { hint, .. } => Some(hint.clone()),
+            Self::SchemaMissing(schema) => {
+                Some(format!("create it (CREATE SCHEMA \"{}\"), or take the tenant off the list", schema.replace('"', "\"\"")))
+            }
+            Self::Edited { file, .. } => Some(format!("restore {file} as it was applied, and make the change in a new migration")),
+            Self::Dirty(revision) => Some(format!("see what revision {revision} left behind, finish or undo it by hand, then delete its row from the ledger")),
+            Self::OtherMigrations => Some("deploy the same migrations to the workers; `herder retry` makes the run take up the ones that it finds".into()),
+            Self::History(HistoryError::UnknownLedger(revision)) => {
+                Some(format!("build from a commit that has revision {revision}"))
+            }
+            Self::Irreversible(revision) => Some(format!("write a down migration for revision {revision}")),
+            Self::Database { sqlstate, .. } => match sqlstate.as_str() {
+                "42704" | "42883" => Some("search_path holds the tenant's schema only; if this is an extension's, name its schema in [runner] extra_search_path".into()),
+                "42501" => Some("`herder check` prints the privileges that the role needs".into()),
+                "28P01" | "28000" => Some("check user and password in the server's URL".into()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// What is recorded of it.
+    pub fn to_job_error(&self) -> JobError {
+        let (sqlstate, revision, statement) = match self {
+            Self::Database {
+                sqlstate,
+                revision,
+                statement,
+                ..
+            } => (Some(sqlstate.clone()), revision.clone(), statement.clone()),
+            Self::Tool {
+                sqlstate,
+                revision,
+                statement,
+                ..
+            } => (sqlstate.clone(), revision.clone(), statement.clone()),
+            Self::SchemaMissing(_) => (Some("3F000".into()), None, None),
+            Self::Edited { revision, .. } | Self::Dirty(revision) | Self::Irreversible(revision) => {
+                (None, Some(revision.clone()), None)
+            }
+            _ => (None, None, None),
+        };
+        JobError {
+            reason: self.reason().into(),
+            sqlstate,
+            message: self.to_string(),
+            revision,
+            statement: statement.map(|s| cut(s.trim(), STATEMENT_LIMIT)),
+            hint: self.hint(),
+        }
+    }
+
+    /// The same error, saying which revision and statement were at work.
+    #[must_use]
+    pub fn at(self, at_revision: &str, at_statement: Option<&str>) -> Self {
+        match self {
+            Self::Database {
+                sqlstate, message, ..
+            } => Self::Database {
+                sqlstate,
+                message,
+                revision: Some(at_revision.to_owned()),
+                statement: at_statement.map(str::to_owned),
+            },
+            other => other,
+        }
+    }
+}
+
+impl From<sqlx::Error> for RunnerError {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Database(e) => Self::Database {
+                sqlstate: e.code().unwrap_or_default().into_owned(),
+                message: e.message().to_owned(),
+                revision: None,
+                statement: None,
+            },
+            // Everything else that sqlx can say about a query of ours is about the connection.
+            other => Self::Connection(other.to_string()),
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! A connection to one tenant: labelled, limited, and certain of the schema it writes to.
+
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+
+use crate::{
+    config::LimitsConfig,
+    database_url::DatabaseUrl,
+    domain::{
+        job::{Epoch, JobId, parse_application_name},
+        revision::Ledger,
+        run::RunId,
+        tenant::Place,
+    },
+    runner::{LedgerTable, RunnerError},
+};
+
+/// How long opening a connection may take. A server that does not answer for so long is down, as far as this attempt
+/// is concerned.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a session of ours may sit idle before the server ends it. A paused worker is found by nothing else; a
+/// healthy one says something every second.
+const IDLE_LIMIT: Duration = Duration::from_secs(20);
+
+/// How often the server looks whether we are still there while it works for us. It costs next to nothing, and a
+/// killed worker's statement would hold its locks to its end otherwise.
+const CLIENT_CHECK: Duration = Duration::from_secs(1);
+
+/// A name as an SQL identifier, whatever stands in it.
+pub fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// An open connection to a tenant.
+pub struct TenantSession {
+    connection: PgConnection,
+    schema: Option<String>,
+    lock_key: i64,
+}
+
+/// Who holds a tenant's lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// An attempt of Herder's.
+    Attempt {
+        /// Its backend on the server.
+        pid: i32,
+        /// Its run.
+        run: RunId,
+        /// Its job.
+        job: JobId,
+        /// Its number.
+        epoch: Epoch,
+    },
+    /// Somebody else, by application name.
+    Stranger(String),
+}
+
+impl TenantSession {
+    /// Connects to a tenant's place under a label, with limits, and makes sure that unqualified names mean the
+    /// tenant's schema.
+    ///
+    /// # Errors
+    /// The server cannot be reached or refuses, or the schema does not exist.
+    pub async fn open(
+        url: &DatabaseUrl,
+        place: &Place,
+        application_name: &str,
+        limits: &LimitsConfig,
+        extra_search_path: &[String],
+    ) -> Result<Self, RunnerError> {
+        let ms = |d: Duration| d.as_millis().to_string();
+        let options = url
+            .options()
+            .map_err(|e| RunnerError::Connection(e.to_string()))?
+            .application_name(application_name)
+            .options([
+                ("lock_timeout", ms(limits.lock_timeout)),
+                ("statement_timeout", ms(limits.statement_timeout)),
+                ("idle_in_transaction_session_timeout", ms(IDLE_LIMIT)),
+                ("idle_session_timeout", ms(IDLE_LIMIT)),
+                ("client_connection_check_interval", ms(CLIENT_CHECK)),
+                ("tcp_keepalives_idle", "10".into()),
+                ("tcp_keepalives_interval", "5".into()),
+                ("tcp_keepalives_count", "3".into()),
+            ]);
+        let connection = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
+            .await
+            .map_err(|_| {
+                RunnerError::Connection(format!("{} did not answer in {CONNECT_TIMEOUT:?}", url.address()))
+            })?
+            .map_err(|e| connect_error(e, url))?;
+        let mut session = Self {
+            connection,
+            schema: place.schema.clone(),
+            lock_key: lock_key(place),
+        };
+        if let Some(schema) = &place.schema {
+            session.enter(schema, extra_search_path).await?;
+        }
+        Ok(session)
+    }
+
+    /// Makes unqualified names mean `schema`, and proves it: with a schema that does not exist, the first writable
+    /// schema of the path would silently take its place.
+    async fn enter(&mut self, schema: &str, extra: &[String]) -> Result<(), RunnerError> {
+        let path: Vec<String> = std::iter::once(schema)
+            .chain(extra.iter().map(String::as_str))
+            .map(quote)
+            .collect();
+        sqlx::query("select set_config('search_path', $1, false)")
+            .bind(path.join(", "))
+            .execute(&mut self.connection)
+            .await?;
+        let current: Option<String> = sqlx::query_scalar("select current_schema()::text")
+            .fetch_one(&mut self.connection)
+            .await?;
+        match current {
+            Some(current) if current == schema => Ok(()),
+            _ => Err(RunnerError::SchemaMissing(schema.to_owned())),
+        }
+    }
+
+    /// The connection, for the runner's own statements.
+    pub fn connection(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
+    /// The tenant's schema, where it has one.
+    pub fn schema(&self) -> Option<&str> {
+        self.schema.as_deref()
+    }
+
+    /// Takes the tenant's lock for this session, without waiting: a blocking wait holds a snapshot, and deadlocks
+    /// with CREATE INDEX CONCURRENTLY.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn try_lock(&mut self) -> Result<bool, RunnerError> {
+        let lock = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(self.lock_key);
+        Ok(lock.fetch_one(&mut self.connection).await?)
+    }
+
+    /// Who holds the tenant's lock now. None: nobody, by now.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn holder(&mut self) -> Result<Option<Holder>, RunnerError> {
+        let row = sqlx::query(
+            "select a.pid, a.application_name from pg_locks l join pg_stat_activity a using (pid) \
+             where l.locktype = 'advisory' and l.granted and l.objsubid = 1 and l.pid <> pg_backend_pid() \
+               and l.database = (select oid from pg_database where datname = current_database()) \
+               and (l.classid::bigint << 32 | l.objid::bigint) = $1",
+        )
+        .bind(self.lock_key)
+        .fetch_optional(&mut self.connection)
+        .await?;
+        Ok(row.map(|row| {
+            let (pid, name): (i32, String) = (row.get(0), row.get(1));
+            match parse_application_name(&name) {
+                Some((run, job, epoch)) => Holder::Attempt { pid, run, job, epoch },
+                None if name.is_empty() => Holder::Stranger(format!("a session without a name (pid {pid})")),
+                None => Holder::Stranger(format!("`{name}` (pid {pid})")),
+            }
+        }))
+    }
+
+    /// Ends every backend on this server that belongs to an older attempt at this job, and says how many there were.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn end_older(&mut self, run: RunId, job: JobId, epoch: Epoch) -> Result<usize, RunnerError> {
+        let rows =
+            sqlx::query("select pid, application_name from pg_stat_activity where application_name like $1")
+                .bind(format!("herder/{run}/{job}/%"))
+                .fetch_all(&mut self.connection)
+                .await?;
+        let mut ended = 0;
+        for row in rows {
+            let (pid, name): (i32, String) = (row.get(0), row.get(1));
+            if parse_application_name(&name).is_some_and(|(r, j, e)| r == run && j == job && e < epoch) {
+                // The second argument waits until the backend is gone, so that its locks are, too.
+                sqlx::query("select pg_terminate_backend($1, 5000)")
+                    .bind(pid)
+                    .execute(&mut self.connection)
+                    .await?;
+                ended += 1;
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Reads the tenant's ledger. An absent table means: never migrated.
+    ///
+    /// # Errors
+    /// The connection broke, or the table may not be read.
+    pub async fn read_ledger(&mut self, ledger: &LedgerTable) -> Result<Ledger, RunnerError> {
+        let schema = self.schema.clone().unwrap_or_else(|| "public".into());
+        let exists: bool = sqlx::query_scalar(
+            "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace \
+             where n.nspname = $1 and c.relname = $2 and c.relkind in ('r', 'p', 'v'))",
+        )
+        .bind(&schema)
+        .bind(&ledger.table)
+        .fetch_one(&mut self.connection)
+        .await?;
+        if !exists {
+            return Ok(Ledger::default());
+        }
+        let (revision, table, condition) = (ledger.revision, quote(&ledger.table), ledger.condition);
+        let rows: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
+            "select {revision} from {}.{table} where {condition}",
+            quote(&schema)
+        )))
+        .fetch_all(&mut self.connection)
+        .await?;
+        Ok(Ledger {
+            revisions: rows.into_iter().collect(),
+        })
+    }
+
+    /// Says that we are still here, which keeps the idle limit away. Fails where the server ended the session.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn ping(&mut self) -> Result<(), RunnerError> {
+        sqlx::query("select 1").execute(&mut self.connection).await?;
+        Ok(())
+    }
+
+    /// Ends the session. Its locks go with it.
+    pub async fn close(self) {
+        // A connection that is broken already is closed, too.
+        let _ = self.connection.close().await;
+    }
+}
+
+/// The key of a tenant's advisory lock. Such locks belong to a database, so the schema is enough to tell tenants
+/// apart; the database's name alone would let only one tenant of a schema-per-tenant fleet migrate at a time.
+pub fn lock_key(place: &Place) -> i64 {
+    let mut hash = Sha256::new();
+    hash.update(b"herder/tenant\0");
+    hash.update(place.schema.as_deref().unwrap_or_default());
+    let digest = hash.finalize();
+    i64::from_be_bytes(digest[..8].try_into().unwrap_or_default())
+}
+
+/// sqlx's words for a failed connect name no secret, but also not the place.
+pub(crate) fn connect_error(error: sqlx::Error, url: &DatabaseUrl) -> RunnerError {
+    match error {
+        sqlx::Error::Database(_) => error.into(),
+        other => RunnerError::Connection(format!("cannot connect to {}: {other}", url.address())),
+    }
+}
