@@ -57,8 +57,26 @@ impl DatabaseUrl {
         let mut url = Self::parse(text)?;
         if let Some(database) = database {
             url.0.set_path(&encode(database));
+            url.drop_dbname();
         }
         Ok(url)
+    }
+
+    /// Removes `dbname` from the parameters: it would win over the path.
+    fn drop_dbname(&mut self) {
+        if self.query("dbname").is_none() {
+            return;
+        }
+        let kept: Vec<(String, String)> = self
+            .0
+            .query_pairs()
+            .filter(|(k, _)| k != "dbname")
+            .map(|(k, v)| (k.into_owned(), v.into_owned()))
+            .collect();
+        self.0.set_query(None);
+        if !kept.is_empty() {
+            self.0.query_pairs_mut().extend_pairs(kept);
+        }
     }
 
     fn query(&self, name: &str) -> Option<String> {
@@ -92,15 +110,15 @@ impl DatabaseUrl {
         format!("{}:{}", self.host(), self.port())
     }
 
-    /// The database. The user's name where the URL names none, as libpq has it.
+    /// The database. The user's name where the URL names none, as libpq has it. A parameter `dbname` wins over the
+    /// path, as it does in sqlx.
     pub fn database(&self) -> String {
-        match decode(self.0.path().trim_start_matches('/')) {
-            name if !name.is_empty() => name,
-            _ => self
-                .query("dbname")
-                .or_else(|| self.user())
-                .unwrap_or_else(|| "postgres".into()),
-        }
+        let path = Some(decode(self.0.path().trim_start_matches('/')));
+        self.query("dbname")
+            .or(path)
+            .filter(|name| !name.is_empty())
+            .or_else(|| self.user())
+            .unwrap_or_else(|| "postgres".into())
     }
 
     /// The user, where the URL names one.
@@ -200,6 +218,17 @@ mod tests {
             DatabaseUrl::parse("postgresql://u@h").expect("a URL").database(),
             "u"
         );
+    }
+
+    #[test]
+    fn a_dbname_parameter_never_leads_a_tenant_elsewhere() {
+        let text = "postgresql://h/a?dbname=b&sslmode=disable";
+        assert_eq!(DatabaseUrl::parse(text).expect("a URL").database(), "b");
+        let url = DatabaseUrl::for_database(&Secret::new(text), Some("t1")).expect("a URL");
+        assert_eq!(url.expose(), "postgresql://h/t1?sslmode=disable");
+        assert_eq!(url.options().expect("options").get_database(), Some("t1"));
+        let url = DatabaseUrl::for_database(&Secret::new("postgresql://h?dbname=b"), Some("t1"));
+        assert_eq!(url.expect("a URL").expose(), "postgresql://h/t1");
     }
 
     #[test]
