@@ -2,7 +2,9 @@
 pub mod config;
 pub mod database_url;
 pub mod domain;
+pub mod nearest;
 pub mod runner;
 pub mod secret;
+pub mod servers;
 pub mod session;
 pub mod tenant_source;
