@@ -2,6 +2,7 @@
 pub mod config;
 pub mod database_url;
 pub mod domain;
+pub mod flow;
 pub mod nearest;
 pub mod runner;
 pub mod secret;

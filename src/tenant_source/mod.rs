@@ -25,6 +25,25 @@ pub struct Listed {
     pub labels: BTreeMap<String, String>,
 }
 
+impl Listed {
+    /// Sets the field of that name, and says whether there is one. `labels` is none: it is not a text.
+    ///
+    /// # Errors
+    /// The value makes no sense there.
+    pub(crate) fn set(&mut self, field: &str, value: String) -> Result<bool, String> {
+        match field {
+            "id" => self.id = value,
+            "isolation" => self.isolation = Some(value.parse()?),
+            "schema" => self.schema = Some(value),
+            "database" => self.database = Some(value),
+            "url" => self.url = Some(Secret::new(value)),
+            "server" => self.server = Some(value),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
 /// Why tenants cannot be listed. No text holds a URL.
 #[derive(Debug, thiserror::Error)]
 pub enum TenantSourceError {
