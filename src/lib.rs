@@ -5,4 +5,5 @@ pub mod domain;
 pub mod runner;
 pub mod secret;
 pub mod session;
+pub mod store;
 pub mod tenant_source;
