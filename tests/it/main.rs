@@ -1,3 +1,4 @@
 //! The integration tests: one crate, so that it links once.
 
 mod throwaway;
+mod venv;
