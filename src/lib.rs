@@ -7,3 +7,4 @@ pub mod secret;
 pub mod session;
 pub mod store;
 pub mod tenant_source;
+pub mod throwaway;
