@@ -8,4 +8,6 @@ pub mod runner;
 pub mod secret;
 pub mod servers;
 pub mod session;
+pub mod store;
 pub mod tenant_source;
+pub mod throwaway;

@@ -141,6 +141,8 @@ pub struct Claim {
     pub starts: i32,
     /// Whether an earlier attempt may have committed something: its end was never recorded.
     pub orphaned: bool,
+    /// Since when nothing but the infrastructure was in the way. None: it was not, or it got out of it.
+    pub blocked_since: Option<chrono::DateTime<chrono::Utc>>,
 }
 
 impl Claim {

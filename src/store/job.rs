@@ -1,0 +1,285 @@
+//! Jobs: written at enqueue, claimed, settled, rescued.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, PgPool, types::Json};
+
+use super::StoreError;
+use crate::domain::{
+    failure::JobError,
+    job::{Claim, Epoch, JobId, Step},
+    outcome::{Outcome, Settlement},
+    run::RunId,
+    tenant::{Place, Tenant},
+};
+
+/// A line of a run's manifest.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    /// Whose.
+    pub tenant: Tenant,
+    /// Its wave, from 0 on.
+    pub wave: i32,
+    /// Where it stands.
+    pub from: Option<String>,
+    /// Where it goes. None: the base.
+    pub to: Option<String>,
+    /// Whether `from` and `to` are known: the ledger was read.
+    pub resolved: bool,
+    /// Whether nothing is left to do: it is settled at once, without a delivery.
+    pub current: bool,
+}
+
+/// How many jobs go into one statement: enough to make the round trip cheap, few enough to keep the message small.
+const CHUNK: usize = 10_000;
+
+/// Writes the manifest of a run. Jobs up to `open_wave` are ready, the others wait.
+///
+/// # Errors
+/// The control database fails; a tenant stands there twice.
+pub async fn insert_all(
+    tx: &mut PgConnection,
+    run: RunId,
+    open_wave: i32,
+    jobs: &[NewJob],
+) -> Result<(), StoreError> {
+    for chunk in jobs.chunks(CHUNK) {
+        let text = |f: &dyn Fn(&NewJob) -> String| chunk.iter().map(f).collect::<Vec<String>>();
+        let optional =
+            |f: &dyn Fn(&NewJob) -> Option<String>| chunk.iter().map(f).collect::<Vec<Option<String>>>();
+        let flag = |f: &dyn Fn(&NewJob) -> bool| chunk.iter().map(f).collect::<Vec<bool>>();
+        sqlx::query_file!(
+            "src/store/sql/insert_jobs.sql",
+            run,
+            open_wave,
+            &text(&|j| j.tenant.id.clone()),
+            &text(&|j| j.tenant.members.join("\n")),
+            &text(&|j| j.tenant.isolation.as_str().into()),
+            &text(&|j| j.tenant.place.server.clone()),
+            &text(&|j| j.tenant.place.database.clone()),
+            &optional(&|j| j.tenant.place.schema.clone()) as &[Option<String>],
+            &flag(&|j| j.tenant.own_url),
+            &chunk.iter().map(|j| j.wave).collect::<Vec<i32>>(),
+            &flag(&|j| j.current),
+            &optional(&|j| j.from.clone()) as &[Option<String>],
+            &optional(&|j| j.to.clone()) as &[Option<String>],
+            &flag(&|j| j.resolved),
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Pushes deliveries for a run's ready jobs, or for some of them. Pushing again changes nothing.
+///
+/// # Errors
+/// The control database fails.
+pub async fn push_deliveries(
+    tx: &mut PgConnection,
+    run: RunId,
+    jobs: Option<&[JobId]>,
+) -> Result<u64, StoreError> {
+    Ok(sqlx::query_file!("src/store/sql/push_deliveries.sql", run, jobs)
+        .execute(tx)
+        .await?
+        .rows_affected())
+}
+
+/// What a worker can take.
+#[derive(Clone, Debug)]
+pub struct Appetite {
+    /// The worker's id.
+    pub worker: String,
+    /// Only this run, where a process works for one.
+    pub run: Option<RunId>,
+    /// The kind of its runner.
+    pub runner: String,
+    /// The servers that its config names.
+    pub servers: Vec<String>,
+}
+
+/// Claims up to `limit` due jobs, each with its slots. It locks what it takes and waits for nobody. Running it again
+/// takes others.
+///
+/// # Errors
+/// The control database fails. A claim whose answer was lost is found by [`super::worker::beat`].
+pub async fn claim(pool: &PgPool, appetite: &Appetite, limit: usize) -> Result<Vec<Claim>, StoreError> {
+    let rows = sqlx::query_file!(
+        "src/store/sql/claim_jobs.sql",
+        appetite.worker,
+        i64::try_from(limit).unwrap_or(i64::MAX),
+        appetite.run,
+        appetite.runner,
+        &appetite.servers,
+    )
+    .fetch_all(pool)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let wrong = |e: String| StoreError::Database(sqlx::Error::Decode(e.into()));
+            Ok(Claim {
+                job: row.job,
+                epoch: row.epoch,
+                run: row.run,
+                tenant: row.tenant,
+                isolation: row.isolation.parse().map_err(wrong)?,
+                place: Place {
+                    server: row.server,
+                    database: row.database,
+                    schema: row.schema,
+                },
+                own_url: row.own_url,
+                direction: row.direction.parse().map_err(wrong)?,
+                target: row.target.parse().map_err(wrong)?,
+                from: row.from_revision,
+                to: row.to_revision,
+                resolved: row.resolved,
+                checksum: row.checksum,
+                failures: row.failures,
+                starts: row.starts,
+                orphaned: row.orphaned,
+                blocked_since: row.blocked_since,
+            })
+        })
+        .collect()
+}
+
+/// Publishes the step that an attempt enters. False: the job went on without this attempt.
+///
+/// # Errors
+/// The control database fails.
+pub async fn publish(pool: &PgPool, job: JobId, epoch: Epoch, step: Step) -> Result<bool, StoreError> {
+    let done = sqlx::query!(
+        "update herder.job set step = $3 where id = $1 and epoch = $2 and state = 'running'",
+        job,
+        epoch,
+        step.as_str(),
+    )
+    .execute(pool)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Freezes what an attempt found out about a job whose ledger could not be read at enqueue: where it goes.
+///
+/// # Errors
+/// The control database fails.
+pub async fn resolve(
+    pool: &PgPool,
+    claim: &Claim,
+    from: Option<&str>,
+    to: Option<&str>,
+) -> Result<bool, StoreError> {
+    let done = sqlx::query!(
+        "update herder.job set from_revision = $3, to_revision = $4, resolved = true
+         where id = $1 and epoch = $2 and state = 'running'",
+        claim.job,
+        claim.epoch,
+        from,
+        to,
+    )
+    .execute(pool)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Writes how an attempt ended: job, attempt, slots and delivery in one statement. Its sessions must be gone. False:
+/// the job went on without this attempt, and nothing was written. Writing again after a lost answer says false, too.
+///
+/// # Errors
+/// The control database fails: try again until it does not.
+pub async fn settle(
+    pool: &PgPool,
+    claim: &Claim,
+    worker: &str,
+    settlement: &Settlement,
+) -> Result<bool, StoreError> {
+    let mut outcome: Option<Outcome> = None;
+    let mut error: Option<&JobError> = None;
+    let (mut from, mut to, mut delay, mut burns, mut blocked) = (None, None, Duration::ZERO, 0, false);
+    let state = match settlement {
+        Settlement::Succeeded {
+            outcome: how,
+            from: before,
+            to: after,
+        } => {
+            (outcome, from, to) = (Some(*how), before.as_deref(), after.as_deref());
+            "succeeded"
+        }
+        Settlement::Failed(why) => {
+            (error, burns) = (Some(why), 1);
+            "failed"
+        }
+        Settlement::Retry {
+            error: why,
+            delay: wait,
+            burns: counts,
+        } => {
+            (error, delay, burns, blocked) = (Some(why), *wait, i32::from(*counts), !counts);
+            "ready"
+        }
+        Settlement::Returned => "ready",
+        Settlement::Skipped(why) => {
+            error = Some(why);
+            "skipped"
+        }
+        Settlement::Cancelled => "cancelled",
+    };
+    let settled = sqlx::query_file!(
+        "src/store/sql/settle_job.sql",
+        claim.job,
+        claim.epoch,
+        worker,
+        state,
+        outcome.map(Outcome::as_str),
+        error.map(Json) as Option<Json<&JobError>>,
+        from,
+        to,
+        delay.as_secs_f64(),
+        burns,
+        blocked,
+        settlement.as_str(),
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(settled.is_some())
+}
+
+/// A job whose worker was lost.
+#[derive(Clone, Debug)]
+pub struct Rescued {
+    /// Its run.
+    pub run: RunId,
+    /// The job.
+    pub job: JobId,
+    /// The attempt that was lost.
+    pub epoch: Epoch,
+    /// Its tenant.
+    pub tenant: String,
+    /// The worker that was lost.
+    pub worker: String,
+    /// Whether it was parked instead of sent back.
+    pub parked: bool,
+}
+
+/// Sends back the jobs of workers whose lease ran out. Any number of workers may do so at once.
+///
+/// # Errors
+/// The control database fails.
+pub async fn rescue(pool: &PgPool, max_starts: i32) -> Result<Vec<Rescued>, StoreError> {
+    let rows = sqlx::query_file!("src/store/sql/rescue_jobs.sql", max_starts)
+        .fetch_all(pool)
+        .await?;
+    Ok(rows
+        .into_iter()
+        .map(|r| Rescued {
+            run: r.run,
+            job: r.job,
+            epoch: r.epoch,
+            tenant: r.tenant,
+            worker: r.worker,
+            parked: r.state == "failed",
+        })
+        .collect())
+}

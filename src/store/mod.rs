@@ -1,0 +1,57 @@
+//! The control database: the only place that holds SQL for our tables. One file per noun, one function per
+//! statement, named for what happens.
+
+pub mod job;
+pub mod run;
+pub mod server;
+pub mod setup;
+pub mod slot;
+pub mod view;
+pub mod worker;
+
+use std::time::Duration;
+
+use sqlx::{PgPool, postgres::PgPoolOptions};
+
+use crate::{
+    database_url::{DatabaseUrl, DatabaseUrlError},
+    secret::Secret,
+};
+
+/// What can go wrong with the control database.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Its URL is none.
+    #[error("the control database's URL is {0}")]
+    Url(#[from] DatabaseUrlError),
+    /// It cannot be reached, or refused a statement.
+    #[error("the control database does not do its part: {0}")]
+    Database(#[from] sqlx::Error),
+    /// Its tables cannot be made.
+    #[error("cannot set up the control database: {0}")]
+    Setup(String),
+}
+
+/// How long a caller waits for a connection to the control database. Callers that must outlive it retry.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A small pool of connections to the control database. None is opened before it is needed.
+///
+/// # Errors
+/// The URL cannot be used.
+pub fn pool(url: &Secret, application_name: &str, connections: u32) -> Result<PgPool, StoreError> {
+    let options = DatabaseUrl::parse(url.expose())?
+        .options()?
+        .application_name(application_name)
+        .options([
+            // Nothing of ours takes long; a statement that does is stuck.
+            ("statement_timeout", "60s"),
+            ("idle_in_transaction_session_timeout", "30s"),
+            ("client_connection_check_interval", "1s"),
+        ]);
+    Ok(PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .idle_timeout(Duration::from_secs(60))
+        .connect_lazy_with(options))
+}

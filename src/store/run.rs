@@ -1,0 +1,422 @@
+//! Runs: made, advanced, paused, resumed, cancelled, retried.
+
+use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
+
+use super::{StoreError, job::push_deliveries};
+use crate::domain::{
+    revision::Direction,
+    run::{RunId, RunState},
+    tenant::Place,
+};
+
+/// A run as it is made.
+#[derive(Clone, Debug)]
+pub struct NewRun {
+    /// Its id.
+    pub id: RunId,
+    /// Which way.
+    pub direction: Direction,
+    /// The target as it was named.
+    pub target: String,
+    /// The kind of the runner.
+    pub runner: String,
+    /// The checksum of the migrations.
+    pub checksum: String,
+    /// How many connections one attempt holds.
+    pub connections: i16,
+    /// How many jobs.
+    pub tenants: i32,
+    /// How many waves.
+    pub waves: i32,
+    /// Whether wave 0 must succeed before wave 1 opens.
+    pub canary: bool,
+    /// How many tenants may fail.
+    pub failure_limit: Option<i32>,
+}
+
+/// Keeps enqueuers apart: two of them at the same moment must see each other's jobs. Gone at the transaction's end.
+///
+/// # Errors
+/// The control database fails.
+pub async fn lock_enqueue(tx: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query!("select pg_advisory_xact_lock(hashtextextended('herder/enqueue', 0)) as locked")
+        .fetch_one(tx)
+        .await?;
+    Ok(())
+}
+
+/// Writes a run.
+///
+/// # Errors
+/// The control database fails.
+pub async fn insert(tx: &mut PgConnection, run: &NewRun) -> Result<(), StoreError> {
+    sqlx::query!(
+        "insert into herder.run (id, direction, target, runner, checksum, connections, tenants, waves, canary, failure_limit)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        run.id,
+        run.direction.as_str(),
+        run.target,
+        run.runner,
+        run.checksum,
+        run.connections,
+        run.tenants,
+        run.waves,
+        run.canary,
+        run.failure_limit,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// An open run that still has work in one of these places, with the number of such places. None: they are all free.
+///
+/// # Errors
+/// The control database fails.
+pub async fn overlapping(
+    tx: &mut PgConnection,
+    places: &[&Place],
+) -> Result<Option<(RunId, i64)>, StoreError> {
+    let column = |f: &dyn Fn(&Place) -> Option<String>| places.iter().map(|p| f(p)).collect::<Vec<_>>();
+    let row = sqlx::query!(
+        r#"select run.id, count(*) as "places!"
+           from unnest($1::text[], $2::text[], $3::text[]) as wanted (server, database, schema)
+           join herder.job on job.server = wanted.server and job.database = wanted.database
+                          and job.schema is not distinct from wanted.schema
+                          and job.state in ('waiting', 'ready', 'running')
+           join herder.run on run.id = job.run_id and run.state in ('running', 'paused', 'halted')
+           group by run.id order by count(*) desc limit 1"#,
+        &column(&|p| Some(p.server.clone())) as &[Option<String>],
+        &column(&|p| Some(p.database.clone())) as &[Option<String>],
+        &column(&|p| p.schema.clone()) as &[Option<String>],
+    )
+    .fetch_optional(tx)
+    .await?;
+    Ok(row.map(|r| (r.id, r.places)))
+}
+
+/// The run that a person means: an id, a prefix of one, or the latest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// This one.
+    One(RunId),
+    /// There is none.
+    None,
+    /// The prefix fits several.
+    Several(Vec<RunId>),
+}
+
+/// Finds a run by prefix, or the latest one.
+///
+/// # Errors
+/// The control database fails.
+pub async fn find(pool: &PgPool, prefix: Option<&str>) -> Result<Found, StoreError> {
+    let ids = match prefix {
+        None => {
+            sqlx::query_scalar!("select id from herder.run order by created_at desc, id limit 1")
+                .fetch_all(pool)
+                .await?
+        }
+        Some(prefix) => {
+            // Ids are compared without their dashes, so that any copied piece fits.
+            let digits: String = prefix
+                .trim()
+                .to_ascii_lowercase()
+                .chars()
+                .filter(|c| *c != '-')
+                .collect();
+            sqlx::query_scalar!(
+                "select id from herder.run where starts_with(replace(id::text, '-', ''), $1) order by created_at desc limit 5",
+                digits,
+            )
+            .fetch_all(pool)
+            .await?
+        }
+    };
+    Ok(match ids.as_slice() {
+        [] => Found::None,
+        [one] => Found::One(*one),
+        _ => Found::Several(ids),
+    })
+}
+
+/// What [`advance`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Advanced {
+    /// Nothing was to do.
+    No,
+    /// This wave was opened, with so many jobs.
+    Opened {
+        /// The wave.
+        wave: i32,
+        /// Its jobs.
+        jobs: u64,
+    },
+    /// More tenants failed than may.
+    Halted(String),
+    /// The last job settled.
+    Settled(RunState),
+}
+
+/// Moves a run on after a job settled: opens the next wave, halts it, or settles it. It locks the run's row, and is
+/// safe to call at any time: whoever comes second finds nothing to do.
+///
+/// # Errors
+/// The control database fails. The next call does what this one could not.
+pub async fn advance(pool: &PgPool, run: RunId) -> Result<Advanced, StoreError> {
+    // Most jobs are not the last of their wave: those ask once, and lock nothing.
+    let due = sqlx::query_scalar!(
+        r#"select (run.failure_limit is not null and
+                   (select count(*) from herder.job where run_id = run.id and state = 'failed') - run.forgiven > run.failure_limit)
+               or not exists (select from herder.job where run_id = run.id and wave <= run.wave and state in ('ready', 'running'))
+               as "due!"
+           from herder.run where id = $1 and state = 'running'"#,
+        run,
+    )
+    .fetch_optional(pool)
+    .await?;
+    if due != Some(true) {
+        return Ok(Advanced::No);
+    }
+    let mut tx = pool.begin().await?;
+    let advanced = advance_locked(&mut tx, run).await?;
+    tx.commit().await?;
+    Ok(advanced)
+}
+
+async fn advance_locked(tx: &mut Transaction<'_, Postgres>, run: RunId) -> Result<Advanced, StoreError> {
+    // Another worker may be opening the very same wave: the lock makes one of us see what the other did.
+    let Some(row) = sqlx::query!(
+        "select wave, canary, failure_limit, forgiven from herder.run where id = $1 and state = 'running' for update",
+        run,
+    )
+    .fetch_optional(&mut **tx)
+    .await?
+    else {
+        return Ok(Advanced::No);
+    };
+    let counts = sqlx::query!(
+        r#"select count(*) filter (where state = 'failed') as "failed!",
+                  count(*) filter (where state = 'waiting') as "waiting!",
+                  count(*) filter (where state in ('ready', 'running')) as "open!",
+                  min(wave) filter (where state = 'waiting') as next
+           from herder.job where run_id = $1"#,
+        run,
+    )
+    .fetch_one(&mut **tx)
+    .await?;
+    let failed = counts.failed - i64::from(row.forgiven);
+    let over = row.failure_limit.is_some_and(|limit| failed > i64::from(limit));
+    let canary_failed = row.canary && row.wave == 0 && failed > 0 && counts.open == 0 && counts.waiting > 0;
+    // With nothing left to hold back there is nothing to halt: the run is over, and says how it went.
+    if (over && counts.open + counts.waiting > 0) || canary_failed {
+        let reason = match canary_failed {
+            true => format!("{failed} of the canary failed"),
+            false => format!(
+                "{failed} tenants failed, and {} may",
+                row.failure_limit.unwrap_or_default()
+            ),
+        };
+        sqlx::query!(
+            "update herder.run set state = 'halted', reason = $2 where id = $1",
+            run,
+            reason
+        )
+        .execute(&mut **tx)
+        .await?;
+        return Ok(Advanced::Halted(reason));
+    }
+    if counts.open > 0 {
+        return Ok(Advanced::No);
+    }
+    if let Some(wave) = counts.next {
+        sqlx::query!("update herder.run set wave = $2 where id = $1", run, wave)
+            .execute(&mut **tx)
+            .await?;
+        sqlx::query!(
+            "update herder.job set state = 'ready', ready_at = now() where run_id = $1 and wave = $2 and state = 'waiting'",
+            run,
+            wave,
+        )
+        .execute(&mut **tx)
+        .await?;
+        let jobs = push_deliveries(tx, run, None).await?;
+        return Ok(Advanced::Opened { wave, jobs });
+    }
+    let state = if counts.failed > 0 {
+        RunState::Failed
+    } else {
+        RunState::Succeeded
+    };
+    sqlx::query!(
+        "update herder.run set state = $2, settled_at = now() where id = $1",
+        run,
+        state.as_str()
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(Advanced::Settled(state))
+}
+
+/// The state of a run.
+///
+/// # Errors
+/// The control database fails.
+pub async fn state(pool: &PgPool, run: RunId) -> Result<RunState, StoreError> {
+    Ok(sqlx::query_scalar!(
+        r#"select state as "state: RunState" from herder.run where id = $1"#,
+        run
+    )
+    .fetch_one(pool)
+    .await?)
+}
+
+/// All runs that workers may take jobs of.
+///
+/// # Errors
+/// The control database fails.
+pub async fn running(pool: &PgPool) -> Result<Vec<RunId>, StoreError> {
+    Ok(
+        sqlx::query_scalar!("select id from herder.run where state = 'running'")
+            .fetch_all(pool)
+            .await?,
+    )
+}
+
+/// Stops a run for now: nothing new is taken, what runs finishes. False: it was not running.
+///
+/// # Errors
+/// The control database fails.
+pub async fn pause(pool: &PgPool, run: RunId) -> Result<bool, StoreError> {
+    let done = sqlx::query!(
+        "update herder.run set state = 'paused' where id = $1 and state = 'running'",
+        run
+    );
+    Ok(done.execute(pool).await?.rows_affected() == 1)
+}
+
+/// Lets a paused or halted run go on, and pushes what a running one has lost. The failures so far are forgiven: the
+/// failure limit counts from here. False: it is over.
+///
+/// # Errors
+/// The control database fails.
+pub async fn resume(pool: &PgPool, run: RunId) -> Result<bool, StoreError> {
+    let mut tx = pool.begin().await?;
+    let done = sqlx::query!(
+        "update herder.run
+         set state = 'running', reason = null,
+             forgiven = case when state = 'halted'
+                        then (select count(*) from herder.job where run_id = run.id and job.state = 'failed') else forgiven end
+         where id = $1 and state in ('running', 'paused', 'halted')",
+        run,
+    )
+    .execute(&mut *tx)
+    .await?
+    .rows_affected();
+    push_deliveries(&mut tx, run, None).await?;
+    tx.commit().await?;
+    advance(pool, run).await?;
+    Ok(done == 1)
+}
+
+/// Ends a run for good: what waits is cancelled, what runs is told to stop by its worker's next heartbeat. False: it
+/// was over.
+///
+/// # Errors
+/// The control database fails.
+pub async fn cancel(pool: &PgPool, run: RunId) -> Result<bool, StoreError> {
+    let mut tx = pool.begin().await?;
+    let done = sqlx::query!(
+        "update herder.run set state = 'cancelled', settled_at = now(), reason = null
+         where id = $1 and state in ('running', 'paused', 'halted')",
+        run,
+    )
+    .execute(&mut *tx)
+    .await?
+    .rows_affected();
+    cancel_open_jobs(&mut tx, run).await?;
+    tx.commit().await?;
+    Ok(done == 1)
+}
+
+async fn cancel_open_jobs(tx: &mut PgConnection, run: RunId) -> Result<(), StoreError> {
+    sqlx::query!(
+        "with cancelled as (
+           update herder.job set state = 'cancelled', settled_at = now()
+           where run_id = $1 and state in ('waiting', 'ready') returning id
+         )
+         update apalis.jobs set status = 'Killed', done_at = now()
+         from cancelled where jobs.id = lpad(to_hex(cancelled.id), 26, '0')",
+        run,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Sends the failed tenants of a run back, and with them the run. `checksum` freezes the migrations as they are now:
+/// what was wrong may have been mended there. Returns how many there were.
+///
+/// # Errors
+/// The control database fails.
+pub async fn retry(pool: &PgPool, run: RunId, checksum: &str) -> Result<u64, StoreError> {
+    let mut tx = pool.begin().await?;
+    sqlx::query!("select id from herder.run where id = $1 for update", run)
+        .fetch_one(&mut *tx)
+        .await?;
+    let jobs = sqlx::query_scalar!(
+        "update herder.job
+         set state = 'ready', ready_at = now(), settled_at = null, starts = 0, failures = 0, blocked_since = null
+         where run_id = $1 and state = 'failed' returning id",
+        run,
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    if !jobs.is_empty() {
+        sqlx::query!(
+            "update herder.run set state = 'running', reason = null, settled_at = null, forgiven = 0, checksum = $2
+             where id = $1",
+            run,
+            checksum,
+        )
+        .execute(&mut *tx)
+        .await?;
+        push_deliveries(&mut tx, run, Some(&jobs)).await?;
+    }
+    tx.commit().await?;
+    Ok(jobs.len() as u64)
+}
+
+/// Mends what a death at the wrong moment can leave behind: open jobs of a cancelled run, and ready jobs without a
+/// delivery. Returns how many deliveries were pushed again.
+///
+/// # Errors
+/// The control database fails.
+pub async fn mend(pool: &PgPool) -> Result<u64, StoreError> {
+    let left = sqlx::query_scalar!(
+        "select distinct run.id from herder.run join herder.job on job.run_id = run.id
+         where run.state = 'cancelled' and job.state in ('waiting', 'ready')"
+    )
+    .fetch_all(pool)
+    .await?;
+    let mut connection = pool.acquire().await?;
+    for run in left {
+        let mut tx = connection.begin().await?;
+        cancel_open_jobs(&mut tx, run).await?;
+        tx.commit().await?;
+    }
+    let lost = sqlx::query!(
+        "select job.run_id, array_agg(job.id) as jobs from herder.run join herder.job on job.run_id = run.id
+         where run.state = 'running' and job.state = 'ready'
+           and not exists (select from apalis.jobs
+                           where jobs.id = lpad(to_hex(job.id), 26, '0') and jobs.status = 'Pending')
+         group by job.run_id"
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut pushed = 0;
+    for row in lost {
+        pushed += push_deliveries(&mut connection, row.run_id, row.jobs.as_deref()).await?;
+    }
+    Ok(pushed)
+}

@@ -1,0 +1,80 @@
+-- Claims up to $2 due jobs for worker $1, each together with its slots, or not at all.
+-- $3: only this run. $4: only runs of this runner. $5: the servers that this worker knows.
+with free as (
+    -- At most as many free slots as could be used. SKIP LOCKED: workers that claim at the same moment get different
+    -- rows instead of waiting.
+    select locked.server, locked.number,
+           row_number() over (partition by locked.server order by locked.number) as nth
+    from herder.server
+    cross join lateral (
+        select slot.server, slot.number
+        from herder.slot
+        where slot.server = server.name and slot.worker is null and slot.number <= server.job_slots
+        order by slot.number
+        limit $2::bigint * 2
+        for update skip locked
+    ) locked
+    -- An idle fleet locks nothing.
+    where exists (select from herder.run where run.state = 'running')
+),
+supply as (
+    select server, count(*) as slots from free group by server
+),
+due as (
+    select run.created_at, run.connections, picked.*
+    from supply
+    join herder.run on run.state = 'running' and run.runner = $4 and ($3::uuid is null or run.id = $3)
+    cross join lateral (
+        select job.id, job.server, job.ready_at, delivery.id as delivery
+        from herder.job
+        join apalis.jobs delivery on delivery.id = lpad(to_hex(job.id), 26, '0') and delivery.status = 'Pending'
+        where job.run_id = run.id and job.server = supply.server and job.state = 'ready' and job.ready_at <= now()
+          and (job.own_url or job.server = any($5::text[]))
+        order by job.ready_at, job.id
+        limit $2
+        for update of job skip locked
+    ) picked
+),
+queued as (
+    select due.*,
+           sum(due.connections) over (partition by due.server order by due.created_at, due.ready_at, due.id) as upto,
+           row_number() over (partition by due.server order by due.created_at, due.ready_at, due.id) as nth
+    from due
+),
+picked as (
+    -- One of each server in turn, so that a busy one does not hold back the others.
+    select queued.* from queued join supply using (server)
+    where queued.upto <= supply.slots
+    order by queued.nth, queued.created_at, queued.id
+    limit $2
+),
+claimed as (
+    update herder.job
+    set state = 'running', epoch = job.epoch + 1, starts = job.starts + 1, worker = $1, step = 'claimed',
+        claimed_at = now()
+    from picked where job.id = picked.id
+    returning job.*
+),
+taken as (
+    update herder.slot
+    set worker = $1, job_id = claimed.id, epoch = claimed.epoch, taken_at = now()
+    from picked
+    join claimed on claimed.id = picked.id
+    join free on free.server = picked.server and free.nth > picked.upto - picked.connections and free.nth <= picked.upto
+    where slot.server = free.server and slot.number = free.number
+),
+started as (
+    insert into herder.attempt (job_id, epoch, worker)
+    select id, epoch, $1 from claimed
+),
+delivered as (
+    update apalis.jobs set status = 'Running', lock_by = $1, lock_at = now(), attempts = claimed.epoch
+    from claimed where jobs.id = lpad(to_hex(claimed.id), 26, '0')
+)
+select claimed.id as "job!", claimed.epoch as "epoch!", claimed.run_id as "run!", claimed.tenant as "tenant!",
+       claimed.isolation as "isolation!", claimed.server as "server!", claimed.database as "database!",
+       claimed.schema, claimed.own_url as "own_url!", claimed.from_revision, claimed.to_revision,
+       claimed.resolved as "resolved!", claimed.failures as "failures!", claimed.starts as "starts!",
+       claimed.orphaned as "orphaned!", claimed.blocked_since,
+       run.direction as "direction!", run.target as "target!", run.checksum as "checksum!"
+from claimed join herder.run on run.id = claimed.run_id

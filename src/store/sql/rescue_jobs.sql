@@ -1,0 +1,37 @@
+-- Sends back the jobs whose worker was not heard of for its whole lease, and marks their slots: the worker is gone,
+-- but its sessions may not be. A job that was started $1 times is parked instead: it may be what kills the workers.
+-- Safe to run by all workers at once: each job is sent back by one of them.
+with lost as (
+    select job.id, job.epoch, job.worker from herder.job
+    where job.state = 'running'
+      and not exists (select from herder.worker where worker.id = job.worker and worker.lease_until >= now())
+    for update of job skip locked
+),
+returned as (
+    update herder.job
+    set state = case when job.starts >= $1 then 'failed' else 'ready' end,
+        settled_at = case when job.starts >= $1 then now() end,
+        error = case when job.starts >= $1 then jsonb_build_object('reason', 'parked',
+            'message', format('started %s times, and each time its worker was lost', job.starts),
+            'hint', 'look at the logs of the workers in `herder status --attempts`; `herder retry` starts it again')
+            else job.error end,
+        worker = null, step = null, orphaned = true, ready_at = now()
+    from lost where job.id = lost.id and job.epoch = lost.epoch
+    returning job.id, job.run_id, job.epoch, job.state, job.tenant, lost.worker
+),
+ended as (
+    update herder.attempt set ended_at = now(), result = 'rescued'
+    from returned where attempt.job_id = returned.id and attempt.epoch = returned.epoch and attempt.ended_at is null
+),
+suspected as (
+    update herder.slot set suspect_since = now()
+    from returned where slot.job_id = returned.id and slot.suspect_since is null
+),
+delivered as (
+    update apalis.jobs
+    set status = case returned.state when 'ready' then 'Pending' else 'Killed' end, run_at = now(),
+        done_at = case returned.state when 'ready' then null else now() end, lock_by = null, lock_at = null
+    from returned where jobs.id = lpad(to_hex(returned.id), 26, '0')
+)
+select run_id as "run!", id as "job!", epoch as "epoch!", tenant as "tenant!", worker as "worker!", state as "state!"
+from returned

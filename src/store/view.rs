@@ -1,0 +1,292 @@
+//! What people and programs are shown of runs and jobs. Field names are those of the JSON contract.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::{PgPool, types::Json};
+use std::collections::BTreeMap;
+
+use super::StoreError;
+use crate::domain::{
+    failure::JobError,
+    job::{Epoch, JobId, JobState},
+    run::{RunId, RunState},
+};
+
+/// A run, as `runs` and `status` show it.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunView {
+    /// Its id.
+    pub id: RunId,
+    /// upgrade or downgrade.
+    pub direction: String,
+    /// The target as it was named.
+    pub target: String,
+    /// The kind of runner.
+    pub runner: String,
+    /// Where it stands.
+    pub state: RunState,
+    /// How many tenants, i.e. jobs.
+    pub tenants: i32,
+    /// The open wave, from 0 on.
+    pub wave: i32,
+    /// How many waves.
+    pub waves: i32,
+    /// How many tenants may fail.
+    pub failure_limit: Option<i32>,
+    /// Why it halted.
+    pub reason: Option<String>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it was over.
+    pub settled_at: Option<DateTime<Utc>>,
+    /// Jobs by state.
+    pub counts: BTreeMap<JobState, i64>,
+}
+
+/// A job, as `status` shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct JobView {
+    /// The tenant's id.
+    pub tenant: String,
+    /// Other tenants of the same place.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<String>,
+    /// Its server.
+    pub server: String,
+    /// Its database.
+    pub database: String,
+    /// Its schema.
+    pub schema: Option<String>,
+    /// Where the job stands.
+    pub state: JobState,
+    /// Its wave.
+    pub wave: i32,
+    /// Ended attempts that count: those that drains, rescues and full servers ended do not.
+    pub attempts: i32,
+    /// The number of the last attempt.
+    pub epoch: Epoch,
+    /// Where the tenant stood before. None: never migrated, or not known.
+    pub from: Option<String>,
+    /// Where it goes, or stands at the end. None: the base, or not known.
+    pub to: Option<String>,
+    /// migrated, already_current or found_applied.
+    pub outcome: Option<String>,
+    /// What went wrong last.
+    pub error: Option<JobError>,
+    /// The step that a running attempt is in.
+    pub step: Option<String>,
+    /// Who runs it.
+    pub worker: Option<String>,
+    /// Since when it runs.
+    pub claimed_at: Option<DateTime<Utc>>,
+    /// When it is due, while it is ready.
+    pub ready_at: Option<DateTime<Utc>>,
+    /// When it was over.
+    pub settled_at: Option<DateTime<Utc>>,
+    /// Seconds that its last attempt took.
+    pub seconds: Option<f64>,
+    /// The job's id.
+    pub job: JobId,
+}
+
+/// Runs, the latest first.
+///
+/// # Errors
+/// The control database fails.
+pub async fn runs(pool: &PgPool, only: Option<RunId>, limit: i64) -> Result<Vec<RunView>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select run.id, direction, target, runner, run.state as "state: RunState", tenants, run.wave, waves,
+                  failure_limit, reason, created_at, settled_at,
+                  coalesce(counts.of, '{}') as "counts!: Json<BTreeMap<JobState, i64>>"
+           from herder.run
+           left join lateral (
+             select jsonb_object_agg(state, n) as of
+             from (select state, count(*) as n from herder.job where run_id = run.id group by state) by_state
+           ) counts on true
+           where $1::uuid is null or run.id = $1
+           order by created_at desc, run.id limit $2"#,
+        only,
+        limit,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|r| RunView {
+            id: r.id,
+            direction: r.direction,
+            target: r.target,
+            runner: r.runner,
+            state: r.state,
+            tenants: r.tenants,
+            wave: r.wave,
+            waves: r.waves,
+            failure_limit: r.failure_limit,
+            reason: r.reason,
+            created_at: r.created_at,
+            settled_at: r.settled_at,
+            counts: r.counts.0,
+        })
+        .collect())
+}
+
+/// The jobs of a run in the manifest's order: all, those in one state, or those that settled after a moment.
+///
+/// # Errors
+/// The control database fails.
+pub async fn jobs(
+    pool: &PgPool,
+    run: RunId,
+    state: Option<JobState>,
+    limit: Option<i64>,
+) -> Result<Vec<JobView>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select job.id, tenant, members, server, database, schema, state as "state: JobState", wave, attempts, job.epoch,
+                  job.from_revision, job.to_revision, outcome, job.error as "error: Json<JobError>", step, job.worker,
+                  claimed_at, ready_at, settled_at,
+                  extract(epoch from attempt.ended_at - attempt.started_at)::float8 as seconds
+           from herder.job
+           left join herder.attempt on attempt.job_id = job.id and attempt.epoch = job.epoch
+           where run_id = $1 and ($2::text is null or state = $2)
+           order by job.id limit $3"#,
+        run,
+        state.map(JobState::as_str),
+        limit,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|r| JobView {
+            tenant: r.tenant,
+            members: r.members,
+            server: r.server,
+            database: r.database,
+            schema: r.schema,
+            state: r.state,
+            wave: r.wave,
+            attempts: r.attempts,
+            epoch: r.epoch,
+            from: r.from_revision,
+            to: r.to_revision,
+            outcome: r.outcome,
+            error: r.error.map(|e| e.0),
+            step: r.step,
+            worker: r.worker,
+            claimed_at: (r.state == JobState::Running).then_some(r.claimed_at).flatten(),
+            ready_at: (r.state == JobState::Ready).then_some(r.ready_at),
+            settled_at: r.settled_at,
+            seconds: r.seconds,
+            job: r.id,
+        })
+        .collect())
+}
+
+/// Something that happened to a job: an attempt ended. What a watcher prints a line for.
+#[derive(Clone, Debug, Serialize)]
+pub struct Event {
+    /// When it ended, on the server's clock.
+    pub at: DateTime<Utc>,
+    /// The tenant's id.
+    pub tenant: String,
+    /// The job, to order events of one moment.
+    pub job: JobId,
+    /// The attempt's number.
+    pub epoch: Epoch,
+    /// An outcome, or failed, retried, snoozed, returned, rescued, skipped, cancelled.
+    pub result: String,
+    /// Seconds that it took.
+    pub seconds: f64,
+    /// Where the tenant stood before.
+    pub from: Option<String>,
+    /// Where it stands, or was to stand.
+    pub to: Option<String>,
+    /// What went wrong.
+    pub error: Option<JobError>,
+    /// How many attempts that count the job has had.
+    pub attempts: i32,
+    /// When the next try is due, if there is one.
+    pub ready_at: Option<DateTime<Utc>>,
+}
+
+/// The attempts of a run that ended since a moment, oldest first. Ask again from a little earlier than the last one:
+/// transactions do not commit in the order of their clocks.
+///
+/// # Errors
+/// The control database fails.
+pub async fn events(
+    pool: &PgPool,
+    run: RunId,
+    since: Option<DateTime<Utc>>,
+) -> Result<Vec<Event>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select attempt.ended_at as "at!", tenant, job.id, attempt.epoch, attempt.result as "result!",
+                  extract(epoch from attempt.ended_at - attempt.started_at)::float8 as "seconds!",
+                  attempt.from_revision, coalesce(attempt.to_revision, job.to_revision) as "to",
+                  attempt.error as "error: Json<JobError>", attempts, state as "state: JobState", ready_at
+           from herder.attempt join herder.job on job.id = attempt.job_id
+           where job.run_id = $1 and attempt.ended_at is not null and ($2::timestamptz is null or attempt.ended_at > $2)
+           order by attempt.ended_at, job.id, attempt.epoch"#,
+        run,
+        since,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|r| Event {
+            at: r.at,
+            tenant: r.tenant,
+            job: r.id,
+            epoch: r.epoch,
+            result: r.result,
+            seconds: r.seconds,
+            from: r.from_revision,
+            to: r.to,
+            error: r.error.map(|e| e.0),
+            attempts: r.attempts,
+            ready_at: (r.state == JobState::Ready).then_some(r.ready_at),
+        })
+        .collect())
+}
+
+/// Jobs by state over all open runs, for the gauges.
+///
+/// # Errors
+/// The control database fails.
+pub async fn open_counts(pool: &PgPool) -> Result<BTreeMap<JobState, i64>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select job.state as "state: JobState", count(*) as "count!"
+           from herder.job join herder.run on run.id = job.run_id
+           where run.state in ('running', 'paused', 'halted') group by job.state"#
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|r| (r.state, r.count)).collect())
+}
+
+/// Open runs with their states.
+///
+/// # Errors
+/// The control database fails.
+pub async fn open_runs(pool: &PgPool) -> Result<Vec<(RunId, RunState)>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select id, state as "state: RunState" from herder.run
+           where state in ('running', 'paused', 'halted') order by created_at desc limit 50"#
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|r| (r.id, r.state)).collect())
+}
+
+/// How many workers live, i.e. have a lease.
+///
+/// # Errors
+/// The control database fails.
+pub async fn live_workers(pool: &PgPool) -> Result<i64, StoreError> {
+    Ok(
+        sqlx::query_scalar!(r#"select count(*) as "count!" from herder.worker where lease_until >= now()"#)
+            .fetch_one(pool)
+            .await?,
+    )
+}

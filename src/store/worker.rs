@@ -1,0 +1,172 @@
+//! Workers: who lives, and what the control database thinks that they hold.
+
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection, PgPool};
+
+use super::StoreError;
+use crate::domain::{
+    job::{Epoch, JobId},
+    run::RunState,
+};
+
+/// What a worker says of itself with every heartbeat.
+#[derive(Clone, Debug)]
+pub struct WorkerRow {
+    /// Its name plus a random value per process start.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// How many jobs it runs at a time.
+    pub concurrency: i32,
+    /// Whether it takes nothing new.
+    pub draining: bool,
+}
+
+/// A job that the control database thinks a worker holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub epoch: Epoch,
+    /// Whether its run was cancelled.
+    pub cancelled: bool,
+    /// How long ago it was claimed, in seconds.
+    pub age: f64,
+}
+
+/// Makes a worker known to apalis, which its deliveries refer to.
+///
+/// # Errors
+/// The control database fails.
+pub async fn register(pool: &PgPool, worker: &WorkerRow) -> Result<(), StoreError> {
+    sqlx::query!(
+        "insert into apalis.workers (id, worker_type, storage_name, layers, last_seen, started_at)
+         values ($1, 'herder', 'herder', '', now(), now())
+         on conflict (id) do update set last_seen = now()",
+        worker.id,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Renews a worker's lease on the server's clock, and answers with what it holds: what is missing there was taken
+/// from it, what is too much there was lost on the way to it.
+///
+/// # Errors
+/// The control database fails.
+pub async fn beat(
+    connection: &mut PgConnection,
+    worker: &WorkerRow,
+    lease: Duration,
+) -> Result<Vec<Held>, StoreError> {
+    sqlx::query!(
+        "insert into herder.worker (id, name, version, concurrency, draining, lease_until)
+         values ($1, $2, $3, $4, $5, now() + $6::float8 * interval '1 second')
+         on conflict (id) do update
+         set beat_at = now(), lease_until = excluded.lease_until, draining = excluded.draining,
+             concurrency = excluded.concurrency",
+        worker.id,
+        worker.name,
+        env!("CARGO_PKG_VERSION"),
+        worker.concurrency,
+        worker.draining,
+        lease.as_secs_f64(),
+    )
+    .execute(&mut *connection)
+    .await?;
+    let rows = sqlx::query!(
+        r#"select job.id, job.epoch, run.state as "state: RunState",
+                  extract(epoch from now() - job.claimed_at)::float8 as "age!"
+           from herder.job join herder.run on run.id = job.run_id
+           where job.worker = $1 and job.state = 'running'"#,
+        worker.id,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|r| Held {
+            job: r.id,
+            epoch: r.epoch,
+            cancelled: r.state == RunState::Cancelled,
+            age: r.age,
+        })
+        .collect())
+}
+
+/// A connection for heartbeats alone: it must not wait behind anything else.
+///
+/// # Errors
+/// The control database cannot be reached.
+pub async fn beat_connection(pool: &PgPool) -> Result<PgConnection, StoreError> {
+    Ok(PgConnection::connect_with(&pool.connect_options()).await?)
+}
+
+/// Sends back a job whose claim never reached its worker: the answer was lost, or the process was about to end.
+///
+/// # Errors
+/// The control database fails.
+pub async fn give_back(pool: &PgPool, worker: &str, job: JobId, epoch: Epoch) -> Result<bool, StoreError> {
+    let done = sqlx::query!(
+        r#"with returned as (
+             update herder.job set state = 'ready', worker = null, step = null, starts = starts - 1
+             where id = $1 and epoch = $2 and worker = $3 and state = 'running' returning id, epoch
+           ), ended as (
+             update herder.attempt set ended_at = now(), result = 'returned'
+             from returned where attempt.job_id = returned.id and attempt.epoch = returned.epoch
+           ), freed as (
+             update herder.slot set worker = null, job_id = null, epoch = null, taken_at = null, suspect_since = null
+             from returned where slot.job_id = returned.id and slot.epoch = returned.epoch
+           ), delivered as (
+             update apalis.jobs set status = 'Pending', lock_by = null, lock_at = null
+             from returned where jobs.id = lpad(to_hex(returned.id), 26, '0')
+           )
+           select count(*) as "count!" from returned"#,
+        job,
+        epoch,
+        worker,
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(done.count == 1)
+}
+
+/// Strikes off a worker that is done, with all that it left in apalis's table.
+///
+/// # Errors
+/// The control database fails.
+pub async fn remove(pool: &PgPool, worker: &str) -> Result<(), StoreError> {
+    sqlx::query!("delete from herder.worker where id = $1", worker)
+        .execute(pool)
+        .await?;
+    sqlx::query!(
+        "delete from apalis.workers where id = $1 and not exists (select from apalis.jobs where lock_by = $1)",
+        worker
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Strikes off workers that were lost, once nothing points to them any more. Returns how many.
+///
+/// # Errors
+/// The control database fails.
+pub async fn remove_lost(pool: &PgPool) -> Result<u64, StoreError> {
+    let gone = sqlx::query_scalar!(
+        "delete from herder.worker
+         where lease_until < now() - interval '1 minute'
+           and not exists (select from herder.job where job.worker = worker.id and job.state = 'running')
+           and not exists (select from herder.slot where slot.worker = worker.id)
+         returning id"
+    )
+    .fetch_all(pool)
+    .await?;
+    for id in &gone {
+        remove(pool, id).await?;
+    }
+    Ok(gone.len() as u64)
+}
