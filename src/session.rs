@@ -198,7 +198,7 @@ impl TenantSession {
     /// # Errors
     /// The connection broke, or the table may not be read.
     pub async fn read_ledger(&mut self, ledger: &LedgerTable) -> Result<Ledger, RunnerError> {
-        let schema = self.schema.clone().unwrap_or_else(|| "public".into());
+        let schema = self.home().await?;
         let exists: bool = sqlx::query_scalar(
             "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace \
              where n.nspname = $1 and c.relname = $2 and c.relkind in ('r', 'p', 'v'))",
@@ -220,6 +220,17 @@ impl TenantSession {
         Ok(Ledger {
             revisions: rows.into_iter().collect(),
         })
+    }
+
+    /// The schema that unqualified names are made in: the tenant's own, or the first of its database's search path.
+    async fn home(&mut self) -> Result<String, RunnerError> {
+        if let Some(schema) = &self.schema {
+            return Ok(schema.clone());
+        }
+        let current: Option<String> = sqlx::query_scalar("select current_schema()::text")
+            .fetch_one(&mut self.connection)
+            .await?;
+        current.ok_or_else(|| RunnerError::SchemaMissing("public".into()))
     }
 
     /// Says that we are still here, which keeps the idle limit away. Fails where the server ended the session.

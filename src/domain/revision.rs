@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// Which way a run moves its tenants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -406,6 +407,29 @@ impl History {
             false if ledger.revisions.is_empty() => Standing::NeverMigrated,
             false => Standing::Behind,
         })
+    }
+
+    /// A checksum of all that a run towards `target` may apply: the revisions up to it, or all where it is None. Two
+    /// processes with the same one would do the same.
+    pub fn fingerprint(&self, target: Option<&str>) -> String {
+        let wanted = target.map(|t| self.closure(t));
+        let mut hash = Sha256::new();
+        for revision in self
+            .revisions
+            .iter()
+            .filter(|r| wanted.as_ref().is_none_or(|w| w.contains(r.id.as_str())))
+        {
+            for text in [
+                revision.id.as_str(),
+                revision.checksum.as_deref().unwrap_or_default(),
+            ] {
+                hash.update(text.as_bytes());
+                hash.update([0]);
+            }
+        }
+        hash.finalize()
+            .iter()
+            .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
     }
 
     /// How a ledger is written for a person: its newest revision, `base` where there is none.

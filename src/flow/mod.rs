@@ -1,3 +1,13 @@
-//! What happens, in which order.
+//! What happens, in which order. The flow decides; the edges do.
 
+pub mod budget;
+pub mod context;
+pub mod enqueue;
+pub mod execute;
+mod held;
+pub mod inspect;
+mod keeper;
+mod pulse;
 pub mod resolve;
+pub mod retry;
+pub mod worker;

@@ -145,43 +145,22 @@ pub async fn claim(pool: &PgPool, appetite: &Appetite, limit: usize) -> Result<V
         .collect()
 }
 
-/// Publishes the step that an attempt enters. False: the job went on without this attempt.
+/// Publishes the steps that attempts have entered. One whose job went on without it is passed over.
 ///
 /// # Errors
 /// The control database fails.
-pub async fn publish(pool: &PgPool, job: JobId, epoch: Epoch, step: Step) -> Result<bool, StoreError> {
-    let done = sqlx::query!(
-        "update herder.job set step = $3 where id = $1 and epoch = $2 and state = 'running'",
-        job,
-        epoch,
-        step.as_str(),
+pub async fn publish(tx: &mut PgConnection, steps: &[(JobId, Epoch, Step)]) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update herder.job set step = entered.step
+         from unnest($1::bigint[], $2::integer[], $3::text[]) as entered (job, epoch, step)
+         where job.id = entered.job and job.epoch = entered.epoch and job.state = 'running'",
+        &steps.iter().map(|s| s.0).collect::<Vec<_>>(),
+        &steps.iter().map(|s| s.1).collect::<Vec<_>>(),
+        &steps.iter().map(|s| s.2.as_str().to_owned()).collect::<Vec<_>>(),
     )
-    .execute(pool)
+    .execute(tx)
     .await?;
-    Ok(done.rows_affected() == 1)
-}
-
-/// Freezes what an attempt found out about a job whose ledger could not be read at enqueue: where it goes.
-///
-/// # Errors
-/// The control database fails.
-pub async fn resolve(
-    pool: &PgPool,
-    claim: &Claim,
-    from: Option<&str>,
-    to: Option<&str>,
-) -> Result<bool, StoreError> {
-    let done = sqlx::query!(
-        "update herder.job set from_revision = $3, to_revision = $4, resolved = true
-         where id = $1 and epoch = $2 and state = 'running'",
-        claim.job,
-        claim.epoch,
-        from,
-        to,
-    )
-    .execute(pool)
-    .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(())
 }
 
 /// Writes how an attempt ended: job, attempt, slots and delivery in one statement. Its sessions must be gone. False:

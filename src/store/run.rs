@@ -271,6 +271,41 @@ pub async fn state(pool: &PgPool, run: RunId) -> Result<RunState, StoreError> {
     .await?)
 }
 
+/// What a run was made with.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    /// Which way.
+    pub direction: Direction,
+    /// The target as it was named.
+    pub target: String,
+    /// The absolute target of its jobs. None: the base, or another one for each.
+    pub to: Option<String>,
+}
+
+/// Reads what a run was made with.
+///
+/// # Errors
+/// The control database fails, or has no such run.
+pub async fn manifest(pool: &PgPool, run: RunId) -> Result<Manifest, StoreError> {
+    let row = sqlx::query!(
+        "select direction, target,
+                (select to_revision from herder.job where run_id = run.id and state <> 'succeeded' order by id limit 1) as to
+         from herder.run where id = $1",
+        run,
+    )
+    .fetch_one(pool)
+    .await?;
+    let direction = row
+        .direction
+        .parse()
+        .map_err(|e: String| sqlx::Error::Decode(e.into()))?;
+    Ok(Manifest {
+        direction,
+        target: row.target,
+        to: row.to,
+    })
+}
+
 /// All runs that workers may take jobs of.
 ///
 /// # Errors

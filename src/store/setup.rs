@@ -1,6 +1,5 @@
 //! Making the control tables, and telling whether they are there.
 
-use apalis_postgres::PostgresStorage;
 use sqlx::{Connection, PgConnection, PgPool, migrate::Migrator};
 
 use super::StoreError;
@@ -52,9 +51,7 @@ async fn setup_locked(pool: &PgPool, connection: &mut PgConnection) -> Result<()
         .run(connection)
         .await
         .map_err(|e| StoreError::Setup(e.to_string()))?;
-    PostgresStorage::setup(pool)
-        .await
-        .map_err(|e| StoreError::Setup(e.to_string()))
+    crate::queue::setup(pool).await
 }
 
 /// Whether `setup` has to run.

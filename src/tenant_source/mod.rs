@@ -77,3 +77,13 @@ pub trait TenantSource: Send + Sync {
         Ok(self.list().await?.into_iter().find(|t| t.id == id))
     }
 }
+
+pub fn build(
+    _c: &crate::config::TenantsConfig,
+    _s: &crate::servers::Servers,
+) -> Result<Box<dyn TenantSource>, TenantSourceError> {
+    Err(TenantSourceError::Invalid {
+        source_name: String::new(),
+        message: String::new(),
+    })
+}

@@ -1,0 +1,379 @@
+//! Making a run: resolve, inspect, settle what is done, and write all the rest in one transaction.
+
+use std::collections::{BTreeMap, HashMap};
+
+use uuid::Uuid;
+
+use crate::{
+    config::RunnerConfig,
+    domain::{
+        revision::{Direction, History, HistoryError, Ledger, Target},
+        run::RunId,
+        tenant::{Place, Tenant},
+        wave::Rollout,
+    },
+    flow::{
+        budget,
+        context::{Context, chain},
+        inspect::{OwnUrls, Read, inspect},
+        resolve::{ResolveError, resolve_selected},
+    },
+    runner::RunnerError,
+    store::{
+        StoreError,
+        job::{self, NewJob},
+        run::{self, NewRun},
+        server::{self, ServerRow},
+    },
+    tenant_source::TenantSourceError,
+};
+
+/// What a person asks for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Which way.
+    pub direction: Direction,
+    /// Where to.
+    pub target: Target,
+    /// Only these tenants. Empty: all.
+    pub only: Vec<String>,
+    /// Not these.
+    pub exclude: Vec<String>,
+    /// How the jobs are released.
+    pub rollout: Rollout,
+}
+
+/// A tenant, and what a run would do in it.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// The tenant.
+    pub tenant: Tenant,
+    /// Where it stands: None where it was never migrated.
+    pub from: Option<String>,
+    /// Where it would go. None: the base.
+    pub to: Option<String>,
+    /// What would be applied or undone, by id, in order. Empty: nothing is left to do.
+    pub pending: Vec<String>,
+    /// Why its ledger could not be read, or makes no sense. It is tried all the same, and fails with this reason
+    /// unless that passes.
+    pub unknown: Option<RunnerError>,
+}
+
+impl Planned {
+    /// Whether nothing is left to do.
+    pub fn is_current(&self) -> bool {
+        self.unknown.is_none() && self.pending.is_empty()
+    }
+}
+
+/// What a run would do.
+pub struct Plan {
+    /// The history that it was made with.
+    pub history: std::sync::Arc<History>,
+    /// The absolute target, where it is the same for all. None inside: the base.
+    pub target: Option<Option<String>>,
+    /// One line a tenant, in the source's order.
+    pub tenants: Vec<Planned>,
+    /// The servers with their budgets.
+    pub servers: Vec<ServerRow>,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+/// A run that was made.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Enqueued {
+    /// Its id.
+    pub run: RunId,
+    /// How many tenants it covers.
+    pub tenants: usize,
+    /// How many of them had nothing left to do.
+    pub current: usize,
+    /// In how many waves the others are released.
+    pub waves: i32,
+    /// The absolute target, where it is the same for all.
+    pub target: Option<String>,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+/// Why no run was made. Nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum EnqueueError {
+    /// The target makes no sense, or the project is broken.
+    #[error(transparent)]
+    Runner(#[from] RunnerError),
+    /// The tenants cannot be listed.
+    #[error(transparent)]
+    Source(#[from] TenantSourceError),
+    /// The list makes no sense.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// The control database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Another run is at work on some of these tenants.
+    #[error(
+        "run {} is still open over {places} of these tenants",
+        crate::domain::run::short(run)
+    )]
+    Overlap {
+        /// The other run.
+        run: RunId,
+        /// How many tenants they share.
+        places: i64,
+    },
+    /// An attempt needs more connections than a server's budget has.
+    #[error("the budget of server `{server}` is {budget}, and one attempt needs {needed} connections")]
+    Budget {
+        /// The server.
+        server: String,
+        /// Its budget.
+        budget: i32,
+        /// What an attempt holds.
+        needed: i16,
+    },
+}
+
+/// The word for a runner's kind in the run's row.
+pub fn runner_kind(config: &RunnerConfig) -> &'static str {
+    match config {
+        RunnerConfig::Alembic(_) => "alembic",
+        RunnerConfig::Sql(_) => "sql",
+        RunnerConfig::Command(_) => "command",
+    }
+}
+
+/// Finds out what a run would do. Changes nothing.
+///
+/// # Errors
+/// See [`EnqueueError`].
+pub async fn plan(
+    cx: &Context,
+    direction: Direction,
+    target: &Target,
+    only: &[String],
+    exclude: &[String],
+) -> Result<Plan, EnqueueError> {
+    let history = cx.runner.history().await?;
+    let absolute = match target {
+        Target::Relative(_) => None,
+        _ => Some(
+            history
+                .resolve(target, &Ledger::default())
+                .map_err(RunnerError::from)?,
+        ),
+    };
+    let listed = cx.source.list().await?;
+    let own_urls: OwnUrls = listed
+        .iter()
+        .filter_map(|t| Some((t.id.clone(), t.url.clone()?)))
+        .collect();
+    let resolved = resolve_selected(listed, &cx.servers, only, exclude)?;
+    let mut warnings = resolved.warnings;
+    let servers = servers(cx, &resolved.tenants, &own_urls, &mut warnings).await;
+    let ledgers = inspect(cx, &resolved.tenants, &own_urls).await?;
+    let mut planner = Planner {
+        history: &history,
+        direction,
+        target,
+        absolute: absolute.as_ref(),
+        known: HashMap::new(),
+    };
+    let tenants: Vec<Planned> = resolved
+        .tenants
+        .into_iter()
+        .zip(ledgers)
+        .map(|(tenant, read)| planner.plan(tenant, read))
+        .collect();
+    Ok(Plan {
+        target: absolute,
+        tenants,
+        servers,
+        warnings,
+        history,
+    })
+}
+
+/// Thousands of tenants stand at the same few revisions: each is thought through once.
+struct Planner<'a> {
+    history: &'a History,
+    direction: Direction,
+    target: &'a Target,
+    absolute: Option<&'a Option<String>>,
+    known: HashMap<Ledger, Result<(Option<String>, Vec<String>), HistoryError>>,
+}
+
+impl Planner<'_> {
+    fn plan(&mut self, tenant: Tenant, read: Read) -> Planned {
+        let unknown = |from, error| Planned {
+            tenant: tenant.clone(),
+            from,
+            to: self.absolute.cloned().flatten(),
+            pending: Vec::new(),
+            unknown: Some(error),
+        };
+        let ledger = match read {
+            Ok(ledger) => ledger,
+            Err(e) => return unknown(None, e),
+        };
+        let from = self.history.describe(&ledger);
+        let (history, direction, target) = (self.history, self.direction, self.target);
+        let thought = self.known.entry(ledger.clone()).or_insert_with(|| {
+            let to = history.resolve(target, &ledger)?;
+            let pending = history.pending(direction, to.as_deref(), &ledger)?;
+            Ok((to, pending.into_iter().map(|r| r.id.clone()).collect()))
+        });
+        match thought.clone() {
+            Ok((to, pending)) => Planned {
+                tenant,
+                from,
+                to,
+                pending,
+                unknown: None,
+            },
+            Err(e) => unknown(from, e.into()),
+        }
+    }
+}
+
+/// The servers of these tenants, each with its budget.
+async fn servers(
+    cx: &Context,
+    tenants: &[Tenant],
+    own_urls: &OwnUrls,
+    warnings: &mut Vec<String>,
+) -> Vec<ServerRow> {
+    let first: BTreeMap<&str, &Tenant> = tenants
+        .iter()
+        .rev()
+        .map(|t| (t.place.server.as_str(), t))
+        .collect();
+    let mut rows = Vec::with_capacity(first.len());
+    for (name, tenant) in first {
+        let own = own_urls.get(&tenant.id).filter(|_| tenant.own_url);
+        // A URL that makes no sense fails its tenants, one by one and with its reason.
+        let Ok(url) = cx.servers.url_for(&tenant.place, own) else {
+            continue;
+        };
+        let (row, error) = budget::server_row(name, &url, cx.servers.budget(name)).await;
+        if let Some(error) = error {
+            warnings.push(format!(
+                "the budget of `{name}` is {} until it can be asked: {}",
+                row.budget,
+                chain(&error)
+            ));
+        }
+        rows.push(row);
+    }
+    rows
+}
+
+/// Makes a run: all of it, or nothing.
+///
+/// # Errors
+/// See [`EnqueueError`].
+pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, EnqueueError> {
+    let mut plan = plan(
+        cx,
+        request.direction,
+        &request.target,
+        &request.only,
+        &request.exclude,
+    )
+    .await?;
+    let needed = cx.runner.connections();
+    if let Some(server) = plan.servers.iter().find(|s| s.budget < i32::from(needed)) {
+        return Err(EnqueueError::Budget {
+            server: server.name.clone(),
+            budget: server.budget,
+            needed,
+        });
+    }
+    let open: Vec<&Planned> = plan.tenants.iter().filter(|p| !p.is_current()).collect();
+    let total = open.len();
+    let mut waves = request.rollout.waves(total);
+    let jobs: Vec<NewJob> = plan
+        .tenants
+        .iter()
+        .map(|planned| NewJob {
+            tenant: planned.tenant.clone(),
+            wave: if planned.is_current() {
+                0
+            } else {
+                waves.next().unwrap_or_default()
+            },
+            from: planned.from.clone(),
+            to: if planned.is_current() {
+                planned.from.clone()
+            } else {
+                planned.to.clone()
+            },
+            // A relative target of a tenant that could not be read is not known yet.
+            resolved: planned.unknown.is_none() || plan.target.is_some(),
+            current: planned.is_current(),
+        })
+        .collect();
+    let id = Uuid::new_v4();
+    let last_wave = jobs.iter().map(|j| j.wave).max().unwrap_or_default();
+    let checksum_target =
+        fingerprint_target(request.direction, &request.target, plan.target.clone().flatten());
+    let new = NewRun {
+        id,
+        direction: request.direction,
+        target: request.target.to_string(),
+        runner: runner_kind(&cx.config.runner).into(),
+        checksum: plan.history.fingerprint(checksum_target.as_deref()),
+        connections: needed,
+        tenants: i32::try_from(jobs.len()).unwrap_or(i32::MAX),
+        waves: last_wave + 1,
+        canary: request.rollout.canary.is_some(),
+        failure_limit: request
+            .rollout
+            .failure_limit
+            .map(|l| i32::try_from(l.of(jobs.len())).unwrap_or(i32::MAX)),
+    };
+    let places: Vec<&Place> = open.iter().map(|p| &p.tenant.place).collect();
+    let unreachable = |server: &str| ServerRow {
+        name: server.into(),
+        address: server.into(),
+        budget: i32::from(needed),
+    };
+    let mut tx = cx.pool.begin().await.map_err(StoreError::from)?;
+    run::lock_enqueue(&mut tx).await?;
+    if let Some((run, places)) = run::overlapping(&mut tx, &places).await? {
+        return Err(EnqueueError::Overlap { run, places });
+    }
+    for job in &jobs {
+        let name = &job.tenant.place.server;
+        if !plan.servers.iter().any(|s| s.name == *name) {
+            plan.servers.push(unreachable(name));
+        }
+    }
+    for row in &plan.servers {
+        server::ensure(&mut tx, row).await?;
+    }
+    run::insert(&mut tx, &new).await?;
+    job::insert_all(&mut tx, id, 0, &jobs).await?;
+    job::push_deliveries(&mut tx, id, None).await?;
+    tx.commit().await.map_err(StoreError::from)?;
+    // A run with nothing to do is over at once. If we die here, a worker's keeper or `resume` does it.
+    run::advance(&cx.pool, id).await?;
+    Ok(Enqueued {
+        run: id,
+        tenants: jobs.len(),
+        current: jobs.len() - total,
+        waves: new.waves,
+        target: plan.target.map(|t| t.unwrap_or_else(|| "base".into())),
+        warnings: plan.warnings,
+    })
+}
+
+/// What a run's checksum covers: an upgrade to a revision that all share needs nothing above it; everything else may
+/// touch all.
+pub fn fingerprint_target(direction: Direction, target: &Target, absolute: Option<String>) -> Option<String> {
+    match (direction, target) {
+        (Direction::Upgrade, Target::Head | Target::Revision(_)) => absolute,
+        _ => None,
+    }
+}

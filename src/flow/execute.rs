@@ -1,0 +1,288 @@
+//! One attempt at one tenant: connect, guard, inspect, migrate, verify. It ends with what is to be written down.
+
+use std::time::Duration;
+
+use chrono::Utc;
+use tracing::warn;
+
+use super::{
+    context::Context,
+    enqueue::fingerprint_target,
+    held::{Stop, StopReason},
+};
+use crate::{
+    config::RunnerConfig,
+    database_url::DatabaseUrl,
+    domain::{
+        failure::FailureClass,
+        job::{Claim, Step},
+        outcome::{Outcome, Settlement},
+        revision::{Direction, History, Ledger},
+    },
+    metrics::Metrics,
+    runner::{RunnerError, Work},
+    session::{Holder, TenantSession},
+};
+
+/// How long the infrastructure may be in a job's way before the job fails: long enough for a failover, short enough
+/// that a wrong port does not keep a deploy waiting for ever.
+const BLOCKED_LIMIT: Duration = Duration::from_secs(5 * 60);
+
+/// How many times the lock is asked for while its holder goes away.
+const LOCK_TRIES: usize = 3;
+
+/// What an attempt needs besides its claim.
+pub(super) struct Attempt<'a> {
+    pub(super) cx: &'a Context,
+    pub(super) claim: &'a Claim,
+    pub(super) stop: &'a Stop,
+    pub(super) metrics: &'a Metrics,
+    /// Told each step as it is entered.
+    pub(super) enter: &'a (dyn Fn(Step) + Send + Sync),
+}
+
+impl Attempt<'_> {
+    /// Runs the attempt. None: the job went on without it, and nothing may be written. All its sessions are closed
+    /// when this returns.
+    pub(super) async fn execute(&self) -> Option<Settlement> {
+        match self.attempt().await {
+            Ok(settlement) => Some(settlement),
+            Err(error) => self.judge(error).await,
+        }
+    }
+
+    async fn attempt(&self) -> Result<Settlement, RunnerError> {
+        let claim = self.claim;
+        let history = self.cx.runner.history().await?;
+        self.check_migrations(&history)?;
+        (self.enter)(Step::Connecting);
+        let url = self.cx.url_of(claim).await?;
+        let mut session = TenantSession::open(
+            &url,
+            &claim.place,
+            &claim.application_name(),
+            &self.cx.config.limits,
+            self.extra_search_path(),
+        )
+        .await?;
+        let settled = self.in_session(&mut session, &url, &history).await;
+        // Before anything is written: the slot must not be free while its session is there.
+        session.close().await;
+        settled
+    }
+
+    async fn in_session(
+        &self,
+        session: &mut TenantSession,
+        url: &DatabaseUrl,
+        history: &History,
+    ) -> Result<Settlement, RunnerError> {
+        let claim = self.claim;
+        (self.enter)(Step::Guarding);
+        self.guard(session).await?;
+
+        (self.enter)(Step::Inspecting);
+        let ledger = self.cx.runner.read_ledger(session, url).await?;
+        let from = history.describe(&ledger);
+        // What enqueue resolved is frozen: `-1` must not go down another step because an attempt was lost.
+        let to = match claim.resolved {
+            true => claim.to.clone(),
+            false => history.resolve(&claim.target, &ledger)?,
+        };
+        let pending: Vec<String> = history
+            .pending(claim.direction, to.as_deref(), &ledger)?
+            .into_iter()
+            .map(|r| r.id.clone())
+            .collect();
+        if pending.is_empty() {
+            // The first attempt found nothing to do; a later one finds what a former one did.
+            let outcome = if claim.epoch > 1 {
+                Outcome::FoundApplied
+            } else {
+                Outcome::AlreadyCurrent
+            };
+            let before = if claim.epoch > 1 {
+                claim.from.clone()
+            } else {
+                from.clone()
+            };
+            return Ok(Settlement::Succeeded {
+                outcome,
+                from: before,
+                to: from,
+            });
+        }
+
+        (self.enter)(Step::Migrating);
+        let work = Work {
+            claim,
+            history,
+            from: from.as_deref(),
+            to: to.as_deref(),
+            pending: &pending,
+            url,
+            limits: &self.cx.config.limits,
+            cancel: self.stop.token(),
+        };
+        let migrated = self.cx.runner.migrate(session, &work).await;
+        if self.stop.reason().is_some() {
+            return Err(migrated.err().unwrap_or(RunnerError::Cancelled));
+        }
+        migrated?;
+
+        (self.enter)(Step::Verifying);
+        let after = self.cx.runner.read_ledger(session, url).await?;
+        self.verify(history, to.as_deref(), &after)?;
+        Ok(Settlement::Succeeded {
+            outcome: Outcome::Migrated,
+            from,
+            to: history.describe(&after),
+        })
+    }
+
+    /// The run was made with certain migrations; a worker from another image must not apply others in its name.
+    fn check_migrations(&self, history: &History) -> Result<(), RunnerError> {
+        let claim = self.claim;
+        let covered = fingerprint_target(claim.direction, &claim.target, claim.to.clone());
+        match covered.as_deref().is_none_or(|t| history.get(t).is_some())
+            && history.fingerprint(covered.as_deref()) == claim.checksum
+        {
+            true => Ok(()),
+            false => Err(RunnerError::OtherMigrations),
+        }
+    }
+
+    /// Takes the tenant's lock. An older attempt at the same job is ended; a newer one means that this one is over; a
+    /// stranger is left alone.
+    async fn guard(&self, session: &mut TenantSession) -> Result<(), RunnerError> {
+        let claim = self.claim;
+        if claim.epoch > 1 {
+            // Its tool may be at work without its guard.
+            self.end_older(session).await?;
+        }
+        for _ in 0..LOCK_TRIES {
+            if session.try_lock().await? {
+                return Ok(());
+            }
+            match session.holder().await? {
+                None => {}
+                Some(Holder::Attempt { run, job, epoch, .. }) if (run, job) == (claim.run, claim.job) => {
+                    if epoch > claim.epoch {
+                        return Err(RunnerError::Superseded);
+                    }
+                    self.end_older(session).await?;
+                }
+                Some(Holder::Attempt { run, .. }) => {
+                    return Err(RunnerError::LockedByOther(format!(
+                        "run {}",
+                        crate::domain::run::short(&run)
+                    )));
+                }
+                Some(Holder::Stranger(name)) => return Err(RunnerError::LockedByOther(name)),
+            }
+        }
+        Err(RunnerError::LockedByOther("a session that comes and goes".into()))
+    }
+
+    async fn end_older(&self, session: &mut TenantSession) -> Result<(), RunnerError> {
+        let claim = self.claim;
+        let ended = session.end_older(claim.run, claim.job, claim.epoch).await?;
+        if ended > 0 {
+            warn!(
+                run.id = %claim.run, tenant.id = %claim.tenant, attempt = claim.epoch, ended,
+                "Ended {ended} sessions that a former attempt at tenant `{}` had left", claim.tenant
+            );
+        }
+        Ok(())
+    }
+
+    /// A tool's word is not enough: the ledger must say the same.
+    fn verify(&self, history: &History, to: Option<&str>, after: &Ledger) -> Result<(), RunnerError> {
+        let left = history.pending(self.claim.direction, to, after)?;
+        match left.is_empty() {
+            true => Ok(()),
+            false => Err(RunnerError::LedgerMismatch {
+                wanted: to.unwrap_or("base").to_owned(),
+                found: history.describe(after).unwrap_or_else(|| "base".into()),
+            }),
+        }
+    }
+
+    fn extra_search_path(&self) -> &[String] {
+        match &self.cx.config.runner {
+            RunnerConfig::Sql(c) => &c.extra_search_path,
+            RunnerConfig::Alembic(_) | RunnerConfig::Command(_) => &[],
+        }
+    }
+
+    /// What becomes of a job whose attempt failed.
+    async fn judge(&self, error: RunnerError) -> Option<Settlement> {
+        match self.stop.reason() {
+            Some(StopReason::Superseded) => return None,
+            Some(StopReason::RunCancelled) => return Some(Settlement::Cancelled),
+            Some(StopReason::Drain) => return Some(Settlement::Returned),
+            None => {}
+        }
+        if matches!(error, RunnerError::Superseded) {
+            return None;
+        }
+        let (claim, limits) = (self.claim, &self.cx.config.limits);
+        let mut recorded = error.to_job_error();
+        self.metrics.failed(&recorded);
+        let backoff = |n: i32| limits.backoff().delay(n.max(1).unsigned_abs(), rand::random());
+        match error.class() {
+            FailureClass::Permanent if self.is_gone(&error).await => Some(Settlement::Skipped(recorded)),
+            FailureClass::Permanent => Some(Settlement::Failed(recorded)),
+            FailureClass::Transient if claim.failures + 1 >= limits.max_attempts => {
+                recorded.hint.get_or_insert_with(|| {
+                    format!(
+                        "it was tried {} times; `herder retry` tries again",
+                        claim.failures + 1
+                    )
+                });
+                Some(Settlement::Failed(recorded))
+            }
+            FailureClass::Transient => Some(Settlement::Retry {
+                error: recorded,
+                delay: backoff(claim.failures + 1),
+                burns: true,
+            }),
+            FailureClass::Infrastructure => {
+                let blocked = claim
+                    .blocked_since
+                    .and_then(|since| (Utc::now() - since).to_std().ok());
+                if blocked.is_some_and(|b| b > BLOCKED_LIMIT) {
+                    recorded.hint = Some(format!(
+                        "it was in the way for {} minutes; `herder retry` tries again",
+                        BLOCKED_LIMIT.as_secs() / 60
+                    ));
+                    return Some(Settlement::Failed(recorded));
+                }
+                // The longer it lasts, the rarer the tries; `starts` counts them.
+                let tries = blocked.map_or(1, |b| {
+                    1 + i32::try_from(b.as_secs() / 2).unwrap_or(i32::MAX).min(30)
+                });
+                Some(Settlement::Retry {
+                    error: recorded,
+                    delay: backoff(tries),
+                    burns: false,
+                })
+            }
+        }
+    }
+
+    /// Whether the tenant was dropped since the run was made, and taken off the list: then nothing is wrong.
+    async fn is_gone(&self, error: &RunnerError) -> bool {
+        let dropped = matches!(error, RunnerError::SchemaMissing(_))
+            || matches!(error, RunnerError::Database { sqlstate, .. } if sqlstate == "3D000");
+        dropped && matches!(self.cx.source.find(&self.claim.tenant).await, Ok(None))
+    }
+}
+
+/// Whether a direction is upwards: what the log says.
+pub(super) fn verb(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Upgrade => "Migrated",
+        Direction::Downgrade => "Downgraded",
+    }
+}

@@ -1,0 +1,144 @@
+//! What this worker holds: which attempts, in which step, and whether one was told to stop.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::job::{Epoch, JobId, Step};
+
+/// Why an attempt was told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StopReason {
+    /// The drain ran out of time: the job goes back.
+    Drain,
+    /// The run was cancelled: the job is cancelled.
+    RunCancelled,
+    /// The job went on without this attempt: nothing may be written about it any more.
+    Superseded,
+}
+
+/// Tells one attempt to stop, and why. The first reason counts.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stop {
+    token: CancellationToken,
+    reason: Arc<OnceLock<StopReason>>,
+}
+
+impl Stop {
+    fn tell(&self, reason: StopReason) {
+        let _ = self.reason.set(reason);
+        self.token.cancel();
+    }
+
+    /// The reason, once it was told.
+    pub(super) fn reason(&self) -> Option<StopReason> {
+        self.reason.get().copied()
+    }
+
+    /// What a runner listens to.
+    pub(super) fn token(&self) -> &CancellationToken {
+        &self.token
+    }
+}
+
+struct Entry {
+    epoch: Epoch,
+    step: Step,
+    published: bool,
+    stop: Stop,
+}
+
+/// All attempts of this process, from claim to settlement.
+#[derive(Default)]
+pub(super) struct Held {
+    entries: Mutex<HashMap<JobId, Entry>>,
+}
+
+impl Held {
+    fn entries(&self) -> MutexGuard<'_, HashMap<JobId, Entry>> {
+        // A panic while it was held cannot have left a half-written entry.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of a claim.
+    pub(super) fn add(&self, job: JobId, epoch: Epoch) {
+        let entry = Entry {
+            epoch,
+            step: Step::Claimed,
+            published: true,
+            stop: Stop::default(),
+        };
+        self.entries().insert(job, entry);
+    }
+
+    /// Forgets an attempt, unless a newer one took its place.
+    pub(super) fn remove(&self, job: JobId, epoch: Epoch) {
+        let mut entries = self.entries();
+        if entries.get(&job).is_some_and(|e| e.epoch == epoch) {
+            entries.remove(&job);
+        }
+    }
+
+    /// How an attempt is told to stop.
+    pub(super) fn stop(&self, job: JobId, epoch: Epoch) -> Stop {
+        self.entries()
+            .get(&job)
+            .filter(|e| e.epoch == epoch)
+            .map(|e| e.stop.clone())
+            .unwrap_or_default()
+    }
+
+    /// Takes note of the step that an attempt enters. The next heartbeat publishes it.
+    pub(super) fn enter(&self, job: JobId, epoch: Epoch, step: Step) {
+        if let Some(entry) = self.entries().get_mut(&job).filter(|e| e.epoch == epoch) {
+            (entry.step, entry.published) = (step, false);
+        }
+    }
+
+    /// Whether an attempt is still at work, i.e. its end is not being written yet.
+    pub(super) fn is_working(&self, job: JobId, epoch: Epoch) -> bool {
+        self.entries()
+            .get(&job)
+            .is_some_and(|e| e.epoch == epoch && e.step != Step::Settling)
+    }
+
+    /// The steps that were entered since the last call.
+    pub(super) fn unpublished(&self) -> Vec<(JobId, Epoch, Step)> {
+        let mut entries = self.entries();
+        let fresh = entries.iter_mut().filter(|(_, e)| !e.published);
+        fresh
+            .map(|(job, entry)| {
+                entry.published = true;
+                (*job, entry.epoch, entry.step)
+            })
+            .collect()
+    }
+
+    /// All attempts.
+    pub(super) fn all(&self) -> Vec<(JobId, Epoch)> {
+        self.entries().iter().map(|(job, e)| (*job, e.epoch)).collect()
+    }
+
+    /// Tells an attempt to stop. False: it was told before, or is not held.
+    pub(super) fn tell(&self, job: JobId, epoch: Epoch, reason: StopReason) -> bool {
+        let entries = self.entries();
+        let Some(entry) = entries
+            .get(&job)
+            .filter(|e| e.epoch == epoch && e.stop.reason().is_none())
+        else {
+            return false;
+        };
+        entry.stop.tell(reason);
+        true
+    }
+
+    /// Tells all attempts to stop.
+    pub(super) fn tell_all(&self, reason: StopReason) {
+        for (job, epoch) in self.all() {
+            self.tell(job, epoch, reason);
+        }
+    }
+}

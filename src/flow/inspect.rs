@@ -1,0 +1,243 @@
+//! Reading the ledgers of a whole fleet: in batches, over one connection to each server at a time.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use futures_util::future::join_all;
+use sqlx::{AssertSqlSafe, Row};
+
+use crate::{
+    database_url::DatabaseUrl,
+    domain::{revision::Ledger, tenant::Tenant},
+    flow::{
+        budget::Service,
+        context::{Context, chain},
+    },
+    runner::{LedgerTable, RunnerError},
+    session::{TenantSession, quote},
+    store::StoreError,
+};
+
+/// How many ledgers are read in one statement. Measured at 50 to 500 alike; far more exceed the parser's stack, and
+/// all in one transaction exceed the lock table.
+const BATCH: usize = 200;
+
+/// What was read of one tenant.
+pub type Read = Result<Ledger, RunnerError>;
+
+/// Reads the ledger of every tenant, in the given order. Servers are read side by side, each over one connection,
+/// which counts against its budget. What cannot be read says why; it holds nobody else back.
+///
+/// # Errors
+/// The control database fails.
+pub async fn inspect(cx: &Context, tenants: &[Tenant], own_urls: &OwnUrls) -> Result<Vec<Read>, StoreError> {
+    let mut servers: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (i, tenant) in tenants.iter().enumerate() {
+        servers.entry(&tenant.place.server).or_default().push(i);
+    }
+    let read = servers.into_iter().map(|(server, members)| async move {
+        let service = Service::acquire(&cx.pool, server).await?;
+        let read = inspect_server(cx, tenants, own_urls, &members).await;
+        service.release().await;
+        Ok::<_, StoreError>(read)
+    });
+    let mut all: Vec<Option<Read>> = tenants.iter().map(|_| None).collect();
+    for server in join_all(read).await {
+        for (i, read) in server? {
+            all[i] = Some(read);
+        }
+    }
+    let unread = || Err(RunnerError::Connection("it was not read".into()));
+    Ok(all.into_iter().map(|read| read.unwrap_or_else(unread)).collect())
+}
+
+/// The URLs of tenants that came with one, by tenant id. They are kept no longer than the command takes.
+pub type OwnUrls = HashMap<String, crate::secret::Secret>;
+
+/// The members of one server, database by database.
+async fn inspect_server(
+    cx: &Context,
+    tenants: &[Tenant],
+    own_urls: &OwnUrls,
+    members: &[usize],
+) -> Vec<(usize, Read)> {
+    // Tenants with a URL of their own may come as another user: they are read one by one.
+    let mut databases: BTreeMap<(&str, Option<usize>), Vec<usize>> = BTreeMap::new();
+    for &i in members {
+        let alone =
+            (tenants[i].own_url || tenants[i].place.schema.is_none() || cx.runner.ledger_table().is_none())
+                .then_some(i);
+        databases
+            .entry((&tenants[i].place.database, alone))
+            .or_default()
+            .push(i);
+    }
+    let mut read = Vec::with_capacity(members.len());
+    let mut down: Option<RunnerError> = None;
+    for ((_, alone), members) in databases {
+        let first = &tenants[members[0]];
+        // A server that does not answer is not asked again for each of its thousand databases.
+        if let (Some(error), false) = (&down, first.own_url) {
+            read.extend(members.into_iter().map(|i| (i, Err(error.clone()))));
+            continue;
+        }
+        let url = match cx
+            .servers
+            .url_for(&first.place, own_urls.get(&first.id).filter(|_| first.own_url))
+        {
+            Ok(url) => url,
+            Err(e) => {
+                let error = RunnerError::Connection(chain(&e));
+                read.extend(members.into_iter().map(|i| (i, Err(error.clone()))));
+                continue;
+            }
+        };
+        match (alone, cx.runner.ledger_table()) {
+            (None, Some(table)) => {
+                let schemas: Vec<&str> = members
+                    .iter()
+                    .filter_map(|&i| tenants[i].place.schema.as_deref())
+                    .collect();
+                let ledgers = read_schemas(cx, first, &url, &schemas, &table).await;
+                down = down.or(ledgers.iter().find_map(lost));
+                read.extend(members.into_iter().zip(ledgers));
+            }
+            _ => {
+                let ledger = read_alone(cx, first, &url).await;
+                down = down.or(lost(&ledger)).filter(|_| !first.own_url);
+                read.extend(members.into_iter().map(|i| (i, ledger.clone())));
+            }
+        }
+    }
+    read
+}
+
+fn lost(read: &Read) -> Option<RunnerError> {
+    match read {
+        Err(e @ RunnerError::Connection(_)) => Some(e.clone()),
+        _ => None,
+    }
+}
+
+/// One tenant over a connection of its own.
+async fn read_alone(cx: &Context, tenant: &Tenant, url: &DatabaseUrl) -> Read {
+    let mut session =
+        TenantSession::open(url, &tenant.place, "herder/inspect", &cx.config.limits, &[]).await?;
+    let ledger = cx.runner.read_ledger(&mut session, url).await;
+    session.close().await;
+    ledger
+}
+
+/// Many schemas of one database over one connection.
+async fn read_schemas(
+    cx: &Context,
+    first: &Tenant,
+    url: &DatabaseUrl,
+    schemas: &[&str],
+    table: &LedgerTable,
+) -> Vec<Read> {
+    let place = crate::domain::tenant::Place {
+        schema: None,
+        ..first.place.clone()
+    };
+    let opened = TenantSession::open(url, &place, "herder/inspect", &cx.config.limits, &[]).await;
+    let mut session = match opened {
+        Ok(session) => session,
+        Err(e) => return schemas.iter().map(|_| Err(e.clone())).collect(),
+    };
+    let read = match find_ledgers(&mut session, schemas, table).await {
+        Ok(there) => read_batches(&mut session, schemas, &there, table).await,
+        Err(e) => schemas.iter().map(|_| Err(e.clone())).collect(),
+    };
+    session.close().await;
+    read
+}
+
+/// Which schemas are there, and which of them have a ledger. From pg_catalog: information_schema takes seconds.
+async fn find_ledgers(
+    session: &mut TenantSession,
+    schemas: &[&str],
+    table: &LedgerTable,
+) -> Result<HashMap<String, bool>, RunnerError> {
+    let rows = sqlx::query(
+        "select n.nspname::text, exists (select from pg_class c where c.relnamespace = n.oid and c.relname = $2
+                                         and c.relkind in ('r', 'p', 'v'))
+         from pg_namespace n where n.nspname = any($1)",
+    )
+    .bind(schemas)
+    .bind(&table.table)
+    .fetch_all(session.connection())
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+async fn read_batches(
+    session: &mut TenantSession,
+    schemas: &[&str],
+    there: &HashMap<String, bool>,
+    table: &LedgerTable,
+) -> Vec<Read> {
+    let mut read: HashMap<&str, Read> = HashMap::with_capacity(schemas.len());
+    // Two tenants with one schema are one job by now, but a caller may ask twice.
+    let mut seen = HashSet::new();
+    let with_ledger: Vec<&str> = schemas
+        .iter()
+        .copied()
+        .filter(|s| there.get(*s) == Some(&true) && seen.insert(*s))
+        .collect();
+    for batch in with_ledger.chunks(BATCH) {
+        match read_batch(session, batch, table).await {
+            Ok(ledgers) => read.extend(batch.iter().copied().zip(ledgers.into_iter().map(Ok))),
+            // One that may not be read, or was dropped just now, must not hide the others.
+            Err(_) => {
+                for &schema in batch {
+                    let ledger = read_batch(session, &[schema], table).await;
+                    read.insert(schema, ledger.map(|mut l| l.pop().unwrap_or_default()));
+                }
+            }
+        }
+    }
+    schemas
+        .iter()
+        .map(|schema| match there.get(*schema) {
+            None => Err(RunnerError::SchemaMissing((*schema).to_owned())),
+            Some(false) => Ok(Ledger::default()),
+            Some(true) => read.get(schema).cloned().unwrap_or_else(|| Ok(Ledger::default())),
+        })
+        .collect()
+}
+
+async fn read_batch(
+    session: &mut TenantSession,
+    schemas: &[&str],
+    table: &LedgerTable,
+) -> Result<Vec<Ledger>, RunnerError> {
+    let LedgerTable {
+        table,
+        revision,
+        condition,
+    } = table;
+    let parts: Vec<String> = schemas
+        .iter()
+        .enumerate()
+        .map(|(i, s)| {
+            format!(
+                "select {i}, array(select {revision} from {}.{} where {condition})",
+                quote(s),
+                quote(table)
+            )
+        })
+        .collect();
+    let text = AssertSqlSafe(parts.join(" union all "));
+    let rows = sqlx::query(text)
+        .persistent(false)
+        .fetch_all(session.connection())
+        .await?;
+    let mut ledgers = vec![Ledger::default(); schemas.len()];
+    for row in rows {
+        let (i, revisions): (i32, Vec<String>) = (row.get(0), row.get(1));
+        if let Some(ledger) = usize::try_from(i).ok().and_then(|i| ledgers.get_mut(i)) {
+            ledger.revisions = revisions.into_iter().collect();
+        }
+    }
+    Ok(ledgers)
+}

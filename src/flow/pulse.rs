@@ -1,0 +1,168 @@
+//! A worker's sign of life: a heartbeat on a connection of its own, and what the control database answers to it.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use sqlx::{Connection, PgConnection, PgPool};
+use tracing::{info, warn};
+
+use super::held::{Held, StopReason};
+use crate::{
+    domain::job::{Epoch, JobId},
+    metrics::Metrics,
+    store::{StoreError, job, worker},
+};
+
+/// How old a claim must be before "we do not hold it" means that its answer was lost: an answer that is still on its
+/// way is younger.
+const LOST_AFTER: f64 = 10.0;
+
+/// What a heartbeat may take before its connection is given up.
+const BEAT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Since when a worker is believed, by its own monotonic clock.
+#[derive(Default)]
+pub(super) struct Health {
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct State {
+    unbroken_since: Option<Instant>,
+    last: Option<Instant>,
+}
+
+impl Health {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn beat(&self, lease: Duration) {
+        let mut state = self.state();
+        let now = Instant::now();
+        if state.last.is_none_or(|last| now.duration_since(last) > lease) {
+            state.unbroken_since = Some(now);
+        }
+        state.last = Some(now);
+    }
+
+    /// Whether our lease still runs.
+    pub(super) fn is_alive(&self, lease: Duration) -> bool {
+        self.state().last.is_some_and(|last| last.elapsed() <= lease)
+    }
+
+    /// Whether it ran for a whole lease without a break. Only then may we call others dead: after an outage of the
+    /// control database everybody's lease has run out, and the first to be back must not take it all.
+    pub(super) fn may_judge(&self, lease: Duration) -> bool {
+        self.is_alive(lease)
+            && self
+                .state()
+                .unbroken_since
+                .is_some_and(|since| since.elapsed() >= lease)
+    }
+}
+
+/// What the heartbeat works with.
+pub(super) struct Pulse {
+    pub(super) pool: PgPool,
+    pub(super) row: worker::WorkerRow,
+    pub(super) draining: Arc<AtomicBool>,
+    pub(super) held: Arc<Held>,
+    pub(super) health: Arc<Health>,
+    pub(super) metrics: Metrics,
+    pub(super) heartbeat: Duration,
+    pub(super) lease: Duration,
+}
+
+impl Pulse {
+    /// Beats for ever. A fault costs the connection, never the worker.
+    pub(super) async fn run(mut self) {
+        let mut connection: Option<PgConnection> = None;
+        let mut well = true;
+        loop {
+            let beaten = tokio::time::timeout(BEAT_TIMEOUT, self.beat(&mut connection)).await;
+            match beaten {
+                Ok(Ok(())) if !well => {
+                    well = true;
+                    info!("The control database answers again");
+                }
+                Ok(Ok(())) => {}
+                failed => {
+                    if let Some(broken) = connection.take() {
+                        drop(broken);
+                    }
+                    let error = match failed {
+                        Ok(Err(e)) => e.to_string(),
+                        _ => format!("no answer in {BEAT_TIMEOUT:?}"),
+                    };
+                    if std::mem::take(&mut well) {
+                        warn!(%error, "No heartbeat: the control database does not answer; what runs goes on");
+                    }
+                }
+            }
+            tokio::time::sleep(self.heartbeat).await;
+        }
+    }
+
+    async fn beat(&mut self, connection: &mut Option<PgConnection>) -> Result<(), StoreError> {
+        let connection = match connection {
+            Some(open) => open,
+            None => {
+                let opened = worker::beat_connection(&self.pool).await?;
+                connection.insert(opened)
+            }
+        };
+        self.row.draining = self.draining.load(Ordering::Relaxed);
+        // Before the answer is asked for: what is claimed meanwhile is no contradiction.
+        let held = self.held.all();
+        let known = worker::beat(connection, &self.row, self.lease).await?;
+        self.health.beat(self.lease);
+        self.compare(held, &known).await;
+        let steps = self.held.unpublished();
+        if !steps.is_empty() {
+            let mut tx = connection.begin().await?;
+            job::publish(&mut tx, &steps).await?;
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// What we hold against what the control database knows of it.
+    async fn compare(&self, held: Vec<(JobId, Epoch)>, known: &[worker::Held]) {
+        let ours: HashMap<JobId, Epoch> = held.iter().copied().collect();
+        for job in known {
+            let is_ours = ours.get(&job.job) == Some(&job.epoch);
+            if is_ours && job.cancelled && self.held.tell(job.job, job.epoch, StopReason::RunCancelled) {
+                info!(job = job.job, "Stopping an attempt: its run was cancelled");
+            }
+            if !is_ours && job.age > LOST_AFTER {
+                match worker::give_back(&self.pool, &self.row.id, job.job, job.epoch).await {
+                    Ok(true) => warn!(job = job.job, "Gave back a job whose claim had got lost"),
+                    Ok(false) => {}
+                    Err(error) => warn!(job = job.job, %error, "Cannot give back a lost claim yet"),
+                }
+            }
+        }
+        let theirs: HashMap<JobId, Epoch> = known.iter().map(|j| (j.job, j.epoch)).collect();
+        for (job, epoch) in held {
+            // One that is just being settled is gone there, too: being told to stop does it no harm any more.
+            if theirs.get(&job) != Some(&epoch)
+                && self.held.is_working(job, epoch)
+                && self.held.tell(job, epoch, StopReason::Superseded)
+            {
+                self.metrics.fenced();
+                warn!(
+                    job,
+                    attempt = epoch,
+                    "Stopping an attempt: the job went on without it"
+                );
+            }
+        }
+    }
+}

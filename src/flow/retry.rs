@@ -1,0 +1,31 @@
+//! Taking up the failed tenants of a run.
+
+use crate::{
+    domain::{
+        revision::{HistoryError, Target},
+        run::RunId,
+    },
+    flow::{
+        context::Context,
+        enqueue::{EnqueueError, fingerprint_target},
+    },
+    runner::RunnerError,
+    store::run,
+};
+
+/// Sends the failed tenants of a run back, with the migrations as they are now: what was wrong may have been mended in
+/// them. Returns how many there were.
+///
+/// # Errors
+/// The project is broken, no longer has the run's target, or the control database fails.
+pub async fn retry(cx: &Context, id: RunId) -> Result<u64, EnqueueError> {
+    let history = cx.runner.history().await?;
+    let manifest = run::manifest(&cx.pool, id).await?;
+    let target: Target = manifest.target.parse().unwrap_or(Target::Head);
+    let covered = fingerprint_target(manifest.direction, &target, manifest.to);
+    if let Some(missing) = covered.as_deref().filter(|t| history.get(t).is_none()) {
+        return Err(RunnerError::History(HistoryError::UnknownTarget(missing.to_owned())).into());
+    }
+    let retried = run::retry(&cx.pool, id, &history.fingerprint(covered.as_deref())).await?;
+    Ok(retried)
+}

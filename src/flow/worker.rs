@@ -1,0 +1,385 @@
+//! A worker: the queue, the heartbeat and the keeper around [`execute`](super::execute), until it is drained.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, error, info, info_span, warn};
+use uuid::Uuid;
+
+use super::{
+    context::Context,
+    enqueue::runner_kind,
+    execute::{Attempt, verb},
+    held::{Held, StopReason},
+    keeper::{Keeper, say},
+    pulse::{Health, Pulse},
+};
+use crate::{
+    domain::{
+        backoff::Backoff,
+        failure::JobError,
+        job::{Claim, Step},
+        outcome::Settlement,
+        run::RunId,
+    },
+    metrics::Metrics,
+    queue::{self, Delivery, Intake, QueueConfig},
+    store::{
+        StoreError,
+        job::{self, Appetite},
+        run, worker,
+    },
+};
+
+/// How often an outcome that could not be written is tried again.
+const SETTLE_BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(100),
+    max: Duration::from_secs(2),
+};
+
+/// How long a drained worker keeps trying to write outcomes. After that its lease runs out, and others take over.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// How a worker is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Its name: the pod's or the host's. Its id is this plus a random value, so that a restart is another worker.
+    pub name: String,
+    /// How many jobs it runs at a time.
+    pub concurrency: usize,
+    /// How long a drain waits for what runs.
+    pub drain_timeout: Duration,
+    /// Only jobs of this run.
+    pub only_run: Option<RunId>,
+}
+
+/// A worker that runs. Dropping it does not stop it.
+#[derive(Clone)]
+pub struct Worker {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    cx: Arc<Context>,
+    options: Options,
+    id: String,
+    held: Arc<Held>,
+    health: Arc<Health>,
+    metrics: Metrics,
+    drain: CancellationToken,
+    draining: Arc<AtomicBool>,
+    hurry: CancellationToken,
+    started: Instant,
+    /// Milliseconds after `started` when a claim was last answered, well or not: the loop lives.
+    claimed_at: AtomicU64,
+}
+
+impl Worker {
+    /// Makes a worker. Nothing runs before [`run`](Self::run).
+    pub fn new(cx: Arc<Context>, options: Options, metrics: Metrics) -> Self {
+        let id = format!("{}-{}", options.name, Uuid::new_v4().simple());
+        Self {
+            shared: Arc::new(Shared {
+                cx,
+                id,
+                options,
+                held: Arc::default(),
+                health: Arc::default(),
+                metrics,
+                drain: CancellationToken::new(),
+                draining: Arc::default(),
+                hurry: CancellationToken::new(),
+                started: Instant::now(),
+                claimed_at: AtomicU64::new(0),
+            }),
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.shared.id
+    }
+
+    /// Takes nothing new from now on. [`run`](Self::run) returns once all is finished or given back.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+        self.shared.drain.cancel();
+    }
+
+    /// Does not wait for what runs: it is given back now.
+    pub fn hurry(&self) {
+        self.drain();
+        self.shared.hurry.cancel();
+    }
+
+    /// Whether it can do its work: its lease runs.
+    pub fn is_ready(&self) -> bool {
+        !self.shared.draining.load(Ordering::Relaxed)
+            && self.shared.health.is_alive(self.shared.cx.config.worker.lease)
+    }
+
+    /// Whether its loop still turns. A control database that is away does not stop it; a bug would. While all its
+    /// room is taken it has nothing to ask.
+    pub fn is_alive(&self) -> bool {
+        let shared = &self.shared;
+        let silent = shared.started.elapsed().as_millis() as u64 - shared.claimed_at.load(Ordering::Relaxed);
+        let busy = shared.held.all().len() >= shared.options.concurrency;
+        busy || shared.draining.load(Ordering::Relaxed) || silent < 60_000
+    }
+
+    /// Works until it is drained.
+    ///
+    /// # Errors
+    /// The queue's runtime broke.
+    pub async fn run(&self) -> Result<(), String> {
+        let shared = Arc::clone(&self.shared);
+        let config = shared.cx.config.worker.clone();
+        let row = worker::WorkerRow {
+            id: shared.id.clone(),
+            name: shared.options.name.clone(),
+            concurrency: i32::try_from(shared.options.concurrency).unwrap_or(i32::MAX),
+            draining: false,
+        };
+        shared.register(&row).await;
+        let pulse = Pulse {
+            pool: shared.cx.pool.clone(),
+            row,
+            draining: Arc::clone(&shared.draining),
+            held: Arc::clone(&shared.held),
+            health: Arc::clone(&shared.health),
+            metrics: shared.metrics.clone(),
+            heartbeat: config.heartbeat,
+            lease: config.lease,
+        };
+        let keeper = Keeper {
+            cx: Arc::clone(&shared.cx),
+            health: Arc::clone(&shared.health),
+            metrics: shared.metrics.clone(),
+            lease: config.lease,
+        };
+        let pulse = tokio::spawn(pulse.run());
+        let keeper = tokio::spawn(keeper.run());
+        let queue = QueueConfig {
+            pool: shared.cx.pool.clone(),
+            appetite: Appetite {
+                worker: shared.id.clone(),
+                run: shared.options.only_run,
+                runner: runner_kind(&shared.cx.config.runner).into(),
+                servers: shared.cx.servers.names().map(str::to_owned).collect(),
+            },
+            concurrency: shared.options.concurrency,
+            poll: config.poll,
+            drain: shared.drain.clone(),
+        };
+        let handler = Arc::clone(&shared);
+        let deliver = move |delivery: Delivery| {
+            let shared = Arc::clone(&handler);
+            async move { shared.deliver(delivery).await }
+        };
+        let drained = tokio::spawn(Arc::clone(&shared).end_when_late());
+        let ran = queue::run(queue, Arc::clone(&shared) as Arc<dyn Intake>, deliver).await;
+        drained.abort();
+        keeper.abort();
+        shared.give_back_rest().await;
+        pulse.abort();
+        if let Err(error) = worker::remove(&shared.cx.pool, &shared.id).await {
+            warn!(%error, "Could not sign off; the lease runs out by itself");
+        }
+        ran
+    }
+}
+
+impl Intake for Shared {
+    fn claimed(&self, claims: &[Claim]) {
+        for claim in claims {
+            self.held.add(claim.job, claim.epoch);
+        }
+    }
+
+    fn answered(&self, _well: bool) {
+        self.claimed_at
+            .store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    /// Signs on. The control database may be away: then it is waited for.
+    async fn register(&self, row: &worker::WorkerRow) {
+        let mut tries = 0;
+        while let Err(error) = worker::register(&self.cx.pool, row).await {
+            tries += 1;
+            if tries == 1 {
+                warn!(%error, "Cannot sign on; trying again until it works");
+            }
+            self.answered(false);
+            tokio::select! {
+                () = tokio::time::sleep(SETTLE_BACKOFF.delay(tries, rand::random())) => {}
+                () = self.drain.cancelled() => return,
+            }
+        }
+    }
+
+    /// From a claim to its settlement, whatever happens in between.
+    async fn deliver(&self, delivery: Delivery) {
+        let claim = &delivery.claim;
+        let started = Instant::now();
+        let span =
+            info_span!("attempt", run.id = %claim.run, tenant.id = %claim.tenant, attempt = claim.epoch);
+        async {
+            if let Some(settlement) = self.attempt(claim).await {
+                self.held.enter(claim.job, claim.epoch, Step::Settling);
+                self.settle(claim, &settlement, started.elapsed()).await;
+            }
+            self.held.remove(claim.job, claim.epoch);
+        }
+        .instrument(span)
+        .await;
+    }
+
+    async fn attempt(&self, claim: &Claim) -> Option<Settlement> {
+        let stop = self.held.stop(claim.job, claim.epoch);
+        let enter = |step| self.held.enter(claim.job, claim.epoch, step);
+        let attempt = Attempt {
+            cx: &self.cx,
+            claim,
+            stop: &stop,
+            metrics: &self.metrics,
+            enter: &enter,
+        };
+        match AssertUnwindSafe(attempt.execute()).catch_unwind().await {
+            Ok(settlement) => settlement,
+            Err(_) => {
+                error!(tenant.id = %claim.tenant, "A bug in Herder: the attempt at tenant `{}` panicked", claim.tenant);
+                let reason = "panic".to_owned();
+                let message = "a bug in Herder: the attempt panicked".to_owned();
+                let hint = Some("the worker's log says where".to_owned());
+                Some(Settlement::Failed(JobError {
+                    reason,
+                    message,
+                    hint,
+                    ..JobError::default()
+                }))
+            }
+        }
+    }
+
+    /// Writes an outcome, however long the control database is away.
+    async fn settle(&self, claim: &Claim, settlement: &Settlement, took: Duration) {
+        let mut tries = 0;
+        let deadline = tokio::time::sleep(Duration::MAX);
+        tokio::pin!(deadline);
+        let written = loop {
+            match job::settle(&self.cx.pool, claim, &self.id, settlement).await {
+                Ok(written) => break written,
+                Err(error) => {
+                    tries += 1;
+                    if tries == 1 {
+                        warn!(%error, "Cannot write the outcome of tenant `{}` yet", claim.tenant);
+                    }
+                    if self.hurry.is_cancelled()
+                        && deadline.deadline() > tokio::time::Instant::now() + LAST_WORDS
+                    {
+                        deadline.as_mut().reset(tokio::time::Instant::now() + LAST_WORDS);
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(SETTLE_BACKOFF.delay(tries, rand::random())) => {}
+                        () = &mut deadline => return,
+                    }
+                }
+            }
+        };
+        // After a fault, "nothing was written" most likely means that the lost answer was a yes.
+        if !written && tries == 0 {
+            self.metrics.fenced();
+            warn!(
+                "The outcome of tenant `{}` came too late: the job went on without this attempt",
+                claim.tenant
+            );
+            return;
+        }
+        self.metrics.settled(settlement, took);
+        log(claim, settlement, took);
+        match run::advance(&self.cx.pool, claim.run).await {
+            Ok(advanced) => say(claim.run, &advanced),
+            // The keeper of any worker does it a moment later.
+            Err(error) => tracing::debug!(%error, "Could not advance the run"),
+        }
+    }
+
+    /// After a drain's time is up, what still runs is told to go back.
+    async fn end_when_late(self: Arc<Self>) {
+        self.drain.cancelled().await;
+        tokio::select! {
+            () = tokio::time::sleep(self.options.drain_timeout) => {
+                warn!("The drain timed out; giving back what still runs");
+            }
+            () = self.hurry.cancelled() => {}
+        }
+        self.hurry.cancel();
+        loop {
+            // Again and again: a claim may have been on its way.
+            self.held.tell_all(StopReason::Drain);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Gives back what the control database thinks that we hold: claims that were never begun.
+    async fn give_back_rest(&self) {
+        let rest = async {
+            let mut connection = worker::beat_connection(&self.cx.pool).await?;
+            let row = worker::WorkerRow {
+                id: self.id.clone(),
+                name: self.options.name.clone(),
+                concurrency: 0,
+                draining: true,
+            };
+            for job in worker::beat(&mut connection, &row, self.cx.config.worker.lease).await? {
+                worker::give_back(&self.cx.pool, &self.id, job.job, job.epoch).await?;
+            }
+            Ok::<_, StoreError>(())
+        };
+        match tokio::time::timeout(LAST_WORDS, rest).await {
+            Ok(Ok(())) => {}
+            _ => warn!("Could not give back the rest; the lease runs out by itself"),
+        }
+    }
+}
+
+/// One line for each ended attempt.
+fn log(claim: &Claim, settlement: &Settlement, took: Duration) {
+    let tenant = &claim.tenant;
+    let duration_ms = took.as_millis() as u64;
+    let name = |r: &Option<String>| r.clone().unwrap_or_else(|| "base".into());
+    match settlement {
+        Settlement::Succeeded { outcome, from, to } => info!(
+            duration_ms,
+            outcome = outcome.as_str(),
+            "{} tenant `{tenant}` from {} to {}",
+            verb(claim.direction),
+            name(from),
+            name(to)
+        ),
+        Settlement::Failed(e) => error!(
+            duration_ms, reason = %e.reason, sqlstate = e.sqlstate.as_deref(), revision = e.revision.as_deref(),
+            "Failed to migrate tenant `{tenant}`: {}", e.message
+        ),
+        Settlement::Retry { error: e, delay, .. } => warn!(
+            duration_ms, reason = %e.reason, sqlstate = e.sqlstate.as_deref(),
+            "Tenant `{tenant}` is tried again in {delay:.1?}: {}", e.message
+        ),
+        Settlement::Returned => info!(duration_ms, "Gave back tenant `{tenant}`: this worker drains"),
+        Settlement::Skipped(e) => warn!(
+            duration_ms,
+            "Skipped tenant `{tenant}`, which is off the list: {}", e.message
+        ),
+        Settlement::Cancelled => info!(duration_ms, "Stopped tenant `{tenant}`: its run was cancelled"),
+    }
+}
