@@ -1,1 +1,3 @@
 //! Herder.
+
+pub mod runner;

@@ -1,0 +1,3 @@
+//! The migration tools that Herder drives.
+
+pub mod alembic;
