@@ -5,7 +5,7 @@
 //!    process.rs   one process: starts it, asks it, ends it with its whole group
 //!    protocol.rs  what goes over the pipe, and the errors
 //!    scrub.rs     takes passwords out of its standard error
-//!    warm.py      the other end of the pipe
+//!    warm/        the other end of the pipe, in Python
 //! ```
 
 mod pool;

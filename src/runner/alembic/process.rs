@@ -17,13 +17,27 @@ use tokio::time::{sleep, timeout};
 use super::protocol::{Answer, Description, Migrated, Migration, Project, Versions, WarmError};
 use super::scrub::Scrubber;
 
-/// The other end of the pipe. It travels over the pipe too, so it needs no file and works on a read-only file system.
-const SCRIPT: &str = include_str!("warm.py");
+/// Reads the first script from standard input and runs it. Drops the current directory from Python's path before that:
+/// the alembic command does not have it there either, and a `logging.py` in it would stand in for Python's own.
+const STARTER: &str = "import sys; sys.path[:] = filter(None, sys.path); source = sys.stdin.buffer; \
+    exec(compile(source.read(int(source.readline())), 'herder_warm/bootstrap.py', 'exec'))";
 
-/// Reads the script from standard input and runs it. Drops the current directory from Python's path first: the alembic
-/// command does not have it there either, and a `logging.py` in it would stand in for Python's own.
-const BOOTSTRAP: &str = "import sys; sys.path[:] = filter(None, sys.path); source = sys.stdin.buffer; \
-    exec(compile(source.read(int(source.readline())), 'herder/warm.py', 'exec'))";
+/// Makes the modules below importable.
+const BOOTSTRAP: &str = include_str!("warm/bootstrap.py");
+
+/// The other end of the pipe. It travels over the pipe too: no file, so a read-only file system will do.
+const MODULES: [(&str, &str); 10] = [
+    ("herder_warm", ""),
+    ("herder_warm.connections", include_str!("warm/connections.py")),
+    ("herder_warm.errors", include_str!("warm/errors.py")),
+    ("herder_warm.migrate", include_str!("warm/migrate.py")),
+    ("herder_warm.pipes", include_str!("warm/pipes.py")),
+    ("herder_warm.project", include_str!("warm/project.py")),
+    ("herder_warm.run", include_str!("warm/run.py")),
+    ("herder_warm.scrub", include_str!("warm/scrub.py")),
+    ("herder_warm.serve", include_str!("warm/serve.py")),
+    ("herder_warm.urls", include_str!("warm/urls.py")),
+];
 
 /// How long a process may take to import Alembic. Half a second is usual; a cold disk and a busy machine take many.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -54,7 +68,7 @@ impl Launch {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.python);
         command
-            .args(["-c", BOOTSTRAP])
+            .args(["-c", STARTER])
             .env_remove(Self::CONTROL_URL)
             .env("PYTHONUNBUFFERED", "1")
             // The project's folder stays as it is, and an edited file is never mistaken for its old bytecode, which
@@ -192,7 +206,14 @@ impl WarmProcess {
     }
 
     async fn greet(&mut self) -> Result<Versions, WarmError> {
-        let script = format!("{}\n{SCRIPT}", SCRIPT.len());
+        let modules = Value::Object(
+            MODULES
+                .map(|(name, source)| (name.to_owned(), source.into()))
+                .into_iter()
+                .collect(),
+        )
+        .to_string();
+        let script = format!("{}\n{BOOTSTRAP}{}\n{modules}", BOOTSTRAP.len(), modules.len());
         let exchange = async {
             if self.requests.write_all(script.as_bytes()).await.is_err() {
                 return Err(self.died().await);

@@ -1,4 +1,4 @@
-//! What Herder and `warm.py` say to each other.
+//! What Herder and its warm Python process say to each other.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -248,7 +248,7 @@ impl WarmError {
     }
 }
 
-/// One line from `warm.py`.
+/// One line from the process.
 #[derive(Deserialize)]
 pub(super) struct Answer {
     pub(super) id: u64,

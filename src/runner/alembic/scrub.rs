@@ -7,16 +7,21 @@ pub(super) struct Scrubber {
 }
 
 impl Scrubber {
-    /// A scrubber for the password of `url`. The same forms as `Scrubber` in `warm.py`.
+    /// A scrubber for the password of `url`. The same forms as `Scrubber` in `warm/scrub.py`.
     pub(super) fn new(url: &str) -> Self {
         let Some(raw) = password(url) else {
             return Self::default();
         };
         let plain = decode(raw);
-        let mut forms = vec![raw.to_owned(), encode(&plain), encode(&plain).replace('%', "%%")];
-        forms.push(plain.replace('\\', "\\\\").replace('\'', "\\'"));
-        forms.push(plain.escape_default().to_string());
-        forms.push(plain);
+        let mut forms = vec![raw.to_owned(), encode(&plain)];
+        for form in [plain.replace('\\', "\\\\"), escape(&plain), plain] {
+            // As Python quotes it, which depends on the quotes in it, and as JSON does.
+            forms.push(form.replace('\'', "\\'"));
+            forms.push(form.replace('"', "\\\""));
+            forms.push(form);
+        }
+        // As an ini has it.
+        forms.extend(forms.clone().iter().map(|form| form.replace('%', "%%")));
         forms.retain(|form| !form.is_empty());
         // Longest first: a short form may be a part of a longer one.
         forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
@@ -81,6 +86,19 @@ fn decode(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// As Python's `ascii()` writes it.
+fn escape(text: &str) -> String {
+    text.chars()
+        .map(|c| match u32::from(c) {
+            0x5c => "\\\\".to_owned(),
+            0x20..=0x7e => c.to_string(),
+            code @ ..=0xff => format!("\\x{code:02x}"),
+            code @ ..=0xffff => format!("\\u{code:04x}"),
+            code => format!("\\U{code:08x}"),
+        })
+        .collect()
 }
 
 fn encode(text: &str) -> String {

@@ -1,0 +1,3 @@
+//! Herder from the outside, against a real Postgres and a real Alembic.
+
+mod alembic_process;
