@@ -171,14 +171,17 @@ impl WarmProcess {
     /// The end of what it wrote to standard error during the last request, without passwords.
     pub fn stderr_tail(&self) -> String {
         let kept = String::from_utf8_lossy(&self.stderr.lock()).into_owned();
-        let clean = self.scrubber.clean(kept.trim_end());
+        let mut clean = self.scrubber.clean(kept.trim_end());
+        // Colours are of no use in a report, and Postgres stores no NUL.
+        clean.retain(|c| matches!(c, '\n' | '\t') || !c.is_control());
         let from = clean.len().saturating_sub(TAIL);
         clean[clean.ceil_char_boundary(from)..].to_owned()
     }
 
     /// Reads a project: its revisions, its heads, and every mistake that shows without a database.
     pub async fn describe(&mut self, project: &Project) -> Result<Description, WarmError> {
-        let request = json!({ "do": "describe", "ini": project.ini, "section": project.section });
+        let request =
+            json!({ "do": "describe", "ini": project.ini.to_string_lossy(), "section": project.section });
         self.ask(request, Scrubber::default()).await
     }
 
@@ -189,12 +192,10 @@ impl WarmProcess {
         migration: &Migration<'_>,
     ) -> Result<Migrated, WarmError> {
         self.tenants += 1;
-        let mut request = json!({ "do": "migrate", "ini": project.ini, "section": project.section });
-        if let (Value::Object(request), Ok(Value::Object(fields))) =
-            (&mut request, serde_json::to_value(migration))
-        {
-            request.extend(fields);
-        }
+        let mut request = json!(migration);
+        request["do"] = "migrate".into();
+        request["ini"] = json!(project.ini.to_string_lossy());
+        request["section"] = json!(project.section);
         self.ask(request, Scrubber::new(migration.url)).await
     }
 

@@ -66,7 +66,8 @@ def close_left_open(run):
     try:
         for connection, record in run.opened:
             raw = getattr(connection, "driver_connection", None) or getattr(connection, "_connection", connection)
-            if raw.is_closed() if hasattr(raw, "is_closed") else raw.closed:
+            # A driver that cannot tell is believed to have closed it.
+            if raw.is_closed() if hasattr(raw, "is_closed") else getattr(raw, "closed", True):
                 continue
             left_open += 1
             # An async connection's event loop is gone, so nothing can be awaited any more: the socket itself ends it.

@@ -36,7 +36,7 @@ def explain(error, project, run):
     if found is not None:
         return found
     phase = "migration" if run.step is not None else "env"
-    if isinstance(error, CommandError) and error.__cause__ is not None or is_about_target(error):
+    if (isinstance(error, CommandError) and error.__cause__ is not None) or is_about_target(error):
         return Failure("target", one_line(error), command_hint(one_line(error), run.target), revision=run.step)
     if phase == "env" and any(isinstance(each, OSError) and passes_driver(each) for each in chain):
         return Failure("connect", describe_error(error))
@@ -154,8 +154,8 @@ def command_hint(message, target):
 
 def config_hint(error):
     text = str(error)
-    if "script_location" in text:
-        return "the section name may be wrong: `[runner] section`, `alembic -n`"
+    if "script_location" in text or "section" in text and "section headers" not in text:
+        return "the ini needs a section [alembic] that has a script_location"
     if isinstance(error, configparser.InterpolationError):
         return "a `%` in an ini is written `%%`"
     return None

@@ -27,6 +27,8 @@ class Scrubber:
             return [self(item) for item in value]
         if not isinstance(value, str):
             return value
+        # Postgres stores no NUL, and these texts go into a table.
+        value = value.replace("\0", "")
         for form in self.forms:
             value = value.replace(form, "***")
         # Other URLs too: env.py may know a catalog database.
