@@ -2,6 +2,7 @@
 //! never decides whether a failure matters. The flow does, so that every tool gets the same retries, locks, limits
 //! and records.
 
+pub mod alembic;
 mod error;
 
 use std::sync::Arc;

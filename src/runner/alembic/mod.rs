@@ -1,0 +1,21 @@
+//! Alembic, live: warm Python processes that take one tenant at a time.
+//!
+//! ```text
+//!    pool.rs      at most N processes; hands out one, takes it back, or drops it
+//!    process.rs   one process: starts it, asks it, ends it with its whole group
+//!    protocol.rs  what goes over the pipe, and the errors
+//!    scrub.rs     takes passwords out of its standard error
+//!    warm/        the other end of the pipe, in Python
+//! ```
+
+mod pool;
+mod process;
+mod protocol;
+mod scrub;
+
+pub use pool::{RECYCLE_AFTER, WarmGuard, WarmPool};
+pub use process::{Launch, WarmProcess};
+pub use protocol::{
+    Connections, Description, Direction, Ledger, Migrated, Migration, Project, RevisionFile, ToolError,
+    ToolErrorKind, Versions, WarmError,
+};

@@ -1,0 +1,84 @@
+"""One tenant."""
+
+import argparse
+import sys
+import warnings
+
+from alembic.config import CommandLine
+from alembic.runtime.environment import EnvironmentContext
+
+from herder_warm.connections import close_left_open
+from herder_warm.errors import Failure, explain
+from herder_warm.project import Project
+from herder_warm.run import Run
+from herder_warm.urls import sqlalchemy_url
+
+# The options as the real command line makes them, once for each direction: env.py may look at any of them.
+OPTIONS = {
+    direction: CommandLine(prog="alembic").parser.parse_args([direction, "head"]) for direction in ("upgrade", "downgrade")
+}
+
+
+def migrate(request):
+    """Brings one tenant to `target`, exactly as `alembic upgrade` or `alembic downgrade` would."""
+    project = Project.open(request["ini"], request["section"])
+    scheme = request["scheme"] or project.url_scheme() or "postgresql"
+    url = sqlalchemy_url(request["url"], scheme)
+    run = Run.current = Run(request, url)
+    try:
+        run_env(project, request, url, run)
+    except BaseException as error:
+        raise explain(error, project, run) from None
+    finally:
+        Run.current = None
+        left_open = close_left_open(run)
+    if not run.started:
+        raise Failure("env", "env.py ended without running any migration", "env.py must call context.run_migrations()")
+    return {
+        "steps": run.steps,
+        "heads_before": run.heads_before,
+        "ledger": run.ledger,
+        "outer_transaction": run.outer_transaction,
+        "connections": dict(run.connections, left_open=left_open),
+    }
+
+
+def run_env(project, request, url, run):
+    direction, target = request["direction"], request["target"]
+    arguments = {"url": url}
+    if request["schema"] is not None:
+        arguments["schema"] = request["schema"]
+    options = argparse.Namespace(**vars(OPTIONS[direction]))
+    options.config, options.name, options.revision = [project.ini], project.section, target
+    # `context.get_x_argument()` reads these, and only these.
+    options.x = ["{}={}".format(name, value) for name, value in arguments.items()]
+    config = project.config(cmd_opts=options, attributes={"x_args": arguments})
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    # Without the URL: crash reporters like to print it.
+    sys.argv = ["alembic", "-c", project.ini, "-n", project.section, direction, target]
+    fresh_event_loop()
+    script = project.script
+    revisions = script._upgrade_revs if direction == "upgrade" else script._downgrade_revs
+    steps = run.watch(lambda heads: revisions(target, heads))
+    with EnvironmentContext(config, script, fn=steps, as_sql=False, starting_rev=None, destination_rev=target, tag=None):
+        script.run_env()
+
+
+def fresh_event_loop():
+    """Mends what an earlier env.py left behind: it may have closed the main thread's loop, or taken it away.
+
+    In a process of its own, `asyncio.get_event_loop()` would find a working loop there (before Python 3.14).
+    """
+    if "asyncio" not in sys.modules or sys.version_info >= (3, 14):
+        return
+    import asyncio
+
+    policy = asyncio.get_event_loop_policy()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            usable = not policy.get_event_loop().is_closed()
+    except RuntimeError:
+        usable = False
+    if not usable:
+        policy.set_event_loop(policy.new_event_loop())

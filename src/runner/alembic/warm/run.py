@@ -1,0 +1,56 @@
+"""The migration in progress."""
+
+import sqlalchemy
+
+from herder_warm.errors import Failure
+
+
+class Run:
+    """What is known about the migration in progress. There is one at a time: `Run.current`."""
+
+    current = None
+
+    def __init__(self, request, url):
+        self.application_name = request["application_name"]
+        self.settings = request["settings"]
+        self.target = request["target"]
+        try:
+            self.url = sqlalchemy.engine.make_url(url)
+        except Exception:
+            # Its own words would quote the URL.
+            raise Failure("config", "the tenant's URL cannot be read", "a URL is postgresql://user:password@host:5432/database") from None
+        self.started = False
+        self.step = None  # The revision being applied or undone right now.
+        self.steps = []  # All that were begun.
+        self.heads_before = []
+        self.ledger = None
+        self.outer_transaction = False
+        self.database_failure = None  # What the database said last, other than 25P02.
+        self.opened = []
+        self.limited = set()
+        self.connections = {"tenant": 0, "other": 0}
+
+    def is_tenant(self, arguments):
+        """Whether a connection goes where Herder asked: the tell-tale of an env.py that ignores its arguments."""
+        database = arguments.get("database") or arguments.get("dbname")
+        host, port = arguments.get("host"), arguments.get("port")
+        given_host = self.url.host or self.url.query.get("host")
+        return database == self.url.database and (
+            isinstance(host, (list, tuple)) or host == given_host and int(port or 5432) == (self.url.port or 5432)
+        )
+
+    def watch(self, revisions):
+        """Wraps Alembic's list of steps, so that a failure knows its revision."""
+
+        def steps(heads, context):
+            self.started = True
+            self.heads_before = list(heads)
+            self.ledger = {"table": context.version_table, "schema": context.version_table_schema}
+            self.outer_transaction = bool(getattr(context, "_in_external_transaction", False))
+            for step in revisions(heads):
+                self.step = getattr(getattr(step, "revision", None), "revision", None)
+                self.steps.append(self.step)
+                yield step
+            self.step = None
+
+        return steps
