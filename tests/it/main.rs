@@ -1,5 +1,6 @@
 //! The integration tests: one crate, so that it links once.
 
 mod examples;
+mod tenant_source;
 mod throwaway;
 mod venv;
