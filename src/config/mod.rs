@@ -11,7 +11,10 @@ use serde::Deserialize;
 pub use self::{
     load::ConfigError,
     runner::{AlembicConfig, CommandConfig, RunnerConfig, SqlConfig},
-    tenants::{DiscoverConfig, FastapiTenancyConfig, FileConfig, SqlSourceConfig, TenantsConfig},
+    tenants::{
+        DiscoverConfig, FastapiId, FastapiStrategy, FastapiTenancyConfig, FileConfig, SqlSourceConfig,
+        TenantsConfig,
+    },
 };
 use crate::{
     domain::{backoff::Backoff, wave::Amount},

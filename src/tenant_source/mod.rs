@@ -1,10 +1,34 @@
 //! Where tenants are listed. One file per kind; [`build`] is the only list of kinds there is.
 
+mod catalog;
+pub mod discover;
+pub mod fastapi_tenancy;
+pub mod file;
+pub mod sql;
+
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use serde_json::{Map, Value};
 
-use crate::{domain::tenant::Isolation, secret::Secret};
+use crate::{
+    config::TenantsConfig, database_url::DatabaseUrl, domain::tenant::Isolation, secret::Secret,
+    servers::Servers,
+};
+
+/// Builds the tenant source that the config names. The only list of sources there is. Connects to nothing yet.
+///
+/// # Errors
+/// What the config says cannot be: a wrong URL, an unknown server.
+pub fn build(config: &TenantsConfig, servers: &Servers) -> Result<Box<dyn TenantSource>, TenantSourceError> {
+    Ok(match config {
+        TenantsConfig::Sql(c) => Box::new(sql::SqlSource::new(c)?),
+        TenantsConfig::File(c) => Box::new(file::FileSource::new(c)?),
+        TenantsConfig::Schemas(c) => Box::new(discover::DiscoverSource::schemas(c, servers)?),
+        TenantsConfig::Databases(c) => Box::new(discover::DiscoverSource::databases(c, servers)?),
+        TenantsConfig::FastapiTenancy(c) => Box::new(fastapi_tenancy::FastapiTenancySource::new(c, servers)?),
+    })
+}
 
 /// One entry of a tenant list, as its source gives it.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +71,9 @@ impl Listed {
 /// Why tenants cannot be listed. No text holds a URL.
 #[derive(Debug, thiserror::Error)]
 pub enum TenantSourceError {
+    /// The config cannot be meant so.
+    #[error("[tenants] {0}")]
+    Config(String),
     /// The source cannot be reached or read.
     #[error("cannot read the tenants from {source_name}: {message}")]
     Unreadable {
@@ -78,12 +105,39 @@ pub trait TenantSource: Send + Sync {
     }
 }
 
-pub fn build(
-    _c: &crate::config::TenantsConfig,
-    _s: &crate::servers::Servers,
-) -> Result<Box<dyn TenantSource>, TenantSourceError> {
-    Err(TenantSourceError::Invalid {
-        source_name: String::new(),
-        message: String::new(),
-    })
+/// A source's own URL.
+fn url_in_config(url: &Secret) -> Result<DatabaseUrl, TenantSourceError> {
+    DatabaseUrl::parse(url.expose())
+        .map_err(|e| TenantSourceError::Config(format!("`url` cannot be used: {e}")))
+}
+
+/// The server that a source names, else the only one.
+fn server_in_config(name: Option<&str>, servers: &Servers) -> Result<String, TenantSourceError> {
+    let names = || servers.names().collect::<Vec<_>>().join(", ");
+    match (name, servers.only()) {
+        (Some(name), _) if servers.contains(name) => Ok(name.to_owned()),
+        (Some(name), _) => Err(TenantSourceError::Config(format!(
+            "`server` is `{name}`, which is not in the config{}",
+            servers.suggestion(name)
+        ))),
+        (None, Some(only)) => Ok(only.to_owned()),
+        (None, None) if servers.names().next().is_none() => Err(TenantSourceError::Config(
+            "this source needs a [servers.NAME]".into(),
+        )),
+        (None, None) => Err(TenantSourceError::Config(format!(
+            "`server` is missing, and the config names several: {}",
+            names()
+        ))),
+    }
+}
+
+/// Labels from a JSON object. A null is no label.
+fn labels_of_object(object: Map<String, Value>) -> Result<BTreeMap<String, String>, String> {
+    let text = |(name, value)| match value {
+        Value::Null => None,
+        Value::String(text) => Some(Ok((name, text.trim().to_owned()))),
+        Value::Bool(_) | Value::Number(_) => Some(Ok((name, value.to_string()))),
+        Value::Array(_) | Value::Object(_) => Some(Err(format!("label `{name}` is not a text"))),
+    };
+    object.into_iter().filter_map(text).collect()
 }

@@ -2,5 +2,6 @@
 
 mod alembic_process;
 mod examples;
+mod tenant_source;
 mod throwaway;
 mod venv;

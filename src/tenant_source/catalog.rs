@@ -1,0 +1,102 @@
+//! Asking a database for tenants: one connection, one read-only transaction, one statement, and gone.
+
+use std::time::Duration;
+
+use sqlx::{Connection, Execute, Executor, PgConnection, Postgres, postgres::PgRow};
+
+use super::TenantSourceError;
+use crate::database_url::DatabaseUrl;
+
+/// How long opening the connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the statement may take. A list of 100,000 takes a second; a catalog that is locked should not hold up an
+/// operator for longer than they look at the screen.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What `pg_stat_activity` calls us.
+const APPLICATION_NAME: &str = "herder/tenants";
+
+/// Why a statement gave no rows.
+pub(super) enum CatalogError {
+    /// The server was not reached, or the connection broke.
+    Connection(String),
+    /// The server refused the statement.
+    Refused(String),
+}
+
+impl CatalogError {
+    pub(super) fn into_source_error(self, source_name: &str) -> TenantSourceError {
+        let (Self::Connection(message) | Self::Refused(message)) = self;
+        TenantSourceError::Unreadable {
+            source_name: source_name.to_owned(),
+            message,
+        }
+    }
+}
+
+/// Runs one statement and returns its rows.
+pub(super) async fn fetch<'q, E>(url: &DatabaseUrl, statement: E) -> Result<Vec<PgRow>, CatalogError>
+where
+    E: Execute<'q, Postgres> + 'q,
+{
+    let mut connection = connect(url).await?;
+    // The server's own limit comes first, with its message. Ours is for a server that went silent.
+    let limit = STATEMENT_TIMEOUT + CONNECT_TIMEOUT;
+    let rows = tokio::time::timeout(limit, read(&mut connection, statement)).await;
+    let rows = match rows {
+        Ok(rows) => rows.map_err(|e| refused(&e)),
+        Err(_) => {
+            let message = format!("{} fell silent for {limit:?}", url.address());
+            return Err(CatalogError::Connection(message));
+        }
+    };
+    // A connection that is broken already is closed, too.
+    let _ = connection.close().await;
+    rows
+}
+
+async fn connect(url: &DatabaseUrl) -> Result<PgConnection, CatalogError> {
+    let cannot =
+        |why: String| CatalogError::Connection(format!("cannot connect to {}: {why}", url.address()));
+    let options = url.options().map_err(|e| cannot(e.to_string()))?;
+    let options = options.application_name(APPLICATION_NAME);
+    match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) => Err(cannot(words(&error))),
+        Err(_) => Err(cannot(format!("no answer in {CONNECT_TIMEOUT:?}"))),
+    }
+}
+
+async fn read<'q, E>(connection: &mut PgConnection, statement: E) -> Result<Vec<PgRow>, sqlx::Error>
+where
+    E: Execute<'q, Postgres> + 'q,
+{
+    // Set in the transaction, not at the connect: a pooler refuses start parameters that it does not know.
+    let begin = format!(
+        "begin read only; set local statement_timeout = {}; set local standard_conforming_strings = on",
+        STATEMENT_TIMEOUT.as_millis()
+    );
+    connection
+        .execute(sqlx::raw_sql(sqlx::AssertSqlSafe(begin)))
+        .await?;
+    connection.fetch_all(statement).await
+}
+
+fn refused(error: &sqlx::Error) -> CatalogError {
+    match error {
+        sqlx::Error::Database(_) => CatalogError::Refused(words(error)),
+        _ => CatalogError::Connection(words(error)),
+    }
+}
+
+/// The server's message and SQLSTATE; sqlx's own words where the server said nothing.
+fn words(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(e) => match e.code() {
+            Some(code) => format!("{} ({code})", e.message()),
+            None => e.message().to_owned(),
+        },
+        other => other.to_string(),
+    }
+}
