@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::LimitsConfig,
@@ -24,6 +25,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a session of ours may sit idle before the server ends it. A paused worker is found by nothing else; a
 /// healthy one says something every second.
 const IDLE_LIMIT: Duration = Duration::from_secs(20);
+
+/// How often a guard says something while a tool works: well within the idle limit.
+const PING: Duration = Duration::from_secs(5);
 
 /// How often the server looks whether we are still there while it works for us. It costs next to nothing, and a
 /// killed worker's statement would hold its locks to its end otherwise.
@@ -191,6 +195,41 @@ impl TenantSession {
             }
         }
         Ok(ended)
+    }
+
+    /// Ends the sessions of this very attempt's tool: those with its name, but for this one.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn end_tool(&mut self, application_name: &str) -> Result<(), RunnerError> {
+        sqlx::query(
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity
+             where application_name = $1 and pid <> pg_backend_pid()",
+        )
+        .bind(application_name)
+        .execute(&mut self.connection)
+        .await?;
+        Ok(())
+    }
+
+    /// Waits for a tool's work while this session keeps the tenant's lock. Ends with an error, and drops the work, as
+    /// soon as the lock is lost or the attempt is told to stop.
+    ///
+    /// # Errors
+    /// Told to stop, or the connection broke.
+    pub async fn guarded<T>(
+        &mut self,
+        cancel: &CancellationToken,
+        work: impl Future<Output = T>,
+    ) -> Result<T, RunnerError> {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                () = cancel.cancelled() => return Err(RunnerError::Cancelled),
+                () = tokio::time::sleep(PING) => self.ping().await?,
+            }
+        }
     }
 
     /// Reads the tenant's ledger. An absent table means: never migrated.

@@ -31,6 +31,9 @@ pub struct AlembicConfig {
     pub python: String,
     /// SQLAlchemy's dialect and driver. Default: that of the ini's own `sqlalchemy.url`, else `postgresql`.
     pub url_scheme: Option<String>,
+    /// The ledger's table, where env.py passes another `version_table`. Default: `alembic_version`.
+    #[serde(default = "alembic_version")]
+    pub version_table: String,
 }
 
 fn alembic_ini() -> PathBuf {
@@ -39,6 +42,10 @@ fn alembic_ini() -> PathBuf {
 
 fn alembic_name() -> String {
     "alembic".into()
+}
+
+fn alembic_version() -> String {
+    "alembic_version".into()
 }
 
 fn python3() -> String {

@@ -125,6 +125,10 @@ impl Attempt<'_> {
             cancel: self.stop.token(),
         };
         let migrated = self.cx.runner.migrate(session, &work).await;
+        if migrated.is_err() && self.cx.runner.connections() > 1 {
+            // The tool is gone, but the server may not have noticed yet.
+            let _ = session.end_tool(&claim.application_name()).await;
+        }
         if self.stop.reason().is_some() {
             return Err(migrated.err().unwrap_or(RunnerError::Cancelled));
         }
@@ -204,6 +208,7 @@ impl Attempt<'_> {
             false => Err(RunnerError::LedgerMismatch {
                 wanted: to.unwrap_or("base").to_owned(),
                 found: history.describe(after).unwrap_or_else(|| "base".into()),
+                hint: None,
             }),
         }
     }

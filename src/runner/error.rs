@@ -59,7 +59,12 @@ pub enum RunnerError {
         wanted: String,
         /// What the ledger says.
         found: String,
+        /// What may be behind it.
+        hint: Option<String>,
     },
+    /// The tool ended in the middle: killed, most likely.
+    #[error("{0}")]
+    ToolDied(String),
     /// The tool failed in a way of its own.
     #[error("{message}")]
     Tool {
@@ -102,7 +107,7 @@ impl RunnerError {
                 FailureClass::Infrastructure
             }
             // Another worker may have the right migrations: while an image is rolled out, both kinds are about.
-            Self::OtherMigrations => FailureClass::Transient,
+            Self::OtherMigrations | Self::ToolDied(_) => FailureClass::Transient,
             Self::SchemaMissing(_)
             | Self::Edited { .. }
             | Self::Dirty(_)
@@ -133,6 +138,7 @@ impl RunnerError {
             Self::History(_) => "unknown_revision",
             Self::OtherMigrations => "other_migrations",
             Self::LedgerMismatch { .. } => "ledger_mismatch",
+            Self::ToolDied(_) => "tool_died",
             Self::Tool { sqlstate: None, .. } => "tool_failed",
             Self::Setup { .. } => "setup",
             Self::TimedOut(_) => "timed_out",
@@ -144,6 +150,9 @@ impl RunnerError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Tool { hint, .. } => hint.clone(),
+            Self::LedgerMismatch { hint, .. } => Some(hint.clone().unwrap_or_else(|| {
+                "the tool must work on the tenant that it is given, and commit".into()
+            })),
             Self::Setup { hint, .. } => Some(hint.clone()),
             Self::SchemaMissing(schema) => {
                 Some(format!("create it (CREATE SCHEMA \"{}\"), or take the tenant off the list", schema.replace('"', "\"\"")))

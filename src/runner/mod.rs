@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::error::RunnerError;
 use crate::{
-    config::LimitsConfig,
+    config::{LimitsConfig, RunnerConfig},
     database_url::DatabaseUrl,
     domain::{
         job::Claim,
@@ -92,13 +92,18 @@ pub trait MigrationRunner: Send + Sync {
     async fn migrate(&self, session: &mut TenantSession, work: &Work<'_>) -> Result<(), RunnerError>;
 }
 
-/// Builds the runner that the config names. The only list of runners there is.
-pub fn build(
-    _config: &crate::config::RunnerConfig,
-    _concurrency: usize,
-) -> Result<Arc<dyn MigrationRunner>, RunnerError> {
-    Err(RunnerError::Setup {
-        message: "not merged".into(),
-        hint: String::new(),
+/// Builds the runner that the config names, for `concurrency` attempts at a time. The only list of runners there is.
+///
+/// # Errors
+/// What the config says cannot be. Nothing is started yet.
+pub fn build(config: &RunnerConfig, concurrency: usize) -> Result<Arc<dyn MigrationRunner>, RunnerError> {
+    Ok(match config {
+        RunnerConfig::Alembic(c) => Arc::new(alembic::AlembicRunner::new(c, concurrency)),
+        RunnerConfig::Sql(_) | RunnerConfig::Command(_) => {
+            return Err(RunnerError::Setup {
+                message: "not merged".into(),
+                hint: String::new(),
+            });
+        }
     })
 }

@@ -5,12 +5,14 @@
 //!    process.rs   one process: starts it, asks it, ends it with its whole group
 //!    protocol.rs  what goes over the pipe, and the errors
 //!    scrub.rs     takes passwords out of its standard error
+//!    runner.rs    what the flow sees of all that
 //!    warm/        the other end of the pipe, in Python
 //! ```
 
 mod pool;
 mod process;
 mod protocol;
+mod runner;
 mod scrub;
 
 pub use pool::{RECYCLE_AFTER, WarmGuard, WarmPool};
@@ -19,3 +21,4 @@ pub use protocol::{
     Connections, Description, Direction, Ledger, Migrated, Migration, Project, RevisionFile, ToolError,
     ToolErrorKind, Versions, WarmError,
 };
+pub use runner::AlembicRunner;
