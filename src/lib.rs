@@ -6,3 +6,4 @@ pub mod runner;
 pub mod secret;
 pub mod session;
 pub mod tenant_source;
+pub mod throwaway;

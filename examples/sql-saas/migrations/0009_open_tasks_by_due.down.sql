@@ -1,0 +1,2 @@
+-- no-transaction
+DROP INDEX CONCURRENTLY tasks_open_by_due;
