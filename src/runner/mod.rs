@@ -3,6 +3,7 @@
 //! and records.
 
 mod error;
+mod sql;
 
 use std::sync::Arc;
 
@@ -10,8 +11,9 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 pub use self::error::RunnerError;
+use self::sql::SqlRunner;
 use crate::{
-    config::LimitsConfig,
+    config::{LimitsConfig, RunnerConfig},
     database_url::DatabaseUrl,
     domain::{
         job::Claim,
@@ -89,4 +91,20 @@ pub trait MigrationRunner: Send + Sync {
     /// # Errors
     /// What the tool or the server said. The tenant may stand anywhere between the two revisions then.
     async fn migrate(&self, session: &mut TenantSession, work: &Work<'_>) -> Result<(), RunnerError>;
+}
+
+/// Builds the runner that the config names. The only list of runners there is.
+///
+/// # Errors
+/// What makes no sense in its section of the config. No tenant, and no file of a project, was looked at.
+pub fn build(config: &RunnerConfig) -> Result<Arc<dyn MigrationRunner>, RunnerError> {
+    Ok(match config {
+        RunnerConfig::Alembic(_) | RunnerConfig::Command(_) => {
+            return Err(RunnerError::Setup {
+                message: "this runner is not built yet".into(),
+                hint: "set [runner] `kind` to \"sql\"".into(),
+            });
+        }
+        RunnerConfig::Sql(c) => Arc::new(SqlRunner::new(c)),
+    })
 }
