@@ -2,6 +2,7 @@
 //! never decides whether a failure matters. The flow does, so that every tool gets the same retries, locks, limits
 //! and records.
 
+mod command;
 mod error;
 mod sql;
 
@@ -11,7 +12,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 pub use self::error::RunnerError;
-use self::sql::SqlRunner;
+use self::{command::CommandRunner, sql::SqlRunner};
 use crate::{
     config::{LimitsConfig, RunnerConfig},
     database_url::DatabaseUrl,
@@ -99,12 +100,13 @@ pub trait MigrationRunner: Send + Sync {
 /// What makes no sense in its section of the config. No tenant, and no file of a project, was looked at.
 pub fn build(config: &RunnerConfig) -> Result<Arc<dyn MigrationRunner>, RunnerError> {
     Ok(match config {
-        RunnerConfig::Alembic(_) | RunnerConfig::Command(_) => {
+        RunnerConfig::Alembic(_) => {
             return Err(RunnerError::Setup {
-                message: "this runner is not built yet".into(),
-                hint: "set [runner] `kind` to \"sql\"".into(),
+                message: "the runner `alembic` is not built yet".into(),
+                hint: "set [runner] `kind` to \"sql\" or \"command\"".into(),
             });
         }
         RunnerConfig::Sql(c) => Arc::new(SqlRunner::new(c)),
+        RunnerConfig::Command(c) => Arc::new(CommandRunner::new(c)?),
     })
 }
