@@ -64,7 +64,7 @@ impl DatabaseUrl {
 
     /// Removes `dbname` from the parameters: it would win over the path.
     fn drop_dbname(&mut self) {
-        if self.query("dbname").is_none() {
+        if self.parameter("dbname").is_none() {
             return;
         }
         let kept: Vec<(String, String)> = self
@@ -79,7 +79,8 @@ impl DatabaseUrl {
         }
     }
 
-    fn query(&self, name: &str) -> Option<String> {
+    /// A parameter behind the question mark, e.g. `sslmode`.
+    pub fn parameter(&self, name: &str) -> Option<String> {
         self.0
             .query_pairs()
             .find(|(k, _)| k == name)
@@ -93,7 +94,7 @@ impl DatabaseUrl {
             .host_str()
             .filter(|h| !h.is_empty())
             .map(|h| decode(h.trim_matches(['[', ']'])));
-        host.or_else(|| self.query("host"))
+        host.or_else(|| self.parameter("host"))
             .unwrap_or_else(|| "localhost".into())
     }
 
@@ -101,7 +102,7 @@ impl DatabaseUrl {
     pub fn port(&self) -> u16 {
         self.0
             .port()
-            .or_else(|| self.query("port")?.parse().ok())
+            .or_else(|| self.parameter("port")?.parse().ok())
             .unwrap_or(5432)
     }
 
@@ -114,7 +115,7 @@ impl DatabaseUrl {
     /// path, as it does in sqlx.
     pub fn database(&self) -> String {
         let path = Some(decode(self.0.path().trim_start_matches('/')));
-        self.query("dbname")
+        self.parameter("dbname")
             .or(path)
             .filter(|name| !name.is_empty())
             .or_else(|| self.user())
@@ -125,7 +126,7 @@ impl DatabaseUrl {
     pub fn user(&self) -> Option<String> {
         (!self.0.username().is_empty())
             .then(|| decode(self.0.username()))
-            .or_else(|| self.query("user"))
+            .or_else(|| self.parameter("user"))
     }
 
     /// The password, where the URL holds one.
@@ -133,13 +134,31 @@ impl DatabaseUrl {
         self.0
             .password()
             .map(decode)
-            .or_else(|| self.query("password"))
+            .or_else(|| self.parameter("password"))
             .map(Secret::new)
     }
 
     /// All of it, under another scheme, e.g. `postgresql+asyncpg`.
     pub fn with_scheme(&self, scheme: &str) -> Secret {
         Secret::new(self.0.as_str().replacen("postgresql", scheme, 1))
+    }
+
+    /// All of it for a program that connects by itself, under a name of ours and with the server's `options`
+    /// (`-c name=value …`) in place of its own.
+    pub fn for_program(&self, application_name: &str, options: &str) -> Secret {
+        // By hand: libpq, unlike browsers, does not read `+` as a space.
+        let others = self.0.query().unwrap_or_default().split('&').filter(|pair| {
+            let name = pair.split('=').next().unwrap_or_default();
+            !matches!(name, "" | "options" | "application_name")
+        });
+        let ours = [("application_name", application_name), ("options", options)];
+        let ours = ours
+            .iter()
+            .map(|(name, value)| format!("{name}={}", encode(value)));
+        let all: Vec<String> = others.map(str::to_owned).chain(ours).collect();
+        let mut url = self.0.clone();
+        url.set_query(Some(&all.join("&")));
+        Secret::new(url.as_str())
     }
 
     /// All of it.
@@ -229,6 +248,18 @@ mod tests {
         assert_eq!(url.options().expect("options").get_database(), Some("t1"));
         let url = DatabaseUrl::for_database(&Secret::new("postgresql://h?dbname=b"), Some("t1"));
         assert_eq!(url.expect("a URL").expose(), "postgresql://h/t1");
+    }
+
+    #[test]
+    fn a_program_gets_our_name_and_options() {
+        let url =
+            DatabaseUrl::parse("postgresql://u@h/d?sslmode=disable&options=-c%20a%3D1&application_name=x")
+                .expect("a URL");
+        let given = url.for_program("herder/1", "-c search_path=\"a\\ b\"");
+        assert_eq!(
+            given.expose(),
+            "postgresql://u@h/d?sslmode=disable&application_name=herder%2F1&options=%2Dc%20search%5Fpath%3D%22a%5C%20b%22"
+        );
     }
 
     #[test]

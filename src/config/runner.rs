@@ -73,7 +73,11 @@ fn migrations() -> PathBuf {
 ///
 /// `{tenant}`, `{schema}`, `{database}`, `{server}`, `{host}`, `{port}`, `{user}`, `{from}`, `{to}` and `{direction}`
 /// are replaced in arguments, environment and standard input; `{url}` and `{password}` only in the last two, since
-/// anybody on the machine can read the arguments.
+/// anybody on the machine can read the arguments. `{from}` and `{to}` are `base` before the first revision, never
+/// empty. `{{word}}` stands for `{word}`, and all other braces for themselves.
+///
+/// To Herder, a command is one long statement: `statement_timeout` in `[limits]` bounds all of it, besides each
+/// statement of its own session. Commands that only look have a minute.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CommandConfig {
@@ -82,19 +86,24 @@ pub struct CommandConfig {
     /// The same for a downgrade. Default: `command`, told apart by `{direction}` or `HERDER_DIRECTION`.
     #[serde(default)]
     pub downgrade_command: Vec<String>,
-    /// Prints the tenant's current revision, nothing where it was never migrated. It must change nothing.
+    /// Prints the tenant's current revision on its last line, `base` or nothing where it was never migrated. It must
+    /// change nothing. It knows the place, not the tenant's id: no `{tenant}`, `{server}`, `{from}`, `{to}` or
+    /// `{direction}`.
     #[serde(default)]
     pub current_command: Vec<String>,
     /// Prints all revisions, one a line, oldest first. Run once, without a tenant.
     #[serde(default)]
     pub history_command: Vec<String>,
-    /// All revisions, oldest first, where no command can print them.
+    /// All revisions, oldest first, where no command can print them. With neither, only a revision in full can be a
+    /// target.
     #[serde(default)]
     pub revisions: Vec<String>,
-    /// Variables for the program, besides `HERDER_*`, `DATABASE_URL` and libpq's `PG*`.
+    /// Variables for the program, besides `HERDER_*`, `DATABASE_URL` and libpq's `PG*`. One with a placeholder that
+    /// is not known to a command is not set for it.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// What the program reads on its standard input. Default: nothing.
+    /// What the program reads on its standard input. Default: nothing. `current_command` reads it, too, where all
+    /// its placeholders are known to that.
     pub stdin: Option<String>,
     /// The folder to run it in. Default: that of the config.
     pub directory: Option<PathBuf>,

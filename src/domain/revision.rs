@@ -137,6 +137,7 @@ pub struct History {
     revisions: Vec<Revision>,
     index: HashMap<String, usize>,
     form: LedgerForm,
+    opaque: bool,
 }
 
 /// Why a target or a ledger does not fit the history.
@@ -162,6 +163,9 @@ pub enum HistoryError {
     /// The ledger names a revision that these migrations do not have.
     #[error("the ledger is at `{0}`, which is not among these migrations")]
     UnknownLedger(String),
+    /// Only a revision in full, or the base, can be a target where nobody lists the revisions.
+    #[error("`{0}` means nothing here: the revisions are not known")]
+    NotListed(String),
     /// The history itself makes no sense.
     #[error("{0}")]
     Broken(String),
@@ -192,7 +196,24 @@ impl History {
             revisions,
             index,
             form,
+            opaque: false,
         })
+    }
+
+    /// The history of a tool that does not list its revisions. A tenant is at the target if its ledger says just
+    /// that; what is pending is the tool's own business.
+    pub fn opaque() -> Self {
+        Self {
+            revisions: Vec::new(),
+            index: HashMap::new(),
+            form: LedgerForm::Heads,
+            opaque: true,
+        }
+    }
+
+    /// Whether the revisions are not known.
+    pub fn is_opaque(&self) -> bool {
+        self.opaque
     }
 
     /// All revisions, first to last.
@@ -228,6 +249,8 @@ impl History {
     pub fn resolve(&self, target: &Target, ledger: &Ledger) -> Result<Option<String>, HistoryError> {
         match target {
             Target::Base => Ok(None),
+            Target::Revision(name) if self.opaque => Ok(Some(name.clone())),
+            other if self.opaque => Err(HistoryError::NotListed(other.to_string())),
             Target::Head => match self.heads().as_slice() {
                 [] => Ok(None),
                 [head] => Ok(Some((*head).to_owned())),
@@ -347,6 +370,9 @@ impl History {
     /// # Errors
     /// A revision in the ledger that is not in the history.
     pub fn current(&self, ledger: &Ledger) -> Result<Vec<String>, HistoryError> {
+        if self.opaque {
+            return Ok(ledger.revisions.iter().cloned().collect());
+        }
         let applied = self.applied(ledger)?;
         let built_on: HashSet<&str> = applied
             .iter()
@@ -363,6 +389,7 @@ impl History {
     }
 
     /// What a run towards `target` would apply (or, downwards, undo) in a tenant with this ledger, in that order.
+    /// Nothing where the revisions are not known: then only [`standing`](Self::standing) tells.
     ///
     /// # Errors
     /// A revision in the ledger that is not in the history.
@@ -372,6 +399,9 @@ impl History {
         target: Option<&str>,
         ledger: &Ledger,
     ) -> Result<Vec<&Revision>, HistoryError> {
+        if self.opaque {
+            return Ok(Vec::new());
+        }
         let applied = self.applied(ledger)?;
         let wanted = target
             .map(|t| self.closure(self.get(t).map_or(t, |r| r.id.as_str())))
@@ -402,7 +432,11 @@ impl History {
         target: Option<&str>,
         ledger: &Ledger,
     ) -> Result<Standing, HistoryError> {
-        Ok(match self.pending(direction, target, ledger)?.is_empty() {
+        let nothing_to_do = match self.opaque {
+            true => ledger.revisions.iter().map(String::as_str).eq(target),
+            false => self.pending(direction, target, ledger)?.is_empty(),
+        };
+        Ok(match nothing_to_do {
             true => Standing::AtTarget,
             false if ledger.revisions.is_empty() => Standing::NeverMigrated,
             false => Standing::Behind,
@@ -490,6 +524,32 @@ mod tests {
             numbered.resolve(&Target::Revision("0002".into()), &ledger(&[])),
             Ok(Some("2".into()))
         );
+    }
+
+    #[test]
+    fn without_a_list_only_equality_counts() {
+        let h = History::opaque();
+        let at = |t: &str| h.resolve(&t.parse().expect("target"), &ledger(&["v1"]));
+        assert_eq!(at("v2"), Ok(Some("v2".into())));
+        assert_eq!(at("base"), Ok(None));
+        assert_eq!(at("head"), Err(HistoryError::NotListed("head".into())));
+        assert_eq!(at("-1"), Err(HistoryError::NotListed("-1".into())));
+        let standing = |d, t, l: &[&str]| h.standing(d, t, &ledger(l)).expect("nothing is unknown");
+        assert_eq!(
+            standing(Direction::Upgrade, Some("v1"), &["v1"]),
+            Standing::AtTarget
+        );
+        assert_eq!(
+            standing(Direction::Upgrade, Some("v2"), &["v1"]),
+            Standing::Behind
+        );
+        assert_eq!(
+            standing(Direction::Upgrade, Some("v2"), &[]),
+            Standing::NeverMigrated
+        );
+        assert_eq!(standing(Direction::Downgrade, None, &[]), Standing::AtTarget);
+        assert_eq!(standing(Direction::Downgrade, None, &["v1"]), Standing::Behind);
+        assert_eq!(h.describe(&ledger(&["v1"])), Some("v1".into()));
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //! and records.
 
 pub mod alembic;
+mod command;
 mod error;
+mod sql;
 
 use std::sync::Arc;
 
@@ -11,6 +13,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 pub use self::error::RunnerError;
+use self::{command::CommandRunner, sql::SqlRunner};
 use crate::{
     config::{LimitsConfig, RunnerConfig},
     database_url::DatabaseUrl,
@@ -99,11 +102,7 @@ pub trait MigrationRunner: Send + Sync {
 pub fn build(config: &RunnerConfig, concurrency: usize) -> Result<Arc<dyn MigrationRunner>, RunnerError> {
     Ok(match config {
         RunnerConfig::Alembic(c) => Arc::new(alembic::AlembicRunner::new(c, concurrency)),
-        RunnerConfig::Sql(_) | RunnerConfig::Command(_) => {
-            return Err(RunnerError::Setup {
-                message: "not merged".into(),
-                hint: String::new(),
-            });
-        }
+        RunnerConfig::Sql(c) => Arc::new(SqlRunner::new(c)),
+        RunnerConfig::Command(c) => Arc::new(CommandRunner::new(c)?),
     })
 }

@@ -1,0 +1,408 @@
+//! `kind = "command"`: any program, once per tenant. It is told about its tenant by arguments, environment and
+//! standard input, and judged by the ledger that `current_command` reads; its exit code alone is believed only where
+//! it says "failed".
+
+mod environment;
+mod output;
+mod process;
+mod template;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+
+use self::{
+    environment::{BASE, Environment, Errand, Session, WITHOUT},
+    output::{last_words, sqlstate},
+    process::{Finished, Invocation},
+    template::{Placeholder, Template, Values},
+};
+use super::{LedgerTable, MigrationRunner, RunnerError, Work};
+use crate::{
+    config::CommandConfig,
+    database_url::DatabaseUrl,
+    domain::revision::{Direction, History, Ledger, LedgerForm, Revision},
+    session::TenantSession,
+};
+
+/// How long a command that only looks may take.
+const LOOK_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a printed history is believed. Each attempt asks for it, and a program's start is not free.
+const HISTORY_AGE: Duration = Duration::from_secs(5);
+
+/// How often the session with the tenant's lock says that it lives. The server ends it after 20 s of silence.
+const PING: Duration = Duration::from_secs(1);
+
+/// Migrates by a program of the user's.
+pub(super) struct CommandRunner {
+    upgrade: Vec<Template>,
+    downgrade: Vec<Template>,
+    current: Vec<Template>,
+    history: HistorySource,
+    env: BTreeMap<String, Template>,
+    stdin: Option<Template>,
+    directory: PathBuf,
+    /// Values of the config that look like secrets by their names.
+    secrets: Vec<String>,
+}
+
+/// Where the revisions come from.
+enum HistorySource {
+    Listed(Arc<History>),
+    Printed {
+        command: Vec<String>,
+        known: Mutex<Option<(Instant, Arc<History>)>>,
+    },
+}
+
+impl CommandRunner {
+    /// A runner for these commands.
+    ///
+    /// # Errors
+    /// What makes no sense in them.
+    pub(super) fn new(config: &CommandConfig) -> Result<Self, RunnerError> {
+        let upgrade = command("command", &config.command, &[])?;
+        let downgrade = match config.downgrade_command.is_empty() {
+            true => upgrade.clone(),
+            false => command("downgrade_command", &config.downgrade_command, &[])?,
+        };
+        if config.current_command.is_empty() {
+            return Err(setup(
+                "`current_command` is missing".into(),
+                "Herder believes a tenant's own ledger only: give a command that prints the tenant's revision, e.g. \
+                 [\"psql\", \"-Atc\", \"select version from schema_version\"]",
+            ));
+        }
+        let env = config.env.iter().map(|(name, text)| {
+            let template = Template::parse(text).map_err(|e| placeholder_error(&format!("env.{name}"), e))?;
+            Ok((name.clone(), template))
+        });
+        let stdin = config.stdin.as_deref().map(Template::parse).transpose();
+        Ok(Self {
+            upgrade,
+            downgrade,
+            current: command("current_command", &config.current_command, &UNKNOWN_TO_CURRENT)?,
+            history: HistorySource::new(config)?,
+            env: env.collect::<Result<_, RunnerError>>()?,
+            stdin: stdin.map_err(|e| placeholder_error("stdin", e))?,
+            directory: config.directory.clone().unwrap_or_else(|| ".".into()),
+            secrets: secrets(config),
+        })
+    }
+
+    fn invocation(&self, command: Vec<String>, tenant: Option<&Environment>, limit: Duration) -> Invocation {
+        let none = Values::new();
+        let values = tenant.map_or(&none, |t| &t.values);
+        let mut env = tenant.map(|t| t.env.clone()).unwrap_or_default();
+        let own = self.env.iter();
+        env.extend(own.filter_map(|(name, template)| Some((name.clone(), template.fill(values)?.into()))));
+        let mut words = command.into_iter();
+        Invocation {
+            program: program(&words.next().unwrap_or_default(), &self.directory),
+            arguments: words.collect(),
+            directory: self.directory.clone(),
+            env,
+            without: &WITHOUT,
+            stdin: tenant.and_then(|_| self.stdin.as_ref()?.fill(values)),
+            asked: false,
+            limit,
+        }
+    }
+
+    /// The error of a program that did not end well.
+    fn judge(
+        &self,
+        invocation: &Invocation,
+        finished: &Finished,
+        secrets: &[String],
+    ) -> Result<(), RunnerError> {
+        if finished.status.success() {
+            return Ok(());
+        }
+        let talk = format!("{}\n{}", finished.answer.text(), finished.talk.text());
+        let secrets = [secrets, self.secrets.as_slice()].concat();
+        let words = last_words(&talk, &secrets);
+        let name = invocation
+            .program
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy();
+        // "exit status: 3", "signal: 9 (SIGKILL)".
+        let ended = finished.status.to_string().replace("exit status:", "exit code");
+        let message = match words.is_empty() {
+            true => format!("`{name}` ended with {ended} and said nothing"),
+            false => format!("`{name}` ended with {ended}: {words}"),
+        };
+        Err(RunnerError::Tool {
+            message,
+            sqlstate: sqlstate(&talk),
+            revision: None,
+            statement: None,
+            hint: None,
+        })
+    }
+
+    /// Asks a program, and gives what it printed.
+    async fn ask(
+        &self,
+        mut invocation: Invocation,
+        secrets: &[String],
+        stop: impl Future<Output = RunnerError>,
+    ) -> Result<String, RunnerError> {
+        invocation.asked = true;
+        let finished = process::run(&invocation, stop).await?;
+        self.judge(&invocation, &finished, secrets)?;
+        if finished.answer.is_cut() {
+            let name = invocation.program.display();
+            return Err(setup(
+                format!("`{name}` printed more than a list of revisions can be"),
+                "it prints revisions on its standard output; let it talk on standard error",
+            ));
+        }
+        Ok(finished.answer.text())
+    }
+
+    async fn printed(&self, command: &[String]) -> Result<Arc<History>, RunnerError> {
+        let invocation = self.invocation(command.to_vec(), None, LOOK_LIMIT);
+        let text = self.ask(invocation, &[], std::future::pending()).await?;
+        let lines: Vec<&str> = text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect();
+        if lines.is_empty() {
+            return Err(setup(
+                "`history_command` printed no revision".into(),
+                "it prints all revisions, one a line, oldest first",
+            ));
+        }
+        history(lines)
+    }
+}
+
+impl HistorySource {
+    fn new(config: &CommandConfig) -> Result<Self, RunnerError> {
+        if config.history_command.is_empty() {
+            return Ok(Self::Listed(match config.revisions.is_empty() {
+                true => Arc::new(History::opaque()),
+                false => history(config.revisions.iter().map(String::as_str))?,
+            }));
+        }
+        if !config.revisions.is_empty() {
+            return Err(setup(
+                "`revisions` and `history_command` are both given".into(),
+                "keep one of them",
+            ));
+        }
+        let templates = command("history_command", &config.history_command, &[])?;
+        if let Some(p) = templates.iter().find_map(|t| t.placeholders().next()) {
+            return Err(setup(
+                format!("`history_command` has {p} in it"),
+                "it runs once, without a tenant",
+            ));
+        }
+        Ok(Self::Printed {
+            command: fill(&templates, &Values::new()),
+            known: Mutex::new(None),
+        })
+    }
+}
+
+/// What is not known where only the ledger is read.
+const UNKNOWN_TO_CURRENT: [Placeholder; 5] = [
+    Placeholder::Tenant,
+    Placeholder::Server,
+    Placeholder::From,
+    Placeholder::To,
+    Placeholder::Direction,
+];
+
+/// Reads a command of the config.
+fn command(key: &str, words: &[String], unknown: &[Placeholder]) -> Result<Vec<Template>, RunnerError> {
+    if words.first().is_none_or(|program| program.trim().is_empty()) {
+        return Err(setup(
+            format!("`{key}` is empty"),
+            "it is the program and its arguments, e.g. [\"sh\", \"migrate.sh\"]",
+        ));
+    }
+    let templates = words.iter().map(|word| {
+        let template = Template::parse(word).map_err(|e| placeholder_error(key, e))?;
+        if let Some(p) = template.placeholders().find(|p| p.is_secret()) {
+            return Err(setup(
+                format!("`{key}` has {p} in its arguments, which anybody on the machine can read"),
+                "the program gets it in the environment, as DATABASE_URL and PGPASSWORD; or pass it by `env` or `stdin`",
+            ));
+        }
+        if let Some(p) = template.placeholders().find(|p| unknown.contains(p)) {
+            return Err(setup(
+                format!("`{key}` has {p} in it, which is not known when it runs"),
+                "it is about a place: {schema}, {database}, {host}, {port} and {user} are known, and DATABASE_URL",
+            ));
+        }
+        Ok(template)
+    });
+    templates.collect()
+}
+
+fn placeholder_error(key: &str, error: String) -> RunnerError {
+    setup(
+        format!("`{key}`: {error}"),
+        "a word in braces is a placeholder; {{word}} stands for the word in braces itself",
+    )
+}
+
+fn setup(message: String, hint: &str) -> RunnerError {
+    RunnerError::Setup {
+        message: format!("[runner] {message}"),
+        hint: hint.into(),
+    }
+}
+
+/// A line of revisions. The tool's ledger names the newest.
+fn history<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Arc<History>, RunnerError> {
+    let mut below: Option<String> = None;
+    let revisions = lines.into_iter().map(|id| Revision {
+        id: id.to_owned(),
+        down: below.replace(id.to_owned()).into_iter().collect(),
+        label: String::new(),
+        file: None,
+        checksum: None,
+    });
+    Ok(Arc::new(History::new(revisions.collect(), LedgerForm::Heads)?))
+}
+
+/// A relative path with a folder in it begins in `directory`; a bare name is looked up on PATH.
+fn program(name: &str, directory: &Path) -> PathBuf {
+    match name.contains('/') {
+        true => directory.join(name),
+        false => name.into(),
+    }
+}
+
+/// A program may print its own environment.
+fn secrets(config: &CommandConfig) -> Vec<String> {
+    let telling = |name: &str| {
+        let name = name.to_ascii_uppercase();
+        ["PASS", "SECRET", "TOKEN", "KEY", "URL", "DSN"]
+            .iter()
+            .any(|word| name.contains(word))
+    };
+    let env = config.env.iter().filter(|(name, _)| telling(name));
+    env.map(|(_, value)| value.clone()).collect()
+}
+
+fn fill(templates: &[Template], values: &Values) -> Vec<String> {
+    // Which placeholders may stand where was checked when the runner was made.
+    templates
+        .iter()
+        .map(|t| t.fill(values).unwrap_or_default())
+        .collect()
+}
+
+/// Keeps the tenant's lock: comes back only when the session is lost, and with it the right to go on.
+async fn keep(session: &mut TenantSession) -> RunnerError {
+    loop {
+        tokio::time::sleep(PING).await;
+        if let Err(error) = session.ping().await {
+            return error;
+        }
+    }
+}
+
+/// The session's own name and limits, for the program's.
+async fn settings(session: &mut TenantSession) -> Result<Session, RunnerError> {
+    let (application_name, lock_timeout, statement_timeout) = sqlx::query_as(
+        "select current_setting('application_name'), current_setting('lock_timeout'), \
+         current_setting('statement_timeout')",
+    )
+    .fetch_one(session.connection())
+    .await?;
+    Ok(Session {
+        application_name,
+        lock_timeout,
+        statement_timeout,
+    })
+}
+
+#[async_trait]
+impl MigrationRunner for CommandRunner {
+    async fn history(&self) -> Result<Arc<History>, RunnerError> {
+        match &self.history {
+            HistorySource::Listed(history) => Ok(Arc::clone(history)),
+            HistorySource::Printed { command, known } => {
+                let mut known = known.lock().await;
+                if let Some((at, history)) = &*known
+                    && at.elapsed() < HISTORY_AGE
+                {
+                    return Ok(Arc::clone(history));
+                }
+                let history = self.printed(command).await?;
+                *known = Some((Instant::now(), Arc::clone(&history)));
+                Ok(history)
+            }
+        }
+    }
+
+    /// The session that holds the lock, and the program's own.
+    fn connections(&self) -> i16 {
+        2
+    }
+
+    fn ledger_table(&self) -> Option<LedgerTable> {
+        None
+    }
+
+    async fn read_ledger(
+        &self,
+        session: &mut TenantSession,
+        url: &DatabaseUrl,
+    ) -> Result<Ledger, RunnerError> {
+        let settings = settings(session).await?;
+        let tenant = Environment::new(url, session.schema(), &settings, None);
+        let invocation = self.invocation(fill(&self.current, &tenant.values), Some(&tenant), LOOK_LIMIT);
+        let text = self.ask(invocation, &tenant.secrets, keep(session)).await?;
+        let revision = text.lines().map(str::trim).rfind(|line| !line.is_empty());
+        Ok(Ledger {
+            revisions: revision
+                .filter(|r| *r != BASE)
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
+        })
+    }
+
+    async fn migrate(&self, session: &mut TenantSession, work: &Work<'_>) -> Result<(), RunnerError> {
+        let settings = settings(session).await?;
+        let errand = Errand {
+            claim: work.claim,
+            from: work.from,
+            to: work.to,
+        };
+        let tenant = Environment::new(work.url, session.schema(), &settings, Some(&errand));
+        let command = match work.claim.direction {
+            Direction::Upgrade => &self.upgrade,
+            Direction::Downgrade => &self.downgrade,
+        };
+        let invocation = self.invocation(
+            fill(command, &tenant.values),
+            Some(&tenant),
+            work.limits.statement_timeout,
+        );
+        let stop = async {
+            tokio::select! {
+                biased;
+                () = work.cancel.cancelled() => RunnerError::Cancelled,
+                lost = keep(session) => lost,
+            }
+        };
+        let finished = process::run(&invocation, stop).await?;
+        self.judge(&invocation, &finished, &tenant.secrets)
+    }
+}

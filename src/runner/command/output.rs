@@ -1,0 +1,206 @@
+//! What a program said: its end, in one line that may be recorded.
+
+/// The most characters of a program's last words that are kept.
+const MESSAGE_LIMIT: usize = 800;
+
+/// How many of its last lines that can be.
+const MESSAGE_LINES: usize = 5;
+
+/// The last so many bytes of a stream.
+#[derive(Debug)]
+pub(super) struct Tail {
+    bytes: Vec<u8>,
+    limit: usize,
+    cut: bool,
+}
+
+impl Tail {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            bytes: Vec::new(),
+            limit,
+            cut: false,
+        }
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        // Twice the limit, so that not every byte moves all the others.
+        if self.bytes.len() > 2 * self.limit {
+            self.bytes.drain(..self.bytes.len() - self.limit);
+            self.cut = true;
+        }
+    }
+
+    /// Whether the beginning is gone.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut
+    }
+
+    /// The text, without what a terminal would act on and Postgres would not store.
+    pub(super) fn text(&self) -> String {
+        plain(&String::from_utf8_lossy(&self.bytes))
+    }
+}
+
+/// Takes out escape sequences and control characters.
+fn plain(text: &str) -> String {
+    let (mut out, mut chars) = (String::with_capacity(text.len()), text.chars().peekable());
+    while let Some(c) = chars.next() {
+        match c {
+            '\u{1b}' if chars.next_if_eq(&'[').is_some() => {
+                while chars.next_if(|c| !('@'..='~').contains(c)).is_some() {}
+                chars.next();
+            }
+            '\n' => out.push('\n'),
+            '\t' => out.push(' '),
+            // What a progress bar wrote over is not what was meant to stay.
+            '\r' => {
+                if chars.peek() != Some(&'\n') {
+                    out.push('\n');
+                }
+            }
+            c if c.is_control() => {}
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// The last lines as one, without secrets.
+pub(super) fn last_words(text: &str, secrets: &[String]) -> String {
+    let text = scrub(text, secrets);
+    let mut lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .rev()
+        .take(MESSAGE_LINES)
+        .collect();
+    lines.reverse();
+    let line = lines.join(" | ");
+    let surplus = line.chars().count().saturating_sub(MESSAGE_LIMIT);
+    match line.char_indices().nth(surplus) {
+        Some((from, _)) if surplus > 0 => format!("…{}", &line[from..]),
+        _ => line,
+    }
+}
+
+/// Takes out what is known to be secret, and whatever looks like the password of a URL.
+fn scrub(text: &str, secrets: &[String]) -> String {
+    // The longest first: a URL before the password in it.
+    let mut known: Vec<&String> = secrets.iter().filter(|s| !s.is_empty()).collect();
+    known.sort_by_key(|s| std::cmp::Reverse(s.len()));
+    let text = known.into_iter().fold(text.to_owned(), |text, secret| {
+        text.replace(secret.as_str(), "[secret]")
+    });
+    let (mut out, mut rest) = (String::new(), text.as_str());
+    while let Some(start) = rest.find("://") {
+        let (before, after) = rest.split_at(start + 3);
+        out.push_str(before);
+        rest = after;
+        let end = rest
+            .find(|c: char| c.is_whitespace() || "/\"'<>".contains(c))
+            .unwrap_or(rest.len());
+        if let Some(at) = rest[..end].rfind('@')
+            && let Some(colon) = rest[..at].find(':')
+        {
+            out.push_str(&rest[..=colon]);
+            out.push_str("[secret]");
+            rest = &rest[at..];
+        }
+    }
+    out + rest
+}
+
+/// The server's code, where the program passed it on: `(SQLSTATE 42P07)`, `SQL State  : 42P07`, `SQLSTATE[42P07]`, or
+/// psql's verbose `ERROR:  42P07:`. The last one counts, except for the echo in a transaction that had failed before.
+pub(super) fn sqlstate(text: &str) -> Option<String> {
+    const ECHO: &str = "25P02";
+    let codes = text.lines().flat_map(|line| {
+        let upper = line.to_ascii_uppercase();
+        let named = ["SQLSTATE", "SQL STATE"].iter().find_map(|word| {
+            let behind = &line[upper.find(word)? + word.len()..];
+            code(behind.trim_start_matches([' ', ':', '=', '[', '(', '"', '\'']))
+        });
+        let verbose = ["ERROR:", "FATAL:", "PANIC:"].iter().find_map(|word| {
+            let behind = line[line.find(word)? + word.len()..].trim_start();
+            behind.get(5..6).filter(|c| *c == ":").and_then(|_| code(behind))
+        });
+        named.or(verbose)
+    });
+    codes.filter(|code| code != ECHO).next_back()
+}
+
+/// The code at the beginning of a text. All codes of PostgreSQL have at least two digits, which few words have.
+fn code(text: &str) -> Option<String> {
+    let code = text.get(..5)?;
+    let ends = !text[5..].starts_with(|c: char| c.is_ascii_alphanumeric());
+    let shape = code.chars().all(|c| c.is_ascii_digit() || c.is_ascii_uppercase());
+    let digits = code.chars().filter(char::is_ascii_digit).count();
+    (ends && shape && digits >= 2).then(|| code.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_servers_code_is_found_where_tools_put_it() {
+        for (text, code) in [
+            ("ERROR: relation \"a\" exists (SQLSTATE 42P07)", Some("42P07")),
+            (
+                "psql:x.sql:3: ERROR:  42P07: relation \"a\" already exists",
+                Some("42P07"),
+            ),
+            (
+                "SQL State  : 55P03\nError Code : 0\nMessage : canceling",
+                Some("55P03"),
+            ),
+            (
+                "SQLSTATE[40P01]: Deadlock detected: 7 ERROR:  deadlock",
+                Some("40P01"),
+            ),
+            (
+                "ERROR:  55P03: lock\nERROR:  25P02: current transaction is aborted",
+                Some("55P03"),
+            ),
+            ("ERROR:  TABLE: not one", None),
+            ("ERROR:  relation \"a\" already exists", None),
+            ("SQLSTATE", None),
+            ("sqlstate: äöüäö", None),
+            ("İSQLSTATE 42P07", Some("42P07")),
+        ] {
+            assert_eq!(sqlstate(text).as_deref(), code, "{text}");
+        }
+    }
+
+    #[test]
+    fn last_words_hold_no_secret_and_no_control() {
+        let mut tail = Tail::new(1000);
+        tail.push(b"one\n\n\x1b[31mtwo\x1b[0m\0\xff\r\n10%\r20%\nurl postgresql://u:p%40ss@h/d pw p@ss ");
+        tail.push(b"and mysql://x:other@h");
+        assert_eq!(
+            last_words(&tail.text(), &["p@ss".into(), String::new()]),
+            "one | two\u{fffd} | 10% | 20% | url postgresql://u:[secret]@h/d pw [secret] and mysql://x:[secret]@h"
+        );
+        assert_eq!(
+            last_words(&"ä".repeat(2000), &[]).chars().count(),
+            MESSAGE_LIMIT + 1
+        );
+    }
+
+    #[test]
+    fn a_tail_keeps_the_end_only() {
+        let mut tail = Tail::new(10);
+        for _ in 0..1000 {
+            tail.push(b"0123456789");
+        }
+        tail.push(b"end");
+        assert!(tail.is_cut());
+        assert!(
+            tail.text().len() <= 20 && tail.text().ends_with("9end"),
+            "{tail:?}"
+        );
+    }
+}

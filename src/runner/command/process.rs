@@ -1,0 +1,240 @@
+//! Runs a program in a process group of its own, and does not come back before the whole group is ended: after the
+//! program's exit, after a limit, when told to stop, and when dropped.
+
+use std::{
+    ffi::OsString,
+    io,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    net::unix::pipe,
+    process::{Child, ChildStdin, Command},
+};
+
+use super::output::Tail;
+use crate::runner::RunnerError;
+
+/// How long a program may take to end after SIGTERM. A transaction is rolled back by then; the rest is stubbornness.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// How long to wait for the end of the output once the program itself has ended. A daemon that fled from the group
+/// may hold the pipe open for ever.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// How much is kept of what a program says.
+const TAIL: usize = 8 * 1024;
+
+/// How much it may print where its output is what we are after.
+const ANSWER: usize = 1024 * 1024;
+
+/// A program to run.
+pub(super) struct Invocation {
+    pub(super) program: PathBuf,
+    pub(super) arguments: Vec<String>,
+    pub(super) directory: PathBuf,
+    /// Set in addition to our own environment.
+    pub(super) env: Vec<(String, OsString)>,
+    /// Taken out of it.
+    pub(super) without: &'static [&'static str],
+    pub(super) stdin: Option<String>,
+    /// Whether its standard output is an answer, and not talk.
+    pub(super) asked: bool,
+    pub(super) limit: Duration,
+}
+
+/// How it went.
+pub(super) struct Finished {
+    pub(super) status: ExitStatus,
+    /// Its standard output, where that was asked for.
+    pub(super) answer: Tail,
+    /// All else that it said.
+    pub(super) talk: Tail,
+}
+
+/// Runs it. `stop` comes back when it must end, with the reason.
+pub(super) async fn run(
+    invocation: &Invocation,
+    stop: impl Future<Output = RunnerError>,
+) -> Result<Finished, RunnerError> {
+    let Running {
+        mut child,
+        group,
+        talk: mut talk_pipe,
+        answer: mut answer_pipe,
+    } = Running::start(invocation).map_err(|e| cannot_start(invocation, &e))?;
+    let (mut talk, mut answer) = (Tail::new(TAIL), Tail::new(ANSWER));
+    let stdin = child.stdin.take();
+    let ended = {
+        let listening = async {
+            tokio::join!(
+                feed(stdin, invocation.stdin.as_deref().unwrap_or_default()),
+                listen(Some(&mut talk_pipe), &mut talk),
+                listen(answer_pipe.as_mut(), &mut answer),
+            )
+        };
+        tokio::pin!(listening);
+        let mut heard_all = false;
+        let ended = {
+            let exit = wait(&mut child, &mut listening, &mut heard_all);
+            tokio::select! {
+                status = exit => status.map_err(|e| RunnerError::Connection(format!("lost sight of the program: {e}"))),
+                reason = stop => Err(reason),
+                () = tokio::time::sleep(invocation.limit) => {
+                    Err(RunnerError::TimedOut(humantime::format_duration(invocation.limit).to_string()))
+                }
+            }
+        };
+        if ended.is_err() {
+            group.signal(Signal::TERM);
+            // It goes on being listened to: a full pipe would keep it from ending in good order.
+            let exit = wait(&mut child, &mut listening, &mut heard_all);
+            let _ = tokio::time::timeout(GRACE, exit).await;
+        }
+        // Whatever is left of the group: children of a shell, a daemon.
+        group.signal(Signal::KILL);
+        if ended.is_err() {
+            let _ = child.wait().await;
+        } else if !heard_all {
+            let _ = tokio::time::timeout(DRAIN, &mut listening).await;
+        }
+        ended
+    };
+    group.disarm();
+    let status = ended?;
+    Ok(Finished { status, answer, talk })
+}
+
+/// Waits for the exit, and does the listening meanwhile.
+async fn wait(
+    child: &mut Child,
+    listening: &mut (impl Future + Unpin),
+    heard_all: &mut bool,
+) -> io::Result<ExitStatus> {
+    loop {
+        tokio::select! {
+            biased;
+            status = child.wait() => return status,
+            _ = &mut *listening, if !*heard_all => *heard_all = true,
+        }
+    }
+}
+
+/// A program that was started.
+struct Running {
+    child: Child,
+    group: Group,
+    talk: pipe::Receiver,
+    answer: Option<pipe::Receiver>,
+}
+
+impl Running {
+    fn start(invocation: &Invocation) -> io::Result<Self> {
+        // One pipe for both streams keeps their lines in order.
+        let (talk, talk_end) = io::pipe()?;
+        let mut answer = None;
+        let mut command = Command::new(&invocation.program);
+        command
+            .args(&invocation.arguments)
+            .current_dir(&invocation.directory)
+            .stderr(talk_end.try_clone()?)
+            .stdin(match invocation.stdin {
+                Some(_) => Stdio::piped(),
+                None => Stdio::null(),
+            })
+            .process_group(0)
+            .kill_on_drop(true);
+        if invocation.asked {
+            let (reader, writer) = io::pipe()?;
+            command.stdout(writer);
+            answer = Some(pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?);
+        } else {
+            command.stdout(talk_end);
+        }
+        for name in invocation.without {
+            command.env_remove(name);
+        }
+        command.envs(invocation.env.iter().map(|(name, value)| (name, value)));
+        let talk = pipe::Receiver::from_owned_fd(OwnedFd::from(talk))?;
+        let child = command.spawn()?;
+        // Our ends for writing go with `command`: only the program's own are left.
+        let group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
+        Ok(Self {
+            child,
+            group,
+            talk,
+            answer,
+        })
+    }
+}
+
+/// A process group of which nobody may stay behind. Dropped while armed, it is killed at once: who drops an attempt
+/// gives the tenant's lock back in the same moment, so there is no time for a grace.
+struct Group(Option<Pid>);
+
+impl Group {
+    /// The number stays ours as long as one process of the group lives. After that, and until it goes round through
+    /// all numbers, the signal finds nobody.
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.0 {
+            // ESRCH: they are gone already, which is what we want.
+            let _ = kill_process_group(group, signal);
+        }
+    }
+
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}
+
+/// Writes what the program reads. One that does not care to read is no error.
+async fn feed(stdin: Option<ChildStdin>, text: &str) {
+    if let Some(mut stdin) = stdin {
+        let _ = stdin.write_all(text.as_bytes()).await;
+    }
+}
+
+async fn listen(from: Option<&mut (impl AsyncRead + Unpin)>, into: &mut Tail) {
+    let Some(from) = from else { return };
+    let mut buffer = [0; 4096];
+    while let Ok(n @ 1..) = from.read(&mut buffer).await {
+        into.push(&buffer[..n]);
+    }
+}
+
+fn cannot_start(invocation: &Invocation, error: &io::Error) -> RunnerError {
+    let program = invocation.program.display();
+    let (message, hint) = match error.kind() {
+        io::ErrorKind::NotFound if !invocation.directory.is_dir() => (
+            format!("the folder {} does not exist", invocation.directory.display()),
+            "[runner] `directory` names the folder to run the command in",
+        ),
+        io::ErrorKind::NotFound => (
+            format!("cannot run `{program}`: there is no such program"),
+            "install it, or write its path in [runner]; a relative path begins in `directory`",
+        ),
+        io::ErrorKind::PermissionDenied => (
+            format!("cannot run `{program}`: permission denied"),
+            "make it executable (chmod +x), or name its interpreter first, as in [\"sh\", \"migrate.sh\"]",
+        ),
+        _ => (
+            format!("cannot run `{program}`: {error}"),
+            "see whether it runs by hand, as the worker's user",
+        ),
+    };
+    RunnerError::Setup {
+        message,
+        hint: hint.into(),
+    }
+}
