@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::{
     config::RunnerConfig,
     domain::{
-        revision::{Direction, History, HistoryError, Ledger, Target},
+        revision::{Direction, History, HistoryError, Ledger, Standing, Target},
         run::RunId,
         tenant::{Place, Tenant},
         wave::Rollout,
@@ -52,18 +52,13 @@ pub struct Planned {
     pub from: Option<String>,
     /// Where it would go. None: the base.
     pub to: Option<String>,
-    /// What would be applied or undone, by id, in order. Empty: nothing is left to do.
+    /// Whether nothing is left to do.
+    pub current: bool,
+    /// What would be applied or undone, by id, in order. Empty also where the revisions are not known one by one.
     pub pending: Vec<String>,
     /// Why its ledger could not be read, or makes no sense. It is tried all the same, and fails with this reason
     /// unless that passes.
     pub unknown: Option<RunnerError>,
-}
-
-impl Planned {
-    /// Whether nothing is left to do.
-    pub fn is_current(&self) -> bool {
-        self.unknown.is_none() && self.pending.is_empty()
-    }
 }
 
 /// What a run would do.
@@ -195,13 +190,16 @@ pub async fn plan(
     })
 }
 
+/// Where a ledger goes, whether it is there, and over which revisions.
+type Thought = (Option<String>, bool, Vec<String>);
+
 /// Thousands of tenants stand at the same few revisions: each is thought through once.
 struct Planner<'a> {
     history: &'a History,
     direction: Direction,
     target: &'a Target,
     absolute: Option<&'a Option<String>>,
-    known: HashMap<Ledger, Result<(Option<String>, Vec<String>), HistoryError>>,
+    known: HashMap<Ledger, Result<Thought, HistoryError>>,
 }
 
 impl Planner<'_> {
@@ -210,6 +208,7 @@ impl Planner<'_> {
             tenant: tenant.clone(),
             from,
             to: self.absolute.cloned().flatten(),
+            current: false,
             pending: Vec::new(),
             unknown: Some(error),
         };
@@ -222,13 +221,15 @@ impl Planner<'_> {
         let thought = self.known.entry(ledger.clone()).or_insert_with(|| {
             let to = history.resolve(target, &ledger)?;
             let pending = history.pending(direction, to.as_deref(), &ledger)?;
-            Ok((to, pending.into_iter().map(|r| r.id.clone()).collect()))
+            let current = history.standing(direction, to.as_deref(), &ledger)? == Standing::AtTarget;
+            Ok((to, current, pending.into_iter().map(|r| r.id.clone()).collect()))
         });
         match thought.clone() {
-            Ok((to, pending)) => Planned {
+            Ok((to, current, pending)) => Planned {
                 tenant,
                 from,
                 to,
+                current,
                 pending,
                 unknown: None,
             },
@@ -290,7 +291,7 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
             needed,
         });
     }
-    let open: Vec<&Planned> = plan.tenants.iter().filter(|p| !p.is_current()).collect();
+    let open: Vec<&Planned> = plan.tenants.iter().filter(|p| !p.current).collect();
     let total = open.len();
     let mut waves = request.rollout.waves(total);
     let jobs: Vec<NewJob> = plan
@@ -298,20 +299,20 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
         .iter()
         .map(|planned| NewJob {
             tenant: planned.tenant.clone(),
-            wave: if planned.is_current() {
+            wave: if planned.current {
                 0
             } else {
                 waves.next().unwrap_or_default()
             },
             from: planned.from.clone(),
-            to: if planned.is_current() {
+            to: if planned.current {
                 planned.from.clone()
             } else {
                 planned.to.clone()
             },
             // A relative target of a tenant that could not be read is not known yet.
             resolved: planned.unknown.is_none() || plan.target.is_some(),
-            current: planned.is_current(),
+            current: planned.current,
         })
         .collect();
     let id = Uuid::new_v4();

@@ -17,7 +17,7 @@ use crate::{
         failure::FailureClass,
         job::{Claim, Step},
         outcome::{Outcome, Settlement},
-        revision::{Direction, History, Ledger},
+        revision::{Direction, History, Ledger, Standing},
     },
     metrics::Metrics,
     runner::{RunnerError, Work},
@@ -94,7 +94,7 @@ impl Attempt<'_> {
             .into_iter()
             .map(|r| r.id.clone())
             .collect();
-        if pending.is_empty() {
+        if history.standing(claim.direction, to.as_deref(), &ledger)? == Standing::AtTarget {
             // The first attempt found nothing to do; a later one finds what a former one did.
             let outcome = if claim.epoch > 1 {
                 Outcome::FoundApplied
@@ -148,7 +148,7 @@ impl Attempt<'_> {
     fn check_migrations(&self, history: &History) -> Result<(), RunnerError> {
         let claim = self.claim;
         let covered = fingerprint_target(claim.direction, &claim.target, claim.to.clone());
-        match covered.as_deref().is_none_or(|t| history.get(t).is_some())
+        match (history.is_opaque() || covered.as_deref().is_none_or(|t| history.get(t).is_some()))
             && history.fingerprint(covered.as_deref()) == claim.checksum
         {
             true => Ok(()),
@@ -202,10 +202,9 @@ impl Attempt<'_> {
 
     /// A tool's word is not enough: the ledger must say the same.
     fn verify(&self, history: &History, to: Option<&str>, after: &Ledger) -> Result<(), RunnerError> {
-        let left = history.pending(self.claim.direction, to, after)?;
-        match left.is_empty() {
-            true => Ok(()),
-            false => Err(RunnerError::LedgerMismatch {
+        match history.standing(self.claim.direction, to, after)? {
+            Standing::AtTarget => Ok(()),
+            Standing::Behind | Standing::NeverMigrated => Err(RunnerError::LedgerMismatch {
                 wanted: to.unwrap_or("base").to_owned(),
                 found: history.describe(after).unwrap_or_else(|| "base".into()),
                 hint: None,

@@ -1,1 +1,215 @@
-fn main() {}
+//! The worker of Herder: pulls jobs and migrates tenants, any number of them together under each server's budget.
+
+mod http;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
+use herder::{
+    config::Config,
+    flow::{
+        context::Context,
+        worker::{Options, Worker},
+    },
+    metrics::Metrics,
+    store::setup::{SetupState, setup_state},
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tracing::{error, info, warn};
+use tracing_subscriber::EnvFilter;
+
+/// Connections to the control database besides the heartbeat's: claims, outcomes and the keeper share them.
+const CONTROL_CONNECTIONS: u32 = 4;
+
+/// How often the fleet's gauges are read from the control database.
+const GAUGES: Duration = Duration::from_secs(2);
+
+/// A worker was asked to end twice, or its queue broke.
+const UNEXPECTED: u8 = 1;
+
+/// The config or the control database cannot be used.
+const SETUP: u8 = 3;
+
+/// Pulls jobs and migrates tenants until it is told to stop.
+///
+/// Any number of workers may run: together they stay under each server's connection budget. SIGTERM or Ctrl-C drains:
+/// nothing new is taken, what runs finishes within the drain timeout, the rest goes back. A second one ends at once.
+#[derive(Parser)]
+#[command(
+    name = "herder-worker",
+    version,
+    after_help = "Exit codes: 0 drained, 1 unexpected, 2 usage, 3 set-up (config, database)."
+)]
+struct Args {
+    /// The config.
+    #[arg(
+        long,
+        env = "HERDER_CONFIG",
+        default_value = "herder.toml",
+        value_name = "FILE"
+    )]
+    config: PathBuf,
+    /// How many jobs to run at a time [default: that of the config, else 8].
+    #[arg(long, env = "HERDER_CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    concurrency: Option<u16>,
+    /// Where to serve /metrics, /livez and /readyz. Port 0 takes a free one. Without it, nothing is served.
+    #[arg(long, env = "HERDER_LISTEN", value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// How long a drain waits for what runs, e.g. 30s [default: that of the config, else 30s].
+    #[arg(long, env = "HERDER_DRAIN_TIMEOUT", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    drain_timeout: Option<Duration>,
+    /// A name for this worker, in logs and in `herder status` [default: the host's name].
+    #[arg(long, env = "HERDER_WORKER_NAME", value_name = "NAME")]
+    name: Option<String>,
+    /// How to write the log, which goes to standard error. RUST_LOG selects what is logged.
+    #[arg(long, env = "HERDER_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    start_log(args.log_format);
+    let ran = tokio::runtime::Runtime::new()
+        .context("cannot start the runtime")
+        .and_then(|rt| {
+            let ran = rt.block_on(run(args));
+            // A second signal must not wait for what hangs.
+            rt.shutdown_timeout(Duration::from_secs(1));
+            ran
+        });
+    match ran {
+        Ok(code) => code,
+        Err(error) => {
+            error!("{error:#}");
+            ExitCode::from(SETUP)
+        }
+    }
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut config = Config::load(&args.config)?;
+    if let Some(concurrency) = args.concurrency {
+        config.worker.concurrency = usize::from(concurrency);
+    }
+    let options = Options {
+        name: args.name.unwrap_or_else(host_name),
+        concurrency: config.worker.concurrency,
+        drain_timeout: args.drain_timeout.unwrap_or(config.worker.drain_timeout),
+        only_run: None,
+    };
+    let cx = Arc::new(Context::new(config, "herder-worker", CONTROL_CONNECTIONS)?);
+    match setup_state(&cx.pool).await? {
+        SetupState::Current => {}
+        SetupState::Missing => anyhow::bail!("the control database is not set up: run `herder setup`"),
+        SetupState::Outdated => {
+            anyhow::bail!("the control database was set up by an older Herder: run `herder setup`")
+        }
+        SetupState::Newer => anyhow::bail!("the control database was set up by a newer Herder: use that one"),
+    }
+    let metrics = Metrics::new().context("cannot make the metrics")?;
+    let worker = Worker::new(Arc::clone(&cx), options.clone(), metrics.clone());
+    if let Some(address) = args.listen {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address}"))?;
+        let local = listener.local_addr()?;
+        info!(listen = %local, "Serving /metrics, /livez and /readyz on http://{local}");
+        tokio::spawn(http::serve(listener, worker.clone(), metrics.clone()));
+    }
+    let gauges = tokio::spawn(refresh(Arc::clone(&cx), metrics));
+    info!(
+        worker = worker.id(),
+        concurrency = options.concurrency,
+        "Worker {} takes jobs, {} at a time",
+        worker.id(),
+        options.concurrency
+    );
+    let signals = tokio::spawn(listen_for_signals(worker.clone()));
+    let ran = worker.run().await;
+    gauges.abort();
+    signals.abort();
+    Ok(match ran {
+        Ok(()) => {
+            info!("Drained");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            error!(%error, "The queue broke");
+            ExitCode::from(UNEXPECTED)
+        }
+    })
+}
+
+/// Keeps the fleet's gauges fresh. While the control database is away they keep what they said.
+async fn refresh(cx: Arc<Context>, metrics: Metrics) {
+    loop {
+        if let Err(error) = metrics.refresh(&cx.pool).await {
+            tracing::debug!(%error, "Cannot refresh the gauges");
+        }
+        tokio::time::sleep(GAUGES).await;
+    }
+}
+
+/// The first signal drains; the second gives back what runs; a third ends the process.
+async fn listen_for_signals(worker: Worker) {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        warn!("Cannot listen for signals");
+        return;
+    };
+    let mut count = 0;
+    loop {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        count += 1;
+        match count {
+            1 => {
+                info!("Draining: nothing new is taken, what runs finishes");
+                worker.drain();
+            }
+            2 => {
+                warn!("Ending now: what runs is given back");
+                worker.hurry();
+            }
+            _ => std::process::exit(i32::from(UNEXPECTED)),
+        }
+    }
+}
+
+/// The pod's or the machine's name.
+fn host_name() -> String {
+    std::env::var("HOSTNAME")
+        .ok()
+        .filter(|name| !name.is_empty())
+        .or_else(|| {
+            std::fs::read_to_string("/etc/hostname")
+                .ok()
+                .map(|name| name.trim().to_owned())
+        })
+        .unwrap_or_else(|| "worker".into())
+}
