@@ -4,6 +4,7 @@ pub mod backoff;
 pub mod failure;
 pub mod job;
 pub mod outcome;
+pub mod plan;
 pub mod revision;
 pub mod run;
 pub mod tenant;
