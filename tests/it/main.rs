@@ -2,6 +2,8 @@
 
 mod conformance;
 mod examples;
+mod runner_command;
+mod runner_sql;
 mod tenant;
 mod throwaway;
 mod venv;

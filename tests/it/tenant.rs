@@ -152,7 +152,25 @@ impl Tenant {
         direction: Direction,
         target: &str,
     ) -> Result<(), RunnerError> {
-        assert!(session.try_lock().await?, "somebody holds the tenant");
+        // A closed session lingers on the server for a moment, and its lock with it.
+        let lock = async {
+            while !session.try_lock().await.expect("an answer") {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let locked = tokio::time::timeout(PATIENCE, lock).await;
+        assert!(locked.is_ok(), "somebody holds the tenant");
+        self.work_on(session, runner, direction, target).await
+    }
+
+    /// An attempt that does not ask whether it may.
+    pub(crate) async fn work_on(
+        &self,
+        session: &mut TenantSession,
+        runner: &dyn MigrationRunner,
+        direction: Direction,
+        target: &str,
+    ) -> Result<(), RunnerError> {
         let history = runner.history().await?;
         let ledger: Ledger = runner.read_ledger(session, &self.url).await?;
         let goal: Target = target.parse().expect("a target");
@@ -208,7 +226,7 @@ impl Tenant {
         .await;
     }
 
-    async fn becomes(&self, what: &str, query: &str) {
+    pub(crate) async fn becomes(&self, what: &str, query: &str) {
         let mut admin = self.admin().await;
         let query = format!("select ({query})::text");
         let wait = async {
