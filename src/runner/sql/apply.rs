@@ -82,7 +82,8 @@ impl<'a> Tenant<'a> {
             Direction::Upgrade => self.ledger.record(migration),
             Direction::Downgrade => self.ledger.erase(migration),
         };
-        let row = self.ask(format!("begin; {entry}")).await?;
+        let begun = self.ask(format!("begin; {entry}")).await;
+        let row = begun.map_err(|e| e.at(&migration.id, None))?;
         let Some(transaction) = row.map(|row| row.get::<Option<String>, _>(0)) else {
             // Somebody else has done it since we looked.
             self.tell("rollback".into()).await?;
