@@ -2,6 +2,7 @@
 //! standard input, and judged by the ledger that `current_command` reads; its exit code alone is believed only where
 //! it says "failed".
 
+mod checks;
 mod environment;
 mod output;
 mod process;
@@ -9,7 +10,7 @@ mod template;
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,10 +19,11 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 use self::{
+    checks::{UNKNOWN_TO_CURRENT, command, placeholder_error, program, secrets, setup},
     environment::{BASE, Environment, Errand, Session, WITHOUT},
     output::{last_words, sqlstate},
     process::{Finished, Invocation},
-    template::{Placeholder, Template, Values},
+    template::{Template, Values},
 };
 use super::{LedgerTable, MigrationRunner, RunnerError, Work};
 use crate::{
@@ -215,56 +217,6 @@ impl HistorySource {
     }
 }
 
-/// What is not known where only the ledger is read.
-const UNKNOWN_TO_CURRENT: [Placeholder; 5] = [
-    Placeholder::Tenant,
-    Placeholder::Server,
-    Placeholder::From,
-    Placeholder::To,
-    Placeholder::Direction,
-];
-
-/// Reads a command of the config.
-fn command(key: &str, words: &[String], unknown: &[Placeholder]) -> Result<Vec<Template>, RunnerError> {
-    if words.first().is_none_or(|program| program.trim().is_empty()) {
-        return Err(setup(
-            format!("`{key}` is empty"),
-            "it is the program and its arguments, e.g. [\"sh\", \"migrate.sh\"]",
-        ));
-    }
-    let templates = words.iter().map(|word| {
-        let template = Template::parse(word).map_err(|e| placeholder_error(key, e))?;
-        if let Some(p) = template.placeholders().find(|p| p.is_secret()) {
-            return Err(setup(
-                format!("`{key}` has {p} in its arguments, which anybody on the machine can read"),
-                "the program gets it in the environment, as DATABASE_URL and PGPASSWORD; or pass it by `env` or `stdin`",
-            ));
-        }
-        if let Some(p) = template.placeholders().find(|p| unknown.contains(p)) {
-            return Err(setup(
-                format!("`{key}` has {p} in it, which is not known when it runs"),
-                "it is about a place: {schema}, {database}, {host}, {port} and {user} are known, and DATABASE_URL",
-            ));
-        }
-        Ok(template)
-    });
-    templates.collect()
-}
-
-fn placeholder_error(key: &str, error: String) -> RunnerError {
-    setup(
-        format!("`{key}`: {error}"),
-        "a word in braces is a placeholder; {{word}} stands for the word in braces itself",
-    )
-}
-
-fn setup(message: String, hint: &str) -> RunnerError {
-    RunnerError::Setup {
-        message: format!("[runner] {message}"),
-        hint: hint.into(),
-    }
-}
-
 /// A line of revisions. The tool's ledger names the newest.
 fn history<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Arc<History>, RunnerError> {
     let mut below: Option<String> = None;
@@ -276,26 +228,6 @@ fn history<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Arc<History>,
         checksum: None,
     });
     Ok(Arc::new(History::new(revisions.collect(), LedgerForm::Heads)?))
-}
-
-/// A relative path with a folder in it begins in `directory`; a bare name is looked up on PATH.
-fn program(name: &str, directory: &Path) -> PathBuf {
-    match name.contains('/') {
-        true => directory.join(name),
-        false => name.into(),
-    }
-}
-
-/// A program may print its own environment.
-fn secrets(config: &CommandConfig) -> Vec<String> {
-    let telling = |name: &str| {
-        let name = name.to_ascii_uppercase();
-        ["PASS", "SECRET", "TOKEN", "KEY", "URL", "DSN"]
-            .iter()
-            .any(|word| name.contains(word))
-    };
-    let env = config.env.iter().filter(|(name, _)| telling(name));
-    env.map(|(_, value)| value.clone()).collect()
 }
 
 fn fill(templates: &[Template], values: &Values) -> Vec<String> {

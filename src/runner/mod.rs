@@ -88,7 +88,8 @@ pub trait MigrationRunner: Send + Sync {
 
     /// Brings the tenant to `work.to`, under the tenant's lock that `session` holds. Migrating twice is the same as
     /// once, and killed midway and run again ends at the target. Returns soon after `work.cancel` is told, with
-    /// nothing of its own left running.
+    /// nothing of its own left running. After an error, a cancel or a drop, `session` may be in the middle of
+    /// something: it is good for closing only, which also ends what the server still does for it.
     ///
     /// # Errors
     /// What the tool or the server said. The tenant may stand anywhere between the two revisions then.
