@@ -25,10 +25,9 @@ use self::{
     process::{Finished, Invocation},
     template::{Template, Values},
 };
-use super::{LedgerTable, MigrationRunner, RunnerError, Work};
+use super::{LedgerTable, MigrationRunner, RunnerError, Subject, Work};
 use crate::{
     config::CommandConfig,
-    database_url::DatabaseUrl,
     domain::revision::{Direction, History, Ledger, LedgerForm, Revision},
     session::TenantSession,
 };
@@ -291,13 +290,9 @@ impl MigrationRunner for CommandRunner {
         None
     }
 
-    async fn read_ledger(
-        &self,
-        session: &mut TenantSession,
-        url: &DatabaseUrl,
-    ) -> Result<Ledger, RunnerError> {
+    async fn read_ledger(&self, session: &mut TenantSession, of: Subject<'_>) -> Result<Ledger, RunnerError> {
         let settings = settings(session).await?;
-        let tenant = Environment::new(url, session.schema(), &settings, None);
+        let tenant = Environment::new(of, session.schema(), &settings, None);
         let invocation = self.invocation(fill(&self.current, &tenant.values), Some(&tenant), LOOK_LIMIT);
         let text = self.ask(invocation, &tenant.secrets, keep(session)).await?;
         let revision = text.lines().map(str::trim).rfind(|line| !line.is_empty());
@@ -317,7 +312,7 @@ impl MigrationRunner for CommandRunner {
             from: work.from,
             to: work.to,
         };
-        let tenant = Environment::new(work.url, session.schema(), &settings, Some(&errand));
+        let tenant = Environment::new(work.subject(), session.schema(), &settings, Some(&errand));
         let command = match work.claim.direction {
             Direction::Upgrade => &self.upgrade,
             Direction::Downgrade => &self.downgrade,
