@@ -73,7 +73,7 @@ create table herder.job (
     to_revision   text,                              -- the target, then where the ledger was read at the end; null: base
     resolved      boolean not null,                  -- whether from and to are known
     epoch         integer not null default 0,        -- the number of the last attempt
-    starts        integer not null default 0,        -- claims since the last retry
+    starts        integer not null default 0,        -- claims since an attempt last ended with a word
     failures      integer not null default 0,        -- failed attempts that count, since the last retry
     attempts      integer not null default 0,        -- ended attempts that count: not those that the infrastructure ended
     orphaned      boolean not null default false,    -- an attempt ended without a word: it may have committed

@@ -18,6 +18,19 @@ const BUCKETS: [f64; 15] = [
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 30.0, 60.0, 300.0, 900.0, 1800.0,
 ];
 
+/// What `herder_job_attempts_total{outcome}` can say: the words of [`Settlement::as_str`].
+const OUTCOMES: [&str; 9] = [
+    "migrated",
+    "already_current",
+    "found_applied",
+    "failed",
+    "retried",
+    "snoozed",
+    "returned",
+    "skipped",
+    "cancelled",
+];
+
 /// The metrics of one process. Clones share them.
 #[derive(Clone)]
 pub struct Metrics {
@@ -122,6 +135,10 @@ impl Metrics {
         }
         for state in JobState::ALL {
             metrics.jobs.with_label_values(&[state.as_str()]).set(0);
+        }
+        // A counter that is not there yet has no rate when it comes.
+        for outcome in OUTCOMES {
+            metrics.attempts.with_label_values(&[outcome]);
         }
         Ok(metrics)
     }

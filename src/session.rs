@@ -262,7 +262,10 @@ impl TenantSession {
     }
 
     /// The schema that unqualified names are made in: the tenant's own, or the first of its database's search path.
-    async fn home(&mut self) -> Result<String, RunnerError> {
+    ///
+    /// # Errors
+    /// The connection broke, or no schema of the path exists.
+    pub async fn home(&mut self) -> Result<String, RunnerError> {
         if let Some(schema) = &self.schema {
             return Ok(schema.clone());
         }

@@ -10,8 +10,8 @@ use crate::{
 };
 
 /// What is logged unless asked. A command line says what it has to say by itself: what a worker in this very process
-/// logs of its tenants is said by their events, and a server's notices concern nobody.
-const QUIET: &str = "warn,herder::flow=off,apalis=off,apalis_core=off,sqlx::postgres::notice=off";
+/// logs of its tenants is said by their events, and what the server remarks on a migration is for whoever asks.
+const QUIET: &str = "warn,herder::flow=off,apalis=off,apalis_core=off,sqlx::postgres::notice=error";
 
 /// Starts logging.
 pub(crate) fn start(global: &Global) {
@@ -21,7 +21,7 @@ pub(crate) fn start(global: &Global) {
             .parse_lossy(directives),
         _ => EnvFilter::new(match global.verbose {
             0 => QUIET,
-            1 => "warn,herder=info,apalis=warn,apalis_core=warn",
+            1 => "warn,herder=info,apalis=warn,apalis_core=warn,sqlx::postgres::notice=error",
             2 => "info,herder=debug",
             _ => "trace",
         }),

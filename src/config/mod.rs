@@ -78,7 +78,8 @@ pub struct LimitsConfig {
     pub statement_timeout: Duration,
     /// How many attempts that count a job has before it fails. Default: 5.
     pub max_attempts: i32,
-    /// How many times a job may be started at all. A job that keeps killing its worker is parked then. Default: 20.
+    /// How many times in a row a job may be started and not be heard of again: it may be what kills the workers, so
+    /// it is parked then. Default: 8. Too low: a bad night of the machines parks innocent tenants.
     pub max_starts: i32,
     /// The delay after the first failure; it doubles. Default: 1 s.
     #[serde(with = "load::duration")]
@@ -94,7 +95,7 @@ impl Default for LimitsConfig {
             lock_timeout: Duration::from_secs(3),
             statement_timeout: Duration::from_secs(15 * 60),
             max_attempts: 5,
-            max_starts: 20,
+            max_starts: 8,
             backoff: Duration::from_secs(1),
             max_backoff: Duration::from_secs(60),
         }

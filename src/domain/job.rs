@@ -137,7 +137,7 @@ pub struct Claim {
     pub checksum: String,
     /// How many attempts have failed before this one and count.
     pub failures: i32,
-    /// How many times it was claimed, this time included.
+    /// How many times it was claimed since an attempt last ended with a word, this time included.
     pub starts: i32,
     /// Whether an earlier attempt may have committed something: its end was never recorded.
     pub orphaned: bool,

@@ -20,7 +20,7 @@ use crate::{
         revision::{Direction, History, Ledger, Standing},
     },
     metrics::Metrics,
-    runner::{RunnerError, Work},
+    runner::{RunnerError, Subject, Work},
     session::{Holder, TenantSession},
 };
 
@@ -82,7 +82,12 @@ impl Attempt<'_> {
         self.guard(session).await?;
 
         (self.enter)(Step::Inspecting);
-        let ledger = self.cx.runner.read_ledger(session, url).await?;
+        let subject = Subject {
+            tenant: &claim.tenant,
+            place: &claim.place,
+            url,
+        };
+        let ledger = self.cx.runner.read_ledger(session, subject).await?;
         let from = history.describe(&ledger);
         // What enqueue resolved is frozen: `-1` must not go down another step because an attempt was lost.
         let to = match claim.resolved {
@@ -135,7 +140,7 @@ impl Attempt<'_> {
         migrated?;
 
         (self.enter)(Step::Verifying);
-        let after = self.cx.runner.read_ledger(session, url).await?;
+        let after = self.cx.runner.read_ledger(session, subject).await?;
         self.verify(history, to.as_deref(), &after)?;
         Ok(Settlement::Succeeded {
             outcome: Outcome::Migrated,

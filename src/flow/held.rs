@@ -71,7 +71,10 @@ impl Held {
             published: true,
             stop: Stop::default(),
         };
-        self.entries().insert(job, entry);
+        if let Some(older) = self.entries().insert(job, entry) {
+            // Ours, lost for a while and won again: the older attempt is a zombie all the same.
+            older.stop.tell(StopReason::Superseded);
+        }
     }
 
     /// Forgets an attempt, unless a newer one took its place.

@@ -12,7 +12,7 @@ use crate::{
         budget::Service,
         context::{Context, chain},
     },
-    runner::{LedgerTable, RunnerError},
+    runner::{LedgerTable, RunnerError, Subject},
     session::{TenantSession, quote},
     store::StoreError,
 };
@@ -122,7 +122,17 @@ fn lost(read: &Read) -> Option<RunnerError> {
 async fn read_alone(cx: &Context, tenant: &Tenant, url: &DatabaseUrl) -> Read {
     let mut session =
         TenantSession::open(url, &tenant.place, "herder/inspect", &cx.config.limits, &[]).await?;
-    let ledger = cx.runner.read_ledger(&mut session, url).await;
+    let ledger = cx
+        .runner
+        .read_ledger(
+            &mut session,
+            Subject {
+                tenant: &tenant.id,
+                place: &tenant.place,
+                url,
+            },
+        )
+        .await;
     session.close().await;
     ledger
 }

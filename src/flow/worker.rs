@@ -214,7 +214,7 @@ impl Shared {
     /// Signs on. The control database may be away: then it is waited for.
     async fn register(&self, row: &worker::WorkerRow) {
         let mut tries = 0;
-        while let Err(error) = worker::register(&self.cx.pool, row).await {
+        while let Err(error) = self.sign_on(row).await {
             tries += 1;
             if tries == 1 {
                 warn!(%error, "Cannot sign on; trying again until it works");
@@ -225,6 +225,14 @@ impl Shared {
                 () = self.drain.cancelled() => return,
             }
         }
+    }
+
+    async fn sign_on(&self, row: &worker::WorkerRow) -> Result<(), StoreError> {
+        worker::register(&self.cx.pool, row).await?;
+        // Before the first claim: a job whose worker has no lease is anybody's.
+        let mut connection = self.cx.pool.acquire().await?;
+        worker::beat(&mut connection, row, self.cx.config.worker.lease).await?;
+        Ok(())
     }
 
     /// From a claim to its settlement, whatever happens in between.

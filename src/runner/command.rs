@@ -2,6 +2,7 @@
 //! standard input, and judged by the ledger that `current_command` reads; its exit code alone is believed only where
 //! it says "failed".
 
+mod checks;
 mod environment;
 mod output;
 mod process;
@@ -9,7 +10,7 @@ mod template;
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,15 +19,15 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 use self::{
+    checks::{UNKNOWN_TO_CURRENT, command, placeholder_error, program, secrets, setup},
     environment::{BASE, Environment, Errand, Session, WITHOUT},
     output::{last_words, sqlstate},
     process::{Finished, Invocation},
-    template::{Placeholder, Template, Values},
+    template::{Template, Values},
 };
-use super::{LedgerTable, MigrationRunner, RunnerError, Work};
+use super::{LedgerTable, MigrationRunner, RunnerError, Subject, Work};
 use crate::{
     config::CommandConfig,
-    database_url::DatabaseUrl,
     domain::revision::{Direction, History, Ledger, LedgerForm, Revision},
     session::TenantSession,
 };
@@ -215,56 +216,6 @@ impl HistorySource {
     }
 }
 
-/// What is not known where only the ledger is read.
-const UNKNOWN_TO_CURRENT: [Placeholder; 5] = [
-    Placeholder::Tenant,
-    Placeholder::Server,
-    Placeholder::From,
-    Placeholder::To,
-    Placeholder::Direction,
-];
-
-/// Reads a command of the config.
-fn command(key: &str, words: &[String], unknown: &[Placeholder]) -> Result<Vec<Template>, RunnerError> {
-    if words.first().is_none_or(|program| program.trim().is_empty()) {
-        return Err(setup(
-            format!("`{key}` is empty"),
-            "it is the program and its arguments, e.g. [\"sh\", \"migrate.sh\"]",
-        ));
-    }
-    let templates = words.iter().map(|word| {
-        let template = Template::parse(word).map_err(|e| placeholder_error(key, e))?;
-        if let Some(p) = template.placeholders().find(|p| p.is_secret()) {
-            return Err(setup(
-                format!("`{key}` has {p} in its arguments, which anybody on the machine can read"),
-                "the program gets it in the environment, as DATABASE_URL and PGPASSWORD; or pass it by `env` or `stdin`",
-            ));
-        }
-        if let Some(p) = template.placeholders().find(|p| unknown.contains(p)) {
-            return Err(setup(
-                format!("`{key}` has {p} in it, which is not known when it runs"),
-                "it is about a place: {schema}, {database}, {host}, {port} and {user} are known, and DATABASE_URL",
-            ));
-        }
-        Ok(template)
-    });
-    templates.collect()
-}
-
-fn placeholder_error(key: &str, error: String) -> RunnerError {
-    setup(
-        format!("`{key}`: {error}"),
-        "a word in braces is a placeholder; {{word}} stands for the word in braces itself",
-    )
-}
-
-fn setup(message: String, hint: &str) -> RunnerError {
-    RunnerError::Setup {
-        message: format!("[runner] {message}"),
-        hint: hint.into(),
-    }
-}
-
 /// A line of revisions. The tool's ledger names the newest.
 fn history<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Arc<History>, RunnerError> {
     let mut below: Option<String> = None;
@@ -276,26 +227,6 @@ fn history<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Arc<History>,
         checksum: None,
     });
     Ok(Arc::new(History::new(revisions.collect(), LedgerForm::Heads)?))
-}
-
-/// A relative path with a folder in it begins in `directory`; a bare name is looked up on PATH.
-fn program(name: &str, directory: &Path) -> PathBuf {
-    match name.contains('/') {
-        true => directory.join(name),
-        false => name.into(),
-    }
-}
-
-/// A program may print its own environment.
-fn secrets(config: &CommandConfig) -> Vec<String> {
-    let telling = |name: &str| {
-        let name = name.to_ascii_uppercase();
-        ["PASS", "SECRET", "TOKEN", "KEY", "URL", "DSN"]
-            .iter()
-            .any(|word| name.contains(word))
-    };
-    let env = config.env.iter().filter(|(name, _)| telling(name));
-    env.map(|(_, value)| value.clone()).collect()
 }
 
 fn fill(templates: &[Template], values: &Values) -> Vec<String> {
@@ -359,13 +290,9 @@ impl MigrationRunner for CommandRunner {
         None
     }
 
-    async fn read_ledger(
-        &self,
-        session: &mut TenantSession,
-        url: &DatabaseUrl,
-    ) -> Result<Ledger, RunnerError> {
+    async fn read_ledger(&self, session: &mut TenantSession, of: Subject<'_>) -> Result<Ledger, RunnerError> {
         let settings = settings(session).await?;
-        let tenant = Environment::new(url, session.schema(), &settings, None);
+        let tenant = Environment::new(of, session.schema(), &settings, None);
         let invocation = self.invocation(fill(&self.current, &tenant.values), Some(&tenant), LOOK_LIMIT);
         let text = self.ask(invocation, &tenant.secrets, keep(session)).await?;
         let revision = text.lines().map(str::trim).rfind(|line| !line.is_empty());
@@ -385,7 +312,7 @@ impl MigrationRunner for CommandRunner {
             from: work.from,
             to: work.to,
         };
-        let tenant = Environment::new(work.url, session.schema(), &settings, Some(&errand));
+        let tenant = Environment::new(work.subject(), session.schema(), &settings, Some(&errand));
         let command = match work.claim.direction {
             Direction::Upgrade => &self.upgrade,
             Direction::Downgrade => &self.downgrade,

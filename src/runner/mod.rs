@@ -20,6 +20,7 @@ use crate::{
     domain::{
         job::Claim,
         revision::{History, Ledger},
+        tenant::Place,
     },
     session::TenantSession,
 };
@@ -33,6 +34,17 @@ pub struct LedgerTable {
     pub revision: &'static str,
     /// Which rows count.
     pub condition: &'static str,
+}
+
+/// Whose ledger is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The tenant's id.
+    pub tenant: &'a str,
+    /// Where it lives.
+    pub place: &'a Place,
+    /// Its database, with its secret.
+    pub url: &'a DatabaseUrl,
 }
 
 /// One piece of work: what is pending in one tenant.
@@ -55,6 +67,17 @@ pub struct Work<'a> {
     pub cancel: &'a CancellationToken,
 }
 
+impl<'a> Work<'a> {
+    /// Whose work it is.
+    pub fn subject(&self) -> Subject<'a> {
+        Subject {
+            tenant: &self.claim.tenant,
+            place: &self.claim.place,
+            url: self.url,
+        }
+    }
+}
+
 /// A migration tool. What these docs promise is held by the conformance suite, run against every runner.
 #[async_trait]
 pub trait MigrationRunner: Send + Sync {
@@ -74,12 +97,8 @@ pub trait MigrationRunner: Send + Sync {
     ///
     /// # Errors
     /// Whatever keeps it from being read. An absent table is no error: the tenant was never migrated.
-    async fn read_ledger(
-        &self,
-        session: &mut TenantSession,
-        url: &DatabaseUrl,
-    ) -> Result<Ledger, RunnerError> {
-        let _ = url;
+    async fn read_ledger(&self, session: &mut TenantSession, of: Subject<'_>) -> Result<Ledger, RunnerError> {
+        let _ = of;
         match self.ledger_table() {
             Some(table) => session.read_ledger(&table).await,
             None => Ok(Ledger::default()),
@@ -88,7 +107,8 @@ pub trait MigrationRunner: Send + Sync {
 
     /// Brings the tenant to `work.to`, under the tenant's lock that `session` holds. Migrating twice is the same as
     /// once, and killed midway and run again ends at the target. Returns soon after `work.cancel` is told, with
-    /// nothing of its own left running.
+    /// nothing of its own left running. After an error, a cancel or a drop, `session` may be in the middle of
+    /// something: it is good for closing only, which also ends what the server still does for it.
     ///
     /// # Errors
     /// What the tool or the server said. The tenant may stand anywhere between the two revisions then.

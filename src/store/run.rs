@@ -396,9 +396,14 @@ async fn cancel_open_jobs(tx: &mut PgConnection, run: RunId) -> Result<(), Store
 /// The control database fails.
 pub async fn retry(pool: &PgPool, run: RunId, checksum: &str) -> Result<u64, StoreError> {
     let mut tx = pool.begin().await?;
-    sqlx::query!("select id from herder.run where id = $1 for update", run)
-        .fetch_one(&mut *tx)
-        .await?;
+    let state = sqlx::query_scalar!(
+        r#"select state as "state: RunState" from herder.run where id = $1 for update"#,
+        run,
+    );
+    // Cancelled is final: its other tenants will not come along.
+    if state.fetch_one(&mut *tx).await? == RunState::Cancelled {
+        return Ok(0);
+    }
     let jobs = sqlx::query_scalar!(
         "update herder.job
          set state = 'ready', ready_at = now(), settled_at = null, starts = 0, failures = 0, blocked_since = null

@@ -36,7 +36,7 @@ pub struct Held {
     pub age: f64,
 }
 
-/// Makes a worker known to apalis, which its deliveries refer to.
+/// Makes a worker known to apalis, which its deliveries refer to. Its first heartbeat must come before its first claim.
 ///
 /// # Errors
 /// The control database fails.

@@ -15,14 +15,13 @@ use tempfile::TempDir;
 
 // ---------------------------------------------------------------- what the tests stand on
 
-/// The cluster. For the coordinator: becomes the harness's own.
-fn server() -> String {
-    std::env::var("HERDER_DEV_PG").unwrap_or_else(|_| "postgres://postgres@127.0.0.1:54987".to_owned())
-}
-
-/// A Python with alembic, asyncpg, psycopg2 and psycopg. For the coordinator: becomes the harness's own.
-fn python() -> PathBuf {
-    std::env::var_os("HERDER_DEV_PYTHON").map_or_else(|| "/tmp/venv-alembic/bin/python".into(), PathBuf::from)
+/// The server's URL, without a database.
+async fn server() -> String {
+    crate::server::shared()
+        .await
+        .url("")
+        .trim_end_matches('/')
+        .to_owned()
 }
 
 /// The realistic project: the copy in `examples/`, or the original.
@@ -38,7 +37,7 @@ fn saas(ini: &str) -> Project {
 
 fn launch() -> Launch {
     Launch {
-        python: python(),
+        python: crate::venv::python(),
         env_remove: vec!["CARGO_PKG_NAME".to_owned()],
     }
 }
@@ -58,14 +57,14 @@ struct Database {
 impl Database {
     async fn new() -> Self {
         let name = format!("t_{}", uuid::Uuid::new_v4().simple());
-        let admin = PgPool::connect(&format!("{}/postgres", server()))
+        let admin = PgPool::connect(&format!("{}/postgres", server().await))
             .await
             .expect("a server");
         admin
             .execute(AssertSqlSafe(format!("create database {name}")))
             .await
             .expect("a database");
-        let url = format!("{}/{name}", server());
+        let url = format!("{}/{name}", server().await);
         let options: PgConnectOptions = url.parse().expect("a URL");
         let pool = PgPoolOptions::new()
             .max_connections(3)
@@ -558,11 +557,8 @@ async fn a_password_of_odd_characters_logs_in() {
             "create role {role} superuser login password 'p%a@b:/ü x''\\?#[+&='"
         ))
         .await;
-    // With `host all +odd_people 127.0.0.1/32 scram-sha-256` in pg_hba.conf, it does prove it.
-    let _ = database
-        .pool
-        .execute(AssertSqlSafe(format!("grant odd_people to {role}")))
-        .await;
+    let group = crate::server::WITH_PASSWORD;
+    database.run(&format!("grant {group} to {role}")).await;
     let secret = "p%25a%40b%3A%2F%C3%BC%20x%27%5C%3F%23%5B%2B%26%3D";
     let url = database.url.replace("postgres@", &format!("{role}:{secret}@"));
     let mut process = warm().await;
@@ -675,7 +671,7 @@ async fn a_server_that_is_not_there_is_told_from_one_that_refuses() {
         assert_eq!(error.kind, ToolErrorKind::Connect, "{scheme}: {error:?}");
         assert!(error.message.contains("SSL"), "{scheme}: {error:?}");
 
-        let url = format!("{}/not_there", server());
+        let url = format!("{}/not_there", server().await);
         let error = tool(
             process
                 .migrate(&project.project(), &Tenant::new(&url).scheme(scheme).up())
@@ -694,9 +690,11 @@ async fn a_server_that_is_not_there_is_told_from_one_that_refuses() {
             "{scheme}: {error:?}"
         );
 
-        database.run("drop role if exists narrow").await;
-        database.run("create role narrow login connection limit 0").await;
-        let url = database.url.replace("postgres@", "narrow@");
+        let narrow = format!("narrow_{}", uuid::Uuid::new_v4().simple());
+        database
+            .run(&format!("create role {narrow} login connection limit 0"))
+            .await;
+        let url = database.url.replace("postgres@", &format!("{narrow}@"));
         let error = tool(
             process
                 .migrate(&project.project(), &Tenant::new(&url).scheme(scheme).up())
@@ -981,7 +979,7 @@ async fn a_python_that_cannot_serve_is_named() {
         "cannot start the Python interpreter `/no/such/python`"
     );
 
-    let bare = Command::new(python())
+    let bare = Command::new(crate::venv::python())
         .args(["-c", "import sys; print(sys.base_prefix + '/bin/python3')"])
         .output()
         .expect("Python");

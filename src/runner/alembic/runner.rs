@@ -100,7 +100,7 @@ impl AlembicRunner {
             None
         };
         let Some(hint) = doubt else { return Ok(()) };
-        let ledger = self.read_ledger(session, work.url).await?;
+        let ledger = self.read_ledger(session, work.subject()).await?;
         match work
             .history
             .pending(work.claim.direction, work.to, &ledger)?

@@ -117,7 +117,7 @@ fn scrub(text: &str, secrets: &[String]) -> String {
 /// psql's verbose `ERROR:  42P07:`. The last one counts, except for the echo in a transaction that had failed before.
 pub(super) fn sqlstate(text: &str) -> Option<String> {
     const ECHO: &str = "25P02";
-    let codes = text.lines().flat_map(|line| {
+    let mut codes = text.lines().flat_map(|line| {
         let upper = line.to_ascii_uppercase();
         let named = ["SQLSTATE", "SQL STATE"].iter().find_map(|word| {
             let behind = &line[upper.find(word)? + word.len()..];
@@ -129,7 +129,7 @@ pub(super) fn sqlstate(text: &str) -> Option<String> {
         });
         named.or(verbose)
     });
-    codes.filter(|code| code != ECHO).next_back()
+    codes.rfind(|code| code != ECHO)
 }
 
 /// The code at the beginning of a text. All codes of PostgreSQL have at least two digits, which few words have.

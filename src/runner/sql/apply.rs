@@ -11,7 +11,7 @@ use sqlx::{
 use super::{
     directory::Migration,
     ledger::{Applied, LedgerOf, literal},
-    script::{Form, Script, Step, culprit, step, undoes_itself},
+    script::{Form, Script, Step, copy_from_stdin, culprit, step, undoes_itself},
 };
 use crate::{
     domain::revision::Direction,
@@ -30,7 +30,7 @@ pub(super) struct Tenant<'a> {
 
 impl<'a> Tenant<'a> {
     pub(super) async fn new(session: &'a mut TenantSession) -> Result<Self, RunnerError> {
-        let ledger = LedgerOf::new(session);
+        let ledger = LedgerOf::new(session).await?;
         let schema = session.schema().map(str::to_owned);
         let on = session.connection();
         let search_path = sqlx::query_scalar("select current_setting('search_path')")
@@ -82,7 +82,8 @@ impl<'a> Tenant<'a> {
             Direction::Upgrade => self.ledger.record(migration),
             Direction::Downgrade => self.ledger.erase(migration),
         };
-        let row = self.ask(format!("begin; {entry}")).await?;
+        let begun = self.ask(format!("begin; {entry}")).await;
+        let row = begun.map_err(|e| e.at(&migration.id, None))?;
         let Some(transaction) = row.map(|row| row.get::<Option<String>, _>(0)) else {
             // Somebody else has done it since we looked.
             self.tell("rollback".into()).await?;
@@ -276,26 +277,23 @@ impl<'a> Tenant<'a> {
 
 /// What the server said, with the statement that it said it about.
 fn explain(error: sqlx::Error, text: &str, done: usize, migration: &Migration) -> RunnerError {
-    let position = match &error {
-        sqlx::Error::Database(e) => {
-            match e.try_downcast_ref::<PgDatabaseError>().and_then(|e| e.position()) {
-                Some(PgErrorPosition::Original(position)) => Some(position),
-                _ => None,
-            }
-        }
-        // The server waits for data that the file holds in psql's way, or the like.
-        sqlx::Error::Protocol(message) => {
-            return RunnerError::Tool {
-                message: format!("the server wants what a file cannot give: {message}"),
-                sqlstate: None,
-                revision: Some(migration.id.clone()),
-                statement: culprit(text, None, done).map(str::to_owned),
-                hint: Some(
-                    "write INSERT instead of COPY … FROM stdin; psql's own commands do not work either"
-                        .into(),
-                ),
-            };
-        }
+    let server = match &error {
+        sqlx::Error::Database(e) => e.try_downcast_ref::<PgDatabaseError>(),
+        _ => None,
+    };
+    // It waits for the data, if nothing comes behind it; or it cannot make sense of what does.
+    let confused = server.map_or(matches!(error, sqlx::Error::Protocol(_)), |e| e.code() == "42601");
+    if confused && let Some(copy) = copy_from_stdin(text) {
+        return RunnerError::Tool {
+            message: "COPY … FROM stdin has nobody to read from".into(),
+            sqlstate: None,
+            revision: Some(migration.id.clone()),
+            statement: Some(copy.to_owned()),
+            hint: Some("write INSERT instead: only psql reads data out of a file of statements".into()),
+        };
+    }
+    let position = match server.and_then(PgDatabaseError::position) {
+        Some(PgErrorPosition::Original(position)) => Some(position),
         _ => None,
     };
     RunnerError::from(error).at(&migration.id, culprit(text, position, done))

@@ -34,11 +34,11 @@ pub(super) struct LedgerOf {
 }
 
 impl LedgerOf {
-    pub(super) fn new(session: &TenantSession) -> Self {
-        let schema = session.schema().unwrap_or("public");
-        Self {
-            table: format!("{}.{}", quote(schema), quote(TABLE)),
-        }
+    pub(super) async fn new(session: &mut TenantSession) -> Result<Self, RunnerError> {
+        let schema = session.home().await?;
+        Ok(Self {
+            table: format!("{}.{}", quote(&schema), quote(TABLE)),
+        })
     }
 
     /// All rows. None where the table is not there.

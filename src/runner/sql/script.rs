@@ -214,6 +214,16 @@ fn take(rest: &mut &[Token<'_>], keywords: &[&str]) -> bool {
     found
 }
 
+/// A COPY that waits for data which psql would send. Behind it, the server takes the data for statements.
+pub(super) fn copy_from_stdin(text: &str) -> Option<&str> {
+    let statements = split(text).into_iter().map(|range| &text[range]);
+    statements.into_iter().find(|statement| {
+        let tokens = tokens(statement);
+        let mut pairs = tokens.windows(2);
+        tokens.first().is_some_and(|t| t.is("copy")) && pairs.any(|p| p[0].is("from") && p[1].is("stdin"))
+    })
+}
+
 /// The statement of `text` that an error is about: the one at the server's position, else the one after those that
 /// were done.
 pub(super) fn culprit(text: &str, position: Option<usize>, done: usize) -> Option<&str> {

@@ -16,6 +16,8 @@ with free as (
     ) locked
     -- An idle fleet locks nothing.
     where exists (select from herder.run where run.state = 'running')
+      -- Nor does a worker that others may already take for dead: it beats first.
+      and exists (select from herder.worker where worker.id = $1 and worker.lease_until >= now())
 ),
 supply as (
     select server, count(*) as slots from free group by server

@@ -13,11 +13,14 @@ returned as (
         settled_at = case when job.starts >= $1 then now() end,
         error = case when job.starts >= $1 then jsonb_build_object('reason', 'parked',
             'message', format('started %s times, and each time its worker was lost', job.starts),
-            'hint', 'look at the logs of the workers in `herder status --attempts`; `herder retry` starts it again')
+            'hint', 'the logs of the lost workers say what it did to them; `herder retry` starts it again')
             else job.error end,
-        worker = null, step = null, orphaned = true, ready_at = now()
+        worker = null, step = null, orphaned = true,
+        -- At once the first time. After that each at a moment of its own: jobs that went down with the same worker
+        -- again and again must part, so that only the one to blame is parked.
+        ready_at = now() + random() * least(job.starts - 1, 10) * interval '2 seconds'
     from lost where job.id = lost.id and job.epoch = lost.epoch
-    returning job.id, job.run_id, job.epoch, job.state, job.tenant, lost.worker
+    returning job.id, job.run_id, job.epoch, job.state, job.tenant, job.ready_at, lost.worker
 ),
 ended as (
     update herder.attempt set ended_at = now(), result = 'rescued'
@@ -29,7 +32,7 @@ suspected as (
 ),
 delivered as (
     update apalis.jobs
-    set status = case returned.state when 'ready' then 'Pending' else 'Killed' end, run_at = now(),
+    set status = case returned.state when 'ready' then 'Pending' else 'Killed' end, run_at = returned.ready_at,
         done_at = case returned.state when 'ready' then null else now() end, lock_by = null, lock_at = null
     from returned where jobs.id = lpad(to_hex(returned.id), 26, '0')
 )

@@ -10,7 +10,7 @@ with settled as (
         failures = job.failures + $10,
         attempts = job.attempts + case when $4 in ('succeeded', 'failed') or $10 > 0 then 1 else 0 end,
         blocked_since = case when $11 then coalesce(job.blocked_since, now()) end,
-        starts = job.starts - case when $12 = 'returned' then 1 else 0 end,
+        starts = 0,
         orphaned = job.orphaned and $4 = 'ready',
         worker = null, step = null,
         settled_at = case when $4 in ('succeeded', 'failed', 'skipped', 'cancelled') then now() end
