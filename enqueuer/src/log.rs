@@ -16,8 +16,9 @@ pub(crate) fn start(global: &Global) {
             .with_default_directive(LevelFilter::WARN.into())
             .parse_lossy(directives),
         _ => EnvFilter::new(match global.verbose {
-            0 => "warn",
-            1 => "warn,herder=info",
+            // What the server remarks on a migration is for whoever asks.
+            0 => "warn,sqlx::postgres::notice=error",
+            1 => "warn,herder=info,sqlx::postgres::notice=error",
             2 => "info,herder=debug",
             _ => "trace",
         }),
