@@ -53,7 +53,8 @@ pub(crate) async fn connect(control: &ControlConfig) -> anyhow::Result<PgPool> {
 /// Connects to a control database, whatever is in it. The first connection is made here: a pool would try again
 /// until its time is up, and then say no more than that.
 pub(crate) async fn connect_unchecked(control: &ControlConfig) -> anyhow::Result<PgPool> {
-    let url = DatabaseUrl::parse(control.url.expose()).context("[control] `url` cannot be used")?;
+    let url = DatabaseUrl::parse(control.url.expose())
+        .map_err(|error| Problem::set_up("[control] `url` cannot be used").caused_by(error))?;
     let pool = store::pool(&control.url, "herder", CONNECTIONS)?;
     let options = pool.connect_options();
     let connecting = async { PgConnection::connect_with(&options).await?.close().await };
@@ -102,7 +103,12 @@ fn refused(error: sqlx::Error, url: &DatabaseUrl) -> Problem {
             .hint("wait until connections are free, or raise its max_connections"),
         _ => unreachable(url),
     };
-    problem.caused_by(error)
+    // The bare cause: sqlx adds the line of the server's source code, or that this is about a database.
+    match error {
+        sqlx::Error::Database(error) => problem.caused_by(anyhow::anyhow!("{}", error.message())),
+        sqlx::Error::Io(error) => problem.caused_by(error),
+        error => problem.caused_by(error),
+    }
 }
 
 /// The run that a person means.

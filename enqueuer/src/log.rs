@@ -9,16 +9,19 @@ use crate::{
     render::progress,
 };
 
-/// Starts logging. A command line says what it has to say by itself, so that only warnings are logged, unless asked.
+/// What is logged unless asked. A command line says what it has to say by itself: what a worker in this very process
+/// logs of its tenants is said by their events, and what the server remarks on a migration is for whoever asks.
+const QUIET: &str = "warn,herder::flow=off,apalis=off,apalis_core=off,sqlx::postgres::notice=error";
+
+/// Starts logging.
 pub(crate) fn start(global: &Global) {
     let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(directives) if global.verbose == 0 => EnvFilter::builder()
             .with_default_directive(LevelFilter::WARN.into())
             .parse_lossy(directives),
         _ => EnvFilter::new(match global.verbose {
-            // What the server remarks on a migration is for whoever asks.
-            0 => "warn,sqlx::postgres::notice=error",
-            1 => "warn,herder=info,sqlx::postgres::notice=error",
+            0 => QUIET,
+            1 => "warn,herder=info,apalis=warn,apalis_core=warn,sqlx::postgres::notice=error",
             2 => "info,herder=debug",
             _ => "trace",
         }),

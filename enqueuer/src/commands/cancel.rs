@@ -9,7 +9,13 @@ use herder::{
 };
 
 use super::Setting;
-use crate::{args, confirm, control, exit::Exit, output, problem::Problem, render::words::count};
+use crate::{
+    args, confirm, control,
+    exit::Exit,
+    output,
+    problem::Problem,
+    render::words::{count, run_is},
+};
 
 pub(crate) async fn run(setting: &Setting, args: &args::Cancel) -> anyhow::Result<Exit> {
     let config = setting.config()?;
@@ -22,7 +28,7 @@ pub(crate) async fn run(setting: &Setting, args: &args::Cancel) -> anyhow::Resul
             return Ok(Exit::Done);
         }
         state if !state.is_open() => {
-            return Err(Problem::usage(format!("run {name} is over: it is {state}")).into());
+            return Err(Problem::usage(format!("run {name} {}", run_is(state))).into());
         }
         _ => {}
     }

@@ -260,7 +260,7 @@ async fn check_server(cx: &Context, server: &str, tenant: &Tenant, own_urls: &Ow
     // The last word on the ceiling is the server's own.
     match url.user() {
         Some(user) => Finding::new(name, Level::Ok, text).hint(format!(
-            "to have the server itself hold the budget: ALTER ROLE {} CONNECTION LIMIT {}",
+            "to have the server itself hold the budget (not for a superuser): ALTER ROLE {} CONNECTION LIMIT {}",
             herder::session::quote(&user),
             sum.budget
         )),

@@ -17,7 +17,7 @@ use crate::{
     follow::Follower,
     output,
     problem::Problem,
-    render::words::count,
+    render::words::{count, run_is},
     work,
 };
 
@@ -97,16 +97,13 @@ fn open(run: &RunView) -> u64 {
 fn over(run: &RunView, follow: Follow, more: &str) -> anyhow::Result<Exit> {
     let name = short(&run.id);
     if run.state == RunState::Succeeded || waits(follow) {
-        output::say(&format!(
-            "Nothing to do: run {name} is over, it has {}",
-            ended(run.state)
-        ));
+        output::say(&format!("Nothing to do: run {name} {}", run_is(run.state)));
         for line in crate::render::summary::next(run, more) {
             output::hint(&line);
         }
         return Ok(Exit::of_run(run.state));
     }
-    let problem = Problem::usage(format!("run {name} is over: it has {}", ended(run.state)));
+    let problem = Problem::usage(format!("run {name} {}", run_is(run.state)));
     Err(match run.state {
         RunState::Failed => problem.hint(format!(
             "`herder retry {name}{more}` tries its failed tenants again"
@@ -114,13 +111,4 @@ fn over(run: &RunView, follow: Follow, more: &str) -> anyhow::Result<Exit> {
         _ => problem.hint(format!("`herder upgrade{more}` starts a new one")),
     }
     .into())
-}
-
-/// A state as the end of "it has …".
-fn ended(state: RunState) -> String {
-    match state {
-        RunState::Failed => "failed tenants".into(),
-        RunState::Cancelled => "been cancelled".into(),
-        state => state.to_string(),
-    }
 }

@@ -6,7 +6,7 @@ use herder::{
 };
 
 use super::Setting;
-use crate::{args::RunArg, control, exit::Exit, output, problem::Problem};
+use crate::{args::RunArg, control, exit::Exit, output, problem::Problem, render::words::run_is};
 
 pub(crate) async fn run(setting: &Setting, args: &RunArg) -> anyhow::Result<Exit> {
     let config = setting.config()?;
@@ -26,10 +26,10 @@ pub(crate) async fn run(setting: &Setting, args: &RunArg) -> anyhow::Result<Exit
             "run {name} could not be paused: somebody resumed it"
         )),
         state @ (RunState::Paused | RunState::Halted) => {
-            output::say(&format!("Nothing to do: run {name} is {state}"));
+            output::say(&format!("Nothing to do: run {name} {}", run_is(state)));
             output::hint(&format!("`herder resume {name}{more}` goes on"));
             Ok(Exit::Done)
         }
-        state => Err(Problem::usage(format!("run {name} is over: it is {state}")).into()),
+        state => Err(Problem::usage(format!("run {name} {}", run_is(state))).into()),
     }
 }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, io};
 
 use herder::{
+    config::RunnerConfig,
     domain::{
         job::JobState,
         revision::{Direction, HistoryError, Target},
@@ -208,10 +209,13 @@ pub(crate) async fn cannot(cx: &Context, what: &str, error: EnqueueError) -> any
         Ok(history) => history.revisions().last().map(|revision| revision.id.clone()),
         Err(_) => None,
     };
-    let problem = Problem::usage(format!("{what}: there is no revision {target}"));
+    let problem = Problem::usage(format!(
+        "{what}: revision {target} is not in {}",
+        project(&cx.config.runner)
+    ));
     match newest {
         Some(newest) => problem
-            .caused_by(anyhow::anyhow!("the newest of these migrations is {newest}"))
+            .caused_by(anyhow::anyhow!("the newest revision there is {newest}"))
             .hint(format!(
                 "build from the commit that adds {target}, or pass --to {newest}"
             ))
@@ -219,5 +223,19 @@ pub(crate) async fn cannot(cx: &Context, what: &str, error: EnqueueError) -> any
         None => problem
             .hint("there are no migrations at all: is the path in [runner] right?")
             .into(),
+    }
+}
+
+/// Where the migrations are, as a person would write it.
+fn project(runner: &RunnerConfig) -> String {
+    let path = match runner {
+        RunnerConfig::Alembic(config) => &config.config,
+        RunnerConfig::Sql(config) => &config.directory,
+        RunnerConfig::Command(_) => return "the list of revisions".into(),
+    };
+    let here = std::env::current_dir().unwrap_or_default();
+    match path.strip_prefix(&here) {
+        Ok(below) => format!("./{}", below.display()),
+        Err(_) => path.display().to_string(),
     }
 }

@@ -6,7 +6,7 @@ use chrono::Utc;
 use herder::store::view::JobView;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::words::{between, duration};
+use super::words::{between, duration, worker};
 
 /// How many tenants in progress are shown: what fits below a bar without scrolling it away.
 pub(crate) const SHOWN: usize = 8;
@@ -81,7 +81,7 @@ fn in_progress(job: &JobView) -> String {
         .map(|at| duration(between(at, Utc::now())))
         .unwrap_or_default();
     let step = job.step.as_deref().unwrap_or_default();
-    let worker = job.worker.as_deref().unwrap_or_default();
+    let worker = job.worker.as_deref().map(worker).unwrap_or_default();
     format!("  {since:>9}  {:24} {step:10} {worker}", job.tenant)
 }
 

@@ -16,7 +16,7 @@ use super::{
     style::{DIM, ERROR, HINT, STRONG},
     summary,
     table::Table,
-    words::{between, count, delay, duration, moment, way},
+    words::{between, count, delay, duration, moment, way, worker},
 };
 
 /// Counts with a number for every state, zeros included: a program need not know which may be missing.
@@ -118,7 +118,7 @@ fn note(job: &JobView, now: DateTime<Utc>) -> String {
             let step = job.step.as_deref().unwrap_or_default();
             format!(
                 "{step} for {since} by {}",
-                job.worker.as_deref().unwrap_or_default()
+                job.worker.as_deref().map(worker).unwrap_or_default()
             )
         }
         JobState::Succeeded => job.outcome.as_deref().unwrap_or_default().replace('_', " "),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use herder::domain::run::RunState;
 
 /// `1.204s`, `12m 04s`, `3h 07m`: as exact as anybody wants it.
 pub(crate) fn duration(duration: Duration) -> String {
@@ -57,6 +58,26 @@ pub(crate) fn way(from: Option<&str>, to: Option<&str>) -> String {
     format!("{} → {}", revision(from), revision(to))
 }
 
+/// How a run ended, or where it stands, as the end of "the run …".
+pub(crate) fn run_is(state: RunState) -> &'static str {
+    match state {
+        RunState::Running => "is running",
+        RunState::Succeeded => "has succeeded",
+        RunState::Failed => "is over, and some of its tenants failed",
+        RunState::Paused => "is paused",
+        RunState::Halted => "is halted",
+        RunState::Cancelled => "was cancelled",
+    }
+}
+
+/// A worker's id without most of the random digits that tell its starts apart: `pod-1-5e0f`.
+pub(crate) fn worker(id: &str) -> String {
+    match id.rsplit_once('-') {
+        Some((name, random)) if random.len() == 32 => format!("{name}-{}", random.get(..4).unwrap_or(random)),
+        _ => id.to_owned(),
+    }
+}
+
 /// A revision, or the word for none.
 pub(crate) fn revision(revision: Option<&str>) -> &str {
     revision.unwrap_or("base")
@@ -93,6 +114,12 @@ mod tests {
         assert_eq!(ms(740), "in 0.7s");
         assert_eq!(ms(4_871), "in 5s");
         assert_eq!(ms(65_000), "in 1m 05s");
+    }
+
+    #[test]
+    fn a_worker_is_known_by_its_name() {
+        assert_eq!(worker("pod-1-d9a2691a31e242bab4b6d6db77a3435f"), "pod-1-d9a2");
+        assert_eq!(worker("w1"), "w1");
     }
 
     #[test]
