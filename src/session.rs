@@ -291,8 +291,9 @@ impl TenantSession {
     pub async fn read_ledger(&mut self, ledger: &LedgerTable) -> Result<Ledger, RunnerError> {
         let schema = self.home().await?;
         let exists: bool = sqlx::query_scalar(
-            "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace \
-             where n.nspname = $1 and c.relname = $2 and c.relkind in ('r', 'p', 'v'))",
+            // One look into one index. A join might read the ledgers of all tenants: they share their table's name.
+            "select exists (select from pg_class where relname = $2 and relkind in ('r', 'p', 'v') \
+             and relnamespace = (select oid from pg_namespace where nspname = $1))",
         )
         .bind(&schema)
         .bind(&ledger.table)

@@ -224,10 +224,13 @@ impl Attempt<'_> {
             limits: &self.cx.config.limits,
             cancel: self.stop.token(),
         };
-        let migrated = self.cx.runner.migrate(session, &work).await;
+        let mut migrated = self.cx.runner.migrate(session, &work).await;
         if migrated.is_err() && self.cx.runner.connections() > 1 {
             // The tool is gone, but the server may not have noticed yet.
-            let _ = session.end_tool(&claim.application_name()).await;
+            if let Err(lost) = session.end_tool(&claim.application_name()).await {
+                // Our own session broke as well: whatever the tool made of that, it was not the tenant's fault.
+                migrated = Err(lost);
+            }
         }
         if self.stop.reason().is_some() {
             return Err(migrated.err().unwrap_or(RunnerError::Cancelled));
