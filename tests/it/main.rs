@@ -11,6 +11,7 @@ mod fleet;
 mod kills;
 mod outages;
 mod places;
+mod plans;
 mod poison;
 mod runner_command;
 mod runner_sql;
