@@ -25,10 +25,13 @@ use self::{
     process::{Finished, Invocation},
     template::{Template, Values},
 };
-use super::{LedgerTable, MigrationRunner, RunnerError, Subject, Work};
+use super::{LedgerTable, MigrationRunner, Offer, RunnerError, Subject, Work};
 use crate::{
     config::CommandConfig,
-    domain::revision::{Direction, History, Ledger, LedgerForm, Revision},
+    domain::{
+        revision::{Direction, History, Ledger, LedgerForm, Revision},
+        tenant::Isolation,
+    },
     session::TenantSession,
 };
 
@@ -302,6 +305,18 @@ impl MigrationRunner for CommandRunner {
                 .into_iter()
                 .map(str::to_owned)
                 .collect(),
+        })
+    }
+
+    async fn plan(
+        &self,
+        _: Direction,
+        _: &Ledger,
+        _: Option<&str>,
+        _: Isolation,
+    ) -> Result<Offer, RunnerError> {
+        Ok(Offer::Live {
+            why: "what the command does is its own business".into(),
         })
     }
 

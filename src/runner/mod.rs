@@ -3,9 +3,12 @@
 //! and records.
 
 pub mod alembic;
+pub(crate) mod apply;
 mod command;
 mod error;
+pub(crate) mod kind;
 mod sql;
+pub(crate) mod statement;
 
 use std::sync::Arc;
 
@@ -19,8 +22,9 @@ use crate::{
     database_url::DatabaseUrl,
     domain::{
         job::Claim,
-        revision::{History, Ledger},
-        tenant::Place,
+        plan::Plan,
+        revision::{Direction, History, Ledger},
+        tenant::{Isolation, Place},
     },
     session::TenantSession,
 };
@@ -78,6 +82,18 @@ impl<'a> Work<'a> {
     }
 }
 
+/// How a runner brings all tenants that stand at one place to another.
+#[derive(Clone, Debug)]
+pub enum Offer {
+    /// By SQL that is the same for all of them.
+    Plan(Plan),
+    /// One by one, each with the tool itself.
+    Live {
+        /// Why there is no plan. Reads on from "live, because".
+        why: String,
+    },
+}
+
 /// A migration tool. What these docs promise is held by the conformance suite, run against every runner.
 #[async_trait]
 pub trait MigrationRunner: Send + Sync {
@@ -104,6 +120,19 @@ pub trait MigrationRunner: Send + Sync {
             None => Ok(Ledger::default()),
         }
     }
+
+    /// How tenants of this isolation whose ledger is `before` come to `to`, an absolute target; None is the base.
+    /// Touches no tenant. The same question has the same answer as long as the project does not change.
+    ///
+    /// # Errors
+    /// A broken project, a missing tool, a way that does not exist.
+    async fn plan(
+        &self,
+        direction: Direction,
+        before: &Ledger,
+        to: Option<&str>,
+        isolation: Isolation,
+    ) -> Result<Offer, RunnerError>;
 
     /// Brings the tenant to `work.to`, under the tenant's lock that `session` holds. Migrating twice is the same as
     /// once, and killed midway and run again ends at the target. Returns soon after `work.cancel` is told, with

@@ -106,6 +106,9 @@ impl Tenant {
             starts: 1,
             orphaned: false,
             blocked_since: None,
+            plan: None,
+            note: None,
+            connections: 1,
         }
     }
 

@@ -15,8 +15,11 @@ use super::{
 };
 use crate::{
     config::{AlembicConfig, LimitsConfig},
-    domain::revision::{self, History, LedgerForm, Revision},
-    runner::{LedgerTable, MigrationRunner, RunnerError, Work},
+    domain::{
+        revision::{self, History, Ledger, LedgerForm, Revision},
+        tenant::Isolation,
+    },
+    runner::{LedgerTable, MigrationRunner, Offer, RunnerError, Work},
     session::TenantSession,
 };
 
@@ -149,6 +152,18 @@ impl MigrationRunner for AlembicRunner {
             table: self.version_table.clone(),
             revision: "version_num::text",
             condition: "true",
+        })
+    }
+
+    async fn plan(
+        &self,
+        _: revision::Direction,
+        _: &Ledger,
+        _: Option<&str>,
+        _: Isolation,
+    ) -> Result<Offer, RunnerError> {
+        Ok(Offer::Live {
+            why: "plans of Alembic migrations are not proven yet".into(),
         })
     }
 
