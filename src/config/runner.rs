@@ -87,8 +87,7 @@ pub struct CommandConfig {
     #[serde(default)]
     pub downgrade_command: Vec<String>,
     /// Prints the tenant's current revision on its last line, `base` or nothing where it was never migrated. It must
-    /// change nothing. It knows the place, not the tenant's id: no `{tenant}`, `{server}`, `{from}`, `{to}` or
-    /// `{direction}`.
+    /// change nothing. It knows no `{from}`, `{to}` or `{direction}`.
     #[serde(default)]
     pub current_command: Vec<String>,
     /// Prints all revisions, one a line, oldest first. Run once, without a tenant.
