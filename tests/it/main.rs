@@ -3,6 +3,7 @@
 mod alembic_process;
 mod conformance;
 mod examples;
+mod plans;
 mod runner_command;
 mod runner_sql;
 mod server;
