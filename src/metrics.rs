@@ -256,7 +256,10 @@ impl Metrics {
         for reason in REFUSALS {
             self.refused.with_label_values(&[reason]);
         }
-        for reason in REFUSALS.into_iter().chain(["lock_timeout", "deadlock", "sql_error"]) {
+        for reason in REFUSALS
+            .into_iter()
+            .chain(["lock_timeout", "deadlock", "sql_error"])
+        {
             self.failures.with_label_values(&[reason]);
         }
         for state in ["working", "draining"] {
@@ -298,7 +301,10 @@ impl Metrics {
     pub fn worker(&self, figures: WorkerFigures) {
         self.worker_jobs.set(whole(figures.running));
         self.worker_concurrency.set(whole(figures.concurrency));
-        let (open, idle) = (i64::from(figures.control_connections), whole(figures.control_idle));
+        let (open, idle) = (
+            i64::from(figures.control_connections),
+            whole(figures.control_idle),
+        );
         self.control_connections.with_label_values(&["idle"]).set(idle);
         self.control_connections
             .with_label_values(&["used"])
@@ -325,7 +331,9 @@ impl Metrics {
         self.control_up.set(i64::from(answered.is_ok()));
         let (runs, usage, workers) = answered?;
         self.workers.with_label_values(&["working"]).set(workers.working);
-        self.workers.with_label_values(&["draining"]).set(workers.draining);
+        self.workers
+            .with_label_values(&["draining"])
+            .set(workers.draining);
         self.show_runs(&runs);
         self.show_servers(usage);
         Ok(())

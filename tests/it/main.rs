@@ -1,13 +1,28 @@
 //! The integration tests: one crate, so that it links once.
 
 mod alembic_process;
+mod budget;
 mod conformance;
+mod drain;
+mod example_fleets;
 mod examples;
+mod failures;
+mod fleet;
+mod kills;
+mod outages;
+mod places;
 mod plans;
+mod poison;
 mod runner_command;
 mod runner_sql;
+mod runners;
+mod secrets;
 mod server;
+mod sources;
+mod steering;
 mod tenant;
 mod tenant_source;
 mod throwaway;
+mod trap;
 mod venv;
+mod zombies;

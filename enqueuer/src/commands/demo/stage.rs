@@ -108,23 +108,27 @@ impl Stage {
             }
         };
         let random = &Uuid::new_v4().simple().to_string()[..8];
+        let address = DatabaseUrl::parse(url.expose())?;
+        let mut connection = PgConnection::connect_with(&address.options()?)
+            .await
+            .map_err(|error| {
+                Problem::set_up(format!("cannot use the server at {}", address.address()))
+                    .caused_by(control::cause(error))
+            })?;
+        // From here on there is something to clean up.
         let server = self.server.insert(Server {
             url,
             control: format!("herder_demo_{random}_control"),
             tenants: format!("herder_demo_{random}_tenants"),
             throwaway,
         });
-        let url = DatabaseUrl::parse(server.url.expose())?;
-        let mut connection = PgConnection::connect_with(&url.options()?)
-            .await
-            .map_err(|error| Problem::set_up(format!("cannot use {}", url.address())).caused_by(error))?;
         for database in [&server.control, &server.tenants] {
             sqlx::query(AssertSqlSafe(format!("create database {}", quote(database))))
                 .execute(&mut connection)
                 .await
                 .map_err(|error| {
                     Problem::set_up("cannot make a database for the demo")
-                        .caused_by(error)
+                        .caused_by(control::cause(error))
                         .hint("--database-url must name a role with CREATEDB")
                 })?;
         }
