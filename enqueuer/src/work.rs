@@ -86,7 +86,13 @@ pub(crate) fn say_stopped(run: RunId, local: Option<u16>, more: &str) {
 }
 
 /// Follows a run with a worker of its own.
-async fn work(cx: Context, follower: &mut Follower, run: RunId, concurrency: usize) -> anyhow::Result<End> {
+async fn work(
+    cx: Context,
+    follower: &mut Follower,
+    run: RunId,
+    concurrency: u16,
+    more: &str,
+) -> anyhow::Result<End> {
     let options = Options {
         name: format!("local-{}", std::process::id()),
         concurrency: usize::from(concurrency),

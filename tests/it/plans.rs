@@ -161,7 +161,7 @@ impl Bench {
     }
 
     async fn ask(&self, sql: &str) -> String {
-        value(&mut *self.pool().acquire().await.expect("a connection"), sql).await
+        value(&mut self.pool().acquire().await.expect("a connection"), sql).await
     }
 
     /// What stands outside the tenants' schemas.
