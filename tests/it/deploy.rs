@@ -116,7 +116,10 @@ fn commands(text: &str) -> Vec<Vec<String>> {
             .find_map(|before| piece.strip_prefix(before))
             .unwrap_or(piece);
         let words: Vec<String> = piece.split_whitespace().map(word).collect();
-        let is_ours = matches!(words.first().map(String::as_str), Some("herder" | "herder-worker"));
+        let is_ours = matches!(
+            words.first().map(String::as_str),
+            Some("herder" | "herder-worker")
+        );
         if is_ours && words.len() > 1 && !piece.contains('…') {
             found.push(words);
         }
@@ -188,7 +191,9 @@ impl Deployment<'_> {
             self.made += 1;
             let name = format!("herder-{}", self.made);
             let args = ["--name", &name, "--concurrency", "2", "--listen", "127.0.0.1:0"];
-            let pod = self.fleet.worker(&[&args[..], &["--drain-timeout", "30s"]].concat());
+            let pod = self
+                .fleet
+                .worker(&[&args[..], &["--drain-timeout", "30s"]].concat());
             self.pods.push(pod);
         }
     }

@@ -100,7 +100,8 @@ async fn the_docs_say_what_a_worker_exports() {
     assert_eq!(fleet.over().await, "succeeded");
     fleet
         .wait_until("the gauges are at zero", async || {
-            worker.metric("herder_jobs").await == 0.0 && worker.metric("herder_connections_in_use").await == 0.0
+            worker.metric("herder_jobs").await == 0.0
+                && worker.metric("herder_connections_in_use").await == 0.0
         })
         .await;
     let page = worker.get("/metrics").await.1;
@@ -226,7 +227,10 @@ impl Prometheus {
         let log = std::fs::File::create(dir.path().join("log")).expect("a log");
         let child = Command::new(program)
             .arg(format!("--config.file={}", file.display()))
-            .arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                dir.path().join("data").display()
+            ))
             .arg(format!("--web.listen-address={address}"))
             .stdout(Stdio::null())
             .stderr(log)
@@ -335,11 +339,15 @@ async fn a_prometheus_finds_data_for_every_panel_and_fires_an_alert() {
         .tell("update herder.run set state = 'halted', reason = 'a test'")
         .await;
     fleet
-        .wait_until("the alert fires", async || !prometheus.query(firing).await.is_empty())
+        .wait_until("the alert fires", async || {
+            !prometheus.query(firing).await.is_empty()
+        })
         .await;
     fleet.herder(&["resume"]).await.expect(0);
     fleet
-        .wait_until("the alert resolves", async || prometheus.query(firing).await.is_empty())
+        .wait_until("the alert resolves", async || {
+            prometheus.query(firing).await.is_empty()
+        })
         .await;
     gate.open().await;
     assert_eq!(fleet.over().await, "succeeded");
@@ -347,7 +355,8 @@ async fn a_prometheus_finds_data_for_every_panel_and_fires_an_alert() {
     if installed("promtool").is_some() {
         let page = worker.get("/metrics").await.1;
         let linted = promtool(&["check", "metrics"], &page).await;
-        let said = String::from_utf8_lossy(&linted.stderr).into_owned() + &String::from_utf8_lossy(&linted.stdout);
+        let said =
+            String::from_utf8_lossy(&linted.stderr).into_owned() + &String::from_utf8_lossy(&linted.stdout);
         assert!(linted.status.success() && said.trim().is_empty(), "{said}");
     }
 }
