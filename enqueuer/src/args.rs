@@ -1,6 +1,6 @@
 //! The command line. Help texts are doc comments; `tests/help.rs` holds them all.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -51,6 +51,16 @@ pub(crate) struct Global {
 pub(crate) enum Format {
     Text,
     Json,
+}
+
+/// How a report is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportFormat {
+    Text,
+    Json,
+    Junit,
+    Markdown,
+    Csv,
 }
 
 #[derive(Debug, Subcommand)]
@@ -222,6 +232,9 @@ pub(crate) struct Follow {
     /// Do the work in this very process, N jobs at a time; implies --wait
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) local: Option<u16>,
+    /// Stop waiting, with 8, when no tenant was settled for so long, e.g. 20m; the run goes on
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) stall_timeout: Option<Duration>,
 }
 
 #[derive(Args, Debug)]
@@ -302,7 +315,7 @@ pub(crate) struct Report {
         value_name = "FORMAT",
         default_value = "text"
     )]
-    pub(crate) format: Format,
+    pub(crate) format: ReportFormat,
 }
 
 #[derive(Args, Debug)]

@@ -24,13 +24,15 @@ pub(crate) enum Exit {
     Cancelled = 6,
     /// `plan --check` or `check` found something to do or to mend.
     Found = 7,
+    /// Nothing moved for `--stall-timeout`. The run goes on.
+    Stalled = 8,
     /// Ctrl-C ended the wait, not the run. 128 + SIGINT, as shells have it.
     Interrupted = 130,
 }
 
 impl Exit {
     /// All of them, in the order of their codes.
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Done,
         Self::Unexpected,
         Self::Usage,
@@ -39,6 +41,7 @@ impl Exit {
         Self::Halted,
         Self::Cancelled,
         Self::Found,
+        Self::Stalled,
         Self::Interrupted,
     ];
 
@@ -53,6 +56,7 @@ impl Exit {
             Self::Halted => "the run was halted by its failure limit",
             Self::Cancelled => "the run was cancelled",
             Self::Found => "`plan --check` or `check` found something",
+            Self::Stalled => "no tenant was settled for --stall-timeout; the run goes on",
             Self::Interrupted => "Ctrl-C ended the wait, not the run",
         }
     }

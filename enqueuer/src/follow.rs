@@ -47,6 +47,8 @@ pub(crate) enum End {
     Over(RunView),
     /// We were told to stop.
     Stopped,
+    /// No tenant was settled for as long as we were to wait for that.
+    Stalled,
 }
 
 /// Where the lines go.
@@ -83,6 +85,11 @@ pub(crate) struct Follower {
     away: bool,
     /// How the jobs succeeded, as of the last look.
     tally: Tally,
+    /// How long to wait for a tenant to be settled.
+    patience: Option<Duration>,
+    /// When one was last settled, or the run last began to run, and how many were settled then.
+    progressed: Instant,
+    settled: i64,
 }
 
 impl Follower {
@@ -123,7 +130,16 @@ impl Follower {
             warned: false,
             away: false,
             tally: Tally::default(),
+            patience: None,
+            progressed: Instant::now(),
+            settled: 0,
         }
+    }
+
+    /// Waits no longer than this for a tenant to be settled.
+    pub(crate) fn patience(mut self, patience: Option<Duration>) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// This process does the work, too: there is a worker, whatever the table says.
@@ -159,6 +175,13 @@ impl Follower {
             };
             if let Some(run) = over {
                 return Ok(End::Over(run));
+            }
+            if self
+                .patience
+                .is_some_and(|limit| self.progressed.elapsed() > limit)
+            {
+                self.take_down();
+                return Ok(End::Stalled);
             }
             // Whoever counts a hundred thousand jobs does it less often.
             let pause = (started.elapsed() * 4).clamp(POLL, MAX_POLL);
@@ -211,6 +234,7 @@ impl Follower {
         let newest = self.story.as_ref().and_then(Story::newest);
         self.tell_events(newest.map(|at| at - OVERLAP)).await?;
         self.tell_run(&run)?;
+        self.note_progress(&run);
         if is_over(&run) {
             // Whatever committed so late that no look saw it.
             self.tell_events(None).await?;
@@ -221,6 +245,16 @@ impl Follower {
         self.show(&run).await?;
         self.warn_without_worker(&run).await?;
         Ok(None)
+    }
+
+    /// A tenant that is tried again and again is no progress; a run that is paused makes none, and that is well.
+    fn note_progress(&mut self, run: &RunView) {
+        let of = |state: &JobState| run.counts.get(state).copied().unwrap_or_default();
+        let open = [JobState::Waiting, JobState::Ready, JobState::Running];
+        let settled = i64::from(run.tenants) - open.iter().map(of).sum::<i64>();
+        if settled != self.settled || run.state != RunState::Running {
+            (self.settled, self.progressed) = (settled, Instant::now());
+        }
     }
 
     async fn begin(&self, run: &RunView) -> Result<Story, StoreError> {

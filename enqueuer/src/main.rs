@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod conclude;
 mod confirm;
 mod control;
 mod exit;

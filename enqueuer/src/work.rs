@@ -15,6 +15,7 @@ use herder::{
 
 use crate::{
     args::Follow,
+    conclude::conclude,
     exit::Exit,
     follow::{End, Follower},
     output,
@@ -40,6 +41,8 @@ pub(crate) async fn wait(
     follow: Follow,
     more: &str,
 ) -> anyhow::Result<Waited> {
+    let pool = cx.pool.clone();
+    follower = follower.patience(follow.stall_timeout);
     let end = match follow.local {
         Some(concurrency) => {
             follower = follower.local();
@@ -53,6 +56,7 @@ pub(crate) async fn wait(
     match end {
         End::Over(run) => {
             follower.sum_up(&run)?;
+            conclude(&pool, &run, more).await;
             Ok(Waited {
                 exit: Exit::of_run(run.state),
                 over: Some(run),
@@ -63,6 +67,18 @@ pub(crate) async fn wait(
             Ok(Waited {
                 over: None,
                 exit: Exit::Interrupted,
+            })
+        }
+        End::Stalled => {
+            let limit = follow.stall_timeout.unwrap_or_default();
+            output::warning(&format!(
+                "no tenant was settled for {}",
+                humantime::format_duration(limit)
+            ));
+            say_stopped(run, follow.local, more);
+            Ok(Waited {
+                over: None,
+                exit: Exit::Stalled,
             })
         }
     }

@@ -3,6 +3,7 @@
 mod alembic_process;
 mod budget;
 mod conformance;
+mod deploy;
 mod drain;
 mod example_fleets;
 mod examples;
@@ -13,6 +14,7 @@ mod outages;
 mod places;
 mod plans;
 mod poison;
+mod prometheus;
 mod runner_command;
 mod runner_sql;
 mod runners;

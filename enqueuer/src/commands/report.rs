@@ -11,11 +11,12 @@ use serde::Serialize;
 
 use super::Setting;
 use crate::{
-    args::{self, Format},
+    args::{self, ReportFormat},
     control,
     exit::Exit,
     output,
     render::{
+        export,
         status::{complete, failures},
         summary,
         words::between,
@@ -46,8 +47,22 @@ pub(crate) async fn run(setting: &Setting, args: &args::Report) -> anyhow::Resul
         counts,
     };
     match args.format {
-        Format::Json => output::json(&report)?,
-        Format::Text => {
+        ReportFormat::Json => output::json(&report)?,
+        ReportFormat::Junit => {
+            let jobs = view::jobs(&pool, id, None, None).await?;
+            output::data(&export::junit(&report.run, &jobs))?;
+        }
+        ReportFormat::Csv => {
+            let jobs = view::jobs(&pool, id, None, None).await?;
+            output::data(&export::csv(&jobs))?;
+        }
+        ReportFormat::Markdown => output::data(&export::markdown(
+            &report.run,
+            &report.outcomes,
+            &report.failures,
+            &setting.more(),
+        ))?,
+        ReportFormat::Text => {
             let Report { run, outcomes, .. } = &report;
             let took = between(run.created_at, run.settled_at.unwrap_or_else(Utc::now));
             let summary = summary::render(run, outcomes, took, &setting.more());

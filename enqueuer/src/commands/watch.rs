@@ -2,7 +2,9 @@
 
 use super::{Setting, status};
 use crate::{
-    args, control,
+    args,
+    conclude::conclude,
+    control,
     exit::Exit,
     follow::{End, Follower},
     output,
@@ -24,12 +26,14 @@ pub(crate) async fn run(setting: &Setting, args: &args::Watch) -> anyhow::Result
         End::Over(run) => {
             let exit = Exit::of_run(run.state);
             follower.sum_up(&run)?;
+            conclude(&pool, &run, &setting.more()).await;
             if args.output.is_json() {
                 output::json(&status::Report::read(&pool, run, false).await?)?;
             }
             Ok(exit)
         }
-        End::Stopped => {
+        // It waits for ever: stalled is for those who were given a limit.
+        End::Stopped | End::Stalled => {
             work::say_stopped(id, None, &setting.more());
             Ok(Exit::Interrupted)
         }

@@ -2,6 +2,7 @@
 
 pub(crate) mod check;
 pub(crate) mod events;
+pub(crate) mod export;
 pub(crate) mod plan;
 pub(crate) mod progress;
 pub(crate) mod runs;

@@ -165,13 +165,14 @@ fn place(job: &JobView) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use herder::domain::failure::JobError;
 
     use super::*;
     use crate::render::summary::tests::run;
 
-    fn job(tenant: &str, state: JobState) -> JobView {
+    /// A made-up job.
+    pub(crate) fn job(tenant: &str, state: JobState) -> JobView {
         let at = DateTime::from_timestamp(1_800_000_000, 0).unwrap_or_default();
         JobView {
             tenant: tenant.into(),
@@ -197,7 +198,8 @@ mod tests {
         }
     }
 
-    fn broken(tenant: &str, state: JobState) -> JobView {
+    /// A job that met an error.
+    pub(crate) fn broken(tenant: &str, state: JobState) -> JobView {
         JobView {
             error: Some(JobError {
                 reason: "sql_error".into(),

@@ -215,6 +215,7 @@ pub(crate) fn command(dir: &Path, args: &[&str]) -> Command {
         .args(args)
         .current_dir(dir)
         .env_remove("HERDER_CONFIG")
+        .env_remove("GITHUB_ACTIONS")
         .env_remove("RUST_LOG")
         .stdin(Stdio::null());
     command

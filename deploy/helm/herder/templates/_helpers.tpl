@@ -138,8 +138,8 @@ initContainers:
 {{- define "herder.maxReplicas" -}}
 {{- $config := include "herder.parsed" . | fromJson -}}
 {{- $runner := $config.runner | default dict -}}
-{{/* A guard of ours, and the tool's own. Plain SQL goes over the guard. */}}
-{{- $perJob := ternary 1 2 (eq ($runner.kind | default "") "sql") -}}
+{{/* The least that a job takes. Where Alembic itself must run, and not its plan, it takes two. */}}
+{{- $perJob := ternary 2 1 (eq ($runner.kind | default "") "command") -}}
 {{- $jobs := max 1 (div (include "herder.connections" . | int) $perJob) -}}
 {{- $concurrency := int .Values.worker.concurrency -}}
 {{- $most := div (add $jobs $concurrency -1) $concurrency -}}

@@ -1,0 +1,119 @@
+//! The last words about a run that was waited for: to GitHub, if it listens, and on the last line to whoever reads the log.
+
+use std::{fs::OpenOptions, io::Write as _};
+
+use herder::{
+    domain::{
+        job::JobState,
+        run::{RunState, short},
+    },
+    store::{
+        StoreError,
+        view::{self, JobView, RunView},
+    },
+};
+use sqlx::PgPool;
+
+use crate::{
+    output,
+    render::{export, words::count},
+};
+
+/// How many failed tenants are annotated: GitHub shows ten of a kind.
+const ANNOTATED: usize = 10;
+
+/// How many the last line names.
+const NAMED: usize = 3;
+
+/// Says it. That it cannot be said must not change how the command ends.
+pub(crate) async fn conclude(pool: &PgPool, run: &RunView, more: &str) {
+    if let Err(error) = say(pool, run, more).await {
+        output::warning(&format!("cannot say which tenants failed: {error}"));
+    }
+}
+
+async fn say(pool: &PgPool, run: &RunView, more: &str) -> Result<(), StoreError> {
+    let failed = run.counts.get(&JobState::Failed).copied().unwrap_or_default();
+    let github = std::env::var("GITHUB_ACTIONS").is_ok_and(|value| value == "true");
+    let wanted = if github { None } else { Some(NAMED as i64) };
+    let failures = match failed {
+        0 => vec![],
+        _ => view::jobs(pool, run.id, Some(JobState::Failed), wanted).await?,
+    };
+    if github {
+        for job in failures.iter().take(ANNOTATED) {
+            output::say(&export::annotation(job));
+        }
+        let tally = view::tally(pool, run.id).await?;
+        summarize(&export::markdown(run, &tally, &failures, more));
+    }
+    if let Some(line) = last_line(run, failed, &failures, more) {
+        output::say(&line);
+    }
+    Ok(())
+}
+
+/// The page of the job in GitHub Actions.
+fn summarize(text: &str) {
+    let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY") else {
+        return;
+    };
+    let written = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .and_then(|mut file| file.write_all(format!("{text}\n").as_bytes()));
+    if let Err(error) = written {
+        output::warning(&format!("cannot write GITHUB_STEP_SUMMARY: {error}"));
+    }
+}
+
+/// Who failed first, and what to type next.
+fn last_line(run: &RunView, failed: i64, failures: &[JobView], more: &str) -> Option<String> {
+    if failed == 0 {
+        return None;
+    }
+    let names: Vec<&str> = failures
+        .iter()
+        .take(NAMED)
+        .map(|job| job.tenant.as_str())
+        .collect();
+    let rest = match usize::try_from(failed)
+        .unwrap_or_default()
+        .saturating_sub(names.len())
+    {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    let id = short(&run.id);
+    let next = match run.state {
+        RunState::Cancelled => format!("`herder status {id} --failed{more}`"),
+        _ => format!("`herder retry {id} --wait{more}`"),
+    };
+    Some(format!(
+        "{:>12} {}: {}{rest}; next: {next}",
+        "Failed",
+        count(failed, "tenant"),
+        names.join(", ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render::{status::tests::broken, summary::tests::run};
+
+    #[test]
+    fn the_last_line_names_the_first_failures_and_the_next_command() {
+        let failures = ["acme", "beta", "gamma"].map(|tenant| broken(tenant, JobState::Failed));
+        let run = run(RunState::Failed, &[(JobState::Failed, 5)]);
+        assert_eq!(
+            last_line(&run, 5, &failures, ""),
+            Some(
+                "      Failed 5 tenants: acme, beta, gamma and 2 more; next: `herder retry 7f3a1b2c --wait`"
+                    .into()
+            )
+        );
+        assert_eq!(last_line(&run, 0, &[], ""), None);
+    }
+}
