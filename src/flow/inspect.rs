@@ -124,21 +124,13 @@ fn lost(read: &Read) -> Option<RunnerError> {
 
 /// One tenant over a connection of its own.
 async fn read_alone(cx: &Context, tenant: &Tenant, url: &DatabaseUrl) -> Read {
-    let mut session =
-        TenantSession::open(url, &tenant.place, "herder/inspect", &cx.config.limits, &[]).await?;
-    let ledger = cx
-        .runner
-        .read_ledger(
-            &mut session,
-            Subject {
-                tenant: &tenant.id,
-                place: &tenant.place,
-                url,
-            },
-        )
-        .await;
-    session.close().await;
-    ledger
+    let session = TenantSession::open(url, &tenant.place, "herder/inspect", &cx.config.limits, &[]).await?;
+    let subject = Subject {
+        tenant: &tenant.id,
+        place: &tenant.place,
+        url,
+    };
+    cx.runner.look(session, subject).await
 }
 
 /// Many schemas of one database, over one connection after another.

@@ -23,7 +23,10 @@ pub async fn retry(cx: &Context, id: RunId) -> Result<u64, EnqueueError> {
     let manifest = run::manifest(&cx.pool, id).await?;
     let target: Target = manifest.target.parse().unwrap_or(Target::Head);
     let covered = fingerprint_target(manifest.direction, &target, manifest.to);
-    if let Some(missing) = covered.as_deref().filter(|t| history.get(t).is_none()) {
+    if let Some(missing) = covered
+        .as_deref()
+        .filter(|t| !history.is_opaque() && history.get(t).is_none())
+    {
         return Err(RunnerError::History(HistoryError::UnknownTarget(missing.to_owned())).into());
     }
     let retried = run::retry(&cx.pool, id, &history.fingerprint(covered.as_deref())).await?;

@@ -173,6 +173,24 @@ impl CommandRunner {
         Ok(finished.answer.text())
     }
 
+    /// The ledger, as `current_command` reads it.
+    async fn current(
+        &self,
+        tenant: &Environment,
+        stop: impl Future<Output = RunnerError>,
+    ) -> Result<Ledger, RunnerError> {
+        let invocation = self.invocation(fill(&self.current, &tenant.values), Some(tenant), LOOK_LIMIT);
+        let text = self.ask(invocation, &tenant.secrets, stop).await?;
+        let revision = text.lines().map(str::trim).rfind(|line| !line.is_empty());
+        Ok(Ledger {
+            revisions: revision
+                .filter(|r| *r != BASE)
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
+        })
+    }
+
     async fn printed(&self, command: &[String]) -> Result<Arc<History>, RunnerError> {
         let invocation = self.invocation(command.to_vec(), None, LOOK_LIMIT);
         let text = self.ask(invocation, &[], std::future::pending()).await?;
@@ -296,16 +314,16 @@ impl MigrationRunner for CommandRunner {
     async fn read_ledger(&self, session: &mut TenantSession, of: Subject<'_>) -> Result<Ledger, RunnerError> {
         let settings = settings(session).await?;
         let tenant = Environment::new(of, session.schema(), &settings, None);
-        let invocation = self.invocation(fill(&self.current, &tenant.values), Some(&tenant), LOOK_LIMIT);
-        let text = self.ask(invocation, &tenant.secrets, keep(session)).await?;
-        let revision = text.lines().map(str::trim).rfind(|line| !line.is_empty());
-        Ok(Ledger {
-            revisions: revision
-                .filter(|r| *r != BASE)
-                .into_iter()
-                .map(str::to_owned)
-                .collect(),
-        })
+        self.current(&tenant, keep(session)).await
+    }
+
+    /// The session has shown that the place is there; the program has the connection to itself.
+    async fn look(&self, mut session: TenantSession, of: Subject<'_>) -> Result<Ledger, RunnerError> {
+        let settings = settings(&mut session).await;
+        let schema = session.schema().map(str::to_owned);
+        session.close().await;
+        let tenant = Environment::new(of, schema.as_deref(), &settings?, None);
+        self.current(&tenant, std::future::pending()).await
     }
 
     async fn plan(

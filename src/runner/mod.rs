@@ -121,6 +121,16 @@ pub trait MigrationRunner: Send + Sync {
         }
     }
 
+    /// Reads the ledger of a tenant that nobody is at work on, over one connection at a time: more is not kept for it.
+    ///
+    /// # Errors
+    /// As [`read_ledger`](Self::read_ledger).
+    async fn look(&self, mut session: TenantSession, of: Subject<'_>) -> Result<Ledger, RunnerError> {
+        let ledger = self.read_ledger(&mut session, of).await;
+        session.close().await;
+        ledger
+    }
+
     /// How tenants of this isolation whose ledger is `before` come to `to`, an absolute target; None is the base.
     /// Touches no tenant. The same question has the same answer as long as the project does not change.
     ///
