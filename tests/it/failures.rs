@@ -216,7 +216,7 @@ async fn an_applied_migration_that_was_edited_is_refused_by_name() {
 async fn a_worker_with_other_migrations_leaves_a_run_alone() {
     let [first, second] = steps(2).try_into().expect("two");
     let fleet = Setup::schemas(2)
-        .migrations(Tool::Sql, vec![first.clone(), second.clone()])
+        .migrations(Tool::Alembic, vec![first.clone(), second.clone()])
         .set("limits.max_attempts", 2)
         .start()
         .await;
@@ -231,6 +231,23 @@ async fn a_worker_with_other_migrations_leaves_a_run_alone() {
     fleet.assert_effects(&[]).await;
     fleet.project().rewrite(&[first, second]);
     fleet.herder(&["retry", "--wait"]).await.expect(0);
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_worker_with_other_migrations_applies_the_plan_that_the_run_was_made_with() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let fleet = Setup::schemas(2)
+        .migrations(Tool::Sql, vec![first.clone(), second.clone()])
+        .start()
+        .await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    fleet
+        .project()
+        .rewrite(&[first, second.then("select 'another image'::int")]);
+    let worker = fleet.worker(&[]);
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
     fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
     assert_eq!(worker.drain().await, Some(0));
 }
