@@ -18,7 +18,7 @@ mod scrub;
 pub use pool::{RECYCLE_AFTER, WarmGuard, WarmPool};
 pub use process::{Launch, WarmProcess};
 pub use protocol::{
-    Connections, Description, Direction, Ledger, Migrated, Migration, Project, RevisionFile, ToolError,
-    ToolErrorKind, Versions, WarmError,
+    Connections, Description, Direction, Event, Ledger, Migrated, Migration, Project, Refusal, Rendered,
+    Rendering, RevisionFile, ToolError, ToolErrorKind, Versions, WarmError,
 };
 pub use runner::AlembicRunner;

@@ -45,23 +45,30 @@ def migrate(request):
 
 def run_env(project, request, url, run):
     direction, target = request["direction"], request["target"]
+    config, script = prepare(project, request, url, target), project.script
+    revisions = script._upgrade_revs if direction == "upgrade" else script._downgrade_revs
+    steps = run.watch(lambda heads: revisions(target, heads))
+    with EnvironmentContext(config, script, fn=steps, as_sql=False, starting_rev=None, destination_rev=target, tag=None):
+        script.run_env()
+
+
+def prepare(project, request, url, revision):
+    """What env.py finds: its configuration and arguments, as the command line would have them."""
+    direction = request["direction"]
     arguments = {"url": url}
     if request["schema"] is not None:
         arguments["schema"] = request["schema"]
     options = argparse.Namespace(**vars(OPTIONS[direction]))
-    options.config, options.name, options.revision = [project.ini], project.section, target
+    options.config, options.name, options.revision = [project.ini], project.section, revision
+    options.sql = request["do"] == "render"
     # `context.get_x_argument()` reads these, and only these.
     options.x = ["{}={}".format(name, value) for name, value in arguments.items()]
     config = project.config(cmd_opts=options, attributes={"x_args": arguments})
     config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
     # Without the URL: crash reporters like to print it.
-    sys.argv = ["alembic", "-c", project.ini, "-n", project.section, direction, target]
+    sys.argv = ["alembic", "-c", project.ini, "-n", project.section, direction, revision]
     fresh_event_loop()
-    script = project.script
-    revisions = script._upgrade_revs if direction == "upgrade" else script._downgrade_revs
-    steps = run.watch(lambda heads: revisions(target, heads))
-    with EnvironmentContext(config, script, fn=steps, as_sql=False, starting_rev=None, destination_rev=target, tag=None):
-        script.run_env()
+    return config
 
 
 def fresh_event_loop():

@@ -19,6 +19,7 @@ class Run:
         except Exception:
             # Its own words would quote the URL.
             raise Failure("config", "the tenant's URL cannot be read", "a URL is postgresql://user:password@host:5432/database") from None
+        self.offline = None  # The script, while a plan is rendered.
         self.started = False
         self.step = None  # The revision being applied or undone right now.
         self.steps = []  # All that were begun.
