@@ -5,6 +5,7 @@
 pub mod alembic;
 mod command;
 mod error;
+mod proof;
 mod sql;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 pub use self::error::RunnerError;
+pub use self::proof::{Ground, Offer, Verdict};
 use self::{command::CommandRunner, sql::SqlRunner};
 use crate::{
     config::{LimitsConfig, RunnerConfig},

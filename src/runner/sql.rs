@@ -5,7 +5,7 @@ mod apply;
 mod directory;
 mod ledger;
 mod script;
-mod statement;
+pub(super) mod statement;
 
 use std::{path::PathBuf, sync::Arc};
 

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::protocol::{
-    Answer, Description, Migrated, Migration, Project, Rendered, Rendering, Versions, WarmError,
+    Answer, Description, Migrated, Migration, Project, Rendered, Rendering, Versions, WarmError, Whereabouts,
 };
 use super::scrub::Scrubber;
 
@@ -196,8 +196,26 @@ impl WarmProcess {
         migration: &Migration<'_>,
     ) -> Result<Migrated, WarmError> {
         self.tenants += 1;
+        self.ask_about("migrate", project, migration).await
+    }
+
+    /// Where env.py would take a migration. Changes nothing, wherever that is.
+    pub async fn look(
+        &mut self,
+        project: &Project,
+        migration: &Migration<'_>,
+    ) -> Result<Whereabouts, WarmError> {
+        self.ask_about("look", project, migration).await
+    }
+
+    async fn ask_about<T: DeserializeOwned>(
+        &mut self,
+        what: &str,
+        project: &Project,
+        migration: &Migration<'_>,
+    ) -> Result<T, WarmError> {
         let mut request = json!(migration);
-        request["do"] = "migrate".into();
+        request["do"] = what.into();
         request["ini"] = json!(project.ini.to_string_lossy());
         request["section"] = json!(project.section);
         self.ask(request, Scrubber::new(migration.url)).await

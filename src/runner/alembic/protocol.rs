@@ -93,7 +93,20 @@ pub enum Rendered {
         events: Vec<Event>,
         /// The ledger that env.py chose.
         ledger: Ledger,
+        /// SHA-256 of env.py and the ini, which no revision's checksum covers.
+        env: String,
     },
+}
+
+/// Where env.py leads.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Whereabouts {
+    /// The database that it connects to.
+    pub database: String,
+    /// The schema that unqualified names are made in.
+    pub schema: Option<String>,
+    /// The schema of its ledger, where it names one.
+    pub ledger: Option<String>,
 }
 
 /// Why a plan cannot be rendered.

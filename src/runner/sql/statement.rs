@@ -20,14 +20,14 @@ enum Kind {
 
 /// A piece of SQL that is neither space nor comment.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Token<'a> {
+pub(in crate::runner) struct Token<'a> {
     kind: Kind,
-    pub(super) text: &'a str,
+    pub(in crate::runner) text: &'a str,
 }
 
 impl Token<'_> {
     /// Whether it is this keyword. A keyword in quotes is a name.
-    pub(super) fn is(&self, keyword: &str) -> bool {
+    pub(in crate::runner) fn is(&self, keyword: &str) -> bool {
         self.kind == Kind::Word && self.text.eq_ignore_ascii_case(keyword)
     }
 
@@ -136,7 +136,7 @@ fn dollar_quoted(text: &str) -> Option<usize> {
 }
 
 /// The tokens of a statement.
-pub(super) fn tokens(text: &str) -> Vec<Token<'_>> {
+pub(in crate::runner) fn tokens(text: &str) -> Vec<Token<'_>> {
     let all = Lexer { text, at: 0 };
     all.map(|(_, token)| token)
         .filter(|token| token.kind != Kind::Blank)
@@ -145,7 +145,7 @@ pub(super) fn tokens(text: &str) -> Vec<Token<'_>> {
 
 /// The statements of a text, without the blanks around them and the semicolon behind. What the server counts: an
 /// empty statement is none.
-pub(super) fn split(text: &str) -> Vec<Range<usize>> {
+pub(in crate::runner) fn split(text: &str) -> Vec<Range<usize>> {
     let mut statements = Vec::new();
     let mut current: Option<Range<usize>> = None;
     let mut nesting = Nesting::default();

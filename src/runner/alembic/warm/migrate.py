@@ -21,19 +21,12 @@ OPTIONS = {
 
 def migrate(request):
     """Brings one tenant to `target`, exactly as `alembic upgrade` or `alembic downgrade` would."""
-    project = Project.open(request["ini"], request["section"])
-    scheme = request["scheme"] or project.url_scheme() or "postgresql"
-    url = sqlalchemy_url(request["url"], scheme)
-    run = Run.current = Run(request, url)
-    try:
-        run_env(project, request, url, run)
-    except BaseException as error:
-        raise explain(error, project, run) from None
-    finally:
-        Run.current = None
-        left_open = close_left_open(run)
-    if not run.started:
-        raise Failure("env", "env.py ended without running any migration", "env.py must call context.run_migrations()")
+
+    def steps(script, run):
+        revisions = script._upgrade_revs if request["direction"] == "upgrade" else script._downgrade_revs
+        return run.watch(lambda heads: revisions(request["target"], heads))
+
+    run, left_open = run_env(request, steps)
     return {
         "steps": run.steps,
         "heads_before": run.heads_before,
@@ -43,13 +36,32 @@ def migrate(request):
     }
 
 
-def run_env(project, request, url, run):
-    direction, target = request["direction"], request["target"]
-    config, script = prepare(project, request, url, target), project.script
-    revisions = script._upgrade_revs if direction == "upgrade" else script._downgrade_revs
-    steps = run.watch(lambda heads: revisions(target, heads))
-    with EnvironmentContext(config, script, fn=steps, as_sql=False, starting_rev=None, destination_rev=target, tag=None):
-        script.run_env()
+def look(request):
+    """Where env.py leads: what an unqualified name would mean there. Changes nothing, wherever that is."""
+    run, _ = run_env(request, lambda _script, run: run.look, dont_mutate=True)
+    return run.place
+
+
+def run_env(request, steps, **options):
+    """Runs env.py with these steps, and closes what it leaves open."""
+    project = Project.open(request["ini"], request["section"])
+    scheme = request["scheme"] or project.url_scheme() or "postgresql"
+    url = sqlalchemy_url(request["url"], scheme)
+    run = Run.current = Run(request, url)
+    target, script = request["target"], project.script
+    try:
+        config = prepare(project, request, url, target)
+        options.update(fn=steps(script, run), as_sql=False, starting_rev=None, destination_rev=target, tag=None)
+        with EnvironmentContext(config, script, **options):
+            script.run_env()
+    except BaseException as error:
+        raise explain(error, project, run) from None
+    finally:
+        Run.current = None
+        left_open = close_left_open(run)
+    if not run.started:
+        raise Failure("env", "env.py ended without running any migration", "env.py must call context.run_migrations()")
+    return run, left_open
 
 
 def prepare(project, request, url, revision):

@@ -6,6 +6,8 @@ refused while it is rendered, by `Refused`, which no `except Exception` swallows
 """
 
 import functools
+import hashlib
+import os
 import sys
 
 import sqlalchemy
@@ -57,7 +59,16 @@ def render(request):
         Run.current = None
     if script.refusal is not None:  # Somebody caught it nevertheless.
         return {"refused": script.refusal}
-    return {"events": script.events, "ledger": run.ledger}
+    return {"events": script.events, "ledger": run.ledger, "env": digest(project)}
+
+
+def digest(project):
+    """What the revision files do not cover: env.py and the ini."""
+    sha = hashlib.sha256()
+    for path in (os.path.join(project.script.dir, "env.py"), project.ini):
+        with open(path, "rb") as file:
+            sha.update(file.read() + b"\0")
+    return sha.hexdigest()
 
 
 def refusal_of(error, project, run):

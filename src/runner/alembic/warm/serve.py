@@ -26,12 +26,12 @@ except ImportError as error:
 
 from herder_warm.connections import listen
 from herder_warm.errors import Failure, describe_error
-from herder_warm.migrate import migrate
+from herder_warm.migrate import look, migrate
 from herder_warm.offline import render
 from herder_warm.project import describe, versions
 from herder_warm.scrub import Scrubber
 
-HANDLERS = {"describe": describe, "migrate": migrate, "render": render}
+HANDLERS = {"describe": describe, "look": look, "migrate": migrate, "render": render}
 
 
 def serve(inbox, answers):

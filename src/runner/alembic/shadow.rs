@@ -1,0 +1,597 @@
+//! The proof of a plan. In two scratch schemas (or databases) that stand where the plan begins, one is brought on by
+//! live Alembic, the other by the plan. Then both must be the same, and nothing around them another than before.
+//!
+//! Never more than one connection is open: ours is closed while Alembic has its own. The scratch names carry the time,
+//! so that a proof that was killed is cleared away by a later one.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rand::Rng;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+
+use super::{
+    Direction, Migration, WarmError, WarmProcess, Whereabouts,
+    digest::{Difference, catalog, difference, rows},
+    runner::{AlembicRunner, settings, to_error},
+};
+use crate::{
+    database_url::DatabaseUrl,
+    domain::{
+        plan::{Plan, PlanStep, SCHEMA, StepForm},
+        revision,
+    },
+    runner::{
+        RunnerError,
+        proof::{Ground, Verdict},
+    },
+    secret::Secret,
+    session::{connect_error, quote},
+};
+
+/// How every scratch schema and database begins. No tenant may.
+pub const SHADOW_PREFIX: &str = "herder_shadow_";
+
+/// What `pg_stat_activity` calls a proof's connections.
+const APPLICATION_NAME: &str = "herder/shadow";
+
+/// After how long a scratch schema is one that nobody removed.
+const STALE: Duration = Duration::from_secs(60 * 60);
+
+/// How long opening a connection may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the removal of the scratch schemas may take, when everything else was told to stop.
+const CLEAR_LIMIT: Duration = Duration::from_secs(30);
+
+/// Why a proof ended early.
+enum Stop {
+    Unproven(String),
+    Error(RunnerError),
+}
+
+impl From<RunnerError> for Stop {
+    fn from(error: RunnerError) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<sqlx::Error> for Stop {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+fn unproven<T>(why: impl Into<String>) -> Result<T, Stop> {
+    Err(Stop::Unproven(why.into()))
+}
+
+/// A scratch tenant.
+struct Scratch {
+    name: String,
+    url: DatabaseUrl,
+    schema: Option<String>,
+}
+
+/// A proof in progress.
+pub(super) struct Shadow<'a> {
+    runner: &'a AlembicRunner,
+    ground: Ground<'a>,
+    plan: &'a Plan,
+    /// Where the plan leads, as Alembic takes it.
+    target: &'a str,
+    live: Scratch,
+    planned: Scratch,
+}
+
+impl<'a> Shadow<'a> {
+    pub(super) fn new(
+        runner: &'a AlembicRunner,
+        ground: Ground<'a>,
+        plan: &'a Plan,
+        target: &'a str,
+    ) -> Result<Self, RunnerError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let name = format!(
+            "{SHADOW_PREFIX}{}_{:08x}",
+            now.as_secs(),
+            rand::rng().random::<u32>()
+        );
+        let scratch = |side: &str| {
+            let name = format!("{name}_{side}");
+            let database = (!ground.by_schema).then_some(name.as_str());
+            let url = match database {
+                None => ground.url.clone(),
+                Some(_) => DatabaseUrl::for_database(&Secret::new(ground.url.expose()), database)
+                    .map_err(|e| RunnerError::Connection(e.to_string()))?,
+            };
+            let schema = ground.by_schema.then(|| name.clone());
+            Ok::<_, RunnerError>(Scratch { name, url, schema })
+        };
+        Ok(Self {
+            live: scratch("a")?,
+            planned: scratch("b")?,
+            runner,
+            ground,
+            plan,
+            target,
+        })
+    }
+
+    /// Proves the plan. Whatever happens, the scratch schemas are gone afterwards, if that can be had at all.
+    pub(super) async fn prove(self) -> Result<Verdict, RunnerError> {
+        let cancel = self.ground.cancel;
+        let proven = tokio::select! {
+            proven = self.run() => proven,
+            () = cancel.cancelled() => Err(Stop::Error(RunnerError::Cancelled)),
+        };
+        let cleared = tokio::time::timeout(CLEAR_LIMIT, self.clear()).await;
+        match proven {
+            Err(Stop::Error(error)) => Err(error),
+            Err(Stop::Unproven(why)) => Ok(Verdict::Unproven { why }),
+            Ok(()) => match cleared {
+                Ok(Ok(())) => Ok(Verdict::Proven),
+                // It will be cleared away by a later proof, and it proves nothing against the plan.
+                Ok(Err(_)) | Err(_) => Ok(Verdict::Proven),
+            },
+        }
+    }
+
+    async fn run(&self) -> Result<(), Stop> {
+        let mut on = open(self.ground.url, &self.ground).await?;
+        sweep(&mut on, &self.ground).await;
+        let before = self.outside(&mut on).await?;
+        let since: String = sqlx::query_scalar("select clock_timestamp()::text")
+            .fetch_one(&mut on)
+            .await?;
+        for scratch in [&self.live, &self.planned] {
+            self.make(&mut on, scratch).await?;
+        }
+        close(on).await;
+
+        let mut process = self.runner.checkout().await?;
+        self.look(&mut process).await?;
+        self.rehearse_beginning().await?;
+        self.bring_to_beginning(&mut process, &self.planned).await?;
+        self.apply().await?;
+        self.bring_to_beginning(&mut process, &self.live).await?;
+        let direction = match self.plan.direction {
+            revision::Direction::Upgrade => Direction::Upgrade,
+            revision::Direction::Downgrade => Direction::Downgrade,
+        };
+        self.migrate(&mut process, &self.live, direction, self.target)
+            .await?;
+        drop(process);
+
+        self.compare(&since).await?;
+        let mut on = open(self.ground.url, &self.ground).await?;
+        let after = self.outside(&mut on).await?;
+        close(on).await;
+        match difference(&before, &after) {
+            None => Ok(()),
+            Some(Difference { gone, new }) => unproven(format!(
+                "something outside the scratch schemas changed meanwhile: from [{gone}] to [{new}]"
+            )),
+        }
+    }
+
+    /// What must not change: `public` and what belongs to the whole database, unless that is the tenant.
+    async fn outside(&self, on: &mut PgConnection) -> Result<Vec<String>, Stop> {
+        match self.ground.by_schema {
+            true => Ok(catalog(on, Some("public")).await?),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    async fn make(&self, on: &mut PgConnection, scratch: &Scratch) -> Result<(), Stop> {
+        let what = if self.ground.by_schema {
+            "schema"
+        } else {
+            "database"
+        };
+        let made = on
+            .execute(AssertSqlSafe(format!("create {what} {}", quote(&scratch.name))))
+            .await;
+        match made.map_err(RunnerError::from) {
+            Ok(_) => Ok(()),
+            Err(RunnerError::Database {
+                sqlstate, message, ..
+            }) => unproven(format!(
+                "its proof needs a scratch {what} in {}: {message} ({sqlstate})",
+                self.ground.url
+            )),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Asks env.py where it would go. One that ignores what it is told would migrate somebody's tenant.
+    async fn look(&self, process: &mut WarmProcess) -> Result<(), Stop> {
+        let settings = settings(self.ground.limits);
+        let migration = self.migration(&self.live, Direction::Upgrade, "heads", &settings);
+        let Whereabouts {
+            database,
+            schema,
+            ledger,
+        } = self.asked(process.look(self.runner.project(), &migration).await)?;
+        if database != self.live.url.database() {
+            return unproven(format!(
+                "env.py connects to database `{database}`, not to the one that it is given"
+            ));
+        }
+        let own = self.live.schema.as_ref();
+        if own.is_some_and(|own| schema.as_ref() != Some(own) || ledger.as_ref().is_some_and(|l| l != own)) {
+            return unproven(format!(
+                "env.py works in schema `{}` with its ledger in `{}`, not in the one that it is given",
+                schema.as_deref().unwrap_or("none"),
+                ledger.as_deref().unwrap_or("the same"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The old revisions may reach out of their schema, too. Where they can be rendered, that shows in a transaction
+    /// that is rolled back, before Alembic runs them.
+    async fn rehearse_beginning(&self) -> Result<(), Stop> {
+        let (Some(schema), 1, Some(target)) = (
+            &self.planned.schema,
+            self.plan.before.len(),
+            self.plan.before.first(),
+        ) else {
+            return Ok(());
+        };
+        let empty = BTreeSet::new();
+        let rendered = self
+            .runner
+            .rendered(revision::Direction::Upgrade, &empty, target, true)
+            .await?;
+        let Ok((steps, _)) = rendered else { return Ok(()) };
+        let mut on = open(&self.planned.url, &self.ground).await?;
+        let outside = async {
+            enter(&mut on, Some(schema)).await?;
+            on.execute("begin").await?;
+            for step in &steps {
+                let StepForm::Transaction { sql } = &step.form else {
+                    break;
+                };
+                sqlx::raw_sql(AssertSqlSafe(sql.replace(SCHEMA, schema)))
+                    .execute(&mut on)
+                    .await?;
+            }
+            touched(&mut on, schema).await
+        }
+        .await;
+        close(on).await;
+        match outside {
+            // What cannot be rehearsed may still run.
+            Err(_) | Ok(None) => Ok(()),
+            Ok(Some(what)) => unproven(format!("its proof would run old revisions that {what}")),
+        }
+    }
+
+    /// Brings a scratch tenant from the base to where the plan begins, by live Alembic.
+    async fn bring_to_beginning(&self, process: &mut WarmProcess, scratch: &Scratch) -> Result<(), Stop> {
+        if self.plan.before.is_empty() {
+            return Ok(());
+        }
+        for head in &self.plan.before {
+            self.migrate(process, scratch, Direction::Upgrade, head).await?;
+        }
+        let mut on = open(&scratch.url, &self.ground).await?;
+        let ledger = self.ledger(&mut on, scratch).await;
+        close(on).await;
+        if ledger? != self.plan.before {
+            return unproven("live Alembic does not get to where the plan begins");
+        }
+        Ok(())
+    }
+
+    async fn migrate(
+        &self,
+        process: &mut WarmProcess,
+        scratch: &Scratch,
+        direction: Direction,
+        target: &str,
+    ) -> Result<(), Stop> {
+        let settings = settings(self.ground.limits);
+        let migration = self.migration(scratch, direction, target, &settings);
+        self.asked(process.migrate(self.runner.project(), &migration).await)?;
+        Ok(())
+    }
+
+    fn migration<'b>(
+        &'b self,
+        scratch: &'b Scratch,
+        direction: Direction,
+        target: &'b str,
+        settings: &'b std::collections::BTreeMap<String, String>,
+    ) -> Migration<'b> {
+        Migration {
+            direction,
+            target,
+            url: scratch.url.expose(),
+            scheme: self.runner.scheme(),
+            schema: scratch.schema.as_deref(),
+            application_name: APPLICATION_NAME,
+            settings,
+        }
+    }
+
+    fn asked<T>(&self, answer: Result<T, WarmError>) -> Result<T, Stop> {
+        match answer {
+            Ok(done) => Ok(done),
+            Err(WarmError::Tool(error)) => unproven(format!(
+                "live Alembic fails in a scratch {}: {error}",
+                if self.ground.by_schema {
+                    "schema"
+                } else {
+                    "database"
+                }
+            )),
+            Err(other) => Err(to_error(other).into()),
+        }
+    }
+
+    /// Brings the other scratch tenant on by the plan.
+    async fn apply(&self) -> Result<(), Stop> {
+        let mut on = open(&self.planned.url, &self.ground).await?;
+        let mut applied = Ok(());
+        for step in &self.plan.steps {
+            applied = self.apply_step(&mut on, step).await;
+            if applied.is_err() {
+                break;
+            }
+        }
+        close(on).await;
+        applied
+    }
+
+    async fn apply_step(&self, on: &mut PgConnection, step: &PlanStep) -> Result<(), Stop> {
+        let schema = self.planned.schema.as_deref();
+        let text = |sql: &str| match schema {
+            Some(schema) => sql.replace(SCHEMA, schema),
+            None => sql.to_owned(),
+        };
+        enter(on, schema).await?;
+        let done = match &step.form {
+            StepForm::Transaction { sql } => {
+                on.execute("begin").await?;
+                let done = sqlx::raw_sql(AssertSqlSafe(text(sql))).execute(&mut *on).await;
+                if let (Ok(_), Some(schema)) = (&done, schema)
+                    && let Some(what) = touched(on, schema).await?
+                {
+                    // Before it lasts.
+                    on.execute("rollback").await?;
+                    return unproven(format!("{}{what}", at(step)));
+                }
+                match done {
+                    Ok(_) => on.execute("commit").await,
+                    Err(e) => Err(e),
+                }
+            }
+            StepForm::Outside {
+                announce,
+                statements,
+                record,
+            } => {
+                let mut done = Ok(sqlx::postgres::PgQueryResult::default());
+                for statement in announce.iter().chain(statements).chain(record) {
+                    done = sqlx::raw_sql(AssertSqlSafe(text(statement)))
+                        .execute(&mut *on)
+                        .await;
+                    if done.is_err() {
+                        break;
+                    }
+                }
+                done
+            }
+        };
+        match done.map_err(RunnerError::from) {
+            Ok(_) => {}
+            Err(RunnerError::Database {
+                sqlstate, message, ..
+            }) => {
+                return unproven(format!("{}the plan fails: {message} ({sqlstate})", at(step)));
+            }
+            Err(e) => return Err(e.into()),
+        }
+        enter(on, schema).await?;
+        if self.ledger(on, &self.planned).await? != step.after {
+            return unproven(format!("{}the plan leaves another ledger than it says", at(step)));
+        }
+        Ok(())
+    }
+
+    /// The rows of a scratch tenant's ledger.
+    async fn ledger(&self, on: &mut PgConnection, scratch: &Scratch) -> Result<BTreeSet<String>, Stop> {
+        let table = quote(self.runner.version_table());
+        let table = match &scratch.schema {
+            Some(schema) => format!("{}.{table}", quote(schema)),
+            None => table,
+        };
+        let exists: bool = sqlx::query_scalar("select to_regclass($1) is not null")
+            .bind(&table)
+            .persistent(false)
+            .fetch_one(&mut *on)
+            .await?;
+        if !exists {
+            return Ok(BTreeSet::new());
+        }
+        let rows: Vec<String> =
+            sqlx::query_scalar(AssertSqlSafe(format!("select version_num::text from {table}")))
+                .persistent(false)
+                .fetch_all(on)
+                .await?;
+        Ok(rows.into_iter().collect())
+    }
+
+    /// Whether both scratch tenants are the same now.
+    async fn compare(&self, since: &str) -> Result<(), Stop> {
+        let live = self.digest(&self.live, since).await?;
+        let planned = self.digest(&self.planned, since).await?;
+        match difference(&live, &planned) {
+            None => Ok(()),
+            Some(difference) => unproven(format!(
+                "the plan does not do what live Alembic does: {difference}"
+            )),
+        }
+    }
+
+    async fn digest(&self, scratch: &Scratch, since: &str) -> Result<Vec<String>, Stop> {
+        let mut on = open(&scratch.url, &self.ground).await?;
+        let schema = scratch.schema.as_deref();
+        let lines = async {
+            let mut lines = catalog(&mut on, schema).await?;
+            lines.extend(rows(&mut on, schema, since).await?);
+            Ok::<_, RunnerError>(lines)
+        }
+        .await;
+        close(on).await;
+        Ok(lines?)
+    }
+
+    /// Removes the scratch schemas, whether they were made or not.
+    async fn clear(&self) -> Result<(), RunnerError> {
+        let mut on = open(self.ground.url, &self.ground).await?;
+        let mut cleared = Ok(());
+        for scratch in [&self.live, &self.planned] {
+            cleared = remove(&mut on, &scratch.name, self.ground.by_schema)
+                .await
+                .and(cleared);
+        }
+        close(on).await;
+        cleared
+    }
+}
+
+fn at(step: &PlanStep) -> String {
+    match step.revisions.as_slice() {
+        [] => String::new(),
+        [one] => format!("revision {one}: "),
+        [first, .., last] => format!("revisions {first} to {last}: "),
+    }
+}
+
+/// The one connection of a proof.
+async fn open(url: &DatabaseUrl, ground: &Ground<'_>) -> Result<PgConnection, RunnerError> {
+    let options = url
+        .options()
+        .map_err(|e| RunnerError::Connection(e.to_string()))?
+        .application_name(APPLICATION_NAME)
+        .options(settings(ground.limits));
+    tokio::time::timeout(CONNECT_LIMIT, PgConnection::connect_with(&options))
+        .await
+        .map_err(|_| {
+            RunnerError::Connection(format!("{} did not answer in {CONNECT_LIMIT:?}", url.address()))
+        })?
+        .map_err(|e| connect_error(e, url))
+}
+
+async fn close(on: PgConnection) {
+    // A connection that is broken already is closed, too.
+    let _ = on.close().await;
+}
+
+/// Makes the session what each step begins with: nothing of the one before, and the tenant's schema alone.
+async fn enter(on: &mut PgConnection, schema: Option<&str>) -> Result<(), RunnerError> {
+    on.execute("reset session authorization; reset all").await?;
+    if let Some(schema) = schema {
+        sqlx::query("select set_config('search_path', $1, false)")
+            .bind(quote(schema))
+            .persistent(false)
+            .execute(on)
+            .await?;
+    }
+    Ok(())
+}
+
+/// What the open transaction has changed outside a schema. Reading elsewhere, and referring to it, is no change.
+async fn touched(on: &mut PgConnection, schema: &str) -> Result<Option<String>, RunnerError> {
+    let first = sqlx::query_scalar(
+        "with own as (
+            select oid from pg_catalog.pg_namespace
+            where nspname = $1 or nspname in ('pg_catalog', 'pg_toast', 'information_schema') or nspname like 'pg\\_temp%'
+         ),
+         me as (select (pg_catalog.txid_current() % 4294967296)::text::xid as xid)
+         select 'change or write ' || c.oid::pg_catalog.regclass::text
+         from pg_catalog.pg_locks l join pg_catalog.pg_class c on c.oid = l.relation
+         where l.pid = pg_catalog.pg_backend_pid() and l.locktype = 'relation'
+           and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
+           and l.mode in ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', 'ExclusiveLock', 'AccessExclusiveLock')
+           and c.relnamespace not in (select oid from own)
+         union all
+         select 'write ' || c.relname
+         from pg_catalog.pg_locks l join pg_catalog.pg_class c on c.oid = l.relation
+         where l.pid = pg_catalog.pg_backend_pid() and l.locktype = 'relation' and l.database = 0
+           and l.mode = 'RowExclusiveLock'
+           and c.relname in ('pg_authid', 'pg_auth_members', 'pg_database', 'pg_db_role_setting', 'pg_tablespace')
+         union all
+         select 'make or change function ' || p.oid::pg_catalog.regprocedure::text from pg_catalog.pg_proc p, me
+         where p.xmin = me.xid and p.pronamespace not in (select oid from own)
+         union all
+         select 'make or change type ' || pg_catalog.format_type(t.oid, null) from pg_catalog.pg_type t, me
+         where t.xmin = me.xid and t.typnamespace not in (select oid from own)
+         union all
+         select 'make or change schema ' || n.nspname from pg_catalog.pg_namespace n, me
+         where n.xmin = me.xid and n.nspname <> $1
+         union all
+         select 'make or change extension ' || e.extname from pg_catalog.pg_extension e, me where e.xmin = me.xid
+         limit 1",
+    )
+    .bind(schema)
+    .persistent(false)
+    .fetch_optional(on)
+    .await?;
+    Ok(first.map(|what: String| format!("{what}, outside the tenant's schema")))
+}
+
+/// Removes what earlier proofs left behind, as far as we may.
+async fn sweep(on: &mut PgConnection, ground: &Ground<'_>) {
+    let list = match ground.by_schema {
+        true => "select nspname::text from pg_namespace where nspname like 'herder\\_shadow\\_%'",
+        false => "select datname::text from pg_database where datname like 'herder\\_shadow\\_%'",
+    };
+    let names: Vec<String> = sqlx::query_scalar(list)
+        .fetch_all(&mut *on)
+        .await
+        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    for name in names.iter().filter(|name| is_stale(name, now)) {
+        // Somebody else's, perhaps.
+        let _ = remove(on, name, ground.by_schema).await;
+    }
+}
+
+/// Whether a scratch name was made more than an hour ago.
+fn is_stale(name: &str, now: Duration) -> bool {
+    let made = name
+        .strip_prefix(SHADOW_PREFIX)
+        .and_then(|rest| rest.split('_').next())
+        .and_then(|seconds| seconds.parse().ok());
+    made.is_some_and(|made| Duration::from_secs(made) + STALE < now)
+}
+
+async fn remove(on: &mut PgConnection, name: &str, is_schema: bool) -> Result<(), RunnerError> {
+    let name = quote(name);
+    let sql = match is_schema {
+        true => format!("drop schema if exists {name} cascade"),
+        false => format!("drop database if exists {name} with (force)"),
+    };
+    on.execute(AssertSqlSafe(sql)).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_old_name_of_ours_is_stale() {
+        let now = Duration::from_secs(10_000);
+        assert!(is_stale("herder_shadow_6399_ab_a", now));
+        assert!(!is_stale("herder_shadow_6400_ab_a", now));
+        assert!(!is_stale("herder_shadow_x_1", now));
+        assert!(!is_stale("acme_6399", now));
+    }
+}
