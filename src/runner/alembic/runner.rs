@@ -13,7 +13,8 @@ use tokio::sync::Mutex;
 
 use super::{
     Description, Direction, Launch, Migrated, Migration, Project, Refusal, Rendered, Rendering,
-    ToolErrorKind, WarmError, WarmGuard, WarmPool, offline, shadow::Shadow,
+    ToolErrorKind, WarmError, WarmGuard, WarmPool, offline,
+    shadow::{self, Shadow},
 };
 use crate::{
     config::{AlembicConfig, LimitsConfig, PlanConfig},
@@ -192,7 +193,7 @@ impl AlembicRunner {
         to: Option<&str>,
         ground: Ground<'_>,
     ) -> Result<Verdict, RunnerError> {
-        if self.plan == PlanConfig::Always {
+        if self.trusts_plans() {
             return Ok(Verdict::Proven);
         }
         let began = Instant::now();
@@ -214,18 +215,22 @@ impl AlembicRunner {
         }
     }
 
+    /// Whether plans are taken without a proof.
+    pub fn trusts_plans(&self) -> bool {
+        self.plan == PlanConfig::Always
+    }
+
     /// The name under which a proof of this plan is kept: another one as soon as anything that it hangs on changes.
     ///
     /// # Errors
-    /// A broken project.
+    /// A broken project, or the server cannot be reached.
     pub async fn proof_key(
         &self,
         plan: &Plan,
         to: Option<&str>,
-        isolation: Isolation,
-        postgres: u32,
+        ground: Ground<'_>,
     ) -> Result<Option<String>, RunnerError> {
-        let by_schema = isolation != Isolation::Database;
+        let by_schema = ground.by_schema;
         let target = to.unwrap_or("base");
         let rendered = self
             .rendered(plan.direction, &plan.before, target, by_schema)
@@ -239,6 +244,7 @@ impl AlembicRunner {
             return Ok(None);
         };
         let history = self.history().await?;
+        let postgres = shadow::postgres_major(ground).await?;
         let mut hash = Sha256::new();
         // All revisions that a proof runs: up to where the plan begins, and up to where it ends.
         for revision in plan.before.iter().map(String::as_str).chain(to) {

@@ -151,9 +151,10 @@ impl<'a> Shadow<'a> {
         }
         close(on).await;
 
+        // Before a process is taken: this asks for one of its own, and there may be no second.
+        self.rehearse_beginning().await?;
         let mut process = self.runner.checkout().await?;
         self.look(&mut process).await?;
-        self.rehearse_beginning().await?;
         self.bring_to_beginning(&mut process, &self.planned).await?;
         self.apply().await?;
         self.bring_to_beginning(&mut process, &self.live).await?;
@@ -432,8 +433,8 @@ impl<'a> Shadow<'a> {
         let planned = self.digest(&self.planned, since).await?;
         match difference(&live, &planned) {
             None => Ok(()),
-            Some(difference) => unproven(format!(
-                "the plan does not do what live Alembic does: {difference}"
+            Some(Difference { gone, new }) => unproven(format!(
+                "the plan does not do what live Alembic does: live gives [{gone}], the plan gives [{new}]"
             )),
         }
     }
@@ -463,6 +464,16 @@ impl<'a> Shadow<'a> {
         close(on).await;
         cleared
     }
+}
+
+/// The major version of the server: another one may take the same SQL for something else.
+pub(super) async fn postgres_major(ground: Ground<'_>) -> Result<i32, RunnerError> {
+    let mut on = open(ground.url, &ground).await?;
+    let version = sqlx::query_scalar("select current_setting('server_version_num')::int / 10000")
+        .fetch_one(&mut on)
+        .await;
+    close(on).await;
+    Ok(version?)
 }
 
 fn at(step: &PlanStep) -> String {
