@@ -36,7 +36,7 @@ create table herder.run (
     target        text not null,                     -- as it was named: head, base, a revision, +1, -2
     runner        text not null,                     -- alembic, sql, command
     checksum      text not null,                     -- of the migrations; a retry freezes those that it finds
-    connections   smallint not null,                 -- slots that one attempt takes
+    connections   smallint not null,                 -- slots that one attempt without a plan takes
     state         text not null default 'running'
                   check (state in ('running', 'succeeded', 'failed', 'paused', 'halted', 'cancelled')),
     tenants       integer not null,                  -- jobs
@@ -55,6 +55,13 @@ create index run_latest on herder.run (created_at desc);
 -- The few runs that workers look at.
 create index run_running on herder.run (created_at) where state = 'running';
 
+-- The SQL between two revisions, kept once however many runs and tenants use it.
+create table herder.plan (
+    id         text primary key,                     -- the SHA-256 of its content
+    body       json not null,
+    created_at timestamptz not null default now()
+);
+
 -- One tenant's work in one run.
 create table herder.job (
     id            bigint generated always as identity primary key,
@@ -72,6 +79,9 @@ create table herder.job (
     from_revision text,                              -- before: null where it was never migrated or is not known
     to_revision   text,                              -- the target, then where the ledger was read at the end; null: base
     resolved      boolean not null,                  -- whether from and to are known
+    plan_id       text,                              -- null: by the tool itself. No reference: plans are never removed
+    plan_note     jsonb,                             -- how far an attempt got where the tenant's ledger cannot say so
+    connections   smallint not null,                 -- slots that one attempt takes
     epoch         integer not null default 0,        -- the number of the last attempt
     starts        integer not null default 0,        -- claims since an attempt last ended with a word
     failures      integer not null default 0,        -- failed attempts that count, since the last retry
@@ -85,6 +95,8 @@ create table herder.job (
     settled_at    timestamptz,
     outcome       text check (outcome in ('migrated', 'already_current', 'found_applied')),
     error         jsonb,                             -- of the last attempt that failed
+    constraint note_only_with_plan check (plan_note is null or plan_id is not null),
+    constraint connections_positive check (connections > 0),
     constraint tenant_once_per_run unique (run_id, tenant),
     constraint schema_iff_not_database check ((schema is null) = (isolation = 'database')),
     constraint settled_at_iff_settled check (

@@ -19,13 +19,14 @@ const BUCKETS: [f64; 15] = [
 ];
 
 /// What `herder_job_attempts_total{outcome}` can say: the words of [`Settlement::as_str`].
-const OUTCOMES: [&str; 9] = [
+const OUTCOMES: [&str; 10] = [
     "migrated",
     "already_current",
     "found_applied",
     "failed",
     "retried",
     "snoozed",
+    "replanned",
     "returned",
     "skipped",
     "cancelled",

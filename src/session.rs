@@ -38,10 +38,16 @@ pub fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// An open connection to a tenant.
+/// A text as an SQL literal, whatever stands in it, and whatever a migration did to `standard_conforming_strings`.
+pub fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+/// An open connection to a tenant. It keeps no prepared statements: a migration may deallocate them.
 pub struct TenantSession {
     connection: PgConnection,
     schema: Option<String>,
+    search_path: Option<String>,
     lock_key: i64,
 }
 
@@ -76,8 +82,24 @@ impl TenantSession {
         limits: &LimitsConfig,
         extra_search_path: &[String],
     ) -> Result<Self, RunnerError> {
+        let mut session = Self::connect(url, place, application_name, limits, extra_search_path).await?;
+        session.enter().await?;
+        Ok(session)
+    }
+
+    /// The same, but unqualified names mean nothing yet: each message must say for itself which schema it is about.
+    ///
+    /// # Errors
+    /// The server cannot be reached or refuses.
+    pub(crate) async fn connect(
+        url: &DatabaseUrl,
+        place: &Place,
+        application_name: &str,
+        limits: &LimitsConfig,
+        extra_search_path: &[String],
+    ) -> Result<Self, RunnerError> {
         let ms = |d: Duration| d.as_millis().to_string();
-        let options = url
+        let mut options = url
             .options()
             .map_err(|e| RunnerError::Connection(e.to_string()))?
             .application_name(application_name)
@@ -91,6 +113,10 @@ impl TenantSession {
                 ("tcp_keepalives_interval", "5".into()),
                 ("tcp_keepalives_count", "3".into()),
             ]);
+        if place.schema.is_some() {
+            // What a migration resets, or a transaction's end takes back, must not be `public`.
+            options = options.options([("search_path", "")]);
+        }
         let connection = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
             .await
             .map_err(|_| {
@@ -99,32 +125,42 @@ impl TenantSession {
             .map_err(|e| connect_error(e, url))?;
         let mut session = Self {
             connection,
-            schema: place.schema.clone(),
-            lock_key: lock_key(place),
+            schema: None,
+            search_path: None,
+            lock_key: 0,
         };
-        if let Some(schema) = &place.schema {
-            session.enter(schema, extra_search_path).await?;
-        }
+        session.turn_to(place, extra_search_path);
         Ok(session)
     }
 
-    /// Makes unqualified names mean `schema`, and proves it: with a schema that does not exist, the first writable
-    /// schema of the path would silently take its place.
-    async fn enter(&mut self, schema: &str, extra: &[String]) -> Result<(), RunnerError> {
-        let path: Vec<String> = std::iter::once(schema)
-            .chain(extra.iter().map(String::as_str))
-            .map(quote)
-            .collect();
+    /// Makes it the session of another tenant of the same database. Asks the server nothing.
+    pub(crate) fn turn_to(&mut self, place: &Place, extra_search_path: &[String]) {
+        self.lock_key = lock_key(place);
+        self.search_path = place.schema.as_ref().map(|schema| {
+            let path = std::iter::once(schema).chain(extra_search_path);
+            path.map(|s| quote(s)).collect::<Vec<_>>().join(", ")
+        });
+        self.schema.clone_from(&place.schema);
+    }
+
+    /// Makes unqualified names mean the tenant's schema, and proves it: with a schema that does not exist, the first
+    /// writable schema of the path would silently take its place.
+    async fn enter(&mut self) -> Result<(), RunnerError> {
+        let (Some(schema), Some(path)) = (&self.schema, &self.search_path) else {
+            return Ok(());
+        };
         sqlx::query("select set_config('search_path', $1, false)")
-            .bind(path.join(", "))
+            .bind(path)
+            .persistent(false)
             .execute(&mut self.connection)
             .await?;
         let current: Option<String> = sqlx::query_scalar("select current_schema()::text")
+            .persistent(false)
             .fetch_one(&mut self.connection)
             .await?;
         match current {
-            Some(current) if current == schema => Ok(()),
-            _ => Err(RunnerError::SchemaMissing(schema.to_owned())),
+            Some(current) if current == *schema => Ok(()),
+            _ => Err(RunnerError::SchemaMissing(schema.clone())),
         }
     }
 
@@ -138,13 +174,25 @@ impl TenantSession {
         self.schema.as_deref()
     }
 
+    /// What unqualified names are looked up in, where the tenant is a schema.
+    pub(crate) fn search_path(&self) -> Option<&str> {
+        self.search_path.as_deref()
+    }
+
+    /// The key of the tenant's lock.
+    pub(crate) fn lock_key(&self) -> i64 {
+        self.lock_key
+    }
+
     /// Takes the tenant's lock for this session, without waiting: a blocking wait holds a snapshot, and deadlocks
     /// with CREATE INDEX CONCURRENTLY.
     ///
     /// # Errors
     /// The connection broke.
     pub async fn try_lock(&mut self) -> Result<bool, RunnerError> {
-        let lock = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(self.lock_key);
+        let lock = sqlx::query_scalar("select pg_try_advisory_lock($1)")
+            .bind(self.lock_key)
+            .persistent(false);
         Ok(lock.fetch_one(&mut self.connection).await?)
     }
 
@@ -160,6 +208,7 @@ impl TenantSession {
                and (l.classid::bigint << 32 | l.objid::bigint) = $1",
         )
         .bind(self.lock_key)
+        .persistent(false)
         .fetch_optional(&mut self.connection)
         .await?;
         Ok(row.map(|row| {
@@ -180,6 +229,7 @@ impl TenantSession {
         let rows =
             sqlx::query("select pid, application_name from pg_stat_activity where application_name like $1")
                 .bind(format!("herder/{run}/{job}/%"))
+                .persistent(false)
                 .fetch_all(&mut self.connection)
                 .await?;
         let mut ended = 0;
@@ -189,6 +239,7 @@ impl TenantSession {
                 // The second argument waits until the backend is gone, so that its locks are, too.
                 sqlx::query("select pg_terminate_backend($1, 5000)")
                     .bind(pid)
+                    .persistent(false)
                     .execute(&mut self.connection)
                     .await?;
                 ended += 1;
@@ -207,6 +258,7 @@ impl TenantSession {
              where application_name = $1 and pid <> pg_backend_pid()",
         )
         .bind(application_name)
+        .persistent(false)
         .execute(&mut self.connection)
         .await?;
         Ok(())
@@ -239,11 +291,13 @@ impl TenantSession {
     pub async fn read_ledger(&mut self, ledger: &LedgerTable) -> Result<Ledger, RunnerError> {
         let schema = self.home().await?;
         let exists: bool = sqlx::query_scalar(
-            "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace \
-             where n.nspname = $1 and c.relname = $2 and c.relkind in ('r', 'p', 'v'))",
+            // One look into one index. A join might read the ledgers of all tenants: they share their table's name.
+            "select exists (select from pg_class where relname = $2 and relkind in ('r', 'p', 'v') \
+             and relnamespace = (select oid from pg_namespace where nspname = $1))",
         )
         .bind(&schema)
         .bind(&ledger.table)
+        .persistent(false)
         .fetch_one(&mut self.connection)
         .await?;
         if !exists {
@@ -254,6 +308,7 @@ impl TenantSession {
             "select {revision} from {}.{table} where {condition}",
             quote(&schema)
         )))
+        .persistent(false)
         .fetch_all(&mut self.connection)
         .await?;
         Ok(Ledger {
@@ -270,6 +325,7 @@ impl TenantSession {
             return Ok(schema.clone());
         }
         let current: Option<String> = sqlx::query_scalar("select current_schema()::text")
+            .persistent(false)
             .fetch_one(&mut self.connection)
             .await?;
         current.ok_or_else(|| RunnerError::SchemaMissing("public".into()))

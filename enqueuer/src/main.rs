@@ -1,1 +1,42 @@
-fn main() {}
+//! `herder`: starts, follows and mends fleet runs.
+
+mod args;
+mod commands;
+mod confirm;
+mod control;
+mod exit;
+mod follow;
+mod log;
+mod output;
+mod problem;
+mod render;
+mod signals;
+mod work;
+
+use std::{io::Write, process::ExitCode};
+
+use clap::Parser;
+
+use crate::{args::Cli, exit::Exit};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log::start(&cli.global);
+    let ended = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => {
+            let ended = runtime.block_on(commands::run(cli));
+            // What still blocks (a name that is being looked up) must not hold up the end.
+            runtime.shutdown_background();
+            ended
+        }
+        Err(error) => Err(error.into()),
+    };
+    match ended {
+        Ok(exit) => exit.into(),
+        Err(error) if problem::is_broken_pipe(&error) => Exit::Done.into(),
+        Err(error) => {
+            let _ = anstream::stderr().write_all(problem::render(&error).as_bytes());
+            problem::exit_of(&error).into()
+        }
+    }
+}

@@ -105,7 +105,7 @@ pub struct FastapiTenancyConfig {
     /// its URL only when it migrates: false does as it does when it runs.
     #[serde(default = "yes")]
     pub overrides: bool,
-    /// The server where the tenants live, by its name under [servers]. Default: the only one.
+    /// The server where the tenants live, by its name under `[servers]`. Default: the only one.
     pub server: Option<String>,
 }
 

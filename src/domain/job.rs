@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    plan::Note,
     revision::{Direction, Target},
     run::RunId,
     tenant::{Isolation, Place},
@@ -143,6 +144,12 @@ pub struct Claim {
     pub orphaned: bool,
     /// Since when nothing but the infrastructure was in the way. None: it was not, or it got out of it.
     pub blocked_since: Option<chrono::DateTime<chrono::Utc>>,
+    /// The plan to apply. None: the tool itself migrates.
+    pub plan: Option<String>,
+    /// How far a former attempt got with that plan, where the ledger cannot say so.
+    pub note: Option<Note>,
+    /// How many slots it holds.
+    pub connections: i16,
 }
 
 impl Claim {

@@ -59,6 +59,9 @@ pub enum Settlement {
         /// Whether it counts as one of the job's attempts.
         burns: bool,
     },
+    /// Its plan does not fit where the tenant stands now: it goes back to ready, at once and at no cost, for the tool
+    /// itself. Where it stands.
+    Live(String),
     /// This worker drains: it goes back to ready, at once and at no cost.
     Returned,
     /// The tenant is gone from its source.
@@ -75,6 +78,7 @@ impl Settlement {
             Self::Failed(_) => "failed",
             Self::Retry { burns: true, .. } => "retried",
             Self::Retry { burns: false, .. } => "snoozed",
+            Self::Live(_) => "replanned",
             Self::Returned => "returned",
             Self::Skipped(_) => "skipped",
             Self::Cancelled => "cancelled",

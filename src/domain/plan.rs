@@ -10,6 +10,10 @@ use super::revision::Direction;
 /// Stands for the tenant's schema in a plan's SQL. It needs quotes as an identifier, and occurs in nobody's SQL.
 pub const SCHEMA: &str = "Herder:Tenant";
 
+/// Begins a comment line that says which revision the statements behind it belong to: `-- revision 0007`. Where a step
+/// takes several revisions, an error is laid to the last one that was named before it.
+pub const REVISION_MARK: &str = "-- revision ";
+
 /// The SQL between two states of a ledger.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -19,6 +23,10 @@ pub struct Plan {
     pub before: BTreeSet<String>,
     /// The ledger's rows after.
     pub after: BTreeSet<String>,
+    /// Statements that raise an error where something else than the ledger's rows is not as it must be, wherever between
+    /// `before` and `after` the tenant stands. They run ahead of the first step that is run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<String>,
     /// What to do, in order. The first begins at `before`, each at the end of the one before it.
     pub steps: Vec<PlanStep>,
 }
@@ -47,13 +55,28 @@ pub enum StepForm {
     },
     /// Outside any transaction, statement by statement. Each is looked up in the catalog before it is done again.
     Outside {
-        /// Said to the ledger before, where the tool's ledger knows such a thing.
+        /// Said to the ledger before, where the tool's ledger knows such a thing. It must change a row, unless it was
+        /// said before: that is how a step that broke off is known from a fresh one.
         announce: Option<String>,
+        /// Takes the announcement back, where the server refused the first statement whole.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        withdraw: Option<String>,
         /// The statements.
         statements: Vec<String>,
         /// Said to the ledger after.
         record: Option<String>,
     },
+}
+
+/// How far an attempt got where the ledger cannot say so: between two of its revisions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// The number of the step, from 0 on: it was begun.
+    pub step: i32,
+    /// The transaction that the step is in, and that was just about to be committed. The server knows what became of
+    /// it. None: the step is outside a transaction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transaction: Option<String>,
 }
 
 impl Plan {

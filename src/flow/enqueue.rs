@@ -7,20 +7,22 @@ use uuid::Uuid;
 use crate::{
     config::RunnerConfig,
     domain::{
+        plan,
         revision::{Direction, History, HistoryError, Ledger, Standing, Target},
         run::RunId,
-        tenant::{Place, Tenant},
+        tenant::{Isolation, Place, Tenant},
         wave::Rollout,
     },
     flow::{
         budget,
         context::{Context, chain},
         inspect::{OwnUrls, Read, inspect},
+        prove::prove,
         resolve::{ResolveError, resolve_selected},
     },
-    runner::RunnerError,
+    runner::{Offer, RunnerError, Verdict, apply::fits},
     store::{
-        StoreError,
+        self, StoreError,
         job::{self, NewJob},
         run::{self, NewRun},
         server::{self, ServerRow},
@@ -56,9 +58,34 @@ pub struct Planned {
     pub current: bool,
     /// What would be applied or undone, by id, in order. Empty also where the revisions are not known one by one.
     pub pending: Vec<String>,
+    /// The number of its way among the plan's. None: it is there, or its ledger could not be read.
+    pub way: Option<usize>,
     /// Why its ledger could not be read, or makes no sense. It is tried all the same, and fails with this reason
     /// unless that passes.
     pub unknown: Option<RunnerError>,
+}
+
+/// How all tenants whose ledger says the same go to their target.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// What their ledger says.
+    pub before: Ledger,
+    /// Where they go. None: the base.
+    pub to: Option<String>,
+    /// How they are isolated.
+    pub isolation: Isolation,
+    /// By a plan, or live.
+    pub offer: Offer,
+}
+
+impl Way {
+    /// The plan for a tenant on this way. None: it is migrated live.
+    pub fn plan_for(&self, place: &Place) -> Option<&plan::Plan> {
+        match &self.offer {
+            Offer::Plan(plan) if place.schema.as_deref().is_none_or(|s| fits(plan, s)) => Some(plan),
+            _ => None,
+        }
+    }
 }
 
 /// What a run would do.
@@ -69,6 +96,8 @@ pub struct Plan {
     pub target: Option<Option<String>>,
     /// One line a tenant, in the source's order.
     pub tenants: Vec<Planned>,
+    /// The ways that they go.
+    pub ways: Vec<Way>,
     /// The servers with their budgets.
     pub servers: Vec<ServerRow>,
     /// What a person should know.
@@ -174,6 +203,7 @@ pub async fn plan(
         target,
         absolute: absolute.as_ref(),
         known: HashMap::new(),
+        ways: Ways::default(),
     };
     let tenants: Vec<Planned> = resolved
         .tenants
@@ -181,13 +211,73 @@ pub async fn plan(
         .zip(ledgers)
         .map(|(tenant, read)| planner.plan(tenant, read))
         .collect();
+    let ways = planner.ways.known;
+    let ways = offers(cx, direction, ways, &tenants, &own_urls).await?;
     Ok(Plan {
         target: absolute,
         tenants,
+        ways,
         servers,
         warnings,
         history,
     })
+}
+
+/// Asks the runner for plans, and has those proven that need it, each beside the first tenant that it is for.
+async fn offers(
+    cx: &Context,
+    direction: Direction,
+    ways: Vec<(Ledger, Isolation, Option<String>)>,
+    tenants: &[Planned],
+    own_urls: &OwnUrls,
+) -> Result<Vec<Way>, EnqueueError> {
+    let mut offered = Vec::with_capacity(ways.len());
+    for (number, (before, isolation, to)) in ways.into_iter().enumerate() {
+        let mut offer = match cx.runner.plan(direction, &before, to.as_deref(), isolation).await {
+            Ok(offer) => offer,
+            Err(e @ RunnerError::Setup { .. }) => return Err(e.into()),
+            // What keeps a plan from being made may fail the tenants, too: then one by one, and with their own reasons.
+            Err(e) => Offer::Live { why: e.to_string() },
+        };
+        let first = tenants.iter().find(|t| t.way == Some(number));
+        if let (Offer::Plan(plan), Some(first)) = (&offer, first)
+            && cx.runner.needs_proof()
+        {
+            let first = &first.tenant;
+            let own = own_urls.get(&first.id).filter(|_| first.own_url);
+            let verdict = prove(cx, plan, to.as_deref(), &first.place, own).await?;
+            if let Verdict::Unproven { why } = verdict {
+                offer = Offer::Live { why };
+            }
+        }
+        offered.push(Way {
+            before,
+            to,
+            isolation,
+            offer,
+        });
+    }
+    Ok(offered)
+}
+
+/// The distinct ways, in the order in which they first appear.
+#[derive(Default)]
+struct Ways {
+    known: Vec<(Ledger, Isolation, Option<String>)>,
+    index: HashMap<(Ledger, Isolation), usize>,
+}
+
+impl Ways {
+    fn number(&mut self, ledger: Ledger, isolation: Isolation, to: &Option<String>) -> usize {
+        let known = &mut self.known;
+        *self
+            .index
+            .entry((ledger, isolation))
+            .or_insert_with_key(|(ledger, isolation)| {
+                known.push((ledger.clone(), *isolation, to.clone()));
+                known.len() - 1
+            })
+    }
 }
 
 /// Where a ledger goes, whether it is there, and over which revisions.
@@ -200,6 +290,7 @@ struct Planner<'a> {
     target: &'a Target,
     absolute: Option<&'a Option<String>>,
     known: HashMap<Ledger, Result<Thought, HistoryError>>,
+    ways: Ways,
 }
 
 impl Planner<'_> {
@@ -210,6 +301,7 @@ impl Planner<'_> {
             to: self.absolute.cloned().flatten(),
             current: false,
             pending: Vec::new(),
+            way: None,
             unknown: Some(error),
         };
         let ledger = match read {
@@ -226,6 +318,7 @@ impl Planner<'_> {
         });
         match thought.clone() {
             Ok((to, current, pending)) => Planned {
+                way: (!current).then(|| self.ways.number(ledger, tenant.isolation, &to)),
                 tenant,
                 from,
                 to,
@@ -283,12 +376,12 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
         &request.exclude,
     )
     .await?;
-    let needed = cx.runner.connections();
-    if let Some(server) = plan.servers.iter().find(|s| s.budget < i32::from(needed)) {
-        return Err(EnqueueError::Budget {
-            server: server.name.clone(),
-            budget: server.budget,
-            needed,
+    let live = cx.runner.connections();
+    let mut plans: Vec<Option<String>> = Vec::with_capacity(plan.ways.len());
+    for way in &plan.ways {
+        plans.push(match &way.offer {
+            Offer::Plan(plan) => Some(plan.id()),
+            Offer::Live { .. } => None,
         });
     }
     let open: Vec<&Planned> = plan.tenants.iter().filter(|p| !p.current).collect();
@@ -297,7 +390,10 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
     let jobs: Vec<NewJob> = plan
         .tenants
         .iter()
-        .map(|planned| NewJob {
+        .map(|planned| (planned, plan_of(&plan, &plans, planned)))
+        .map(|(planned, plan_id)| NewJob {
+            connections: if plan_id.is_some() { 1 } else { live },
+            plan: plan_id,
             tenant: planned.tenant.clone(),
             wave: if planned.current {
                 0
@@ -315,6 +411,22 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
             current: planned.current,
         })
         .collect();
+    let needed = |server: &str| {
+        let there = jobs
+            .iter()
+            .filter(|j| !j.current && j.tenant.place.server == server);
+        there.map(|j| j.connections).max().unwrap_or(1)
+    };
+    for server in &plan.servers {
+        let needed = needed(&server.name);
+        if server.budget < i32::from(needed) {
+            return Err(EnqueueError::Budget {
+                server: server.name.clone(),
+                budget: server.budget,
+                needed,
+            });
+        }
+    }
     let id = Uuid::new_v4();
     let last_wave = jobs.iter().map(|j| j.wave).max().unwrap_or_default();
     let checksum_target =
@@ -325,7 +437,7 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
         target: request.target.to_string(),
         runner: runner_kind(&cx.config.runner).into(),
         checksum: plan.history.fingerprint(checksum_target.as_deref()),
-        connections: needed,
+        connections: live,
         tenants: i32::try_from(jobs.len()).unwrap_or(i32::MAX),
         waves: last_wave + 1,
         canary: request.rollout.canary.is_some(),
@@ -338,7 +450,7 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
     let unreachable = |server: &str| ServerRow {
         name: server.into(),
         address: server.into(),
-        budget: i32::from(needed),
+        budget: i32::from(live),
     };
     let mut tx = cx.pool.begin().await.map_err(StoreError::from)?;
     run::lock_enqueue(&mut tx).await?;
@@ -355,6 +467,11 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
         server::ensure(&mut tx, row).await?;
     }
     run::insert(&mut tx, &new).await?;
+    for way in &plan.ways {
+        if let Offer::Plan(plan) = &way.offer {
+            store::plan::insert(&mut tx, plan).await?;
+        }
+    }
     job::insert_all(&mut tx, id, 0, &jobs).await?;
     job::push_deliveries(&mut tx, id, None).await?;
     tx.commit().await.map_err(StoreError::from)?;
@@ -368,6 +485,13 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
         target: plan.target.map(|t| t.unwrap_or_else(|| "base".into())),
         warnings: plan.warnings,
     })
+}
+
+/// The id of the plan that a tenant gets.
+fn plan_of(plan: &Plan, ids: &[Option<String>], planned: &Planned) -> Option<String> {
+    let way = planned.way?;
+    plan.ways.get(way)?.plan_for(&planned.tenant.place)?;
+    ids.get(way)?.clone()
 }
 
 /// What a run's checksum covers: an upgrade to a revision that all share needs nothing above it; everything else may

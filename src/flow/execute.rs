@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use chrono::Utc;
 use tracing::warn;
 
@@ -9,6 +10,7 @@ use super::{
     context::Context,
     enqueue::fingerprint_target,
     held::{Stop, StopReason},
+    plans::Plans,
 };
 use crate::{
     config::RunnerConfig,
@@ -17,11 +19,16 @@ use crate::{
         failure::FailureClass,
         job::{Claim, Step},
         outcome::{Outcome, Settlement},
+        plan::{Note, Plan},
         revision::{Direction, History, Ledger, Standing},
     },
     metrics::Metrics,
-    runner::{RunnerError, Work},
+    runner::{
+        LedgerTable, RunnerError, Subject, Work,
+        apply::{Applied, Journal, Order, apply, fits},
+    },
     session::{Holder, TenantSession},
+    store,
 };
 
 /// How long the infrastructure may be in a job's way before the job fails: long enough for a failover, short enough
@@ -34,7 +41,10 @@ const LOCK_TRIES: usize = 3;
 /// What an attempt needs besides its claim.
 pub(super) struct Attempt<'a> {
     pub(super) cx: &'a Context,
+    pub(super) plans: &'a Plans,
     pub(super) claim: &'a Claim,
+    /// This worker's id.
+    pub(super) worker: &'a str,
     pub(super) stop: &'a Stop,
     pub(super) metrics: &'a Metrics,
     /// Told each step as it is entered.
@@ -52,6 +62,91 @@ impl Attempt<'_> {
     }
 
     async fn attempt(&self) -> Result<Settlement, RunnerError> {
+        match &self.claim.plan {
+            Some(plan) => self.by_plan(&*self.plans.get(plan).await?).await,
+            None => self.live().await,
+        }
+    }
+
+    /// With a plan: no migration tool is asked for anything, and none need be here.
+    async fn by_plan(&self, plan: &Plan) -> Result<Settlement, RunnerError> {
+        let claim = self.claim;
+        let Some(ledger) = self.cx.runner.ledger_table() else {
+            return Ok(Settlement::Live("a place that cannot be read in SQL".into()));
+        };
+        (self.enter)(Step::Connecting);
+        let url = self.cx.url_of(claim).await?;
+        let mut session = TenantSession::connect(
+            &url,
+            &claim.place,
+            &claim.application_name(),
+            &self.cx.config.limits,
+            self.extra_search_path(),
+        )
+        .await?;
+        let settled = tokio::select! {
+            biased;
+            () = self.stop.token().cancelled() => Err(RunnerError::Cancelled),
+            settled = self.with_plan(&mut session, plan, &ledger) => settled,
+        };
+        session.close().await;
+        settled
+    }
+
+    async fn with_plan(
+        &self,
+        session: &mut TenantSession,
+        plan: &Plan,
+        ledger: &LedgerTable,
+    ) -> Result<Settlement, RunnerError> {
+        let claim = self.claim;
+        if !fits(plan, &session.home().await?) {
+            return Ok(Settlement::Live("a schema whose name it cannot hold".into()));
+        }
+        (self.enter)(Step::Guarding);
+        if !plan.is_transactional() {
+            self.guard(session).await?;
+        } else if claim.epoch > 1 {
+            self.end_older(session).await?;
+        }
+        (self.enter)(Step::Migrating);
+        let order = Order {
+            plan,
+            ledger,
+            name: &claim.application_name(),
+            forget: false,
+            journal: self,
+        };
+        for _ in 0..LOCK_TRIES {
+            let (outcome, from) = match apply(session, &order).await? {
+                Applied::Locked => {
+                    self.face_holder(session).await?;
+                    continue;
+                }
+                Applied::Elsewhere(found) => return Ok(Settlement::Live(describe(&found))),
+                Applied::Done(after) if after.revisions != plan.after => {
+                    return Err(RunnerError::LedgerMismatch {
+                        wanted: claim.to.clone().unwrap_or_else(|| "base".into()),
+                        found: describe(&after),
+                        hint: None,
+                    });
+                }
+                Applied::Done(_) => (Outcome::Migrated, claim.from.clone()),
+                // The first attempt found nothing to do; a later one finds what a former one did.
+                Applied::Found(_) if claim.epoch > 1 => (Outcome::FoundApplied, claim.from.clone()),
+                Applied::Found(_) => (Outcome::AlreadyCurrent, claim.to.clone()),
+            };
+            return Ok(Settlement::Succeeded {
+                outcome,
+                from,
+                to: claim.to.clone(),
+            });
+        }
+        Err(RunnerError::LockedByOther("a session that comes and goes".into()))
+    }
+
+    /// With the migration tool.
+    async fn live(&self) -> Result<Settlement, RunnerError> {
         let claim = self.claim;
         let history = self.cx.runner.history().await?;
         self.check_migrations(&history)?;
@@ -82,7 +177,12 @@ impl Attempt<'_> {
         self.guard(session).await?;
 
         (self.enter)(Step::Inspecting);
-        let ledger = self.cx.runner.read_ledger(session, url).await?;
+        let subject = Subject {
+            tenant: &claim.tenant,
+            place: &claim.place,
+            url,
+        };
+        let ledger = self.cx.runner.read_ledger(session, subject).await?;
         let from = history.describe(&ledger);
         // What enqueue resolved is frozen: `-1` must not go down another step because an attempt was lost.
         let to = match claim.resolved {
@@ -124,10 +224,13 @@ impl Attempt<'_> {
             limits: &self.cx.config.limits,
             cancel: self.stop.token(),
         };
-        let migrated = self.cx.runner.migrate(session, &work).await;
+        let mut migrated = self.cx.runner.migrate(session, &work).await;
         if migrated.is_err() && self.cx.runner.connections() > 1 {
             // The tool is gone, but the server may not have noticed yet.
-            let _ = session.end_tool(&claim.application_name()).await;
+            if let Err(lost) = session.end_tool(&claim.application_name()).await {
+                // Our own session broke as well: whatever the tool made of that, it was not the tenant's fault.
+                migrated = Err(lost);
+            }
         }
         if self.stop.reason().is_some() {
             return Err(migrated.err().unwrap_or(RunnerError::Cancelled));
@@ -135,7 +238,7 @@ impl Attempt<'_> {
         migrated?;
 
         (self.enter)(Step::Verifying);
-        let after = self.cx.runner.read_ledger(session, url).await?;
+        let after = self.cx.runner.read_ledger(session, subject).await?;
         self.verify(history, to.as_deref(), &after)?;
         Ok(Settlement::Succeeded {
             outcome: Outcome::Migrated,
@@ -168,24 +271,28 @@ impl Attempt<'_> {
             if session.try_lock().await? {
                 return Ok(());
             }
-            match session.holder().await? {
-                None => {}
-                Some(Holder::Attempt { run, job, epoch, .. }) if (run, job) == (claim.run, claim.job) => {
-                    if epoch > claim.epoch {
-                        return Err(RunnerError::Superseded);
-                    }
-                    self.end_older(session).await?;
-                }
-                Some(Holder::Attempt { run, .. }) => {
-                    return Err(RunnerError::LockedByOther(format!(
-                        "run {}",
-                        crate::domain::run::short(&run)
-                    )));
-                }
-                Some(Holder::Stranger(name)) => return Err(RunnerError::LockedByOther(name)),
-            }
+            self.face_holder(session).await?;
         }
         Err(RunnerError::LockedByOther("a session that comes and goes".into()))
+    }
+
+    /// Looks who holds the tenant's lock. Ok: nobody any more, as it seems.
+    async fn face_holder(&self, session: &mut TenantSession) -> Result<(), RunnerError> {
+        let claim = self.claim;
+        match session.holder().await? {
+            None => Ok(()),
+            Some(Holder::Attempt { run, job, epoch, .. }) if (run, job) == (claim.run, claim.job) => {
+                if epoch > claim.epoch {
+                    return Err(RunnerError::Superseded);
+                }
+                self.end_older(session).await
+            }
+            Some(Holder::Attempt { run, .. }) => {
+                let run = crate::domain::run::short(&run);
+                Err(RunnerError::LockedByOther(format!("run {run}")))
+            }
+            Some(Holder::Stranger(name)) => Err(RunnerError::LockedByOther(name)),
+        }
     }
 
     async fn end_older(&self, session: &mut TenantSession) -> Result<(), RunnerError> {
@@ -280,6 +387,35 @@ impl Attempt<'_> {
         let dropped = matches!(error, RunnerError::SchemaMissing(_))
             || matches!(error, RunnerError::Database { sqlstate, .. } if sqlstate == "3D000");
         dropped && matches!(self.cx.source.find(&self.claim.tenant).await, Ok(None))
+    }
+}
+
+#[async_trait]
+impl Journal for Attempt<'_> {
+    fn last(&self) -> Option<Note> {
+        self.claim.note.clone()
+    }
+
+    async fn note(&self, note: Note) -> Result<(), RunnerError> {
+        let claim = self.claim;
+        let noted = store::plan::note(&self.cx.pool, claim.job, claim.epoch, self.worker, &note).await;
+        match noted {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(RunnerError::Superseded),
+            Err(e) => Err(RunnerError::Connection(format!(
+                "cannot note how far it got: {e}"
+            ))),
+        }
+    }
+}
+
+/// What a ledger says, for a person, where no history tells which of its rows is the newest.
+fn describe(ledger: &Ledger) -> String {
+    let rows: Vec<&str> = ledger.revisions.iter().map(String::as_str).collect();
+    match rows.as_slice() {
+        [] => "base".into(),
+        [.., last] if rows.len() > 5 => format!("{} rows, {last} among them", rows.len()),
+        _ => rows.join(","),
     }
 }
 

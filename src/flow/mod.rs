@@ -7,6 +7,7 @@ pub mod execute;
 mod held;
 pub mod inspect;
 mod keeper;
+mod plans;
 pub mod prove;
 mod pulse;
 pub mod resolve;

@@ -4,71 +4,76 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
-    database_url::DatabaseUrl,
     domain::{plan::Plan, tenant::Place},
     flow::{
         budget::Service,
         context::{Context, chain},
     },
-    runner::{Ground, RunnerError, Verdict, alembic::AlembicRunner},
+    runner::{Ground, RunnerError, Verdict},
+    secret::Secret,
     store::{StoreError, proof},
 };
 
-/// Why nobody knows.
-#[derive(Debug, thiserror::Error)]
-pub enum ProveError {
-    /// The control database failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The project is broken, or the proof was told to stop.
-    #[error(transparent)]
-    Runner(#[from] RunnerError),
-}
-
-/// Whether `plan` does what live Alembic does, beside the tenant at `place`. A server that cannot be reached leaves it
-/// unproven: its tenants are tried all the same, one by one.
+/// Whether `plan` does what the tool does, beside the tenant at `place`. Where nobody can tell, because the server is
+/// away, say, it is unproven: the tenants are tried all the same, one by one.
 ///
 /// # Errors
-/// See [`ProveError`].
-pub async fn prove(
+/// The control database fails.
+pub(super) async fn prove(
     cx: &Context,
-    runner: &AlembicRunner,
     plan: &Plan,
     to: Option<&str>,
     place: &Place,
-    url: &DatabaseUrl,
-    cancel: &CancellationToken,
-) -> Result<Verdict, ProveError> {
-    if runner.trusts_plans() {
-        return Ok(Verdict::Proven);
-    }
+    own_url: Option<&Secret>,
+) -> Result<Verdict, StoreError> {
+    let url = match cx.servers.url_for(place, own_url) {
+        Ok(url) => url,
+        Err(e) => return Ok(Verdict::Unproven { why: chain(&e) }),
+    };
     // The service connection is the only one that a proof opens at a time.
     let service = Service::acquire(&cx.pool, &place.server).await?;
     let ground = Ground {
-        url,
-        by_schema: place.schema.is_some(),
+        url: &url,
+        place,
         limits: &cx.config.limits,
-        cancel,
+        cancel: &CancellationToken::new(),
     };
-    let verdict = known_or_proven(cx, runner, plan, to, ground).await;
+    let verdict = known_or_proven(cx, plan, to, ground).await;
     service.release().await;
     match verdict {
-        Err(ProveError::Runner(error @ (RunnerError::Connection(_) | RunnerError::Database { .. }))) => {
-            let why = format!("its proof failed: {}", chain(&error));
-            Ok(Verdict::Unproven { why })
-        }
-        other => other,
+        Ok(verdict) => Ok(verdict),
+        Err(ProveError::Store(error)) => Err(error),
+        Err(ProveError::Runner(error)) => Ok(Verdict::Unproven {
+            why: format!("its proof failed: {}", chain(&error)),
+        }),
+    }
+}
+
+/// Why nobody knows.
+enum ProveError {
+    Store(StoreError),
+    Runner(RunnerError),
+}
+
+impl From<StoreError> for ProveError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<RunnerError> for ProveError {
+    fn from(error: RunnerError) -> Self {
+        Self::Runner(error)
     }
 }
 
 async fn known_or_proven(
     cx: &Context,
-    runner: &AlembicRunner,
     plan: &Plan,
     to: Option<&str>,
     ground: Ground<'_>,
 ) -> Result<Verdict, ProveError> {
-    let Some(key) = runner.proof_key(plan, to, ground).await? else {
+    let Some(key) = cx.runner.proof_key(plan, to, ground).await? else {
         return Ok(Verdict::Unproven {
             why: "it renders other SQL a moment later".into(),
         });
@@ -77,7 +82,7 @@ async fn known_or_proven(
         return Ok(Verdict::Proven);
     }
     let began = std::time::Instant::now();
-    let verdict = runner.prove(plan, to, ground).await?;
+    let verdict = cx.runner.prove(plan, to, ground).await?;
     let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     match &verdict {
         Verdict::Proven => {

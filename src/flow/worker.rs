@@ -20,6 +20,7 @@ use super::{
     execute::{Attempt, verb},
     held::{Held, StopReason},
     keeper::{Keeper, say},
+    plans::Plans,
     pulse::{Health, Pulse},
 };
 use crate::{
@@ -72,6 +73,7 @@ struct Shared {
     options: Options,
     id: String,
     held: Arc<Held>,
+    plans: Plans,
     health: Arc<Health>,
     metrics: Metrics,
     drain: CancellationToken,
@@ -88,6 +90,7 @@ impl Worker {
         let id = format!("{}-{}", options.name, Uuid::new_v4().simple());
         Self {
             shared: Arc::new(Shared {
+                plans: Plans::new(cx.pool.clone()),
                 cx,
                 id,
                 options,
@@ -257,6 +260,8 @@ impl Shared {
         let enter = |step| self.held.enter(claim.job, claim.epoch, step);
         let attempt = Attempt {
             cx: &self.cx,
+            plans: &self.plans,
+            worker: &self.id,
             claim,
             stop: &stop,
             metrics: &self.metrics,
@@ -382,6 +387,10 @@ fn log(claim: &Claim, settlement: &Settlement, took: Duration) {
         Settlement::Retry { error: e, delay, .. } => warn!(
             duration_ms, reason = %e.reason, sqlstate = e.sqlstate.as_deref(),
             "Tenant `{tenant}` is tried again in {delay:.1?}: {}", e.message
+        ),
+        Settlement::Live(at) => warn!(
+            duration_ms,
+            "Tenant `{tenant}` is at {at}, where its plan does not fit any more: the migration tool takes it from there"
         ),
         Settlement::Returned => info!(duration_ms, "Gave back tenant `{tenant}`: this worker drains"),
         Settlement::Skipped(e) => warn!(

@@ -25,11 +25,13 @@ use self::{
     process::{Finished, Invocation},
     template::{Template, Values},
 };
-use super::{LedgerTable, MigrationRunner, RunnerError, Work};
+use super::{LedgerTable, MigrationRunner, Offer, RunnerError, Subject, Work};
 use crate::{
     config::CommandConfig,
-    database_url::DatabaseUrl,
-    domain::revision::{Direction, History, Ledger, LedgerForm, Revision},
+    domain::{
+        revision::{Direction, History, Ledger, LedgerForm, Revision},
+        tenant::Isolation,
+    },
     session::TenantSession,
 };
 
@@ -291,13 +293,9 @@ impl MigrationRunner for CommandRunner {
         None
     }
 
-    async fn read_ledger(
-        &self,
-        session: &mut TenantSession,
-        url: &DatabaseUrl,
-    ) -> Result<Ledger, RunnerError> {
+    async fn read_ledger(&self, session: &mut TenantSession, of: Subject<'_>) -> Result<Ledger, RunnerError> {
         let settings = settings(session).await?;
-        let tenant = Environment::new(url, session.schema(), &settings, None);
+        let tenant = Environment::new(of, session.schema(), &settings, None);
         let invocation = self.invocation(fill(&self.current, &tenant.values), Some(&tenant), LOOK_LIMIT);
         let text = self.ask(invocation, &tenant.secrets, keep(session)).await?;
         let revision = text.lines().map(str::trim).rfind(|line| !line.is_empty());
@@ -310,6 +308,18 @@ impl MigrationRunner for CommandRunner {
         })
     }
 
+    async fn plan(
+        &self,
+        _: Direction,
+        _: &Ledger,
+        _: Option<&str>,
+        _: Isolation,
+    ) -> Result<Offer, RunnerError> {
+        Ok(Offer::Live {
+            why: "what the command does is its own business".into(),
+        })
+    }
+
     async fn migrate(&self, session: &mut TenantSession, work: &Work<'_>) -> Result<(), RunnerError> {
         let settings = settings(session).await?;
         let errand = Errand {
@@ -317,7 +327,7 @@ impl MigrationRunner for CommandRunner {
             from: work.from,
             to: work.to,
         };
-        let tenant = Environment::new(work.url, session.schema(), &settings, Some(&errand));
+        let tenant = Environment::new(work.subject(), session.schema(), &settings, Some(&errand));
         let command = match work.claim.direction {
             Direction::Upgrade => &self.upgrade,
             Direction::Downgrade => &self.downgrade,

@@ -52,6 +52,14 @@ pub enum RunnerError {
     /// These migrations are not the ones that the run was made with.
     #[error("the migrations here differ from those that the run was made with")]
     OtherMigrations,
+    /// The ledger moved between two looks at it.
+    #[error("the tenant's ledger is at {found} now, and was at {expected}: somebody else migrates it")]
+    LedgerMoved {
+        /// Where it was.
+        expected: String,
+        /// Where it is.
+        found: String,
+    },
     /// The tool said that it was done, and the ledger says that it was not.
     #[error("the tool reported success, but the tenant's ledger is at {found}, not at {wanted}")]
     LedgerMismatch {
@@ -107,7 +115,7 @@ impl RunnerError {
                 FailureClass::Infrastructure
             }
             // Another worker may have the right migrations: while an image is rolled out, both kinds are about.
-            Self::OtherMigrations | Self::ToolDied(_) => FailureClass::Transient,
+            Self::OtherMigrations | Self::ToolDied(_) | Self::LedgerMoved { .. } => FailureClass::Transient,
             Self::SchemaMissing(_)
             | Self::Edited { .. }
             | Self::Dirty(_)
@@ -137,6 +145,7 @@ impl RunnerError {
             Self::Irreversible(_) => "irreversible",
             Self::History(_) => "unknown_revision",
             Self::OtherMigrations => "other_migrations",
+            Self::LedgerMoved { .. } => "ledger_moved",
             Self::LedgerMismatch { .. } => "ledger_mismatch",
             Self::ToolDied(_) => "tool_died",
             Self::Tool { sqlstate: None, .. } => "tool_failed",

@@ -3,10 +3,13 @@
 //! and records.
 
 pub mod alembic;
+pub(crate) mod apply;
 mod command;
 mod error;
+pub(crate) mod kind;
 mod proof;
 mod sql;
+pub(crate) mod statement;
 
 use std::sync::Arc;
 
@@ -14,14 +17,16 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 pub use self::error::RunnerError;
-pub use self::proof::{Ground, Offer, Verdict};
+pub use self::proof::{Ground, Verdict};
 use self::{command::CommandRunner, sql::SqlRunner};
 use crate::{
     config::{LimitsConfig, RunnerConfig},
     database_url::DatabaseUrl,
     domain::{
         job::Claim,
-        revision::{History, Ledger},
+        plan::Plan,
+        revision::{Direction, History, Ledger},
+        tenant::{Isolation, Place},
     },
     session::TenantSession,
 };
@@ -35,6 +40,17 @@ pub struct LedgerTable {
     pub revision: &'static str,
     /// Which rows count.
     pub condition: &'static str,
+}
+
+/// Whose ledger is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The tenant's id.
+    pub tenant: &'a str,
+    /// Where it lives.
+    pub place: &'a Place,
+    /// Its database, with its secret.
+    pub url: &'a DatabaseUrl,
 }
 
 /// One piece of work: what is pending in one tenant.
@@ -57,6 +73,29 @@ pub struct Work<'a> {
     pub cancel: &'a CancellationToken,
 }
 
+impl<'a> Work<'a> {
+    /// Whose work it is.
+    pub fn subject(&self) -> Subject<'a> {
+        Subject {
+            tenant: &self.claim.tenant,
+            place: &self.claim.place,
+            url: self.url,
+        }
+    }
+}
+
+/// How a runner brings all tenants that stand at one place to another.
+#[derive(Clone, Debug)]
+pub enum Offer {
+    /// By SQL that is the same for all of them.
+    Plan(Plan),
+    /// One by one, each with the tool itself.
+    Live {
+        /// Why there is no plan. Reads on from "live, because".
+        why: String,
+    },
+}
+
 /// A migration tool. What these docs promise is held by the conformance suite, run against every runner.
 #[async_trait]
 pub trait MigrationRunner: Send + Sync {
@@ -76,16 +115,55 @@ pub trait MigrationRunner: Send + Sync {
     ///
     /// # Errors
     /// Whatever keeps it from being read. An absent table is no error: the tenant was never migrated.
-    async fn read_ledger(
-        &self,
-        session: &mut TenantSession,
-        url: &DatabaseUrl,
-    ) -> Result<Ledger, RunnerError> {
-        let _ = url;
+    async fn read_ledger(&self, session: &mut TenantSession, of: Subject<'_>) -> Result<Ledger, RunnerError> {
+        let _ = of;
         match self.ledger_table() {
             Some(table) => session.read_ledger(&table).await,
             None => Ok(Ledger::default()),
         }
+    }
+
+    /// How tenants of this isolation whose ledger is `before` come to `to`, an absolute target; None is the base.
+    /// Touches no tenant. The same question has the same answer as long as the project does not change.
+    ///
+    /// # Errors
+    /// A broken project, a missing tool, a way that does not exist.
+    async fn plan(
+        &self,
+        direction: Direction,
+        before: &Ledger,
+        to: Option<&str>,
+        isolation: Isolation,
+    ) -> Result<Offer, RunnerError>;
+
+    /// Whether its plans are only as good as their proof. Otherwise they are what the tool itself runs.
+    fn needs_proof(&self) -> bool {
+        false
+    }
+
+    /// The name under which the proof of a plan is kept: another one as soon as anything that it hangs on changes.
+    /// None: the plan is not even the same when it is made again.
+    ///
+    /// # Errors
+    /// A broken project, or the server cannot be reached.
+    async fn proof_key(
+        &self,
+        plan: &Plan,
+        to: Option<&str>,
+        ground: Ground<'_>,
+    ) -> Result<Option<String>, RunnerError> {
+        let _ = (to, ground);
+        Ok(Some(plan.id()))
+    }
+
+    /// Proves that a plan does what the tool does, beside a tenant that it leaves alone. At most one connection to the
+    /// tenant's server is open at any time.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or the proof was told to stop. What speaks against the plan is no error.
+    async fn prove(&self, plan: &Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Verdict, RunnerError> {
+        let _ = (plan, to, ground);
+        Ok(Verdict::Proven)
     }
 
     /// Brings the tenant to `work.to`, under the tenant's lock that `session` holds. Migrating twice is the same as

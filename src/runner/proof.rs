@@ -1,28 +1,16 @@
-//! Plans of tools that are not SQL themselves: offered, then proven.
+//! The proof of a plan that was not written as SQL by a person.
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::LimitsConfig, database_url::DatabaseUrl, domain::plan::Plan};
-
-/// What a runner has for the tenants that stand at one place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Offer {
-    /// The SQL that it would run.
-    Plan(Plan),
-    /// Only the tool itself can tell what it would do.
-    Live {
-        /// Why: it reads on from "live: ".
-        why: String,
-    },
-}
+use crate::{config::LimitsConfig, database_url::DatabaseUrl, domain::tenant::Place};
 
 /// Where a plan is proven: beside one of the tenants that it is for.
 #[derive(Clone, Copy)]
 pub struct Ground<'a> {
     /// The tenant's database.
     pub url: &'a DatabaseUrl,
-    /// Whether the tenant is a schema of it, rather than all of it.
-    pub by_schema: bool,
+    /// Where the tenant lives: a schema of that database, or all of it.
+    pub place: &'a Place,
     /// The limits of an attempt: nothing in a proof takes longer.
     pub limits: &'a LimitsConfig,
     /// Told to stop. What was made is removed then.

@@ -1,11 +1,10 @@
 //! `kind = "sql"`: a folder of SQL files as sqlx-cli writes it. The ledger is sqlx's own, so that `sqlx migrate info`,
 //! or an application that calls `sqlx::migrate!` at its start, agrees with what was done here.
 
-mod apply;
 mod directory;
 mod ledger;
+mod plan;
 mod script;
-pub(super) mod statement;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -13,15 +12,19 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 use self::{
-    apply::Tenant,
-    directory::{Directory, Fingerprint, Migration, fingerprint},
-    ledger::Applied,
-    script::Script,
+    directory::{Directory, Fingerprint, fingerprint},
+    plan::plan,
 };
-use super::{LedgerTable, MigrationRunner, RunnerError, Work};
+use super::{
+    LedgerTable, MigrationRunner, Offer, RunnerError, Work,
+    apply::{Applied, NoJournal, Order, apply},
+};
 use crate::{
     config::SqlConfig,
-    domain::revision::{History, HistoryError},
+    domain::{
+        revision::{Direction, History, Ledger},
+        tenant::Isolation,
+    },
     session::TenantSession,
 };
 
@@ -61,57 +64,45 @@ impl SqlRunner {
         Ok(directory)
     }
 
+    /// The plan for just this tenant, made and applied on the spot.
     async fn run(&self, session: &mut TenantSession, work: &Work<'_>) -> Result<(), RunnerError> {
         let directory = self.directory().await?;
         if directory.history.revisions() != work.history.revisions() {
             return Err(RunnerError::OtherMigrations);
         }
-        let direction = work.claim.direction;
-        let pending = directory.work(direction, work.pending)?;
-        let mut tenant = Tenant::new(session).await?;
-        let applied = match tenant.ledger_rows().await? {
-            Some(rows) => rows,
-            None if pending.is_empty() => return Ok(()),
-            None => {
-                tenant.make_ledger().await?;
-                Vec::new()
-            }
+        let table = ledger_table();
+        let ledger = session.read_ledger(&table).await?;
+        let plan = plan(&directory, work.claim.direction, &ledger, work.to)?;
+        let order = Order {
+            plan: &plan,
+            ledger: &table,
+            name: &work.claim.application_name(),
+            forget: false,
+            journal: &NoJournal,
         };
-        check(&directory, &applied, &pending)?;
-        for (migration, script) in pending {
-            let begun = |a: &Applied| a.version == migration.version && !a.whole;
-            let resumed = applied.iter().any(begun);
-            tenant.run(direction, migration, script, resumed).await?;
+        match apply(session, &order).await? {
+            Applied::Done(_) | Applied::Found(_) => Ok(()),
+            Applied::Locked => Err(RunnerError::LockedByOther("another session".into())),
+            Applied::Elsewhere(found) => Err(RunnerError::LedgerMoved {
+                expected: directory
+                    .history
+                    .describe(&ledger)
+                    .unwrap_or_else(|| "base".into()),
+                found: directory
+                    .history
+                    .describe(&found)
+                    .unwrap_or_else(|| "base".into()),
+            }),
         }
-        Ok(())
     }
 }
 
-/// Refuses a tenant in which something is half done, missing here, or edited since: in sqlx's order.
-fn check(
-    directory: &Directory,
-    applied: &[Applied],
-    pending: &[(&Migration, &Script)],
-) -> Result<(), RunnerError> {
-    let resumable = |a: &Applied| {
-        let mut again = pending.iter().filter(|(m, _)| m.version == a.version);
-        again.any(|(_, script)| script.is_resumable())
-    };
-    if let Some(half) = applied.iter().find(|a| !a.whole && !resumable(a)) {
-        return Err(RunnerError::Dirty(half.version.to_string()));
+fn ledger_table() -> LedgerTable {
+    LedgerTable {
+        table: ledger::TABLE.into(),
+        revision: "version::text",
+        condition: "success",
     }
-    for row in applied.iter().filter(|a| a.whole) {
-        let Some(migration) = directory.get(row.version) else {
-            return Err(HistoryError::UnknownLedger(row.version.to_string()).into());
-        };
-        if migration.checksum != row.checksum {
-            return Err(RunnerError::Edited {
-                revision: migration.id.clone(),
-                file: migration.up.file.clone(),
-            });
-        }
-    }
-    Ok(())
 }
 
 #[async_trait]
@@ -125,11 +116,22 @@ impl MigrationRunner for SqlRunner {
     }
 
     fn ledger_table(&self) -> Option<LedgerTable> {
-        Some(LedgerTable {
-            table: ledger::TABLE.into(),
-            revision: "version::text",
-            condition: "success",
-        })
+        Some(ledger_table())
+    }
+
+    async fn plan(
+        &self,
+        direction: Direction,
+        before: &Ledger,
+        to: Option<&str>,
+        _: Isolation,
+    ) -> Result<Offer, RunnerError> {
+        Ok(Offer::Plan(plan(
+            &*self.directory().await?,
+            direction,
+            before,
+            to,
+        )?))
     }
 
     async fn migrate(&self, session: &mut TenantSession, work: &Work<'_>) -> Result<(), RunnerError> {

@@ -28,6 +28,10 @@ pub struct NewJob {
     pub resolved: bool,
     /// Whether nothing is left to do: it is settled at once, without a delivery.
     pub current: bool,
+    /// The plan that takes it there. None: the tool itself does.
+    pub plan: Option<String>,
+    /// How many slots an attempt takes.
+    pub connections: i16,
 }
 
 /// How many jobs go into one statement: enough to make the round trip cheap, few enough to keep the message small.
@@ -64,6 +68,8 @@ pub async fn insert_all(
             &optional(&|j| j.from.clone()) as &[Option<String>],
             &optional(&|j| j.to.clone()) as &[Option<String>],
             &flag(&|j| j.resolved),
+            &optional(&|j| j.plan.clone()) as &[Option<String>],
+            &chunk.iter().map(|j| j.connections).collect::<Vec<i16>>(),
         )
         .execute(&mut *tx)
         .await?;
@@ -140,6 +146,13 @@ pub async fn claim(pool: &PgPool, appetite: &Appetite, limit: usize) -> Result<V
                 starts: row.starts,
                 orphaned: row.orphaned,
                 blocked_since: row.blocked_since,
+                plan: row.plan_id,
+                note: row
+                    .plan_note
+                    .map(serde_json::from_value)
+                    .transpose()
+                    .map_err(|e| wrong(e.to_string()))?,
+                connections: row.connections,
             })
         })
         .collect()
@@ -198,7 +211,7 @@ pub async fn settle(
             (error, delay, burns, blocked) = (Some(why), *wait, i32::from(*counts), !counts);
             "ready"
         }
-        Settlement::Returned => "ready",
+        Settlement::Returned | Settlement::Live(_) => "ready",
         Settlement::Skipped(why) => {
             error = Some(why);
             "skipped"
@@ -219,6 +232,7 @@ pub async fn settle(
         burns,
         blocked,
         settlement.as_str(),
+        matches!(settlement, Settlement::Live(_)),
     )
     .fetch_optional(pool)
     .await?;

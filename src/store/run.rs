@@ -22,7 +22,7 @@ pub struct NewRun {
     pub runner: String,
     /// The checksum of the migrations.
     pub checksum: String,
-    /// How many connections one attempt holds.
+    /// How many connections one attempt without a plan holds.
     pub connections: i16,
     /// How many jobs.
     pub tenants: i32,
@@ -406,9 +406,15 @@ pub async fn retry(pool: &PgPool, run: RunId, checksum: &str) -> Result<u64, Sto
     }
     let jobs = sqlx::query_scalar!(
         "update herder.job
-         set state = 'ready', ready_at = now(), settled_at = null, starts = 0, failures = 0, blocked_since = null
-         where run_id = $1 and state = 'failed' returning id",
+         set state = 'ready', ready_at = now(), settled_at = null, starts = 0, failures = 0, blocked_since = null,
+             -- A plan is made of the migrations as they were. The mended ones take each tenant on from where it stands.
+             plan_id = case when run.checksum = $2 then plan_id end,
+             plan_note = case when run.checksum = $2 then plan_note end,
+             connections = case when run.checksum = $2 then job.connections else run.connections end
+         from herder.run
+         where run_id = $1 and run.id = $1 and job.state = 'failed' returning job.id",
         run,
+        checksum,
     )
     .fetch_all(&mut *tx)
     .await?;

@@ -250,6 +250,40 @@ pub async fn events(
         .collect())
 }
 
+/// How the jobs of a run succeeded, for its summary.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Tally {
+    /// Brought to the target.
+    pub migrated: i64,
+    /// Those of them that needed more than one attempt.
+    pub retried: i64,
+    /// At the target before an attempt did anything.
+    pub already_current: i64,
+    /// Those of them that were so when the run was made: no attempt, and no event, tells of them.
+    pub settled_at_enqueue: i64,
+    /// Brought to the target by an attempt that was lost before it could say so.
+    pub found_applied: i64,
+}
+
+/// How the jobs of a run succeeded so far.
+///
+/// # Errors
+/// The control database fails.
+pub async fn tally(pool: &PgPool, run: RunId) -> Result<Tally, StoreError> {
+    Ok(sqlx::query_as!(
+        Tally,
+        r#"select count(*) filter (where outcome = 'migrated') as "migrated!",
+                  count(*) filter (where outcome = 'migrated' and attempts > 1) as "retried!",
+                  count(*) filter (where outcome = 'already_current') as "already_current!",
+                  count(*) filter (where outcome = 'already_current' and epoch = 0) as "settled_at_enqueue!",
+                  count(*) filter (where outcome = 'found_applied') as "found_applied!"
+           from herder.job where run_id = $1"#,
+        run,
+    )
+    .fetch_one(pool)
+    .await?)
+}
+
 /// Jobs by state over all open runs, for the gauges.
 ///
 /// # Errors

@@ -8,9 +8,9 @@ use herder::{
     domain::{
         plan::{Plan, StepForm},
         revision::{Direction, Ledger},
-        tenant::Isolation,
+        tenant::{Isolation, Place},
     },
-    runner::{Ground, Offer, RunnerError, Verdict, alembic::AlembicRunner},
+    runner::{Ground, MigrationRunner as _, Offer, RunnerError, Verdict, alembic::AlembicRunner},
 };
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tempfile::TempDir;
@@ -116,6 +116,15 @@ impl Fleet {
         }
     }
 
+    /// A tenant's place. A proof leaves it alone, so that it need not be there.
+    fn place(&self) -> Place {
+        Place {
+            server: "main".into(),
+            database: self.url.database(),
+            schema: (self.isolation != Isolation::Database).then(|| "acme".into()),
+        }
+    }
+
     async fn admin(&self) -> PgConnection {
         connect(self.url.expose()).await
     }
@@ -153,7 +162,7 @@ impl Fleet {
     async fn prove(&self, url: &DatabaseUrl, plan: &Plan, to: Option<&str>) -> Result<Verdict, RunnerError> {
         let ground = Ground {
             url,
-            by_schema: self.isolation != Isolation::Database,
+            place: &self.place(),
             limits: &LimitsConfig::default(),
             cancel: &CancellationToken::new(),
         };
@@ -569,7 +578,7 @@ async fn what_reaches_out_of_its_schema_is_not_proven_and_not_done() {
     for (body, what) in [
         (
             "create table public.stray (id int)",
-            "change or write public.stray",
+            "changes or writes public.stray",
         ),
         (
             "create function public.f() returns int language sql as $$ select 1 $$",
@@ -596,7 +605,7 @@ async fn what_reaches_out_of_its_schema_is_not_proven_and_not_done() {
     .await;
     let why = fleet.up(&["a"], "b").await.expect_err("it reaches out");
     assert!(
-        why.contains("its proof would run old revisions that change or write"),
+        why.contains("its proof would run old revisions; one changes or writes public.stray"),
         "{why}"
     );
     // To refer to a shared table is no change to it.
@@ -694,7 +703,7 @@ async fn a_proof_that_is_told_to_stop_leaves_nothing() {
     let limits = LimitsConfig::default();
     let ground = Ground {
         url: &fleet.url,
-        by_schema: true,
+        place: &fleet.place(),
         limits: &limits,
         cancel: &cancel,
     };
@@ -747,7 +756,7 @@ async fn a_proof_is_kept_under_all_that_it_hangs_on() {
     let (limits, cancel) = (LimitsConfig::default(), CancellationToken::new());
     let ground = Ground {
         url: &fleet.url,
-        by_schema: true,
+        place: &fleet.place(),
         limits: &limits,
         cancel: &cancel,
     };

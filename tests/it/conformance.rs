@@ -195,7 +195,7 @@ impl Bench {
 
     async fn at(&self) -> Option<String> {
         let mut session = self.tenant.session().await;
-        let ledger = self.runner.read_ledger(&mut session, &self.tenant.url).await;
+        let ledger = self.runner.read_ledger(&mut session, self.tenant.subject()).await;
         let ledger = ledger.unwrap_or_else(|e| panic!("{}: {e:?}", self.name));
         self.runner.history().await.expect("a history").describe(&ledger)
     }

@@ -195,8 +195,8 @@ async fn a_config_that_cannot_work_is_refused_before_any_tenant_is_touched() {
         "[runner] `current_command` is missing"
     );
     assert_eq!(
-        complaint(&|c| c.current_command.push("{tenant}".into())),
-        "[runner] `current_command` has {tenant} in it, which is not known when it runs"
+        complaint(&|c| c.current_command.push("{to}".into())),
+        "[runner] `current_command` has {to} in it, which is not known when it runs"
     );
     assert_eq!(
         complaint(&|c| c.history_command = words(&["x", "{schema}"])),

@@ -11,7 +11,7 @@ use herder::{
         run::RunId,
         tenant::{Isolation, Place},
     },
-    runner::{MigrationRunner, RunnerError, Work},
+    runner::{MigrationRunner, RunnerError, Subject, Work},
     session::TenantSession,
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -106,6 +106,17 @@ impl Tenant {
             starts: 1,
             orphaned: false,
             blocked_since: None,
+            plan: None,
+            note: None,
+            connections: 1,
+        }
+    }
+
+    pub(crate) fn subject(&self) -> Subject<'_> {
+        Subject {
+            tenant: "acme",
+            place: &self.place,
+            url: &self.url,
         }
     }
 
@@ -119,7 +130,7 @@ impl Tenant {
     pub(crate) async fn ledger(&self, runner: &dyn MigrationRunner) -> Vec<String> {
         let mut session = self.session().await;
         let ledger = runner
-            .read_ledger(&mut session, &self.url)
+            .read_ledger(&mut session, self.subject())
             .await
             .expect("a ledger");
         ledger.revisions.into_iter().collect()
@@ -165,7 +176,7 @@ impl Tenant {
         target: &str,
     ) -> Result<(), RunnerError> {
         let history = runner.history().await?;
-        let ledger: Ledger = runner.read_ledger(session, &self.url).await?;
+        let ledger: Ledger = runner.read_ledger(session, self.subject()).await?;
         let goal: Target = target.parse().expect("a target");
         let to = history.resolve(&goal, &ledger)?;
         let pending = history.pending(direction, to.as_deref(), &ledger)?;

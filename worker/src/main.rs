@@ -100,7 +100,7 @@ fn main() -> ExitCode {
 
 fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,apalis=warn,apalis_core=warn"));
+        .unwrap_or_else(|_| EnvFilter::new("info,apalis=warn,apalis_core=warn,sqlx::postgres::notice=error"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

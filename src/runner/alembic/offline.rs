@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::Event;
 use crate::{
-    domain::plan::{PlanStep, SCHEMA, StepForm},
-    runner::sql::statement::{split, tokens},
+    domain::plan::{PlanStep, REVISION_MARK, SCHEMA, StepForm},
+    runner::statement::{split, tokens},
 };
 
 /// The other made-up schema: of another length, with another beginning, and one that needs quotes as well.
@@ -43,9 +43,6 @@ pub(super) fn first_difference(one: &[Event], other: &[Event]) -> Option<Option<
     }
     None
 }
-
-/// Says which revision the statements behind it belong to.
-const REVISION_MARK: &str = "-- revision ";
 
 /// Makes a plan's steps of what Alembic said, from a ledger with these rows on. `table` is the ledger's.
 ///
@@ -194,6 +191,7 @@ impl Assembly {
             let record: String = self.record.drain(..).map(|s| ended(&s)).collect();
             StepForm::Outside {
                 announce: None,
+                withdraw: None,
                 statements: settings.chain(statements).collect(),
                 record: Some(record).filter(|r| !r.is_empty()),
             }
@@ -312,6 +310,7 @@ mod tests {
                 after: rows(&["b"]),
                 form: StepForm::Outside {
                     announce: None,
+                    withdraw: None,
                     statements: [
                         "SET search_path TO \"Herder:Tenant\", public",
                         "create index concurrently i on t (x)",

@@ -81,42 +81,16 @@ impl AlembicRunner {
         &self.version_table
     }
 
-    pub(super) async fn checkout(&self) -> Result<WarmGuard, RunnerError> {
-        self.pool.checkout().await.map_err(to_error)
+    pub(super) fn ledger(&self) -> LedgerTable {
+        LedgerTable {
+            table: self.version_table.clone(),
+            revision: "version_num::text",
+            condition: "true",
+        }
     }
 
-    /// The SQL that brings a tenant from one ledger to `to` (None: the base). Touches no tenant. Whether it does what a live Alembic does is for [`prove`](Self::prove) to say.
-    ///
-    /// # Errors
-    /// A broken project; and, where plans are a must, whatever cannot be one.
-    pub async fn plan(
-        &self,
-        direction: revision::Direction,
-        before: &Ledger,
-        to: Option<&str>,
-        isolation: Isolation,
-    ) -> Result<Offer, RunnerError> {
-        if self.plan == PlanConfig::Never {
-            return Ok(Offer::Live {
-                why: "[runner] plan = \"never\"".into(),
-            });
-        }
-        let target = to.unwrap_or("base");
-        let before = &before.revisions;
-        let by_schema = isolation != Isolation::Database;
-        match self.rendered(direction, before, target, by_schema).await? {
-            Ok((steps, _)) => Ok(Offer::Plan(Plan {
-                direction,
-                before: before.clone(),
-                after: steps.last().map_or_else(|| before.clone(), |s| s.after.clone()),
-                steps,
-            })),
-            Err(why) if self.plan == PlanConfig::Always => Err(RunnerError::Setup {
-                message: format!("no plan can be made: {why}"),
-                hint: "[runner] plan = \"auto\" migrates such tenants by live Alembic".into(),
-            }),
-            Err(why) => Ok(Offer::Live { why }),
-        }
+    pub(super) async fn checkout(&self) -> Result<WarmGuard, RunnerError> {
+        self.pool.checkout().await.map_err(to_error)
     }
 
     /// Renders under two made-up names, and makes steps of it where both say the same. The text besides is what else
@@ -182,95 +156,6 @@ impl AlembicRunner {
         Ok(offline::steps(&events, before, &self.version_table).map(|steps| (steps, versions)))
     }
 
-    /// Proves that a plan does what live Alembic does, in scratch schemas beside a tenant. At most one connection is
-    /// open at any time, the service connection of that server.
-    ///
-    /// # Errors
-    /// The server cannot be reached, or the proof was told to stop. What speaks against the plan is no error.
-    pub async fn prove(
-        &self,
-        plan: &Plan,
-        to: Option<&str>,
-        ground: Ground<'_>,
-    ) -> Result<Verdict, RunnerError> {
-        if self.trusts_plans() {
-            return Ok(Verdict::Proven);
-        }
-        let began = Instant::now();
-        let target = to.unwrap_or("base");
-        let verdict = Shadow::new(self, ground, plan, target)?.prove().await?;
-        if verdict != Verdict::Proven {
-            return Ok(verdict);
-        }
-        // Two renderings within one second have the same time in seconds.
-        tokio::time::sleep(CLOCK_TICK.saturating_sub(began.elapsed())).await;
-        let again = self
-            .rendered(plan.direction, &plan.before, target, ground.by_schema)
-            .await?;
-        match again {
-            Ok((steps, _)) if steps == plan.steps => Ok(Verdict::Proven),
-            _ => Ok(Verdict::Unproven {
-                why: "it renders other SQL a moment later".into(),
-            }),
-        }
-    }
-
-    /// Whether plans are taken without a proof.
-    pub fn trusts_plans(&self) -> bool {
-        self.plan == PlanConfig::Always
-    }
-
-    /// The name under which a proof of this plan is kept: another one as soon as anything that it hangs on changes.
-    ///
-    /// # Errors
-    /// A broken project, or the server cannot be reached.
-    pub async fn proof_key(
-        &self,
-        plan: &Plan,
-        to: Option<&str>,
-        ground: Ground<'_>,
-    ) -> Result<Option<String>, RunnerError> {
-        let by_schema = ground.by_schema;
-        let target = to.unwrap_or("base");
-        let rendered = self
-            .rendered(plan.direction, &plan.before, target, by_schema)
-            .await?;
-        // The rendering that comes last counts: a plan that changes by itself is not proven by an old one.
-        let Some(versions) = rendered
-            .ok()
-            .filter(|(steps, _)| *steps == plan.steps)
-            .map(|(_, v)| v)
-        else {
-            return Ok(None);
-        };
-        let history = self.history().await?;
-        let postgres = shadow::postgres_major(ground).await?;
-        let mut hash = Sha256::new();
-        // All revisions that a proof runs: up to where the plan begins, and up to where it ends.
-        for revision in plan.before.iter().map(String::as_str).chain(to) {
-            hash.update(history.fingerprint(Some(revision)));
-            hash.update([0]);
-        }
-        for part in [
-            PROOF_VERSION,
-            &plan.id(),
-            &versions,
-            if by_schema { "schema" } else { "database" },
-            &self.version_table,
-            self.scheme().unwrap_or_default(),
-            &postgres.to_string(),
-        ] {
-            hash.update(part);
-            hash.update([0]);
-        }
-        let digest = hash.finalize();
-        Ok(Some(
-            digest
-                .iter()
-                .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}")),
-        ))
-    }
-
     async fn describe(&self) -> Result<Description, RunnerError> {
         let mut process = self.pool.checkout().await.map_err(to_error)?;
         process.describe(&self.project).await.map_err(to_error)
@@ -317,7 +202,7 @@ impl AlembicRunner {
             None
         };
         let Some(hint) = doubt else { return Ok(()) };
-        let ledger = self.read_ledger(session, work.url).await?;
+        let ledger = self.read_ledger(session, work.subject()).await?;
         match work
             .history
             .pending(work.claim.direction, work.to, &ledger)?
@@ -362,11 +247,114 @@ impl MigrationRunner for AlembicRunner {
     }
 
     fn ledger_table(&self) -> Option<LedgerTable> {
-        Some(LedgerTable {
-            table: self.version_table.clone(),
-            revision: "version_num::text",
-            condition: "true",
-        })
+        Some(self.ledger())
+    }
+
+    async fn plan(
+        &self,
+        direction: revision::Direction,
+        before: &Ledger,
+        to: Option<&str>,
+        isolation: Isolation,
+    ) -> Result<Offer, RunnerError> {
+        if self.plan == PlanConfig::Never {
+            return Ok(Offer::Live {
+                why: "[runner] plan = \"never\"".into(),
+            });
+        }
+        let target = to.unwrap_or("base");
+        let before = &before.revisions;
+        let by_schema = isolation != Isolation::Database;
+        match self.rendered(direction, before, target, by_schema).await? {
+            Ok((steps, _)) => Ok(Offer::Plan(Plan {
+                direction,
+                before: before.clone(),
+                check: None,
+                after: steps.last().map_or_else(|| before.clone(), |s| s.after.clone()),
+                steps,
+            })),
+            Err(why) if self.plan == PlanConfig::Always => Err(RunnerError::Setup {
+                message: format!("no plan can be made: {why}"),
+                hint: "[runner] plan = \"auto\" migrates such tenants by live Alembic".into(),
+            }),
+            Err(why) => Ok(Offer::Live { why }),
+        }
+    }
+
+    fn needs_proof(&self) -> bool {
+        self.plan != PlanConfig::Always
+    }
+
+    async fn proof_key(
+        &self,
+        plan: &Plan,
+        to: Option<&str>,
+        ground: Ground<'_>,
+    ) -> Result<Option<String>, RunnerError> {
+        let by_schema = ground.place.schema.is_some();
+        let target = to.unwrap_or("base");
+        let rendered = self
+            .rendered(plan.direction, &plan.before, target, by_schema)
+            .await?;
+        // The rendering that comes last counts: a plan that changes by itself is not proven by an old one.
+        let Some(versions) = rendered
+            .ok()
+            .filter(|(steps, _)| *steps == plan.steps)
+            .map(|(_, v)| v)
+        else {
+            return Ok(None);
+        };
+        let history = self.history().await?;
+        let postgres = shadow::postgres_major(ground).await?;
+        let mut hash = Sha256::new();
+        // All revisions that a proof runs: up to where the plan begins, and up to where it ends.
+        for revision in plan.before.iter().map(String::as_str).chain(to) {
+            hash.update(history.fingerprint(Some(revision)));
+            hash.update([0]);
+        }
+        for part in [
+            PROOF_VERSION,
+            &plan.id(),
+            &versions,
+            if by_schema { "schema" } else { "database" },
+            &self.version_table,
+            self.scheme().unwrap_or_default(),
+            &postgres.to_string(),
+        ] {
+            hash.update(part);
+            hash.update([0]);
+        }
+        let digest = hash.finalize();
+        Ok(Some(
+            digest
+                .iter()
+                .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}")),
+        ))
+    }
+
+    async fn prove(&self, plan: &Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Verdict, RunnerError> {
+        let began = Instant::now();
+        let target = to.unwrap_or("base");
+        let verdict = Shadow::new(self, ground, plan, target)?.prove().await?;
+        if verdict != Verdict::Proven {
+            return Ok(verdict);
+        }
+        // Two renderings within one second have the same time in seconds.
+        tokio::time::sleep(CLOCK_TICK.saturating_sub(began.elapsed())).await;
+        let again = self
+            .rendered(
+                plan.direction,
+                &plan.before,
+                target,
+                ground.place.schema.is_some(),
+            )
+            .await?;
+        match again {
+            Ok((steps, _)) if steps == plan.steps => Ok(Verdict::Proven),
+            _ => Ok(Verdict::Unproven {
+                why: "it renders other SQL a moment later".into(),
+            }),
+        }
     }
 
     async fn migrate(&self, session: &mut TenantSession, work: &Work<'_>) -> Result<(), RunnerError> {

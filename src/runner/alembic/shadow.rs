@@ -20,15 +20,17 @@ use super::{
 use crate::{
     database_url::DatabaseUrl,
     domain::{
-        plan::{Plan, PlanStep, SCHEMA, StepForm},
+        plan::{Plan, SCHEMA, StepForm},
         revision,
+        tenant::Place,
     },
     runner::{
         RunnerError,
+        apply::{Applied, NoJournal, Order, apply},
         proof::{Ground, Verdict},
     },
     secret::Secret,
-    session::{connect_error, quote},
+    session::{TenantSession, connect_error, literal, quote},
 };
 
 /// How every scratch schema and database begins. No tenant may.
@@ -101,13 +103,13 @@ impl<'a> Shadow<'a> {
         );
         let scratch = |side: &str| {
             let name = format!("{name}_{side}");
-            let database = (!ground.by_schema).then_some(name.as_str());
+            let database = ground.place.schema.is_none().then_some(name.as_str());
             let url = match database {
                 None => ground.url.clone(),
                 Some(_) => DatabaseUrl::for_database(&Secret::new(ground.url.expose()), database)
                     .map_err(|e| RunnerError::Connection(e.to_string()))?,
             };
-            let schema = ground.by_schema.then(|| name.clone());
+            let schema = ground.place.schema.is_some().then(|| name.clone());
             Ok::<_, RunnerError>(Scratch { name, url, schema })
         };
         Ok(Self {
@@ -180,14 +182,14 @@ impl<'a> Shadow<'a> {
 
     /// What must not change: `public` and what belongs to the whole database, unless that is the tenant.
     async fn outside(&self, on: &mut PgConnection) -> Result<Vec<String>, Stop> {
-        match self.ground.by_schema {
+        match self.ground.place.schema.is_some() {
             true => Ok(catalog(on, Some("public")).await?),
             false => Ok(Vec::new()),
         }
     }
 
     async fn make(&self, on: &mut PgConnection, scratch: &Scratch) -> Result<(), Stop> {
-        let what = if self.ground.by_schema {
+        let what = if self.ground.place.schema.is_some() {
             "schema"
         } else {
             "database"
@@ -248,26 +250,24 @@ impl<'a> Shadow<'a> {
             .rendered(revision::Direction::Upgrade, &empty, target, true)
             .await?;
         let Ok((steps, _)) = rendered else { return Ok(()) };
-        let mut on = open(&self.planned.url, &self.ground).await?;
-        let outside = async {
-            enter(&mut on, Some(schema)).await?;
-            on.execute("begin").await?;
-            for step in &steps {
-                let StepForm::Transaction { sql } = &step.form else {
-                    break;
-                };
-                sqlx::raw_sql(AssertSqlSafe(sql.replace(SCHEMA, schema)))
-                    .execute(&mut on)
-                    .await?;
-            }
-            touched(&mut on, schema).await
+        let mut sql = format!("begin; set local search_path = {};\n", quote(schema));
+        for step in &steps {
+            let StepForm::Transaction { sql: own } = &step.form else {
+                break;
+            };
+            sql.push_str(&own.replace(SCHEMA, schema));
         }
-        .await;
+        sql.push_str(&nothing_outside(schema));
+        let mut on = open(&self.planned.url, &self.ground).await?;
+        let rehearsed = on.execute(sqlx::raw_sql(AssertSqlSafe(sql + "rollback"))).await;
         close(on).await;
-        match outside {
+        match rehearsed.map_err(RunnerError::from) {
+            Err(error) if about_outside(&error).is_some() => unproven(format!(
+                "its proof would run old revisions; one {}",
+                about_outside(&error).unwrap_or_default()
+            )),
             // What cannot be rehearsed may still run.
-            Err(_) | Ok(None) => Ok(()),
-            Ok(Some(what)) => unproven(format!("its proof would run old revisions that {what}")),
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 
@@ -324,7 +324,7 @@ impl<'a> Shadow<'a> {
             Ok(done) => Ok(done),
             Err(WarmError::Tool(error)) => unproven(format!(
                 "live Alembic fails in a scratch {}: {error}",
-                if self.ground.by_schema {
+                if self.ground.place.schema.is_some() {
                     "schema"
                 } else {
                     "database"
@@ -334,74 +334,62 @@ impl<'a> Shadow<'a> {
         }
     }
 
-    /// Brings the other scratch tenant on by the plan.
+    /// Brings the other scratch tenant on by the plan, as a worker does it. Before each commit, it is made sure that
+    /// nothing outside the schema changes: afterwards it would be too late.
     async fn apply(&self) -> Result<(), Stop> {
-        let mut on = open(&self.planned.url, &self.ground).await?;
-        let mut applied = Ok(());
-        for step in &self.plan.steps {
-            applied = self.apply_step(&mut on, step).await;
-            if applied.is_err() {
-                break;
+        let mut plan = self.plan.clone();
+        for step in &mut plan.steps {
+            if let (StepForm::Transaction { sql }, Some(schema)) = (&mut step.form, &self.planned.schema) {
+                sql.push_str(&nothing_outside(schema));
             }
         }
-        close(on).await;
-        applied
-    }
-
-    async fn apply_step(&self, on: &mut PgConnection, step: &PlanStep) -> Result<(), Stop> {
-        let schema = self.planned.schema.as_deref();
-        let text = |sql: &str| match schema {
-            Some(schema) => sql.replace(SCHEMA, schema),
-            None => sql.to_owned(),
+        let place = Place {
+            database: self.planned.url.database(),
+            schema: self.planned.schema.clone(),
+            ..self.ground.place.clone()
         };
-        enter(on, schema).await?;
-        let done = match &step.form {
-            StepForm::Transaction { sql } => {
-                on.execute("begin").await?;
-                let done = sqlx::raw_sql(AssertSqlSafe(text(sql))).execute(&mut *on).await;
-                if let (Ok(_), Some(schema)) = (&done, schema)
-                    && let Some(what) = touched(on, schema).await?
-                {
-                    // Before it lasts.
-                    on.execute("rollback").await?;
-                    return unproven(format!("{}{what}", at(step)));
-                }
-                match done {
-                    Ok(_) => on.execute("commit").await,
-                    Err(e) => Err(e),
-                }
-            }
-            StepForm::Outside {
-                announce,
-                statements,
-                record,
-            } => {
-                let mut done = Ok(sqlx::postgres::PgQueryResult::default());
-                for statement in announce.iter().chain(statements).chain(record) {
-                    done = sqlx::raw_sql(AssertSqlSafe(text(statement)))
-                        .execute(&mut *on)
-                        .await;
-                    if done.is_err() {
-                        break;
-                    }
-                }
-                done
-            }
+        let (url, limits) = (&self.planned.url, self.ground.limits);
+        let mut session = TenantSession::open(url, &place, APPLICATION_NAME, limits, &[]).await?;
+        // Steps outside a transaction want the tenant's lock to be held. Nobody else knows this one.
+        let locked = plan.is_transactional() || session.try_lock().await?;
+        let ledger = self.runner.ledger();
+        let order = Order {
+            plan: &plan,
+            ledger: &ledger,
+            name: APPLICATION_NAME,
+            forget: false,
+            journal: &NoJournal,
         };
-        match done.map_err(RunnerError::from) {
-            Ok(_) => {}
-            Err(RunnerError::Database {
-                sqlstate, message, ..
-            }) => {
-                return unproven(format!("{}the plan fails: {message} ({sqlstate})", at(step)));
-            }
-            Err(e) => return Err(e.into()),
+        let applied = match locked {
+            true => apply(&mut session, &order).await,
+            false => Ok(Applied::Locked),
+        };
+        session.close().await;
+        match applied {
+            Ok(Applied::Done(ledger)) if ledger.revisions == self.plan.after => Ok(()),
+            Ok(_) => unproven("the plan does not get to its own end"),
+            Err(error @ (RunnerError::Connection(_) | RunnerError::Cancelled)) => Err(error.into()),
+            Err(error) => unproven(match (about_outside(&error), &error) {
+                (Some(what), RunnerError::Database { revision, .. }) => {
+                    format!("{}{what}", at(revision.as_deref()))
+                }
+                (
+                    _,
+                    RunnerError::Database {
+                        sqlstate,
+                        message,
+                        revision,
+                        ..
+                    },
+                ) => {
+                    format!(
+                        "{}the plan fails: {message} ({sqlstate})",
+                        at(revision.as_deref())
+                    )
+                }
+                (_, other) => format!("the plan fails: {other}"),
+            }),
         }
-        enter(on, schema).await?;
-        if self.ledger(on, &self.planned).await? != step.after {
-            return unproven(format!("{}the plan leaves another ledger than it says", at(step)));
-        }
-        Ok(())
     }
 
     /// The rows of a scratch tenant's ledger.
@@ -457,7 +445,7 @@ impl<'a> Shadow<'a> {
         let mut on = open(self.ground.url, &self.ground).await?;
         let mut cleared = Ok(());
         for scratch in [&self.live, &self.planned] {
-            cleared = remove(&mut on, &scratch.name, self.ground.by_schema)
+            cleared = remove(&mut on, &scratch.name, self.ground.place.schema.is_some())
                 .await
                 .and(cleared);
         }
@@ -476,12 +464,8 @@ pub(super) async fn postgres_major(ground: Ground<'_>) -> Result<i32, RunnerErro
     Ok(version?)
 }
 
-fn at(step: &PlanStep) -> String {
-    match step.revisions.as_slice() {
-        [] => String::new(),
-        [one] => format!("revision {one}: "),
-        [first, .., last] => format!("revisions {first} to {last}: "),
-    }
+fn at(revision: Option<&str>) -> String {
+    revision.map(|r| format!("revision {r}: ")).unwrap_or_default()
 }
 
 /// The one connection of a proof.
@@ -504,62 +488,31 @@ async fn close(on: PgConnection) {
     let _ = on.close().await;
 }
 
-/// Makes the session what each step begins with: nothing of the one before, and the tenant's schema alone.
-async fn enter(on: &mut PgConnection, schema: Option<&str>) -> Result<(), RunnerError> {
-    on.execute("reset session authorization; reset all").await?;
-    if let Some(schema) = schema {
-        sqlx::query("select set_config('search_path', $1, false)")
-            .bind(quote(schema))
-            .persistent(false)
-            .execute(on)
-            .await?;
-    }
-    Ok(())
+/// Begins the message of [`nothing_outside`].
+const OUTSIDE: &str = "outside the tenant's schema: ";
+
+/// A statement that fails where the open transaction has changed anything outside a schema. Reading elsewhere, and
+/// referring to it, is no change.
+fn nothing_outside(schema: &str) -> String {
+    include_str!("nothing_outside.sql")
+        .replace("{schema}", &literal(schema))
+        .replace("{outside}", &literal(OUTSIDE))
 }
 
-/// What the open transaction has changed outside a schema. Reading elsewhere, and referring to it, is no change.
-async fn touched(on: &mut PgConnection, schema: &str) -> Result<Option<String>, RunnerError> {
-    let first = sqlx::query_scalar(
-        "with own as (
-            select oid from pg_catalog.pg_namespace
-            where nspname = $1 or nspname in ('pg_catalog', 'pg_toast', 'information_schema') or nspname like 'pg\\_temp%'
-         ),
-         me as (select (pg_catalog.txid_current() % 4294967296)::text::xid as xid)
-         select 'change or write ' || c.oid::pg_catalog.regclass::text
-         from pg_catalog.pg_locks l join pg_catalog.pg_class c on c.oid = l.relation
-         where l.pid = pg_catalog.pg_backend_pid() and l.locktype = 'relation'
-           and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
-           and l.mode in ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', 'ExclusiveLock', 'AccessExclusiveLock')
-           and c.relnamespace not in (select oid from own)
-         union all
-         select 'write ' || c.relname
-         from pg_catalog.pg_locks l join pg_catalog.pg_class c on c.oid = l.relation
-         where l.pid = pg_catalog.pg_backend_pid() and l.locktype = 'relation' and l.database = 0
-           and l.mode = 'RowExclusiveLock'
-           and c.relname in ('pg_authid', 'pg_auth_members', 'pg_database', 'pg_db_role_setting', 'pg_tablespace')
-         union all
-         select 'make or change function ' || p.oid::pg_catalog.regprocedure::text from pg_catalog.pg_proc p, me
-         where p.xmin = me.xid and p.pronamespace not in (select oid from own)
-         union all
-         select 'make or change type ' || pg_catalog.format_type(t.oid, null) from pg_catalog.pg_type t, me
-         where t.xmin = me.xid and t.typnamespace not in (select oid from own)
-         union all
-         select 'make or change schema ' || n.nspname from pg_catalog.pg_namespace n, me
-         where n.xmin = me.xid and n.nspname <> $1
-         union all
-         select 'make or change extension ' || e.extname from pg_catalog.pg_extension e, me where e.xmin = me.xid
-         limit 1",
-    )
-    .bind(schema)
-    .persistent(false)
-    .fetch_optional(on)
-    .await?;
-    Ok(first.map(|what: String| format!("{what}, outside the tenant's schema")))
+/// What a transaction would have changed outside its schema.
+fn about_outside(error: &RunnerError) -> Option<String> {
+    match error {
+        RunnerError::Database { message, .. } => {
+            let what = message.strip_prefix(OUTSIDE)?;
+            Some(format!("{what}, outside the tenant's schema"))
+        }
+        _ => None,
+    }
 }
 
 /// Removes what earlier proofs left behind, as far as we may.
 async fn sweep(on: &mut PgConnection, ground: &Ground<'_>) {
-    let list = match ground.by_schema {
+    let list = match ground.place.schema.is_some() {
         true => "select nspname::text from pg_namespace where nspname like 'herder\\_shadow\\_%'",
         false => "select datname::text from pg_database where datname like 'herder\\_shadow\\_%'",
     };
@@ -570,7 +523,7 @@ async fn sweep(on: &mut PgConnection, ground: &Ground<'_>) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     for name in names.iter().filter(|name| is_stale(name, now)) {
         // Somebody else's, perhaps.
-        let _ = remove(on, name, ground.by_schema).await;
+        let _ = remove(on, name, ground.place.schema.is_some()).await;
     }
 }
 

@@ -6,13 +6,8 @@ use super::template::{Placeholder, Template};
 use crate::{config::CommandConfig, runner::RunnerError};
 
 /// What is not known where only the ledger is read.
-pub(super) const UNKNOWN_TO_CURRENT: [Placeholder; 5] = [
-    Placeholder::Tenant,
-    Placeholder::Server,
-    Placeholder::From,
-    Placeholder::To,
-    Placeholder::Direction,
-];
+pub(super) const UNKNOWN_TO_CURRENT: [Placeholder; 3] =
+    [Placeholder::From, Placeholder::To, Placeholder::Direction];
 
 /// Reads a command of the config.
 pub(super) fn command(
@@ -37,7 +32,7 @@ pub(super) fn command(
         if let Some(p) = template.placeholders().find(|p| unknown.contains(p)) {
             return Err(setup(
                 format!("`{key}` has {p} in it, which is not known when it runs"),
-                "it is about a place: {schema}, {database}, {host}, {port} and {user} are known, and DATABASE_URL",
+                "it is about a tenant: {tenant}, {schema}, {database}, {server}, {host}, {port} and {user} are known, and DATABASE_URL",
             ));
         }
         Ok(template)

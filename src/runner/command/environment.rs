@@ -6,6 +6,7 @@ use super::template::{Placeholder, Values};
 use crate::{
     database_url::DatabaseUrl,
     domain::{job::Claim, revision::Direction},
+    runner::Subject,
     session::quote,
 };
 
@@ -42,14 +43,17 @@ pub(super) const BASE: &str = "base";
 
 impl Environment {
     pub(super) fn new(
-        url: &DatabaseUrl,
+        of: Subject<'_>,
         schema: Option<&str>,
         session: &Session,
         errand: Option<&Errand<'_>>,
     ) -> Self {
+        let url = of.url;
         let options = options(url, schema, session);
         let full = url.for_program(&session.application_name, &options);
         let mut values = Values::from([
+            (Placeholder::Tenant, of.tenant.to_owned()),
+            (Placeholder::Server, of.place.server.clone()),
             (Placeholder::Schema, schema.unwrap_or_default().to_owned()),
             (Placeholder::Database, url.database()),
             (Placeholder::Host, url.host()),
@@ -63,8 +67,6 @@ impl Environment {
         if let Some(errand) = errand {
             let revision = |r: Option<&str>| r.unwrap_or(BASE).to_owned();
             values.extend([
-                (Placeholder::Tenant, errand.claim.tenant.clone()),
-                (Placeholder::Server, errand.claim.place.server.clone()),
                 (Placeholder::From, revision(errand.from)),
                 (Placeholder::To, revision(errand.to)),
                 (Placeholder::Direction, direction(errand.claim.direction)),
@@ -159,7 +161,17 @@ mod tests {
             lock_timeout: "3s".into(),
             statement_timeout: "15min".into(),
         };
-        let environment = Environment::new(&url, Some("a \"b\"\\c"), &session, None);
+        let place = crate::domain::tenant::Place {
+            server: "main".into(),
+            database: "d".into(),
+            schema: None,
+        };
+        let of = Subject {
+            tenant: "acme",
+            place: &place,
+            url: &url,
+        };
+        let environment = Environment::new(of, Some("a \"b\"\\c"), &session, None);
         let options = environment.env.iter().find(|(name, _)| name == "PGOPTIONS");
         assert_eq!(
             options
@@ -170,6 +182,12 @@ mod tests {
                  -c search_path=\"a\\ \"\"b\"\"\\\\c\""
             )
         );
-        assert!(!environment.env.iter().any(|(name, _)| name == "HERDER_TENANT"));
+        assert!(
+            environment
+                .env
+                .iter()
+                .any(|(name, value)| name == "HERDER_TENANT" && value == "acme")
+        );
+        assert!(!environment.env.iter().any(|(name, _)| name == "HERDER_TO"));
     }
 }

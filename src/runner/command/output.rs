@@ -6,6 +6,9 @@ const MESSAGE_LIMIT: usize = 800;
 /// How many of its last lines that can be.
 const MESSAGE_LINES: usize = 5;
 
+/// How far from the end the server's error is looked for. psql, asked to be verbose, adds up to eleven lines to it.
+const ERROR_LINES: usize = 12;
+
 /// The last so many bytes of a stream.
 #[derive(Debug)]
 pub(super) struct Tail {
@@ -67,18 +70,23 @@ fn plain(text: &str) -> String {
     out
 }
 
-/// The last lines as one, without secrets.
+/// The last lines as one, without secrets. Where the server's error stands a little before them, they begin there.
 pub(super) fn last_words(text: &str, secrets: &[String]) -> String {
     let text = scrub(text, secrets);
-    let mut lines: Vec<&str> = text
+    let lines: Vec<&str> = text
         .lines()
         .map(str::trim)
         .filter(|line| !line.is_empty())
-        .rev()
-        .take(MESSAGE_LINES)
         .collect();
-    lines.reverse();
-    let line = lines.join(" | ");
+    let last = |count: usize| lines.len().saturating_sub(count);
+    let names_it = |line: &&str| ["ERROR:", "FATAL:"].iter().any(|word| line.contains(word));
+    let start = lines[last(ERROR_LINES)..]
+        .iter()
+        .rposition(names_it)
+        .map_or(last(MESSAGE_LINES), |n| {
+            last(MESSAGE_LINES).min(last(ERROR_LINES) + n)
+        });
+    let line = lines[start..][..MESSAGE_LINES.min(lines.len() - start)].join(" | ");
     let surplus = line.chars().count().saturating_sub(MESSAGE_LIMIT);
     match line.char_indices().nth(surplus) {
         Some((from, _)) if surplus > 0 => format!("…{}", &line[from..]),
@@ -188,6 +196,20 @@ mod tests {
             last_words(&"ä".repeat(2000), &[]).chars().count(),
             MESSAGE_LIMIT + 1
         );
+    }
+
+    #[test]
+    fn last_words_begin_with_the_servers_error() {
+        let verbose = "ERROR:  23505: duplicate key\nDETAIL:  Key\nSCHEMA NAME:  t\nTABLE NAME:  t\n\
+                       CONSTRAINT NAME:  t_key\nLOCATION:  here";
+        let words = last_words(&format!("one\ntwo\n{verbose}"), &[]);
+        assert!(
+            words.starts_with("ERROR:  23505: duplicate key | DETAIL:"),
+            "{words}"
+        );
+        assert_eq!(last_words("ERROR: one\ntwo", &[]), "ERROR: one | two");
+        let long_ago = format!("ERROR: one{}", "\ntwo".repeat(20));
+        assert!(last_words(&long_ago, &[]).starts_with("two"));
     }
 
     #[test]

@@ -23,11 +23,11 @@ supply as (
     select server, count(*) as slots from free group by server
 ),
 due as (
-    select run.created_at, run.connections, picked.*
+    select run.created_at, picked.*
     from supply
     join herder.run on run.state = 'running' and run.runner = $4 and ($3::uuid is null or run.id = $3)
     cross join lateral (
-        select job.id, job.server, job.ready_at, delivery.id as delivery
+        select job.id, job.server, job.ready_at, job.connections, delivery.id as delivery
         from herder.job
         join apalis.jobs delivery on delivery.id = lpad(to_hex(job.id), 26, '0') and delivery.status = 'Pending'
         where job.run_id = run.id and job.server = supply.server and job.state = 'ready' and job.ready_at <= now()
@@ -77,6 +77,7 @@ select claimed.id as "job!", claimed.epoch as "epoch!", claimed.run_id as "run!"
        claimed.isolation as "isolation!", claimed.server as "server!", claimed.database as "database!",
        claimed.schema, claimed.own_url as "own_url!", claimed.from_revision, claimed.to_revision,
        claimed.resolved as "resolved!", claimed.failures as "failures!", claimed.starts as "starts!",
-       claimed.orphaned as "orphaned!", claimed.blocked_since,
+       claimed.orphaned as "orphaned!", claimed.blocked_since, claimed.plan_id, claimed.plan_note,
+       claimed.connections as "connections!",
        run.direction as "direction!", run.target as "target!", run.checksum as "checksum!"
 from claimed join herder.run on run.id = claimed.run_id

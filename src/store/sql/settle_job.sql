@@ -11,10 +11,15 @@ with settled as (
         attempts = job.attempts + case when $4 in ('succeeded', 'failed') or $10 > 0 then 1 else 0 end,
         blocked_since = case when $11 then coalesce(job.blocked_since, now()) end,
         starts = 0,
+        -- $13: its plan does not fit any more. The tool itself finds the way from where the tenant stands.
+        plan_id = case when not $13 then job.plan_id end,
+        plan_note = case when not $13 and $4 = 'ready' then job.plan_note end,
+        connections = case when $13 then run.connections else job.connections end,
         orphaned = job.orphaned and $4 = 'ready',
         worker = null, step = null,
         settled_at = case when $4 in ('succeeded', 'failed', 'skipped', 'cancelled') then now() end
-    where job.id = $1 and job.epoch = $2 and job.worker = $3 and job.state = 'running'
+    from herder.run
+    where job.id = $1 and job.epoch = $2 and job.worker = $3 and job.state = 'running' and run.id = job.run_id
     returning job.id, job.run_id
 ),
 ended as (

@@ -20,19 +20,19 @@ enum Kind {
 
 /// A piece of SQL that is neither space nor comment.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::runner) struct Token<'a> {
+pub(crate) struct Token<'a> {
     kind: Kind,
-    pub(in crate::runner) text: &'a str,
+    pub(crate) text: &'a str,
 }
 
 impl Token<'_> {
     /// Whether it is this keyword. A keyword in quotes is a name.
-    pub(in crate::runner) fn is(&self, keyword: &str) -> bool {
+    pub(crate) fn is(&self, keyword: &str) -> bool {
         self.kind == Kind::Word && self.text.eq_ignore_ascii_case(keyword)
     }
 
     /// The name that it stands for, if it can be one.
-    pub(super) fn name(&self) -> Option<String> {
+    pub(crate) fn name(&self) -> Option<String> {
         match self.kind {
             Kind::Word => Some(self.text.to_ascii_lowercase()),
             Kind::Quoted => {
@@ -41,6 +41,19 @@ impl Token<'_> {
             }
             _ => None,
         }
+    }
+}
+
+impl Token<'_> {
+    /// The string that it stands for, if it is one in plain quotes.
+    pub(crate) fn string(&self) -> Option<String> {
+        let inner = self.text.strip_prefix('\'')?.strip_suffix('\'')?;
+        (self.kind == Kind::Text).then(|| inner.replace("''", "'"))
+    }
+
+    /// Whether it is a name in quotes.
+    fn is_quoted(&self) -> bool {
+        self.kind == Kind::Quoted
     }
 }
 
@@ -135,8 +148,24 @@ fn dollar_quoted(text: &str) -> Option<usize> {
     })
 }
 
+/// The names in quotes of a text, with their places.
+pub(crate) fn quoted_names(text: &str) -> impl Iterator<Item = Range<usize>> {
+    let all = Lexer { text, at: 0 };
+    all.filter(|(_, token)| token.is_quoted()).map(|(range, _)| range)
+}
+
+/// Whether nothing that was opened in a text is left open at its end: no quote, comment, bracket or body. What comes
+/// behind it in one message is then read as it stands.
+pub(crate) fn is_closed(text: &str) -> bool {
+    // In a text that is closed, a semicolon behind it ends a statement; in an open one it is part of something.
+    let probe = format!("{text}\n;probe");
+    split(&probe)
+        .last()
+        .is_some_and(|last| &probe[last.clone()] == "probe")
+}
+
 /// The tokens of a statement.
-pub(in crate::runner) fn tokens(text: &str) -> Vec<Token<'_>> {
+pub(crate) fn tokens(text: &str) -> Vec<Token<'_>> {
     let all = Lexer { text, at: 0 };
     all.map(|(_, token)| token)
         .filter(|token| token.kind != Kind::Blank)
@@ -145,7 +174,7 @@ pub(in crate::runner) fn tokens(text: &str) -> Vec<Token<'_>> {
 
 /// The statements of a text, without the blanks around them and the semicolon behind. What the server counts: an
 /// empty statement is none.
-pub(in crate::runner) fn split(text: &str) -> Vec<Range<usize>> {
+pub(crate) fn split(text: &str) -> Vec<Range<usize>> {
     let mut statements = Vec::new();
     let mut current: Option<Range<usize>> = None;
     let mut nesting = Nesting::default();
@@ -210,7 +239,7 @@ impl Nesting {
 }
 
 /// The byte of the `position`th character, counted from 1: how the server says where an error is.
-pub(super) fn byte_of(text: &str, position: usize) -> usize {
+pub(crate) fn byte_of(text: &str, position: usize) -> usize {
     text.char_indices()
         .nth(position.saturating_sub(1))
         .map_or(text.len(), |(byte, _)| byte)
@@ -251,6 +280,31 @@ mod tests {
             statements("create table begin_case (a int); select 1"),
             ["create table begin_case (a int)", "select 1"]
         );
+    }
+
+    #[test]
+    fn what_is_left_open_is_seen() {
+        for closed in [
+            "",
+            "select 1",
+            "select 1; -- it's",
+            "select ')'; /* ( */",
+            "select 'a' \"b\" $$c$$",
+        ] {
+            assert!(is_closed(closed), "{closed}");
+        }
+        for open in [
+            "select 'a",
+            "select \"a",
+            "select $$a",
+            "/* a",
+            "select (1",
+            "select E'a\\'",
+        ] {
+            assert!(!is_closed(open), "{open}");
+        }
+        let body = "create function f() returns int begin atomic select 1;";
+        assert!(!is_closed(body));
     }
 
     #[test]

@@ -1,0 +1,361 @@
+//! The command line. Help texts are doc comments; `tests/help.rs` holds them all.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use herder::domain::{revision::Target, wave::Amount};
+
+use crate::exit::Exit;
+
+/// Brings a fleet of Postgres tenants to a schema revision.
+#[derive(Debug, Parser)]
+#[command(
+    name = "herder",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    after_help = Exit::help(),
+    arg_required_else_help = true
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// The config [default: herder.toml]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "HERDER_CONFIG",
+        hide_env_values = true
+    )]
+    pub(crate) config: Option<PathBuf>,
+    /// How logs are written to stderr
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: Format,
+    /// Log more: -v what is done, -vv how, -vvv everything (or set RUST_LOG)
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+/// How something is written: for people, or for programs. (No docs on the variants: they would blow up every help.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Write a commented config to start from
+    Init(Init),
+    /// Make Herder's tables in the control database, or bring them up to date
+    ///
+    /// Safe to run again, and by two at once. The role needs the right to create schemas and extensions.
+    Setup,
+    /// Look whether config, databases, migrations and tenants are fit for a run
+    ///
+    /// One line per thing looked at. Changes nothing. Ends with 7 where something must be mended, with 3 where the
+    /// config or the control database keep it from looking at all.
+    Check(Output),
+    /// List the tenants, and with --revisions where each of them stands
+    Tenants(Tenants),
+    /// Show what a run would do
+    ///
+    /// Tenants that stand at the same revision have the same way to go: they are shown together, with the revisions
+    /// that are pending for them. Changes nothing.
+    Plan(Plan),
+    /// Start a run that brings tenants up to a revision
+    ///
+    /// Prints the run's id. Workers do the work: `herder-worker` processes, or this one with --local.
+    Upgrade(Upgrade),
+    /// Start a run that takes tenants down to a revision
+    ///
+    /// Undoing a migration loses what it added, so it must be confirmed: on a terminal it asks, elsewhere it wants
+    /// --yes. Prints the run's id.
+    Downgrade(Downgrade),
+    /// List the runs, the latest first
+    Runs(Runs),
+    /// Show a run, and where each of its tenants stands
+    Status(Status),
+    /// Follow a run to its end
+    ///
+    /// Ends with the code of the run's outcome. Ctrl-C ends the watching, not the run.
+    Watch(Watch),
+    /// Sum up a run: how many tenants did what, and why some failed
+    Report(Report),
+    /// Stop a run for now: nothing new is taken, what runs finishes
+    Pause(RunArg),
+    /// Let a paused, halted or interrupted run go on
+    ///
+    /// A halted run goes on past the failures it has: its failure limit counts from here.
+    Resume(GoOn),
+    /// End a run for good
+    ///
+    /// What waits is cancelled, what runs is told to stop. Tenants that are done stay as they are.
+    Cancel(Cancel),
+    /// Take up the failed tenants of a run again
+    ///
+    /// The migrations count as they are now: what was wrong may have been mended there.
+    Retry(GoOn),
+    /// Watch a fleet of demo tenants being migrated, with a failure and a killed worker
+    ///
+    /// Starts a throw-away PostgreSQL, makes tenants with data, starts two workers, kills one of them, mends a
+    /// tenant that failed, and cleans up after itself. Needs PostgreSQL on this machine, or --database-url.
+    Demo(Demo),
+    /// Print a completion script for a shell
+    Completions {
+        /// For which shell
+        shell: Shell,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Output {
+    /// How the result is written to stdout
+    #[arg(long = "output-format", value_name = "FORMAT", default_value = "text")]
+    pub(crate) format: Format,
+}
+
+impl Output {
+    pub(crate) fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RunArg {
+    /// The run's id, or the beginning of it [default: the latest run]
+    #[arg(value_name = "RUN")]
+    pub(crate) run: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Init {
+    /// Where to write it [default: the file that --config names]
+    pub(crate) path: Option<PathBuf>,
+    /// Replace the file if it is there
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// Which tenants.
+#[derive(Args, Debug)]
+pub(crate) struct Selection {
+    /// Only this tenant; may be given several times
+    #[arg(long = "tenant", value_name = "ID")]
+    pub(crate) only: Vec<String>,
+    /// All but this tenant; may be given several times
+    #[arg(long, value_name = "ID")]
+    pub(crate) exclude: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Tenants {
+    /// Read each tenant's ledger: is it current, behind, never migrated, or unknown, and why
+    #[arg(long)]
+    pub(crate) revisions: bool,
+    /// The target that --revisions compares with
+    #[arg(
+        long,
+        value_name = "TARGET",
+        default_value = "head",
+        allow_hyphen_values = true
+    )]
+    pub(crate) to: Target,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Plan {
+    /// The target: head, base, a revision, the beginning of one, +N or -N
+    #[arg(
+        long,
+        value_name = "TARGET",
+        default_value = "head",
+        allow_hyphen_values = true
+    )]
+    pub(crate) to: Target,
+    /// Plan the way down (understood by itself for `base` and -N)
+    #[arg(long)]
+    pub(crate) downgrade: bool,
+    /// End with 7 if anything is pending, or not known, for any tenant
+    #[arg(long)]
+    pub(crate) check: bool,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// How a run is released. What is not given here is taken from [rollout].
+#[derive(Args, Debug)]
+pub(crate) struct Rollout {
+    /// Release so many tenants first; the rest waits until they have succeeded
+    #[arg(long, value_name = "N|%")]
+    pub(crate) canary: Option<Amount>,
+    /// Release the others in waves of this size
+    #[arg(long, value_name = "N|%")]
+    pub(crate) wave: Option<Amount>,
+    /// Let so many tenants fail; one more halts the run
+    #[arg(long, value_name = "N|%")]
+    pub(crate) failure_limit: Option<Amount>,
+}
+
+/// Who does the work, and who waits for it.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Follow {
+    /// Follow the run to its end, and end with the code of its outcome
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Do the work in this very process, N jobs at a time; implies --wait
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) local: Option<u16>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Upgrade {
+    /// The target: head, a revision, the beginning of one, or +N
+    #[arg(
+        long,
+        value_name = "TARGET",
+        default_value = "head",
+        allow_hyphen_values = true
+    )]
+    pub(crate) to: Target,
+    #[command(flatten)]
+    pub(crate) start: Start,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Downgrade {
+    /// The target: base, a revision, the beginning of one, or -N
+    #[arg(long, value_name = "TARGET", allow_hyphen_values = true)]
+    pub(crate) to: Target,
+    #[command(flatten)]
+    pub(crate) start: Start,
+}
+
+/// What both directions take.
+#[derive(Args, Debug)]
+pub(crate) struct Start {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    #[command(flatten)]
+    pub(crate) follow: Follow,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) rollout: Rollout,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Runs {
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: u32,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) run: RunArg,
+    /// Only the tenants that failed, with all that is known about why
+    #[arg(long)]
+    pub(crate) failed: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Watch {
+    #[command(flatten)]
+    pub(crate) run: RunArg,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Report {
+    #[command(flatten)]
+    pub(crate) run: RunArg,
+    /// How the result is written to stdout
+    #[arg(
+        long = "output-format",
+        visible_alias = "format",
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
+    pub(crate) format: Format,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct GoOn {
+    #[command(flatten)]
+    pub(crate) run: RunArg,
+    #[command(flatten)]
+    pub(crate) follow: Follow,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Cancel {
+    #[command(flatten)]
+    pub(crate) run: RunArg,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Demo {
+    /// How many tenants
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(10..))]
+    pub(crate) tenants: u32,
+    /// Migrate with Alembic (needs Python) instead of plain SQL files
+    #[arg(long)]
+    pub(crate) alembic: bool,
+    /// Use this running server instead of a throw-away one; databases of its own are made there, and dropped
+    #[arg(long, value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+    /// Leave everything in place at the end, and say where it is
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_hold_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_target_may_begin_with_a_minus() {
+        let cli = Cli::parse_from(["herder", "downgrade", "--to", "-1", "--yes"]);
+        let Command::Downgrade(downgrade) = cli.command else {
+            panic!("{:?}", cli.command);
+        };
+        assert_eq!(downgrade.to, Target::Relative(-1));
+        assert!(downgrade.start.yes);
+    }
+}

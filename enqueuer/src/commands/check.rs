@@ -1,0 +1,269 @@
+//! `herder check`: is all that a run needs fit for it?
+
+use std::collections::BTreeMap;
+
+use herder::{
+    config::Config,
+    domain::{revision::History, tenant::Tenant},
+    flow::{
+        budget::{self, DEFAULT_BUDGET},
+        context::Context,
+        inspect::OwnUrls,
+        resolve::resolve,
+    },
+    store::{
+        setup::{SetupState, setup_state},
+        view,
+    },
+};
+use serde::Serialize;
+use sqlx::PgPool;
+
+use super::Setting;
+use crate::{
+    args::Output,
+    control,
+    exit::Exit,
+    output, problem,
+    render::{self, words::count},
+};
+
+/// All that was looked at.
+#[derive(Serialize)]
+pub(crate) struct Report {
+    pub(crate) ok: bool,
+    pub(crate) checks: Vec<Finding>,
+}
+
+/// One thing that was looked at.
+#[derive(Serialize)]
+pub(crate) struct Finding {
+    pub(crate) name: String,
+    pub(crate) result: Level,
+    pub(crate) text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) hint: Option<String>,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Level {
+    /// Fit.
+    Ok,
+    /// A run will work, but somebody should know.
+    Warn,
+    /// A run will not work, or not for all.
+    Problem,
+}
+
+impl Finding {
+    fn new(name: impl Into<String>, result: Level, text: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            result,
+            text: text.into(),
+            hint: None,
+        }
+    }
+
+    fn problem(name: impl Into<String>, error: impl Into<anyhow::Error>) -> Self {
+        let error = error.into();
+        Self {
+            hint: problem::hint_of(&error),
+            ..Self::new(name, Level::Problem, problem::one_line(&error))
+        }
+    }
+
+    fn hint(self, hint: impl Into<String>) -> Self {
+        Self {
+            hint: Some(hint.into()),
+            ..self
+        }
+    }
+}
+
+pub(crate) async fn run(setting: &Setting, args: &Output) -> anyhow::Result<Exit> {
+    let config = setting.config()?;
+    let pool = control::connect_unchecked(&config.control).await?;
+    let mut checks = vec![Finding::new(
+        "config",
+        Level::Ok,
+        config.path.display().to_string(),
+    )];
+    checks.push(control_database(&pool).await?);
+    match Context::new(config.clone(), "herder", 1) {
+        Ok(cx) => {
+            checks.push(migrations(&cx).await);
+            checks.extend(tenants_and_servers(&cx, &config).await);
+        }
+        Err(error) => checks.push(Finding::problem("config", error)),
+    }
+    let ok = checks.iter().all(|check| check.result != Level::Problem);
+    let report = Report { ok, checks };
+    if args.is_json() {
+        output::json(&report)?;
+    } else {
+        output::data(&render::check::render(&report))?;
+    }
+    Ok(if ok { Exit::Done } else { Exit::Found })
+}
+
+async fn control_database(pool: &PgPool) -> anyhow::Result<Finding> {
+    let name = "control database";
+    let problem = |text: &str| Finding::new(name, Level::Problem, text);
+    Ok(match setup_state(pool).await? {
+        SetupState::Missing => problem("it is not set up").hint("run `herder setup`"),
+        SetupState::Outdated => problem("it was set up by an older Herder").hint("run `herder setup`"),
+        SetupState::Newer => problem("it was set up by a newer Herder").hint("use that version"),
+        SetupState::Current => {
+            let workers = match view::live_workers(pool).await? {
+                0 => "no worker is running (none is needed with --local)".to_owned(),
+                n => format!("{} running", count(n, "worker")),
+            };
+            Finding::new(name, Level::Ok, format!("it is set up; {workers}"))
+        }
+    })
+}
+
+async fn migrations(cx: &Context) -> Finding {
+    let name = "migrations";
+    let history = match cx.runner.history().await {
+        Ok(history) => history,
+        Err(error) => return Finding::problem(name, error),
+    };
+    let revisions = count(history.revisions().len() as u64, "revision");
+    match history.heads().as_slice() {
+        _ if history.is_opaque() => Finding::new(
+            name,
+            Level::Warn,
+            "the command does not list its revisions: only a revision in full can be a target",
+        )
+        .hint("list them in [runner] `revisions`, or have `history_command` print them"),
+        [] => Finding::new(name, Level::Warn, "there are none").hint("is the path in [runner] right?"),
+        [head] => Finding::new(
+            name,
+            Level::Ok,
+            format!("{revisions}, the head is {}", named(&history, head)),
+        ),
+        heads => Finding::new(
+            name,
+            Level::Problem,
+            format!("{revisions} with {} heads: {}", heads.len(), heads.join(", ")),
+        )
+        .hint("merge them, or name a revision with --to"),
+    }
+}
+
+fn named(history: &History, id: &str) -> String {
+    match history.get(id).map(|r| r.label.as_str()).unwrap_or_default() {
+        "" => id.to_owned(),
+        label => format!("{id} ({label})"),
+    }
+}
+
+async fn tenants_and_servers(cx: &Context, config: &Config) -> Vec<Finding> {
+    let name = "tenants";
+    let listed = match cx.source.list().await {
+        Ok(listed) => listed,
+        Err(error) => return vec![Finding::problem(name, error)],
+    };
+    let own_urls: OwnUrls = listed
+        .iter()
+        .filter_map(|t| Some((t.id.clone(), t.url.clone()?)))
+        .collect();
+    let resolved = match resolve(listed, &cx.servers) {
+        Ok(resolved) => resolved,
+        Err(error) => return vec![Finding::problem(name, error)],
+    };
+    let mut found = vec![Finding::new(name, Level::Ok, sums(&resolved.tenants))];
+    found.extend(
+        resolved
+            .warnings
+            .into_iter()
+            .map(|warning| Finding::new(name, Level::Warn, warning)),
+    );
+    // One tenant of each server leads there.
+    let servers: BTreeMap<&str, &Tenant> = resolved
+        .tenants
+        .iter()
+        .rev()
+        .map(|tenant| (tenant.place.server.as_str(), tenant))
+        .collect();
+    for (server, tenant) in &servers {
+        found.push(check_server(cx, server, tenant, &own_urls).await);
+    }
+    for unused in config
+        .servers
+        .keys()
+        .filter(|name| !servers.contains_key(name.as_str()))
+    {
+        found.push(Finding::new(
+            format!("server {unused}"),
+            Level::Warn,
+            "no tenant lives there",
+        ));
+    }
+    found
+}
+
+/// `412 tenants: 400 schemas, 12 databases`.
+fn sums(tenants: &[Tenant]) -> String {
+    let mut by_isolation: BTreeMap<_, usize> = BTreeMap::new();
+    let mut all = 0;
+    for tenant in tenants {
+        *by_isolation.entry(tenant.isolation).or_default() += 1;
+        all += 1 + tenant.members.len();
+    }
+    let jobs: Vec<String> = by_isolation
+        .into_iter()
+        .map(|(isolation, n)| match isolation.as_str() {
+            "shared" => count(n as u64, "shared schema"),
+            other => count(n as u64, other),
+        })
+        .collect();
+    format!("{}: {}", count(all as u64, "tenant"), jobs.join(", "))
+}
+
+async fn check_server(cx: &Context, server: &str, tenant: &Tenant, own_urls: &OwnUrls) -> Finding {
+    let name = format!("server {server}");
+    let own = own_urls.get(&tenant.id).filter(|_| tenant.own_url);
+    let url = match cx.servers.url_for(&tenant.place, own) {
+        Ok(url) => url,
+        Err(error) => return Finding::problem(name, error),
+    };
+    let wanted = cx.servers.budget(server);
+    let sum = match budget::ask(&url, wanted).await {
+        Ok(sum) => sum,
+        Err(error) => return Finding::problem(name, error),
+    };
+    let open = sum.max_connections - sum.reserved;
+    let budget = wanted.unwrap_or(DEFAULT_BUDGET);
+    let text = format!(
+        "{}: {} connections less {} reserved are {open}; the budget is {} ({budget})",
+        url.address(),
+        sum.max_connections,
+        sum.reserved,
+        sum.budget,
+    );
+    let needed = i32::from(cx.runner.connections());
+    if sum.budget > open {
+        return Finding::new(name, Level::Problem, text).hint(format!(
+            "[servers.{server}] `budget` must be at most {open}, or the server is full before it is used up"
+        ));
+    }
+    if sum.budget < needed {
+        return Finding::new(name, Level::Problem, text).hint(format!(
+            "one attempt needs {needed}: raise [servers.{server}] `budget`"
+        ));
+    }
+    // The last word on the ceiling is the server's own.
+    match url.user() {
+        Some(user) => Finding::new(name, Level::Ok, text).hint(format!(
+            "to have the server itself hold the budget (not for a superuser): ALTER ROLE {} CONNECTION LIMIT {}",
+            herder::session::quote(&user),
+            sum.budget
+        )),
+        None => Finding::new(name, Level::Ok, text),
+    }
+}

@@ -1,0 +1,114 @@
+//! `herder resume` and `herder retry`: a run goes on.
+
+use herder::{
+    domain::{
+        job::JobState,
+        run::{RunState, short},
+    },
+    flow::retry,
+    store::{self, view::RunView},
+};
+
+use super::{Setting, start::cannot};
+use crate::{
+    args::{Follow, GoOn},
+    control,
+    exit::Exit,
+    follow::Follower,
+    output,
+    problem::Problem,
+    render::words::{count, run_is},
+    work,
+};
+
+pub(crate) async fn resume(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit> {
+    let config = setting.config()?;
+    let pool = control::connect(&config.control).await?;
+    let id = control::find_run(&pool, args.run.run.as_deref()).await?;
+    let (name, more, run) = (short(&id), setting.more(), control::view_run(&pool, id).await?);
+    let waits = waits(args.follow);
+    if !run.state.is_open() {
+        return over(&run, args.follow, &more);
+    }
+    let mut follower = Follower::to_stderr(pool.clone(), id, more.clone());
+    follower.skip_past(false).await?;
+    if !store::run::resume(&pool, id).await? {
+        return over(&control::view_run(&pool, id).await?, args.follow, &more);
+    }
+    let left = open(&run);
+    output::say(&match run.state {
+        RunState::Running => format!("Run {name} is running: {} left", count(left, "tenant")),
+        state => format!(
+            "Run {name} was {state} and goes on: {} left",
+            count(left, "tenant")
+        ),
+    });
+    if !waits {
+        output::hint(&format!("`herder watch {name}{more}` follows it"));
+        return Ok(Exit::Done);
+    }
+    let cx = setting.context(args.follow.local).await?;
+    Ok(work::wait(cx, follower, id, args.follow, &more).await?.exit)
+}
+
+pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit> {
+    let cx = setting.context(args.follow.local).await?;
+    let id = control::find_run(&cx.pool, args.run.run.as_deref()).await?;
+    let (name, more, run) = (short(&id), setting.more(), control::view_run(&cx.pool, id).await?);
+    if run.state == RunState::Cancelled {
+        return Err(
+            Problem::usage(format!("run {name} was cancelled, which is final"))
+                .hint(format!("`herder upgrade{more}` starts a new one"))
+                .into(),
+        );
+    }
+    let mut follower = Follower::to_stderr(cx.pool.clone(), id, more.clone());
+    follower.skip_past(true).await?;
+    let retried = match retry::retry(&cx, id).await {
+        Ok(retried) => retried,
+        Err(error) => return Err(cannot(&cx, "cannot retry", error).await),
+    };
+    if retried == 0 {
+        output::say(&format!("Nothing to do: no tenant of run {name} has failed"));
+        if run.state.is_open() {
+            output::hint(&format!("`herder resume {name}{more}` goes on with the others"));
+        }
+        return Ok(Exit::Done);
+    }
+    output::say(&format!("Run {name} tries {} again", count(retried, "tenant")));
+    if !waits(args.follow) {
+        output::hint(&format!("`herder watch {name}{more}` follows it"));
+        return Ok(Exit::Done);
+    }
+    Ok(work::wait(cx, follower, id, args.follow, &more).await?.exit)
+}
+
+fn waits(follow: Follow) -> bool {
+    follow.wait || follow.local.is_some()
+}
+
+fn open(run: &RunView) -> u64 {
+    let of = |state: JobState| run.counts.get(&state).copied().unwrap_or_default();
+    let open = of(JobState::Waiting) + of(JobState::Ready) + of(JobState::Running);
+    u64::try_from(open).unwrap_or_default()
+}
+
+/// There is nothing to resume. Whoever would have waited gets the code of the run's outcome.
+fn over(run: &RunView, follow: Follow, more: &str) -> anyhow::Result<Exit> {
+    let name = short(&run.id);
+    if run.state == RunState::Succeeded || waits(follow) {
+        output::say(&format!("Nothing to do: run {name} {}", run_is(run.state)));
+        for line in crate::render::summary::next(run, more) {
+            output::hint(&line);
+        }
+        return Ok(Exit::of_run(run.state));
+    }
+    let problem = Problem::usage(format!("run {name} {}", run_is(run.state)));
+    Err(match run.state {
+        RunState::Failed => problem.hint(format!(
+            "`herder retry {name}{more}` tries its failed tenants again"
+        )),
+        _ => problem.hint(format!("`herder upgrade{more}` starts a new one")),
+    }
+    .into())
+}

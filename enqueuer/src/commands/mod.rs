@@ -1,0 +1,103 @@
+//! One file per command: what it looks at, what it does, and what it reports.
+
+mod cancel;
+pub(crate) mod check;
+mod completions;
+mod go_on;
+mod init;
+mod pause;
+pub(crate) mod plan;
+mod report;
+mod runs;
+mod setup;
+mod start;
+mod status;
+pub(crate) mod tenants;
+mod watch;
+
+use std::path::PathBuf;
+
+use herder::{config::Config, flow::context::Context};
+
+use crate::{
+    args::{Cli, Command, Global},
+    control,
+    exit::Exit,
+};
+
+/// Connections to the control database: for what a command does, for what it shows, and one to spare.
+const CONNECTIONS: u32 = 3;
+
+/// What every command is told.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    /// The config's path.
+    path: PathBuf,
+    /// Whether it stood on the command line, so that a command to type next needs it, too.
+    given: bool,
+}
+
+impl Setting {
+    fn new(global: &Global) -> Self {
+        let from_env = std::env::var_os("HERDER_CONFIG").map(PathBuf::from);
+        Self {
+            given: global.config.is_some() && global.config != from_env,
+            path: global.config.clone().unwrap_or_else(|| "herder.toml".into()),
+        }
+    }
+
+    fn config(&self) -> anyhow::Result<Config> {
+        control::config(&self.path)
+    }
+
+    /// The config and all that it names, with a control database that is set up. `local`: so many jobs at a time
+    /// will run in this very process.
+    async fn context(&self, local: Option<u16>) -> anyhow::Result<Context> {
+        let mut config = self.config()?;
+        control::connect(&config.control).await?.close().await;
+        let mut connections = CONNECTIONS;
+        if let Some(concurrency) = local {
+            config.worker.concurrency = usize::from(concurrency);
+            connections += u32::from(concurrency.div_ceil(8));
+        }
+        Ok(Context::new(config, "herder", connections)?)
+    }
+
+    /// The same without a look at the control database.
+    fn context_unchecked(&self) -> anyhow::Result<Context> {
+        Ok(Context::new(self.config()?, "herder", CONNECTIONS)?)
+    }
+
+    /// What a command to type next ends with.
+    fn more(&self) -> String {
+        match (self.given, self.path.to_string_lossy()) {
+            (false, _) => String::new(),
+            (true, path) if path.contains(char::is_whitespace) => format!(" --config '{path}'"),
+            (true, path) => format!(" --config {path}"),
+        }
+    }
+}
+
+/// Does what the command line says.
+pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
+    let setting = Setting::new(&cli.global);
+    match cli.command {
+        Command::Init(args) => init::run(&setting, &args),
+        Command::Setup => setup::run(&setting).await,
+        Command::Check(args) => check::run(&setting, &args).await,
+        Command::Tenants(args) => tenants::run(&setting, &args).await,
+        Command::Plan(args) => plan::run(&setting, &args).await,
+        Command::Upgrade(args) => start::upgrade(&setting, args).await,
+        Command::Downgrade(args) => start::downgrade(&setting, args).await,
+        Command::Runs(args) => runs::run(&setting, &args).await,
+        Command::Status(args) => status::run(&setting, &args).await,
+        Command::Watch(args) => watch::run(&setting, &args).await,
+        Command::Report(args) => report::run(&setting, &args).await,
+        Command::Pause(args) => pause::run(&setting, &args).await,
+        Command::Resume(args) => go_on::resume(&setting, &args).await,
+        Command::Retry(args) => go_on::retry(&setting, &args).await,
+        Command::Cancel(args) => cancel::run(&setting, &args).await,
+        Command::Completions { shell } => completions::run(shell),
+        Command::Demo(_) => anyhow::bail!("not yet"),
+    }
+}

@@ -1,0 +1,58 @@
+//! `herder report`: a run in sums, with the failures in full.
+
+use std::collections::BTreeMap;
+
+use chrono::Utc;
+use herder::{
+    domain::job::JobState,
+    store::view::{self, JobView, RunView, Tally},
+};
+use serde::Serialize;
+
+use super::Setting;
+use crate::{
+    args::{self, Format},
+    control,
+    exit::Exit,
+    output,
+    render::{
+        status::{complete, failures},
+        summary,
+        words::between,
+    },
+};
+
+#[derive(Serialize)]
+struct Report {
+    run: RunView,
+    counts: BTreeMap<JobState, i64>,
+    outcomes: Tally,
+    failures: Vec<JobView>,
+}
+
+pub(crate) async fn run(setting: &Setting, args: &args::Report) -> anyhow::Result<Exit> {
+    let config = setting.config()?;
+    let pool = control::connect(&config.control).await?;
+    let id = control::find_run(&pool, args.run.run.as_deref()).await?;
+    let run = control::view_run(&pool, id).await?;
+    let counts = complete(&run.counts);
+    let report = Report {
+        outcomes: view::tally(&pool, id).await?,
+        failures: view::jobs(&pool, id, Some(JobState::Failed), None).await?,
+        run: RunView {
+            counts: counts.clone(),
+            ..run
+        },
+        counts,
+    };
+    match args.format {
+        Format::Json => output::json(&report)?,
+        Format::Text => {
+            let Report { run, outcomes, .. } = &report;
+            let took = between(run.created_at, run.settled_at.unwrap_or_else(Utc::now));
+            let summary = summary::render(run, outcomes, took, &setting.more());
+            output::data(&(failures(&report.failures) + &summary))?;
+        }
+    }
+    Ok(Exit::Done)
+}

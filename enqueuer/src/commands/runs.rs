@@ -1,0 +1,36 @@
+//! `herder runs`: all runs, the latest first.
+
+use chrono::Utc;
+use herder::store::view::{self, RunView};
+use serde::Serialize;
+
+use super::Setting;
+use crate::{
+    args, control,
+    exit::Exit,
+    output,
+    render::{self, status::complete},
+};
+
+#[derive(Serialize)]
+struct Report {
+    runs: Vec<RunView>,
+}
+
+pub(crate) async fn run(setting: &Setting, args: &args::Runs) -> anyhow::Result<Exit> {
+    let config = setting.config()?;
+    let pool = control::connect(&config.control).await?;
+    let mut runs = view::runs(&pool, None, i64::from(args.limit)).await?;
+    for run in &mut runs {
+        run.counts = complete(&run.counts);
+    }
+    if args.output.is_json() {
+        output::json(&Report { runs })?;
+    } else if runs.is_empty() {
+        output::say("No run yet");
+        output::hint(&format!("`herder upgrade{}` starts one", setting.more()));
+    } else {
+        output::data(&render::runs::render(&runs, Utc::now()))?;
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,241 @@
+//! `herder upgrade` and `herder downgrade`: the start of a run.
+
+use std::{collections::BTreeMap, io};
+
+use herder::{
+    config::RunnerConfig,
+    domain::{
+        job::JobState,
+        revision::{Direction, HistoryError, Target},
+        run::{RunState, short},
+        wave::Rollout,
+    },
+    flow::{
+        context::Context,
+        enqueue::{self, EnqueueError, Enqueued, Request},
+    },
+    runner::RunnerError,
+    store::view,
+};
+use serde::Serialize;
+
+use super::Setting;
+use crate::{
+    args::{Downgrade, Start, Upgrade},
+    confirm,
+    exit::Exit,
+    follow::{self, Follower},
+    output,
+    problem::Problem,
+    render::{
+        status::complete,
+        words::{count, way},
+    },
+    work,
+};
+
+const CANNOT_START: &str = "cannot start a run";
+
+/// What a program is told of a run that was started, and of its end if that was waited for.
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    enqueued: Enqueued,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<RunState>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    counts: Option<BTreeMap<JobState, i64>>,
+}
+
+pub(crate) async fn upgrade(setting: &Setting, args: Upgrade) -> anyhow::Result<Exit> {
+    if matches!(args.to, Target::Base | Target::Relative(..0)) {
+        return Err(Problem::usage(format!("`{}` leads down", args.to))
+            .hint(format!("`herder downgrade --to {}` goes there", args.to))
+            .into());
+    }
+    start(setting, Direction::Upgrade, args.to, args.start).await
+}
+
+pub(crate) async fn downgrade(setting: &Setting, args: Downgrade) -> anyhow::Result<Exit> {
+    if matches!(args.to, Target::Head | Target::Relative(0..)) {
+        return Err(Problem::usage(format!("`{}` leads up", args.to))
+            .hint(format!("`herder upgrade --to {}` goes there", args.to))
+            .into());
+    }
+    if !args.start.yes {
+        confirm::on_terminal("downgrade")?;
+    }
+    start(setting, Direction::Downgrade, args.to, args.start).await
+}
+
+async fn start(setting: &Setting, direction: Direction, target: Target, args: Start) -> anyhow::Result<Exit> {
+    let cx = setting.context(args.follow.local).await?;
+    let rollout = rollout(&cx, &args);
+    let request = Request {
+        direction,
+        target,
+        only: args.selection.only.clone(),
+        exclude: args.selection.exclude.clone(),
+        rollout,
+    };
+    if direction == Direction::Downgrade && !args.yes && !confirmed(&cx, &request).await? {
+        output::say("Nothing was done");
+        return Ok(Exit::Done);
+    }
+    let enqueued = match enqueue::enqueue(&cx, &request).await {
+        Ok(enqueued) => enqueued,
+        Err(error) => return Err(cannot(&cx, CANNOT_START, error).await),
+    };
+    announce(&enqueued, direction, &request.target);
+    if !args.output.is_json() {
+        print_id(&enqueued)?;
+    }
+    let (run, more) = (enqueued.run, setting.more());
+    let mut report = Report {
+        enqueued,
+        state: None,
+        counts: None,
+    };
+    let mut exit = Exit::Done;
+    if args.follow.wait || args.follow.local.is_some() {
+        let follower = Follower::to_stderr(cx.pool.clone(), run, more.clone());
+        let waited = work::wait(cx, follower, run, args.follow, &more).await?;
+        exit = waited.exit;
+        report.state = waited.over.as_ref().map(|run| run.state);
+        report.counts = waited.over.map(|run| complete(&run.counts));
+    } else if report.enqueued.tenants > report.enqueued.current {
+        if view::live_workers(&cx.pool).await? == 0 {
+            follow::without_worker(run, &more);
+        }
+        output::hint(&format!("`herder watch {}{more}` follows it", short(&run)));
+    }
+    if args.output.is_json() {
+        output::json(&report)?;
+    }
+    Ok(exit)
+}
+
+/// What is not given on the command line is taken from the config.
+fn rollout(cx: &Context, args: &Start) -> Rollout {
+    let (given, config) = (&args.rollout, &cx.config.rollout);
+    Rollout {
+        canary: given.canary.or(config.canary),
+        wave: given.wave.or(config.wave),
+        failure_limit: given.failure_limit.or(config.failure_limit),
+    }
+}
+
+/// Nobody reading the id must not keep the work from being done.
+fn print_id(enqueued: &Enqueued) -> anyhow::Result<()> {
+    match output::data(&format!("{}\n", enqueued.run)) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn announce(enqueued: &Enqueued, direction: Direction, target: &Target) {
+    for warning in &enqueued.warnings {
+        output::warning(warning);
+    }
+    let named = target.to_string();
+    let target = enqueued.target.as_deref().unwrap_or(&named);
+    let down = match direction {
+        Direction::Upgrade => "",
+        Direction::Downgrade => " down",
+    };
+    let waves = match enqueued.waves {
+        ..=1 => String::new(),
+        n => format!(", {n} waves"),
+    };
+    output::say(&format!(
+        "{:>12} run {}: {}{down} to {target}{waves}",
+        "Starting",
+        short(&enqueued.run),
+        count(enqueued.tenants as u64, "tenant"),
+    ));
+}
+
+/// Says what will happen, and asks.
+async fn confirmed(cx: &Context, request: &Request) -> anyhow::Result<bool> {
+    let plan = enqueue::plan(
+        cx,
+        request.direction,
+        &request.target,
+        &request.only,
+        &request.exclude,
+    )
+    .await;
+    let plan = match plan {
+        Ok(plan) => plan,
+        Err(error) => return Err(cannot(cx, CANNOT_START, error).await),
+    };
+    let mut ways: BTreeMap<String, usize> = BTreeMap::new();
+    let (mut open, mut unknown) = (0, 0);
+    for planned in plan.tenants.iter().filter(|planned| !planned.current) {
+        open += 1;
+        match planned.unknown {
+            Some(_) => unknown += 1,
+            None => {
+                *ways
+                    .entry(way(planned.from.as_deref(), planned.to.as_deref()))
+                    .or_default() += 1
+            }
+        }
+    }
+    if open == 0 {
+        output::say("No tenant has anything to undo");
+        return Ok(false);
+    }
+    let mut text = format!("This undoes migrations in {}:\n", count(open as u64, "tenant"));
+    for (way, tenants) in ways {
+        text += &format!("  {way}  in {}\n", count(tenants as u64, "tenant"));
+    }
+    if unknown > 0 {
+        text += &format!(
+            "  in {} it is not known from where\n",
+            count(unknown as u64, "tenant")
+        );
+    }
+    text += "What those migrations added is lost, with the data in it.";
+    confirm::asked(&text, Some(open))
+}
+
+/// Why something cannot be done with these migrations, and what to do about it.
+pub(crate) async fn cannot(cx: &Context, what: &str, error: EnqueueError) -> anyhow::Error {
+    let EnqueueError::Runner(RunnerError::History(HistoryError::UnknownTarget(target))) = &error else {
+        return anyhow::Error::from(error).context(what.to_owned());
+    };
+    let newest = match cx.runner.history().await {
+        Ok(history) => history.revisions().last().map(|revision| revision.id.clone()),
+        Err(_) => None,
+    };
+    let problem = Problem::usage(format!(
+        "{what}: revision {target} is not in {}",
+        project(&cx.config.runner)
+    ));
+    match newest {
+        Some(newest) => problem
+            .caused_by(anyhow::anyhow!("the newest revision there is {newest}"))
+            .hint(format!(
+                "build from the commit that adds {target}, or pass --to {newest}"
+            ))
+            .into(),
+        None => problem
+            .hint("there are no migrations at all: is the path in [runner] right?")
+            .into(),
+    }
+}
+
+/// Where the migrations are, as a person would write it.
+fn project(runner: &RunnerConfig) -> String {
+    let path = match runner {
+        RunnerConfig::Alembic(config) => &config.config,
+        RunnerConfig::Sql(config) => &config.directory,
+        RunnerConfig::Command(_) => return "the list of revisions".into(),
+    };
+    let here = std::env::current_dir().unwrap_or_default();
+    match path.strip_prefix(&here) {
+        Ok(below) => format!("./{}", below.display()),
+        Err(_) => path.display().to_string(),
+    }
+}

@@ -1,0 +1,56 @@
+//! `herder status`: one run, and where each of its tenants stands.
+
+use std::collections::BTreeMap;
+
+use chrono::Utc;
+use herder::{
+    domain::job::JobState,
+    store::view::{self, JobView, RunView},
+};
+use serde::Serialize;
+use sqlx::PgPool;
+
+use super::Setting;
+use crate::{
+    args, control,
+    exit::Exit,
+    output,
+    render::{self, status::complete},
+};
+
+/// A run with its tenants. `watch` ends with the same object.
+#[derive(Serialize)]
+pub(crate) struct Report {
+    run: RunView,
+    counts: BTreeMap<JobState, i64>,
+    jobs: Vec<JobView>,
+}
+
+impl Report {
+    /// Reads the jobs of a run, or those that failed.
+    pub(crate) async fn read(pool: &PgPool, run: RunView, failed: bool) -> anyhow::Result<Self> {
+        let only = failed.then_some(JobState::Failed);
+        let jobs = view::jobs(pool, run.id, only, None).await?;
+        let counts = complete(&run.counts);
+        let run = RunView {
+            counts: counts.clone(),
+            ..run
+        };
+        Ok(Self { run, counts, jobs })
+    }
+}
+
+pub(crate) async fn run(setting: &Setting, args: &args::Status) -> anyhow::Result<Exit> {
+    let config = setting.config()?;
+    let pool = control::connect(&config.control).await?;
+    let id = control::find_run(&pool, args.run.run.as_deref()).await?;
+    let report = Report::read(&pool, control::view_run(&pool, id).await?, args.failed).await?;
+    if args.output.is_json() {
+        output::json(&report)?;
+    } else {
+        let Report { run, jobs, .. } = &report;
+        let text = render::status::render(run, jobs, args.failed, Utc::now(), &setting.more());
+        output::data(&text)?;
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,148 @@
+//! `herder tenants`: who is on the list, and where each of them stands.
+
+use std::collections::BTreeMap;
+
+use herder::{
+    domain::{
+        revision::{Direction, Target},
+        tenant::{Isolation, Tenant},
+    },
+    flow::{
+        enqueue::{self, EnqueueError, Planned},
+        resolve::resolve_selected,
+    },
+};
+use serde::Serialize;
+
+use super::{Setting, start::cannot};
+use crate::{args, exit::Exit, output, render};
+
+/// All tenants, with sums where their ledgers were read.
+#[derive(Serialize)]
+pub(crate) struct Report {
+    pub(crate) tenants: Vec<Row>,
+    pub(crate) counts: BTreeMap<Status, usize>,
+}
+
+/// One tenant. What is not known is null.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Row {
+    pub(crate) id: String,
+    pub(crate) isolation: Isolation,
+    pub(crate) server: String,
+    pub(crate) database: String,
+    pub(crate) schema: Option<String>,
+    pub(crate) revision: Option<String>,
+    pub(crate) status: Option<Status>,
+    pub(crate) why: Option<String>,
+}
+
+/// Where a tenant stands, seen from the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Status {
+    /// Nothing is left to do.
+    Current,
+    /// Something is pending.
+    Behind,
+    /// It has no ledger, or an empty one.
+    NeverMigrated,
+    /// Its ledger cannot be read, or makes no sense.
+    Unknown,
+}
+
+impl Status {
+    pub(crate) const ALL: [Self; 4] = [Self::Current, Self::Behind, Self::NeverMigrated, Self::Unknown];
+
+    fn of(planned: &Planned) -> Self {
+        match planned {
+            Planned { unknown: Some(_), .. } => Self::Unknown,
+            planned if planned.current => Self::Current,
+            Planned { from: None, .. } => Self::NeverMigrated,
+            _ => Self::Behind,
+        }
+    }
+
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Behind => "behind",
+            Self::NeverMigrated => "never migrated",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+pub(crate) async fn run(setting: &Setting, args: &args::Tenants) -> anyhow::Result<Exit> {
+    let report = match args.revisions {
+        true => inspected(setting, args).await?,
+        false => listed(setting, args).await?,
+    };
+    if args.output.is_json() {
+        output::json(&report)?;
+    } else {
+        output::data(&render::tenants::render(&report))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// From the source alone: neither the control database nor a tenant is asked.
+async fn listed(setting: &Setting, args: &args::Tenants) -> anyhow::Result<Report> {
+    let cx = setting.context_unchecked()?;
+    let listed = cx.source.list().await.map_err(EnqueueError::from)?;
+    let args::Selection { only, exclude } = &args.selection;
+    let resolved = resolve_selected(listed, &cx.servers, only, exclude).map_err(EnqueueError::from)?;
+    for warning in &resolved.warnings {
+        output::warning(warning);
+    }
+    Ok(Report {
+        tenants: resolved.tenants.iter().flat_map(|t| rows(t, None)).collect(),
+        counts: BTreeMap::new(),
+    })
+}
+
+/// With their ledgers, as a run would see them.
+async fn inspected(setting: &Setting, args: &args::Tenants) -> anyhow::Result<Report> {
+    let cx = setting.context(None).await?;
+    let args::Selection { only, exclude } = &args.selection;
+    let direction = match args.to {
+        Target::Base | Target::Relative(..0) => Direction::Downgrade,
+        _ => Direction::Upgrade,
+    };
+    let plan = match enqueue::plan(&cx, direction, &args.to, only, exclude).await {
+        Ok(plan) => plan,
+        Err(error) => return Err(cannot(&cx, "cannot read where the tenants stand", error).await),
+    };
+    for warning in &plan.warnings {
+        output::warning(warning);
+    }
+    let tenants: Vec<Row> = plan
+        .tenants
+        .iter()
+        .flat_map(|p| rows(&p.tenant, Some(p)))
+        .collect();
+    let of = |status| tenants.iter().filter(|row| row.status == Some(status)).count();
+    let counts = Status::ALL
+        .into_iter()
+        .map(|status| (status, of(status)))
+        .collect();
+    Ok(Report { tenants, counts })
+}
+
+/// A row for the tenant, and for each that shares its place.
+fn rows(tenant: &Tenant, planned: Option<&Planned>) -> Vec<Row> {
+    let row = |id: &String| Row {
+        id: id.clone(),
+        isolation: tenant.isolation,
+        server: tenant.place.server.clone(),
+        database: tenant.place.database.clone(),
+        schema: tenant.place.schema.clone(),
+        revision: planned.and_then(|p| p.from.clone()),
+        status: planned.map(Status::of),
+        why: planned.and_then(|p| p.unknown.as_ref()).map(ToString::to_string),
+    };
+    std::iter::once(&tenant.id)
+        .chain(&tenant.members)
+        .map(row)
+        .collect()
+}

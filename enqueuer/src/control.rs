@@ -1,0 +1,147 @@
+//! Reaching the control database, with words for each way in which it cannot be reached.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::Context as _;
+use herder::{
+    config::{Config, ControlConfig},
+    database_url::DatabaseUrl,
+    domain::run::{RunId, short},
+    store::{
+        self,
+        run::Found,
+        setup::{SetupState, setup_state},
+        view::{self, RunView},
+    },
+};
+use sqlx::{Connection, PgConnection, PgPool};
+
+use crate::problem::Problem;
+
+/// How long a first connection may take. A server that does not answer for so long is down.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One connection for reading, one for a command that comes in between.
+const CONNECTIONS: u32 = 2;
+
+/// Reads the config.
+pub(crate) fn config(path: &Path) -> anyhow::Result<Config> {
+    Ok(Config::load(path)?)
+}
+
+/// Connects to a control database that is set up.
+pub(crate) async fn connect(control: &ControlConfig) -> anyhow::Result<PgPool> {
+    let pool = connect_unchecked(control).await?;
+    let set_up = |message: &str, hint: &str| Err(Problem::set_up(message).hint(hint).into());
+    match setup_state(&pool).await? {
+        SetupState::Current => Ok(pool),
+        SetupState::Missing => set_up(
+            "the control database is not set up",
+            "run `herder setup`: it makes the schemas `herder` and `apalis` there",
+        ),
+        SetupState::Outdated => set_up(
+            "the control database was set up by an older Herder",
+            "run `herder setup`: it brings the tables up to date",
+        ),
+        SetupState::Newer => set_up(
+            "the control database was set up by a newer Herder",
+            "use that version: this one does not know its tables",
+        ),
+    }
+}
+
+/// Connects to a control database, whatever is in it. The first connection is made here: a pool would try again
+/// until its time is up, and then say no more than that.
+pub(crate) async fn connect_unchecked(control: &ControlConfig) -> anyhow::Result<PgPool> {
+    let url = DatabaseUrl::parse(control.url.expose())
+        .map_err(|error| Problem::set_up("[control] `url` cannot be used").caused_by(error))?;
+    let pool = store::pool(&control.url, "herder", CONNECTIONS)?;
+    let options = pool.connect_options();
+    let connecting = async { PgConnection::connect_with(&options).await?.close().await };
+    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(Ok(())) => Ok(pool),
+        Ok(Err(error)) => Err(refused(error, &url).into()),
+        Err(_) => Err(unreachable(&url)
+            .caused_by(anyhow::anyhow!(
+                "no answer in {} seconds",
+                CONNECT_TIMEOUT.as_secs()
+            ))
+            .into()),
+    }
+}
+
+fn unreachable(url: &DatabaseUrl) -> Problem {
+    Problem::set_up(format!("cannot reach the control database at {}", url.address()))
+        .hint("is the server up, and the host and port of [control] `url` right?")
+}
+
+/// What a failed connection means to the person who wrote the URL. No password is ever in a server's answer.
+fn refused(error: sqlx::Error, url: &DatabaseUrl) -> Problem {
+    let code = error
+        .as_database_error()
+        .and_then(|e| e.code())
+        .map(|code| code.into_owned());
+    let problem = match code.as_deref() {
+        Some("28P01" | "28000") => {
+            let user = url.user().unwrap_or_else(|| "the default user".into());
+            Problem::set_up(format!(
+                "the control database at {} does not let `{user}` in",
+                url.address()
+            ))
+            .hint("check user and password in [control] `url`")
+        }
+        Some("3D000") => Problem::set_up(format!(
+            "the server at {} has no database `{}`",
+            url.address(),
+            url.database()
+        ))
+        .hint(format!(
+            "create it (createdb {}), or correct [control] `url`; then run `herder setup`",
+            url.database()
+        )),
+        Some("53300") => Problem::set_up(format!("the server at {} is full", url.address()))
+            .hint("wait until connections are free, or raise its max_connections"),
+        _ => unreachable(url),
+    };
+    // The bare cause: sqlx adds the line of the server's source code, or that this is about a database.
+    match error {
+        sqlx::Error::Database(error) => problem.caused_by(anyhow::anyhow!("{}", error.message())),
+        sqlx::Error::Io(error) => problem.caused_by(error),
+        error => problem.caused_by(error),
+    }
+}
+
+/// The run that a person means.
+pub(crate) async fn find_run(pool: &PgPool, name: Option<&str>) -> anyhow::Result<RunId> {
+    let list = "`herder runs` lists them";
+    if let Some(name) = name
+        && (name.trim().is_empty() || !name.trim().chars().all(|c| c.is_ascii_hexdigit() || c == '-'))
+    {
+        let wrong = format!("`{name}` is no run: a run is named by its id or the beginning of it");
+        return Err(Problem::usage(wrong).hint(list).into());
+    }
+    match (store::run::find(pool, name).await?, name) {
+        (Found::One(run), _) => Ok(run),
+        (Found::None, Some(name)) => Err(Problem::usage(format!("no run begins with `{name}`"))
+            .hint(list)
+            .into()),
+        (Found::None, None) => Err(Problem::usage("there is no run yet")
+            .hint("`herder upgrade` starts one")
+            .into()),
+        (Found::Several(runs), _) => {
+            let ids: Vec<String> = runs.iter().map(RunId::to_string).collect();
+            let name = name.unwrap_or_default();
+            Err(
+                Problem::usage(format!("`{name}` could be any of {}", ids.join(", ")))
+                    .hint("give more of its digits")
+                    .into(),
+            )
+        }
+    }
+}
+
+/// A run as people are shown it.
+pub(crate) async fn view_run(pool: &PgPool, run: RunId) -> anyhow::Result<RunView> {
+    let found = view::runs(pool, Some(run), 1).await?.pop();
+    found.with_context(|| format!("run {} is gone from the control database", short(&run)))
+}

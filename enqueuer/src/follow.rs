@@ -1,0 +1,412 @@
+//! Following a run: reading what happened since the last look, and telling it.
+
+use std::{
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use herder::{
+    domain::{
+        job::JobState,
+        run::{RunId, RunState, short},
+    },
+    store::{
+        StoreError,
+        view::{self, RunView},
+    },
+};
+use sqlx::PgPool;
+
+use crate::{
+    control, output,
+    render::{
+        events::Story,
+        progress::{Bar, SHOWN},
+        summary,
+        words::{between, count},
+    },
+};
+
+/// How often to look. A person sees no difference below, and a control database with many watchers does.
+const POLL: Duration = Duration::from_millis(300);
+
+/// How rarely to look at most, however long a look takes.
+const MAX_POLL: Duration = Duration::from_secs(5);
+
+/// How far back a look reaches behind the newest event: transactions do not commit in the order of their clocks.
+const OVERLAP: TimeDelta = TimeDelta::seconds(2);
+
+/// How long nothing may happen before we look whether there is any worker.
+const QUIET: Duration = Duration::from_secs(3);
+
+/// How following ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The run is over, or halted, and nothing of it runs any more.
+    Over(RunView),
+    /// We were told to stop.
+    Stopped,
+}
+
+/// Where the lines go.
+#[derive(Debug)]
+enum Screen {
+    /// A bar; only lines about what went wrong stay.
+    Terminal(Option<Bar>),
+    /// All lines, to stdout: they are what was asked for.
+    Stdout,
+    /// All lines, to stderr: stdout is for something else.
+    Stderr,
+}
+
+/// Follows one run.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    pool: PgPool,
+    run: RunId,
+    screen: Screen,
+    /// What a command to type next ends with.
+    more: String,
+    /// Whether this process does the work, too.
+    local: bool,
+    /// None before the first look.
+    story: Option<Story>,
+    /// What was told of the run as a whole.
+    state: RunState,
+    wave: i32,
+    /// When following began, if only what comes then counts.
+    since: Option<DateTime<Utc>>,
+    /// When something last happened.
+    stirred: Instant,
+    warned: bool,
+    away: bool,
+}
+
+impl Follower {
+    /// Follows a run whose lines are data: `herder watch`.
+    pub(crate) fn to_stdout(pool: PgPool, run: RunId, more: String) -> Self {
+        let terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
+        let screen = if terminal {
+            Screen::Terminal(None)
+        } else {
+            Screen::Stdout
+        };
+        Self::new(pool, run, more, screen)
+    }
+
+    /// Follows a run beside a command whose data is something else.
+    pub(crate) fn to_stderr(pool: PgPool, run: RunId, more: String) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let screen = if terminal {
+            Screen::Terminal(None)
+        } else {
+            Screen::Stderr
+        };
+        Self::new(pool, run, more, screen)
+    }
+
+    fn new(pool: PgPool, run: RunId, more: String, screen: Screen) -> Self {
+        Self {
+            pool,
+            run,
+            screen,
+            more,
+            local: false,
+            story: None,
+            state: RunState::Running,
+            wave: 0,
+            since: None,
+            stirred: Instant::now(),
+            warned: false,
+            away: false,
+        }
+    }
+
+    /// This process does the work, too: there is a worker, whatever the table says.
+    pub(crate) fn local(mut self) -> Self {
+        self.local = true;
+        self
+    }
+
+    /// Passes over all that happened so far. `retry`: what failed is about to be taken up again.
+    pub(crate) async fn skip_past(&mut self, retry: bool) -> anyhow::Result<()> {
+        let run = control::view_run(&self.pool, self.run).await?;
+        let mut story = self.begin(&run).await?;
+        for event in view::events(&self.pool, self.run, None).await? {
+            story.tell(&event);
+        }
+        if retry {
+            story.reopen_failed();
+        }
+        self.wave = run.wave;
+        self.since = Some(Utc::now());
+        self.story = Some(story);
+        Ok(())
+    }
+
+    /// Follows the run until it is over, or until told to stop. A control database that is away is waited for.
+    pub(crate) async fn follow(&mut self, stop: impl Future<Output = ()>) -> anyhow::Result<End> {
+        tokio::pin!(stop);
+        loop {
+            let started = Instant::now();
+            let over = tokio::select! {
+                over = self.look_or_wait() => over?,
+                () = &mut stop => return self.stopped().await,
+            };
+            if let Some(run) = over {
+                return Ok(End::Over(run));
+            }
+            // Whoever counts a hundred thousand jobs does it less often.
+            let pause = (started.elapsed() * 4).clamp(POLL, MAX_POLL);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = &mut stop => return self.stopped().await,
+            }
+        }
+    }
+
+    /// Told to stop: the last thing that happened may have been the end of the run.
+    async fn stopped(&mut self) -> anyhow::Result<End> {
+        let over = match tokio::time::timeout(Duration::from_secs(2), self.look()).await {
+            Ok(Ok(over)) => over,
+            _ => None,
+        };
+        self.take_down();
+        Ok(over.map_or(End::Stopped, End::Over))
+    }
+
+    async fn look_or_wait(&mut self) -> anyhow::Result<Option<RunView>> {
+        match self.look().await {
+            Ok(over) => {
+                if std::mem::take(&mut self.away) {
+                    output::say("The control database is back");
+                }
+                Ok(over)
+            }
+            Err(error) if error.downcast_ref().is_some_and(is_away) => {
+                if !std::mem::replace(&mut self.away, true) {
+                    output::warning("the control database is away; waiting until it is back");
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One look. Some: the run is over.
+    async fn look(&mut self) -> anyhow::Result<Option<RunView>> {
+        // The run first: what is over by now has all its events by now.
+        let run = control::view_run(&self.pool, self.run).await?;
+        if self.story.is_none() {
+            let story = self.begin(&run).await?;
+            if let Some(line) = story.opening() {
+                self.tell(&line.to_string(), line.kind.stays())?;
+            }
+            self.story = Some(story);
+        }
+        let newest = self.story.as_ref().and_then(Story::newest);
+        self.tell_events(newest.map(|at| at - OVERLAP)).await?;
+        self.tell_run(&run)?;
+        if is_over(&run) {
+            // Whatever committed so late that no look saw it.
+            self.tell_events(None).await?;
+            self.take_down();
+            return Ok(Some(run));
+        }
+        self.show(&run).await?;
+        self.warn_without_worker(&run).await?;
+        Ok(None)
+    }
+
+    async fn begin(&self, run: &RunView) -> Result<Story, StoreError> {
+        let tally = view::tally(&self.pool, self.run).await?;
+        let size = |n: i64| usize::try_from(n).unwrap_or_default();
+        Ok(Story::new(
+            size(run.tenants.into()),
+            size(tally.settled_at_enqueue),
+        ))
+    }
+
+    async fn tell_events(&mut self, since: Option<DateTime<Utc>>) -> anyhow::Result<()> {
+        for event in view::events(&self.pool, self.run, since).await? {
+            if let Some(line) = self.story.as_mut().and_then(|story| story.tell(&event)) {
+                self.stirred = Instant::now();
+                self.tell(&line.to_string(), line.kind.stays())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What happened to the run as a whole.
+    fn tell_run(&mut self, run: &RunView) -> anyhow::Result<()> {
+        let (id, more) = (short(&run.id), &self.more);
+        let running = run.counts.get(&JobState::Running).copied().unwrap_or_default();
+        let mut lines = Vec::new();
+        if run.wave > self.wave {
+            lines.push(format!(
+                "{:>12} {} of {} is open",
+                "WAVE",
+                run.wave + 1,
+                run.waves
+            ));
+            self.wave = run.wave;
+        }
+        let still = match running {
+            0 => String::new(),
+            n => format!("; {} still at work", count(n, "tenant")),
+        };
+        if run.state != self.state {
+            match run.state {
+                RunState::Paused => lines.push(format!(
+                    "{:>12} by a person{still}; `herder resume {id}{more}` goes on",
+                    "PAUSED"
+                )),
+                RunState::Halted => lines.push(format!(
+                    "{:>12} {}{still}",
+                    "HALTED",
+                    run.reason.as_deref().unwrap_or("by its failure limit")
+                )),
+                RunState::Cancelled => lines.push(format!("{:>12} by a person{still}", "CANCELLED")),
+                RunState::Running => lines.push(format!("{:>12} by a person", "RESUMED")),
+                RunState::Succeeded | RunState::Failed => {}
+            }
+            self.state = run.state;
+        }
+        for line in lines {
+            self.stirred = Instant::now();
+            self.tell(&line, true)?;
+        }
+        Ok(())
+    }
+
+    /// A line about what happened. `stays`: a person at a terminal wants to find it later.
+    fn tell(&self, line: &str, stays: bool) -> anyhow::Result<()> {
+        match self.screen {
+            Screen::Stdout => output::data(&format!("{line}\n"))?,
+            Screen::Terminal(_) if !stays => {}
+            Screen::Stderr | Screen::Terminal(_) => output::say(line),
+        }
+        Ok(())
+    }
+
+    /// Brings the bar up to date.
+    async fn show(&mut self, run: &RunView) -> anyhow::Result<()> {
+        let (Screen::Terminal(bar), Some(story)) = (&mut self.screen, &self.story) else {
+            return Ok(());
+        };
+        let of = |state: JobState| run.counts.get(&state).copied().unwrap_or_default();
+        let running = match of(JobState::Running) {
+            0 => vec![],
+            _ => view::jobs(&self.pool, self.run, Some(JobState::Running), Some(SHOWN as i64)).await?,
+        };
+        let mut message = format!(
+            "{} failed, {} at work",
+            of(JobState::Failed),
+            of(JobState::Running)
+        );
+        if run.waves > 1 {
+            message += &format!(", wave {} of {}", run.wave + 1, run.waves);
+        }
+        if run.state != RunState::Running {
+            message += &format!(", {}", run.state);
+        }
+        bar.get_or_insert_with(|| Bar::new(story.total()))
+            .show(story.settled(), message, &running);
+        Ok(())
+    }
+
+    /// Takes the bar off the terminal.
+    fn take_down(&mut self) {
+        if let Screen::Terminal(bar) = &mut self.screen {
+            bar.take();
+        }
+    }
+
+    /// The most common reason for a run that does not move.
+    async fn warn_without_worker(&mut self, run: &RunView) -> anyhow::Result<()> {
+        if self.local || self.warned || run.state != RunState::Running || self.stirred.elapsed() < QUIET {
+            return Ok(());
+        }
+        self.stirred = Instant::now();
+        if view::live_workers(&self.pool).await? == 0 {
+            self.warned = true;
+            without_worker(run.id, &self.more);
+        }
+        Ok(())
+    }
+
+    /// The block at the end: rule, summary, hints.
+    pub(crate) async fn sum_up(&self, run: &RunView) -> anyhow::Result<()> {
+        let tally = view::tally(&self.pool, self.run).await?;
+        let since = self.since.unwrap_or(run.created_at);
+        let until = run.settled_at.unwrap_or_else(Utc::now);
+        let text = summary::render(run, &tally, between(since, until), &self.more);
+        match self.screen {
+            Screen::Stdout => output::data(&text)?,
+            Screen::Stderr | Screen::Terminal(_) => output::say(text.trim_end()),
+        }
+        Ok(())
+    }
+}
+
+/// Says that nobody does the work.
+pub(crate) fn without_worker(run: RunId, more: &str) {
+    output::warning("no worker is running");
+    output::hint(&format!(
+        "start `herder-worker`, or let `herder resume {} --local 8{more}` do the work",
+        short(&run)
+    ));
+}
+
+/// Whether nothing will happen to the run by itself any more.
+fn is_over(run: &RunView) -> bool {
+    let running = run.counts.get(&JobState::Running).copied().unwrap_or_default();
+    match run.state {
+        RunState::Running | RunState::Paused => false,
+        RunState::Succeeded | RunState::Failed => true,
+        // What runs finishes, or is told to stop: only then is it known what became of it.
+        RunState::Halted | RunState::Cancelled => running == 0,
+    }
+}
+
+/// Whether the control database cannot answer now, but may later.
+fn is_away(error: &StoreError) -> bool {
+    let StoreError::Database(error) = error else {
+        return false;
+    };
+    match error {
+        // Connection failures, too many connections, a server that goes down or comes up.
+        sqlx::Error::Database(e) => e
+            .code()
+            .is_some_and(|code| ["08", "53", "57"].iter().any(|class| code.starts_with(class))),
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render::summary::tests::run;
+
+    #[test]
+    fn a_halted_run_is_over_when_nothing_runs() {
+        assert!(!is_over(&run(RunState::Halted, &[(JobState::Running, 1)])));
+        assert!(is_over(&run(RunState::Halted, &[(JobState::Waiting, 1)])));
+        assert!(!is_over(&run(RunState::Paused, &[])));
+        assert!(is_over(&run(RunState::Failed, &[])));
+    }
+
+    #[test]
+    fn only_what_may_pass_is_waited_for() {
+        assert!(is_away(&StoreError::Database(sqlx::Error::PoolTimedOut)));
+        assert!(!is_away(&StoreError::Database(sqlx::Error::RowNotFound)));
+        assert!(!is_away(&StoreError::Setup("no".into())));
+    }
+}

@@ -1,0 +1,249 @@
+//! Errors as people meet them: what failed, the chain, a blank line, what to do next, and the exit code.
+
+use std::{error::Error as StdError, io};
+
+use anstyle::Style;
+use herder::{
+    config::ConfigError,
+    domain::{revision::HistoryError, run::short},
+    flow::{context::ContextError, enqueue::EnqueueError, resolve::ResolveError},
+    runner::RunnerError,
+    store::StoreError,
+    throwaway::ThrowawayError,
+};
+
+use crate::{
+    exit::Exit,
+    render::style::{ERROR, HINT},
+};
+
+/// An error that knows its exit code and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Problem {
+    message: String,
+    exit: Exit,
+    hint: Option<String>,
+    source: Option<anyhow::Error>,
+}
+
+impl Problem {
+    /// Asked for what cannot be done.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// Config, database or tool are not fit for it.
+    pub(crate) fn set_up(message: impl Into<String>) -> Self {
+        Self::new(Exit::SetUp, message)
+    }
+
+    fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            exit,
+            hint: None,
+            source: None,
+        }
+    }
+
+    /// What to do next.
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
+        Self {
+            hint: Some(hint.into()),
+            ..self
+        }
+    }
+
+    /// What caused it.
+    pub(crate) fn caused_by(self, source: impl Into<anyhow::Error>) -> Self {
+        Self {
+            source: Some(source.into()),
+            ..self
+        }
+    }
+}
+
+/// The exit code of a command that ended with this error.
+pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
+    error.chain().find_map(exit_of_one).unwrap_or(Exit::Unexpected)
+}
+
+fn exit_of_one(cause: &(dyn StdError + 'static)) -> Option<Exit> {
+    if let Some(problem) = cause.downcast_ref::<Problem>() {
+        return Some(problem.exit);
+    }
+    if let Some(error) = cause.downcast_ref::<EnqueueError>() {
+        return Some(match error {
+            EnqueueError::Resolve(ResolveError::Unknown { .. } | ResolveError::NothingLeft(_))
+            | EnqueueError::Overlap { .. } => Exit::Usage,
+            EnqueueError::Runner(error) => exit_of_runner(error),
+            EnqueueError::Resolve(_)
+            | EnqueueError::Source(_)
+            | EnqueueError::Store(_)
+            | EnqueueError::Budget { .. } => Exit::SetUp,
+        });
+    }
+    let set_up = cause.is::<ConfigError>()
+        || cause.is::<ContextError>()
+        || cause.is::<StoreError>()
+        || cause.is::<ThrowawayError>();
+    set_up.then_some(Exit::SetUp)
+}
+
+/// Before there is a run, a runner can only complain about the target or about its project.
+fn exit_of_runner(error: &RunnerError) -> Exit {
+    match error {
+        RunnerError::History(
+            HistoryError::UnknownTarget(_)
+            | HistoryError::AmbiguousTarget { .. }
+            | HistoryError::AmbiguousStep(..)
+            | HistoryError::SeveralHeads(_)
+            | HistoryError::NotListed(_),
+        ) => Exit::Usage,
+        _ => Exit::SetUp,
+    }
+}
+
+/// What to do about it, where anybody in the chain knows.
+pub(crate) fn hint_of(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(hint_of_one)
+}
+
+fn hint_of_one(cause: &(dyn StdError + 'static)) -> Option<String> {
+    if let Some(problem) = cause.downcast_ref::<Problem>() {
+        return problem.hint.clone();
+    }
+    if let Some(error) = cause.downcast_ref::<RunnerError>() {
+        return error.hint();
+    }
+    if let Some(error) = cause.downcast_ref::<EnqueueError>() {
+        return match error {
+            EnqueueError::Runner(RunnerError::History(HistoryError::SeveralHeads(_))) => {
+                Some("merge them, or name a revision with --to".into())
+            }
+            EnqueueError::Runner(error) => error.hint(),
+            EnqueueError::Overlap { run, .. } => {
+                let id = short(run);
+                Some(format!(
+                    "`herder watch {id}` waits for it; `herder cancel {id}` ends it; --exclude leaves its tenants out"
+                ))
+            }
+            EnqueueError::Resolve(ResolveError::Unknown { .. }) => {
+                Some("`herder tenants` lists them all".into())
+            }
+            EnqueueError::Budget { server, .. } => Some(format!("raise [servers.{server}] `budget`")),
+            EnqueueError::Resolve(_) | EnqueueError::Source(_) | EnqueueError::Store(_) => None,
+        };
+    }
+    let config = match cause.downcast_ref::<ContextError>() {
+        Some(ContextError::Runner(error)) => return error.hint(),
+        Some(ContextError::Config(error)) => error,
+        Some(_) => return None,
+        None => cause.downcast_ref::<ConfigError>()?,
+    };
+    match config {
+        ConfigError::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound => Some(
+            "`herder init` writes a config to start from; --config or HERDER_CONFIG names another".into(),
+        ),
+        ConfigError::Missing { .. } => Some("set it, or write the value into the config".into()),
+        _ => None,
+    }
+}
+
+/// Whether whoever read our output has gone: `herder runs | head` ends quietly.
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    })
+}
+
+/// The text for stderr, with colours that `anstream` takes out where they are not wanted.
+pub(crate) fn render(error: &anyhow::Error) -> String {
+    let paint = |style: Style, word: &str| format!("{style}{word}:{style:#}");
+    let mut text = String::new();
+    for (n, cause) in causes(error).into_iter().enumerate() {
+        match n {
+            0 => text += &format!("{} {cause}\n", paint(ERROR, "error")),
+            _ => text += &format!("  caused by: {cause}\n"),
+        }
+    }
+    if let Some(hint) = hint_of(error) {
+        text += &format!("\n{} {hint}\n", paint(HINT, "hint"));
+    }
+    text
+}
+
+/// The whole chain in one line.
+pub(crate) fn one_line(error: &anyhow::Error) -> String {
+    causes(error).join(": ").replace('\n', " ")
+}
+
+/// The chain from the outermost on. Some errors repeat their source: it is said once.
+fn causes(error: &anyhow::Error) -> Vec<String> {
+    let mut causes: Vec<String> = Vec::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !causes.last().is_some_and(|said| said.contains(&cause)) {
+            causes.push(cause);
+        }
+    }
+    causes
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    fn plain(error: &anyhow::Error) -> String {
+        anstream::adapter::strip_str(&render(error)).to_string()
+    }
+
+    #[test]
+    fn an_error_says_what_why_and_what_next() {
+        let error = anyhow::Error::from(
+            Problem::usage("cannot start a run: revision 44 is not in ./alembic")
+                .caused_by(anyhow::anyhow!("the newest revision there is 43"))
+                .hint("build the image from the commit that adds 44, or pass --to 43"),
+        );
+        insta::assert_snapshot!(plain(&error), @r"
+        error: cannot start a run: revision 44 is not in ./alembic
+          caused by: the newest revision there is 43
+
+        hint: build the image from the commit that adds 44, or pass --to 43
+        ");
+        assert_eq!(exit_of(&error), Exit::Usage);
+    }
+
+    #[test]
+    fn a_cause_that_was_said_is_not_said_again() {
+        let io = io::Error::new(io::ErrorKind::BrokenPipe, "gone");
+        let error = anyhow::Error::from(io)
+            .context("it is gone")
+            .context("cannot write");
+        insta::assert_snapshot!(plain(&error), @r"
+        error: cannot write
+          caused by: it is gone
+        ");
+        assert!(is_broken_pipe(&error));
+        assert_eq!(exit_of(&error), Exit::Unexpected);
+    }
+
+    #[test]
+    fn a_missing_config_points_to_init() {
+        let error = herder::config::Config::load("/nowhere/herder.toml".as_ref())
+            .context("cannot start")
+            .expect_err("no such file");
+        insta::assert_snapshot!(plain(&error), @r"
+        error: cannot start
+          caused by: cannot read the config /nowhere/herder.toml
+          caused by: No such file or directory (os error 2)
+
+        hint: `herder init` writes a config to start from; --config or HERDER_CONFIG names another
+        ");
+        assert_eq!(exit_of(&error), Exit::SetUp);
+    }
+}

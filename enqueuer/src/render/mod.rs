@@ -1,0 +1,13 @@
+//! What people see. Pure functions from reports to text, but for the progress bar.
+
+pub(crate) mod check;
+pub(crate) mod events;
+pub(crate) mod plan;
+pub(crate) mod progress;
+pub(crate) mod runs;
+pub(crate) mod status;
+pub(crate) mod style;
+pub(crate) mod summary;
+pub(crate) mod table;
+pub(crate) mod tenants;
+pub(crate) mod words;

@@ -1,0 +1,183 @@
+//! The block that a followed run ends with.
+
+use std::time::Duration;
+
+use herder::{
+    domain::{
+        job::JobState,
+        run::{RunState, short},
+    },
+    store::view::{RunView, Tally},
+};
+
+use super::{
+    style::{ERROR, GOOD, HINT, WARNING},
+    words::{count, duration},
+};
+
+/// The rule above the summary.
+const RULE: &str = "────────────";
+
+/// Rule, summary line, and what to type next. `more` is what a typed command needs besides, e.g. ` --config x.toml`.
+pub(crate) fn render(run: &RunView, tally: &Tally, took: Duration, more: &str) -> String {
+    let style = match run.state {
+        RunState::Succeeded => GOOD,
+        RunState::Failed | RunState::Halted => ERROR,
+        RunState::Running | RunState::Paused | RunState::Cancelled => WARNING,
+    };
+    let mut text = format!(
+        "{RULE}\n{style}{:>12}{style:#} [{:>9}] {}: {}\n",
+        "Summary",
+        duration(took),
+        count(run.tenants, "tenant"),
+        parts(run, tally),
+    );
+    for line in next(run, more) {
+        text += &format!("{HINT}hint:{HINT:#} {line}\n");
+    }
+    text
+}
+
+/// `398 migrated (3 retried), 12 already current, 2 failed`.
+pub(crate) fn parts(run: &RunView, tally: &Tally) -> String {
+    let of = |state: JobState| run.counts.get(&state).copied().unwrap_or_default();
+    let migrated = match (tally.migrated, tally.retried) {
+        (0, _) => String::new(),
+        (migrated, 0) => format!("{migrated} migrated"),
+        (migrated, retried) => format!("{migrated} migrated ({retried} retried)"),
+    };
+    let others = [
+        (tally.found_applied, "found applied"),
+        (tally.already_current, "already current"),
+        (of(JobState::Failed), "failed"),
+        (of(JobState::Skipped), "skipped"),
+        (of(JobState::Cancelled), "cancelled"),
+        (of(JobState::Running), "running"),
+        (of(JobState::Ready), "ready"),
+        (of(JobState::Waiting), "waiting"),
+    ];
+    let others = others
+        .iter()
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, word)| format!("{n} {word}"));
+    let parts: Vec<String> = std::iter::once(migrated)
+        .filter(|part| !part.is_empty())
+        .chain(others)
+        .collect();
+    match parts.as_slice() {
+        [] => "nothing to do".into(),
+        parts => parts.join(", "),
+    }
+}
+
+/// What to type next, for a run in its state.
+pub(crate) fn next(run: &RunView, more: &str) -> Vec<String> {
+    let id = short(&run.id);
+    let failed = run.counts.get(&JobState::Failed).copied().unwrap_or_default();
+    let them = if failed == 1 { "it" } else { "them" };
+    match run.state {
+        RunState::Succeeded => vec![],
+        RunState::Failed => vec![format!(
+            "`herder status {id} --failed{more}` shows why; `herder retry {id}{more}` tries {them} again"
+        )],
+        RunState::Halted => vec![
+            format!(
+                "`herder status {id} --failed{more}` shows why; `herder retry {id}{more}` tries {them} again"
+            ),
+            format!("`herder resume {id}{more}` goes on without; `herder cancel {id}{more}` ends the run"),
+        ],
+        RunState::Paused => vec![format!("`herder resume {id}{more}` goes on")],
+        RunState::Running => vec![format!("`herder watch {id}{more}` follows it")],
+        RunState::Cancelled if failed > 0 => {
+            vec![format!(
+                "`herder status {id} --failed{more}` shows why some had failed"
+            )]
+        }
+        RunState::Cancelled => vec![],
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::BTreeMap;
+
+    use chrono::DateTime;
+    use herder::domain::run::RunId;
+
+    use super::*;
+
+    /// A made-up run.
+    pub(crate) fn run(state: RunState, counts: &[(JobState, i64)]) -> RunView {
+        let created = DateTime::from_timestamp(1_800_000_000, 0).unwrap_or_default();
+        RunView {
+            id: RunId::from_u128(0x7f3a_1b2c_0000_4000_8000_0000_0000_0001),
+            direction: "upgrade".into(),
+            target: "head".into(),
+            runner: "sql".into(),
+            state,
+            tenants: 412,
+            wave: 1,
+            waves: 5,
+            failure_limit: Some(20),
+            reason: (state == RunState::Halted).then(|| "21 tenants failed, and 20 may".into()),
+            created_at: created,
+            settled_at: (!state.is_open()).then(|| created + chrono::TimeDelta::seconds(724)),
+            counts: counts.iter().copied().collect::<BTreeMap<_, _>>(),
+        }
+    }
+
+    const TALLY: Tally = Tally {
+        migrated: 398,
+        retried: 3,
+        already_current: 12,
+        settled_at_enqueue: 12,
+        found_applied: 0,
+    };
+
+    fn summary(state: RunState, counts: &[(JobState, i64)], tally: &Tally) -> String {
+        let text = render(&run(state, counts), tally, Duration::from_secs(724), "");
+        anstream::adapter::strip_str(&text).to_string()
+    }
+
+    #[test]
+    fn it_says_what_became_of_the_tenants_and_what_to_type_next() {
+        let failed = [(JobState::Succeeded, 410), (JobState::Failed, 2)];
+        insta::assert_snapshot!(summary(RunState::Failed, &failed, &TALLY));
+        let all = [(JobState::Succeeded, 412)];
+        insta::assert_snapshot!(summary(
+            RunState::Succeeded,
+            &all,
+            &Tally {
+                migrated: 400,
+                found_applied: 1,
+                ..TALLY
+            }
+        ));
+        let halted = [
+            (JobState::Succeeded, 100),
+            (JobState::Failed, 21),
+            (JobState::Waiting, 291),
+        ];
+        insta::assert_snapshot!(summary(
+            RunState::Halted,
+            &halted,
+            &Tally {
+                migrated: 100,
+                already_current: 0,
+                ..TALLY
+            }
+        ));
+        let cancelled = [(JobState::Succeeded, 1), (JobState::Cancelled, 411)];
+        insta::assert_snapshot!(summary(
+            RunState::Cancelled,
+            &cancelled,
+            &Tally {
+                migrated: 1,
+                retried: 0,
+                already_current: 0,
+                ..TALLY
+            }
+        ));
+        insta::assert_snapshot!(summary(RunState::Succeeded, &[], &Tally::default()));
+    }
+}

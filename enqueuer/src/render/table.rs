@@ -1,0 +1,45 @@
+//! Rows in columns that are as wide as they need to be.
+
+use crate::render::style::STRONG;
+
+/// A table with a heading. Cells hold no colours: those have no width.
+#[derive(Debug)]
+pub(crate) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(crate) fn new<const N: usize>(heading: [&str; N]) -> Self {
+        Self {
+            rows: vec![heading.map(str::to_owned).to_vec()],
+        }
+    }
+
+    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.rows.push(cells.to_vec());
+    }
+
+    /// One line per row. A last column without text leaves no blanks behind.
+    pub(crate) fn render(&self) -> String {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let mut text = String::new();
+        for (n, row) in self.rows.iter().enumerate() {
+            let line: String = row
+                .iter()
+                .zip(&widths)
+                .map(|(cell, width)| format!("{cell:width$}  "))
+                .collect();
+            let line = line.trim_end();
+            match n {
+                0 => text += &format!("{STRONG}{line}{STRONG:#}\n"),
+                _ => text += &format!("{line}\n"),
+            }
+        }
+        text
+    }
+}

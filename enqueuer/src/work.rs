@@ -1,0 +1,146 @@
+//! Waiting for a run, with or without doing its work in this very process.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use herder::{
+    domain::run::{RunId, short},
+    flow::{
+        context::Context,
+        worker::{Options, Worker},
+    },
+    metrics::Metrics,
+    store::view::RunView,
+};
+
+use crate::{
+    args::Follow,
+    exit::Exit,
+    follow::{End, Follower},
+    output,
+    signals::Interrupts,
+};
+
+/// How long the second Ctrl-C lets the worker give back what it holds. Its lease does the same, only later.
+const LAST_MOMENTS: Duration = Duration::from_secs(2);
+
+/// How waiting ended.
+pub(crate) struct Waited {
+    /// The run at its end. None: we were told to stop before.
+    pub(crate) over: Option<RunView>,
+    /// The code to end with.
+    pub(crate) exit: Exit,
+}
+
+/// Follows a run to its end, says how it went, and does its work meanwhile if asked to.
+pub(crate) async fn wait(
+    cx: Context,
+    mut follower: Follower,
+    run: RunId,
+    follow: Follow,
+    more: &str,
+) -> anyhow::Result<Waited> {
+    let end = match follow.local {
+        Some(concurrency) => {
+            follower = follower.local();
+            work(cx, &mut follower, run, usize::from(concurrency)).await?
+        }
+        None => {
+            let mut interrupts = Interrupts::new()?;
+            follower.follow(interrupts.next()).await?
+        }
+    };
+    match end {
+        End::Over(run) => {
+            follower.sum_up(&run).await?;
+            Ok(Waited {
+                exit: Exit::of_run(run.state),
+                over: Some(run),
+            })
+        }
+        End::Stopped => {
+            say_stopped(run, follow.local, more);
+            Ok(Waited {
+                over: None,
+                exit: Exit::Interrupted,
+            })
+        }
+    }
+}
+
+/// What Ctrl-C did not end, and how to come back to it.
+pub(crate) fn say_stopped(run: RunId, local: Option<u16>, more: &str) {
+    let id = short(&run);
+    match local {
+        None => {
+            output::say(&format!("Stopped watching; run {id} goes on"));
+            output::hint(&format!(
+                "`herder watch {id}{more}` comes back to it; `herder pause {id}{more}` or `herder cancel {id}{more}` stops it"
+            ));
+        }
+        Some(n) => {
+            output::say(&format!("Stopped working; run {id} is not over"));
+            output::hint(&format!("`herder resume {id} --local {n}{more}` goes on"));
+        }
+    }
+}
+
+/// Follows a run with a worker of its own.
+async fn work(cx: Context, follower: &mut Follower, run: RunId, concurrency: usize) -> anyhow::Result<End> {
+    let options = Options {
+        name: format!("local-{}", std::process::id()),
+        concurrency,
+        drain_timeout: cx.config.worker.drain_timeout,
+        only_run: Some(run),
+    };
+    let metrics = Metrics::new().context("cannot count")?;
+    let worker = Worker::new(Arc::new(cx), options, metrics);
+    let mut running = tokio::spawn({
+        let worker = worker.clone();
+        async move { worker.run().await }
+    });
+    let mut broke = None;
+    let signals = tokio::spawn(drain_on_interrupt(worker.clone(), Interrupts::new()?));
+    let end = follower
+        .follow(async {
+            if let Ok(Err(error)) = (&mut running).await {
+                broke = Some(error);
+            }
+        })
+        .await;
+    signals.abort();
+    if let Some(error) = broke {
+        anyhow::bail!("the worker in this process broke: {error}");
+    }
+    worker.drain();
+    if !running.is_finished() && tokio::time::timeout(LAST_MOMENTS, &mut running).await.is_err() {
+        worker.hurry();
+        // What it holds now is not of this run's doing; its lease runs out by itself.
+        let _ = tokio::time::timeout(LAST_MOMENTS, running).await;
+    }
+    end
+}
+
+/// First Ctrl-C: nothing new. Second: give back what runs, and end.
+async fn drain_on_interrupt(worker: Worker, mut interrupts: Interrupts) {
+    interrupts.next().await;
+    output::say("Finishing what runs; Ctrl-C again ends at once");
+    worker.drain();
+    interrupts.next().await;
+    let deadline = Instant::now() + LAST_MOMENTS;
+    worker.hurry();
+    interrupts_or(deadline, &mut interrupts).await;
+    output::say("Ended; `herder resume` goes on");
+    std::process::exit(Exit::Interrupted as i32);
+}
+
+/// Waits for a third Ctrl-C, or until a moment.
+async fn interrupts_or(deadline: Instant, interrupts: &mut Interrupts) {
+    tokio::select! {
+        () = interrupts.next() => {}
+        () = tokio::time::sleep_until(deadline.into()) => {}
+    }
+}

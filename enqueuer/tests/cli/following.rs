@@ -1,0 +1,193 @@
+//! Waiting for runs: what the wait ends with, and what it outlives.
+
+use herder::throwaway::ThrowawayPostgres;
+
+use crate::fleet::Fleet;
+
+/// A migration that fails for one tenant, until `mend` has run.
+fn with_failure(names: &[&str], broken: &str) -> Fleet {
+    let fleet = Fleet::new(names);
+    fleet.migration(3, "create table c (x int)", "drop table c");
+    fleet.tenants(&format!("create table t_{broken}.c (y int)"));
+    fleet
+}
+
+#[test]
+fn a_failed_tenant_is_told_mended_and_retried() {
+    let fleet = with_failure(&["a", "b", "c"], "b");
+    let ran = fleet.herder(&["upgrade", "--local", "2"]).code(4);
+    let id = ran.id();
+    assert!(ran.stderr.contains("FAILED"), "{ran:?}");
+    ran.says("3 tenants: 2 migrated, 1 failed")
+        .says(&format!("`herder status {} --failed` shows why", &id[..8]));
+    let failed = fleet.json(&["status", "--failed"]);
+    assert_eq!(failed["jobs"].as_array().map(Vec::len), Some(1));
+    let error = &failed["jobs"][0]["error"];
+    assert_eq!(
+        (&error["sqlstate"], &error["revision"]),
+        (&"42P07".into(), &"3".into())
+    );
+    assert!(
+        error["message"].as_str().is_some_and(|m| m.contains("\"c\"")),
+        "{error}"
+    );
+    assert!(
+        error["statement"]
+            .as_str()
+            .is_some_and(|s| s.contains("create table c")),
+        "{error}"
+    );
+
+    fleet.herder(&["resume"]).code(2).says("`herder retry");
+    fleet
+        .herder(&["retry", "--local", "1"])
+        .code(4)
+        .says("tries 1 tenant again");
+    fleet.tenants("drop table t_b.c");
+    fleet
+        .herder(&["retry", "--local", "1"])
+        .ok()
+        .says("(3/3) t_b")
+        .says("3 migrated (1 retried)");
+    fleet.herder(&["retry"]).ok().says("Nothing to do");
+    fleet.herder(&["resume"]).ok().says("Nothing to do");
+}
+
+#[test]
+fn a_failed_canary_halts_the_run() {
+    let fleet = with_failure(&["a", "b", "c"], "a");
+    let ran = fleet
+        .herder(&["upgrade", "--canary", "1", "--local", "1"])
+        .code(5);
+    ran.says("HALTED").says("`herder resume");
+    let status = fleet.json(&["status"]);
+    assert_eq!(
+        (&status["run"]["state"], &status["counts"]["waiting"]),
+        (&"halted".into(), &2.into())
+    );
+    fleet.herder(&["upgrade"]).code(2).says("is still open over");
+    fleet.herder(&["cancel"]).code(2).says("--yes");
+    fleet.herder(&["cancel", "--yes"]).ok();
+    fleet.herder(&["cancel", "--yes"]).ok().says("Nothing to do");
+    fleet.herder(&["retry"]).code(2).says("was cancelled");
+    fleet.herder(&["resume", "--wait"]).code(6);
+}
+
+#[test]
+fn down_goes_only_who_says_so() {
+    let fleet = Fleet::new(&["a", "b"]);
+    fleet.herder(&["upgrade", "--local", "2"]).ok();
+    fleet
+        .herder(&["downgrade", "--to", "-1"])
+        .code(2)
+        .says("pass --yes");
+    fleet.herder(&["downgrade", "--yes"]).code(2).says("--to");
+    fleet
+        .herder(&["downgrade", "--to", "head", "--yes"])
+        .code(2)
+        .says("leads up");
+    fleet
+        .herder(&["downgrade", "--to", "-1", "--yes", "--local", "2"])
+        .ok()
+        .says("2 → 1");
+}
+
+#[test]
+fn ctrl_c_ends_the_wait_and_not_the_run() {
+    let fleet = Fleet::new(&["a"]);
+    let held = fleet.hold(7);
+    fleet.migration(3, "select pg_advisory_xact_lock(7)", "");
+    let worker = fleet.spawn(&["upgrade", "--local", "1"]);
+    fleet.until("migrating", |status| status["jobs"][0]["step"] == "migrating");
+    let watch = fleet.spawn(&["watch"]);
+    let wait = fleet.spawn(&["resume", "--wait"]);
+    // Each has told its first event by then; before that, a signal would end it unhandled.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    watch.interrupt();
+    wait.interrupt();
+    watch.end().code(130).says("comes back to it");
+    wait.end().code(130).says("goes on");
+    assert_eq!(fleet.json(&["status"])["run"]["state"], "running");
+    drop(held);
+    worker.end().ok();
+}
+
+#[test]
+fn ctrl_c_drains_the_work_in_this_process() {
+    let fleet = Fleet::new(&["a", "b"]);
+    let held = fleet.hold(7);
+    fleet.migration(3, "select pg_advisory_xact_lock(7)", "");
+    let local = fleet.spawn(&["upgrade", "--local", "1"]);
+    fleet.until("migrating", |status| status["jobs"][0]["step"] == "migrating");
+    local.interrupt();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    drop(held);
+    let ran = local.end().code(130).says("Finishing what runs");
+    ran.says("--local 1` goes on");
+    let status = fleet.json(&["status"]);
+    assert_eq!(
+        (&status["counts"]["succeeded"], &status["counts"]["ready"]),
+        (&1.into(), &1.into())
+    );
+    fleet
+        .herder(&["resume", "--local", "1"])
+        .ok()
+        .says("1 tenant left")
+        .says("(2/2)");
+}
+
+#[test]
+fn a_second_ctrl_c_ends_at_once() {
+    let fleet = Fleet::new(&["a"]);
+    let held = fleet.hold(7);
+    fleet.migration(3, "select pg_advisory_xact_lock(7)", "");
+    let local = fleet.spawn(&["upgrade", "--local", "1"]);
+    fleet.until("migrating", |status| status["jobs"][0]["step"] == "migrating");
+    local.interrupt();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    local.interrupt();
+    local.end().code(130);
+    drop(held);
+    fleet.herder(&["resume", "--local", "1"]).ok();
+}
+
+#[test]
+fn a_paused_run_is_waited_for() {
+    let fleet = Fleet::new(&["a", "b"]);
+    let held = fleet.hold(7);
+    fleet.migration(3, "select pg_advisory_xact_lock(7)", "");
+    let local = fleet.spawn(&["upgrade", "--local", "1"]);
+    fleet.until("migrating", |status| status["jobs"][0]["step"] == "migrating");
+    fleet.herder(&["pause"]).ok().says("Paused run");
+    drop(held);
+    fleet.until("half done", |status| status["counts"]["succeeded"] == 1);
+    fleet.herder(&["pause"]).ok().says("Nothing to do");
+    // It must say so before it goes on.
+    std::thread::sleep(std::time::Duration::from_millis(800));
+    fleet.herder(&["resume"]).ok().says("was paused");
+    local.end().ok().says("PAUSED by a person").says("RESUMED");
+}
+
+#[test]
+fn the_control_database_may_go_away_for_a_while() {
+    let server = ThrowawayPostgres::start().expect("a server");
+    let fleet = Fleet::on(&server, &["a"]);
+    fleet.herder(&["upgrade"]).ok().says("no worker is running");
+    let watch = fleet.spawn(&["watch"]);
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    server.stop_immediate();
+    fleet
+        .herder(&["runs"])
+        .code(3)
+        .says("cannot reach the control database");
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    server.restart().expect("the server again");
+    fleet.herder(&["resume", "--local", "1"]).ok();
+    let ran = watch.end().ok();
+    assert_eq!(ran.stderr.matches("is away").count(), 1, "{ran:?}");
+    assert!(ran.stderr.contains("is back"), "{ran:?}");
+    assert!(
+        ran.stdout.contains("MIGRATED") && ran.stdout.contains("Summary"),
+        "{ran:?}"
+    );
+}

@@ -1,0 +1,132 @@
+//! What programs are told: JSON of one shape, and exit codes.
+
+use crate::fleet::Fleet;
+
+#[test]
+fn a_run_is_reported_to_programs() {
+    let fleet = Fleet::new(&["a", "b", "c"]);
+    assert_eq!(fleet.json(&["runs"])["runs"], serde_json::json!([]));
+    let ran = fleet.herder(&["upgrade", "--to", "1", "--local", "2"]).ok();
+    let id = ran.id();
+    assert!(
+        ran.stderr.contains("Summary") && ran.stderr.contains("3 tenants: 3 migrated"),
+        "{ran:?}"
+    );
+
+    let runs = fleet.json(&["runs"]);
+    let run = &runs["runs"][0];
+    assert_eq!(run["id"], id.as_str());
+    assert_eq!(
+        (&run["direction"], &run["target"], &run["state"], &run["tenants"]),
+        (&"upgrade".into(), &"1".into(), &"succeeded".into(), &3.into())
+    );
+    assert!(run["created_at"].is_string());
+
+    let status = fleet.json(&["status", &id[..6]]);
+    assert_eq!(status["run"]["id"], id.as_str());
+    let counts = serde_json::json!({
+        "waiting": 0, "ready": 0, "running": 0, "succeeded": 3, "failed": 0, "skipped": 0, "cancelled": 0
+    });
+    assert_eq!(status["counts"], counts);
+    let job = &status["jobs"][0];
+    assert_eq!(
+        (&job["tenant"], &job["server"], &job["state"], &job["outcome"]),
+        (
+            &"t_a".into(),
+            &"main".into(),
+            &"succeeded".into(),
+            &"migrated".into()
+        )
+    );
+    assert_eq!(
+        (&job["attempts"], &job["from"], &job["to"], &job["error"]),
+        (
+            &1.into(),
+            &serde_json::Value::Null,
+            &"1".into(),
+            &serde_json::Value::Null
+        )
+    );
+    assert_eq!(fleet.json(&["status", "--failed"])["jobs"], serde_json::json!([]));
+    assert_eq!(fleet.json(&["report"])["outcomes"]["migrated"], 3);
+    assert_eq!(fleet.json(&["watch"])["run"]["state"], "succeeded");
+
+    let started = fleet.json(&["upgrade"]);
+    assert!(
+        started["run"].is_string() && started["state"].is_null(),
+        "{started}"
+    );
+    fleet.herder(&["cancel", "--yes"]).ok().says("Cancelled run");
+    fleet.herder(&["watch"]).code(6);
+}
+
+#[test]
+fn tenants_are_told_apart_by_where_they_stand() {
+    let fleet = Fleet::new(&["behind", "current", "never"]);
+    fleet
+        .herder(&["upgrade", "--tenant", "t_current", "--local", "1"])
+        .ok();
+    fleet
+        .herder(&["upgrade", "--to", "1", "--tenant", "t_behind", "--local", "1"])
+        .ok();
+    fleet.tenants(
+        "create schema t_strange; create table t_strange._sqlx_migrations (like t_current._sqlx_migrations);
+         insert into t_strange._sqlx_migrations select 99, 'x', now(), true, '', 1",
+    );
+    let listed = fleet.json(&["tenants"]);
+    assert_eq!(listed["tenants"].as_array().map(Vec::len), Some(4));
+    assert_eq!(listed["tenants"][0]["status"], serde_json::Value::Null);
+
+    let tenants = fleet.json(&["tenants", "--revisions"]);
+    let counts = serde_json::json!({"current": 1, "behind": 1, "never_migrated": 1, "unknown": 1});
+    assert_eq!(tenants["counts"], counts);
+    let of = |n: usize| {
+        (
+            tenants["tenants"][n]["id"].as_str(),
+            tenants["tenants"][n]["status"].as_str(),
+        )
+    };
+    assert_eq!(of(0), (Some("t_behind"), Some("behind")));
+    assert_eq!(of(3), (Some("t_strange"), Some("unknown")));
+    let why = tenants["tenants"][3]["why"].as_str().unwrap_or_default();
+    assert!(why.contains("`99`"), "{why}");
+
+    fleet.herder(&["plan"]).ok();
+    fleet.herder(&["plan", "--check"]).code(7);
+    fleet
+        .herder(&["plan", "--check", "--tenant", "t_current"])
+        .code(0);
+    let plan = fleet.json(&["plan"]);
+    assert_eq!(
+        (&plan["pending"], &plan["current"], &plan["unknown"][0]["tenant"]),
+        (&2.into(), &1.into(), &"t_strange".into())
+    );
+    let down = fleet.json(&["plan", "--to", "base", "--tenant", "t_current"]);
+    assert_eq!(down["direction"], "downgrade");
+    assert_eq!(down["groups"][0]["pending"][0]["id"], "2");
+}
+
+#[test]
+fn check_finds_what_is_wrong() {
+    let fleet = Fleet::new(&["a"]);
+    let report = fleet.json(&["check"]);
+    assert_eq!(report["ok"], true, "{report}");
+    fleet.herder(&["check"]).ok();
+    std::fs::remove_dir_all(fleet.path("migrations")).expect("the removal");
+    fleet.herder(&["check"]).code(7);
+}
+
+#[test]
+fn whoever_stops_reading_hears_no_complaint() {
+    let fleet = Fleet::new(&["a"]);
+    fleet.herder(&["upgrade", "--local", "1"]).ok();
+    for command in ["status", "runs", "tenants", "completions bash", "watch"] {
+        let herder = env!("CARGO_BIN_EXE_herder");
+        let output = std::process::Command::new("sh")
+            .args(["-c", &format!("{herder} {command} | true")])
+            .current_dir(fleet.dir.path())
+            .output()
+            .expect("a shell");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{command}");
+    }
+}

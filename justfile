@@ -1,0 +1,45 @@
+# Herder's chores. CI runs the same commands: see .ci/run.
+
+# Lists the recipes.
+default:
+    @{{just_executable()}} --list --unsorted
+
+# Does it compile?
+check:
+    cargo check --workspace --all-targets
+
+# All tests. They start their own PostgreSQL servers and make their own Python.
+test *ARGS:
+    cargo test {{ARGS}}
+
+# Formats the code.
+fmt:
+    cargo fmt --all
+
+# Format, clippy, the freshness of .sqlx/ and the docs.
+lint:
+    bash .ci/run format clippy sqlx docs
+
+# Writes .sqlx/ anew, after a change to a statement or to migrations/.
+prepare:
+    scripts/prepare-sqlx
+
+# Licenses, sources and duplicates of the dependencies (needs cargo-deny).
+deny:
+    cargo deny check bans licenses sources
+
+# Known vulnerabilities of the dependencies (needs cargo-deny, and GitHub for its database).
+advisories:
+    cargo deny check advisories
+
+# Watch a fleet of demo tenants being migrated.
+demo *ARGS:
+    cargo demo {{ARGS}}
+
+# The API's docs, in a browser.
+docs:
+    cargo doc --workspace --no-deps --open
+
+# All that CI does, in its own target folder.
+ci:
+    CI=true bash .ci/run

@@ -1,0 +1,47 @@
+//! Plans as workers hold them: read once each.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use sqlx::PgPool;
+
+use crate::{domain::plan::Plan, runner::RunnerError, store};
+
+/// How many plans are kept: far more than the runs that are open at a time have, far fewer than a year's.
+const KEPT: usize = 64;
+
+/// The plans that this worker has come upon.
+pub(super) struct Plans {
+    pool: PgPool,
+    known: Mutex<HashMap<String, Arc<Plan>>>,
+}
+
+impl Plans {
+    pub(super) fn new(pool: PgPool) -> Self {
+        Self {
+            pool,
+            known: Mutex::default(),
+        }
+    }
+
+    /// A plan by its id. It never changes.
+    pub(super) async fn get(&self, id: &str) -> Result<Arc<Plan>, RunnerError> {
+        if let Some(known) = self.known().get(id) {
+            return Ok(Arc::clone(known));
+        }
+        let read = store::plan::load(&self.pool, id).await;
+        let plan = Arc::new(read.map_err(|e| RunnerError::Connection(format!("cannot read its plan: {e}")))?);
+        let mut known = self.known();
+        if known.len() >= KEPT {
+            known.clear();
+        }
+        known.insert(id.to_owned(), Arc::clone(&plan));
+        Ok(plan)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Plan>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,427 @@
+//! Applies a plan to one tenant: the only way in which Herder runs the SQL of a migration.
+//!
+//! Steps in transactions go to the server in one message, however many they are. Each transaction holds all that makes
+//! it safe by itself: the tenant's lock, the proof that unqualified names mean the tenant's schema, the ledger at the
+//! step's beginning, the step with its own word in the ledger, and the proof that it neither wandered off to another
+//! schema nor ended the transaction. So it does not matter who is at work on the tenant besides, how often a step is
+//! sent, or whether the answer to a COMMIT gets lost: the ledger says so, and what it does not allow does not happen.
+
+mod message;
+mod outside;
+mod place;
+mod refusal;
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use sqlx::Row;
+
+use self::{
+    message::Message,
+    refusal::{LOCKED, MOVED, NO_SCHEMA, Refusal, WANDERED},
+};
+pub(crate) use self::{
+    place::{fits, placed},
+    refusal::{DIRTY, EDITED, block, raise},
+};
+use super::{LedgerTable, RunnerError};
+use crate::{
+    domain::{
+        plan::{Note, Plan, PlanStep, StepForm},
+        revision::Ledger,
+    },
+    session::{TenantSession, literal, quote},
+};
+
+/// How much may ride in one message: enough for any sane number of files, little enough for the server to swallow.
+const MESSAGE_LIMIT: usize = 1 << 20;
+
+/// Back to the session as it was opened: a migration may have left its own settings, role and path.
+const RESET: &str = "reset session authorization; reset role; reset all";
+
+/// All else that a session can leave to the next tenant's: DISCARD ALL, in words that may ride in a message.
+const FORGET: &str = "close all; unlisten *; deallocate all; discard temp; discard sequences; \
+                      select pg_catalog.pg_advisory_unlock_all()";
+
+/// What a plan is applied with.
+pub(crate) struct Order<'a> {
+    /// The plan.
+    pub(crate) plan: &'a Plan,
+    /// How the tenant's ledger is read.
+    pub(crate) ledger: &'a LedgerTable,
+    /// What the session calls itself while it works at this tenant.
+    pub(crate) name: &'a str,
+    /// Whether the session must be as new in the end, but for its connection. Only for plans that need no lock of the
+    /// session's own: that would be forgotten, too.
+    pub(crate) forget: bool,
+    /// What outlives the attempt besides the ledger.
+    pub(crate) journal: &'a dyn Journal,
+}
+
+/// How a plan was applied.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Applied {
+    /// All of it is done. The ledger was read after the last commit.
+    Done(Ledger),
+    /// The ledger was at the plan's end before anything was done.
+    Found(Ledger),
+    /// Somebody else holds the tenant's lock. Steps before that may have been done.
+    Locked,
+    /// The ledger stands where none of the plan's steps begins. Steps before that may have been done.
+    Elsewhere(Ledger),
+}
+
+/// How far an attempt got between two revisions, where the ledger cannot say so. It must outlive the attempt.
+#[async_trait]
+pub(crate) trait Journal: Send + Sync {
+    /// What was noted last, by this attempt or by one before it.
+    fn last(&self) -> Option<Note>;
+
+    /// Notes it. When this returns, it is safe.
+    async fn note(&self, note: Note) -> Result<(), RunnerError>;
+}
+
+/// For plans whose ledger says all.
+pub(crate) struct NoJournal;
+
+#[async_trait]
+impl Journal for NoJournal {
+    fn last(&self) -> Option<Note> {
+        None
+    }
+
+    async fn note(&self, _: Note) -> Result<(), RunnerError> {
+        Ok(())
+    }
+}
+
+/// Applies what is left to do of a plan. Where it has steps outside transactions, `session` must hold the tenant's
+/// lock. After an error the session is good for closing only.
+///
+/// # Errors
+/// What the server said. The tenant is at the beginning of a step, or in the middle of one outside a transaction.
+pub(crate) async fn apply(session: &mut TenantSession, order: &Order<'_>) -> Result<Applied, RunnerError> {
+    let home = session.home().await?;
+    let mut applier = Applier {
+        ledger: format!("{}.{}", quote(&home), quote(&order.ledger.table)),
+        home,
+        session,
+        noted: order.journal.last(),
+        order,
+        checked: false,
+        read: None,
+    };
+    applier.apply().await
+}
+
+struct Applier<'a> {
+    session: &'a mut TenantSession,
+    order: &'a Order<'a>,
+    /// The tenant's schema.
+    home: String,
+    /// The ledger's full name.
+    ledger: String,
+    /// What a former attempt noted.
+    noted: Option<Note>,
+    /// Whether the plan's own check went through.
+    checked: bool,
+    /// The ledger as it was read behind the last step.
+    read: Option<Ledger>,
+}
+
+impl Applier<'_> {
+    async fn apply(&mut self) -> Result<Applied, RunnerError> {
+        let steps = &self.order.plan.steps;
+        // A former attempt may have got some way: the server says so at the first step, and where.
+        let mut at = self.after_note().await?;
+        let (mut begun, mut looks) = (false, 0);
+        while at < steps.len() {
+            let end = at + self.ride(at);
+            let done = match &steps[at].form {
+                StepForm::Transaction { .. } if steps[at].before == steps[at].after => self.between(at).await,
+                StepForm::Transaction { .. } => self.transactions(at..end).await,
+                StepForm::Outside { .. } => self.outside(at).await,
+            };
+            let found = match done {
+                Ok(()) => {
+                    (at, begun, self.checked) = (end, true, true);
+                    continue;
+                }
+                Err(Refusal::Moved(found)) => found,
+                Err(Refusal::Locked) => {
+                    self.clean_up().await?;
+                    return Ok(Applied::Locked);
+                }
+                Err(Refusal::Failed(error)) => return Err(error),
+            };
+            self.clean_up().await?;
+            // Of several in a message, those before the one that was refused are committed.
+            begun |= steps[at..end].iter().skip(1).any(|s| s.before == found.revisions);
+            looks += 1;
+            at = match self.locate(&found) {
+                Some(end) if end == steps.len() && begun => return Ok(Applied::Done(found)),
+                Some(end) if end == steps.len() => return Ok(Applied::Found(found)),
+                // Otherwise somebody pushes it to and fro.
+                Some(step) if looks <= steps.len() => step,
+                _ => return Ok(Applied::Elsewhere(found)),
+            };
+        }
+        Ok(Applied::Done(match self.read.take() {
+            Some(ledger) => ledger,
+            None => self.session.read_ledger(self.order.ledger).await?,
+        }))
+    }
+
+    /// How many steps from `at` on go to the server at once.
+    fn ride(&self, at: usize) -> usize {
+        let rides = |s: &&PlanStep| matches!(s.form, StepForm::Transaction { .. }) && s.before != s.after;
+        self.order.plan.steps[at..]
+            .iter()
+            .take_while(rides)
+            .count()
+            .max(1)
+    }
+
+    /// Where to go on with this ledger. The number of steps: nowhere, it is at the end.
+    fn locate(&self, found: &Ledger) -> Option<usize> {
+        let plan = self.order.plan;
+        if found.revisions == plan.after {
+            return Some(plan.steps.len());
+        }
+        plan.steps.iter().position(|s| s.before == found.revisions)
+    }
+
+    /// Leaves the session as it was before the step that was refused.
+    async fn clean_up(&mut self) -> Result<(), RunnerError> {
+        let mut message = Message::default();
+        message.besides("rollback");
+        message.besides(RESET);
+        if self.order.forget {
+            message.besides(FORGET);
+        }
+        message.send(self.session.connection()).await.map_err(failed)?;
+        Ok(())
+    }
+
+    /// Steps that are one transaction each, in as few messages as may be.
+    async fn transactions(&mut self, range: std::ops::Range<usize>) -> Result<(), Refusal> {
+        let plan = self.order.plan;
+        let mut message = Message::default();
+        for i in range.clone() {
+            let step = &plan.steps[i];
+            let StepForm::Transaction { sql } = &step.form else {
+                continue;
+            };
+            message.before(step, &self.begin(step, i == range.start));
+            message.step(step, &self.placed(sql)?);
+            message.behind(step, &self.end());
+            message.behind(step, "commit");
+            message.besides(RESET);
+            if message.len() > MESSAGE_LIMIT && i + 1 < range.end {
+                std::mem::take(&mut message)
+                    .send(self.session.connection())
+                    .await?;
+            }
+        }
+        let last = range.end == plan.steps.len();
+        if last && self.order.forget {
+            message.besides(FORGET);
+        }
+        // A ledger that is empty may be gone altogether: that is asked for apart.
+        let read_back = last && !plan.after.is_empty();
+        if read_back {
+            let LedgerTable {
+                revision, condition, ..
+            } = self.order.ledger;
+            message.besides(&format!(
+                "select array(select ({revision})::pg_catalog.text from {} where {condition})",
+                self.ledger
+            ));
+        }
+        let reply = message.send(self.session.connection()).await?;
+        if read_back {
+            let row = reply.row.as_ref().map(|row| row.try_get::<Vec<String>, _>(0));
+            let revisions = row.transpose()?.unwrap_or_default().into_iter().collect();
+            self.read = Some(Ledger { revisions });
+        }
+        Ok(())
+    }
+
+    /// A step in a transaction that leaves the ledger as it is: a piece of a revision. Whether it was committed is
+    /// known by its transaction's number, which is noted before the commit.
+    async fn between(&mut self, at: usize) -> Result<(), Refusal> {
+        let step = &self.order.plan.steps[at];
+        let StepForm::Transaction { sql } = &step.form else {
+            return Ok(());
+        };
+        let mut message = Message::default();
+        message.before(step, &self.begin(step, true));
+        message.step(step, &self.placed(sql)?);
+        message.behind(step, &self.end());
+        message.behind(step, "select pg_catalog.pg_current_xact_id()::pg_catalog.text");
+        let reply = message.send(self.session.connection()).await?;
+        let transaction = reply.row.as_ref().map(|row| row.try_get(0)).transpose()?;
+        let step_number = i32::try_from(at).unwrap_or(i32::MAX);
+        let note = Note {
+            step: step_number,
+            transaction,
+        };
+        self.order.journal.note(note).await?;
+        let mut message = Message::default();
+        message.behind(step, "commit");
+        message.besides(RESET);
+        message.send(self.session.connection()).await?;
+        Ok(())
+    }
+
+    /// Where to begin, by what a former attempt noted.
+    async fn after_note(&mut self) -> Result<usize, RunnerError> {
+        let Some(note) = &self.noted else {
+            return Ok(0);
+        };
+        let at = usize::try_from(note.step).unwrap_or_default();
+        let Some(transaction) = &note.transaction else {
+            return Ok(at);
+        };
+        // Its backend is gone, so that it is one of the two. None: it was so long ago that nobody knows any more.
+        let status: Option<String> = sqlx::query_scalar("select pg_xact_status($1::xid8)")
+            .bind(transaction.clone())
+            .persistent(false)
+            .fetch_one(self.session.connection())
+            .await?;
+        match status.as_deref() {
+            Some("committed") => Ok(at + 1),
+            Some("aborted") => Ok(at),
+            _ => Err(RunnerError::Dirty(self.revision_of(at))),
+        }
+    }
+
+    /// The revision that a step is a piece of.
+    fn revision_of(&self, at: usize) -> String {
+        let rest = self.order.plan.steps.iter().skip(at);
+        rest.flat_map(|s| s.revisions.first())
+            .next()
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// What a step's transaction begins with.
+    fn begin(&self, step: &PlanStep, first: bool) -> String {
+        // READ COMMITTED: what is read behind a lock must not be older than the lock.
+        let mut sql = "begin isolation level read committed".to_owned();
+        sql.push_str(&format!(
+            "; set local application_name = {}",
+            literal(self.order.name)
+        ));
+        if let Some(path) = self.session.search_path() {
+            sql.push_str(&format!("; set local search_path = {path}"));
+        }
+        let lock = format!(
+            "if not pg_catalog.pg_try_advisory_xact_lock({}) then {}; end if; ",
+            self.session.lock_key(),
+            raise(LOCKED, "somebody else holds the tenant's lock", "''")
+        );
+        // It must be there in the end. RELEASE fails where the transaction was ended in between, and another begun.
+        format!(
+            "{sql}; {}{}; savepoint herder",
+            self.check(step, &lock),
+            self.plan_check(first)
+        )
+    }
+
+    /// The plan's own check, ahead of the first step.
+    fn plan_check(&self, first: bool) -> String {
+        match &self.order.plan.check {
+            Some(check) if first && !self.checked => format!(";\n{check}\n"),
+            _ => String::new(),
+        }
+    }
+
+    /// Makes sure that the tenant is where the step wants it.
+    fn check(&self, step: &PlanStep, first: &str) -> String {
+        let mut body = first.to_owned();
+        if self.session.schema().is_some() {
+            // A schema that is not there is passed over in the path, and the next one would take its place.
+            body.push_str(&format!(
+                "if pg_catalog.current_schema() is distinct from {0} then {1}; end if; ",
+                literal(&self.home),
+                raise(
+                    NO_SCHEMA,
+                    "the tenant's schema does not exist",
+                    &literal(&self.home)
+                )
+            ));
+        }
+        let LedgerTable {
+            revision, condition, ..
+        } = self.order.ledger;
+        // The lock keeps other tools from writing the ledger meanwhile; whoever reads it goes on. The table's name is
+        // not looked up before that line runs, so it need not be there.
+        body.push_str(&format!(
+            "if pg_catalog.to_regclass({name}) is not null then \
+               lock table {ledger} in share row exclusive mode; \
+               herder_rows := array(select ({revision})::pg_catalog.text from {ledger} where {condition}); \
+             end if; \
+             if not (herder_rows @> {wanted} and herder_rows <@ {wanted}) then {moved}; end if;",
+            name = literal(&self.ledger),
+            ledger = self.ledger,
+            wanted = array(&step.before),
+            moved = raise(
+                MOVED,
+                "the tenant's ledger is elsewhere",
+                "pg_catalog.to_json(herder_rows)::pg_catalog.text"
+            ),
+        ));
+        block("herder_rows pg_catalog.text[] := '{}';", &body)
+    }
+
+    /// What a step's transaction ends with, before its COMMIT.
+    fn end(&self) -> String {
+        let release = "release savepoint herder";
+        match self.place_check() {
+            Some(check) => format!("{release}; {check}"),
+            None => release.to_owned(),
+        }
+    }
+
+    /// Makes sure that a step did not wander off: what it made without a schema's name would be somebody else's. An
+    /// empty path is fine, as pg_dump sets it: then all names were written out.
+    fn place_check(&self) -> Option<String> {
+        self.session.schema()?;
+        let body = format!(
+            "if pg_catalog.current_schema() <> {} then {}; end if;",
+            literal(&self.home),
+            raise(
+                WANDERED,
+                "search_path was set to another schema",
+                "pg_catalog.current_schema()"
+            )
+        );
+        Some(block("", &body))
+    }
+
+    /// A step's SQL, with the tenant's schema in its place.
+    fn placed(&self, sql: &str) -> Result<String, RunnerError> {
+        let placed = placed(sql, &self.home).map(std::borrow::Cow::into_owned);
+        placed.ok_or_else(|| RunnerError::Tool {
+            message: format!("schema `{}` has a name that this plan cannot hold", self.home),
+            sqlstate: None,
+            revision: None,
+            statement: None,
+            hint: None,
+        })
+    }
+}
+
+fn failed(refusal: Refusal) -> RunnerError {
+    match refusal {
+        Refusal::Failed(error) => error,
+        other => RunnerError::Connection(format!("the server answered out of turn: {other:?}")),
+    }
+}
+
+/// A set of texts as an SQL array.
+fn array(texts: &BTreeSet<String>) -> String {
+    let texts: Vec<String> = texts.iter().map(|t| literal(t)).collect();
+    format!("array[{}]::pg_catalog.text[]", texts.join(", "))
+}

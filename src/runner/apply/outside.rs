@@ -1,0 +1,197 @@
+//! Steps outside transactions: announced, looked up in the catalog, done, verified, recorded.
+
+use sqlx::Row;
+
+use super::{Applier, RESET, message::Message, refusal::Refusal};
+use crate::{
+    domain::plan::{Note, PlanStep, StepForm},
+    runner::{
+        RunnerError,
+        kind::{Kind, controls_transaction, kind, undoes_itself},
+        statement::split,
+    },
+    session::{literal, quote},
+};
+
+impl Applier<'_> {
+    /// One step outside transactions. The session holds the tenant's lock.
+    pub(super) async fn outside(&mut self, at: usize) -> Result<(), Refusal> {
+        let step = &self.order.plan.steps[at];
+        let StepForm::Outside {
+            announce,
+            withdraw,
+            statements,
+            record,
+        } = &step.form
+        else {
+            return Ok(());
+        };
+        let resumed = self.announce(at, step, announce.as_deref()).await?;
+        if resumed && statements.iter().any(|s| kind_of(s) == Kind::Once) {
+            return Err(RunnerError::Dirty(self.revision_of(at)).into());
+        }
+        for (i, statement) in statements.iter().enumerate() {
+            let statement = self.placed(statement)?;
+            if self.is_done(&statement, resumed).await? {
+                continue;
+            }
+            let mut message = Message::default();
+            message.step(step, &statement);
+            if let Err(error) = message.send(self.session.connection()).await {
+                let refused = matches!(error, Refusal::Failed(RunnerError::Database { .. }));
+                if let Some(withdraw) = withdraw
+                    && refused
+                    && i == 0
+                    && !resumed
+                    && undoes_itself(&statement)
+                {
+                    // If even this fails, the announcement stays, and somebody will look: better than doing it twice.
+                    let mut message = Message::default();
+                    message.behind(step, &self.placed(withdraw)?);
+                    let _ = message.send(self.session.connection()).await;
+                }
+                return Err(error);
+            }
+            self.verify(step, &statement).await?;
+        }
+        let controlled = |text: &String| split(text).into_iter().any(|s| controls_transaction(&text[s]));
+        if statements.iter().any(controlled) {
+            // A transaction that it left open is committed, as sqlx does. By itself: the server ends it on the spot.
+            let mut message = Message::default();
+            message.behind(step, "commit");
+            message.send(self.session.connection()).await?;
+        }
+        let mut message = Message::default();
+        if let Some(check) = self.place_check() {
+            message.behind(step, &check);
+        }
+        message.behind(step, RESET);
+        if let Some(record) = record {
+            message.behind(step, &self.placed(record)?);
+        }
+        message.send(self.session.connection()).await?;
+        Ok(())
+    }
+
+    /// Makes ready, makes sure that the tenant is where the step begins, and says that it is about to. True: a former
+    /// attempt had said so, and did not come to its end.
+    async fn announce(
+        &mut self,
+        at: usize,
+        step: &PlanStep,
+        announce: Option<&str>,
+    ) -> Result<bool, Refusal> {
+        let mut message = Message::default();
+        message.before(
+            step,
+            &format!("set application_name = {}", literal(self.order.name)),
+        );
+        if let Some(path) = self.session.search_path() {
+            message.before(step, &format!("set search_path = {path}"));
+        }
+        message.before(step, &(self.check(step, "") + &self.plan_check(true)));
+        if let Some(announce) = announce {
+            message.before(step, &self.placed(announce)?);
+        }
+        let reply = message.send(self.session.connection()).await?;
+        if announce.is_some() {
+            return Ok(reply.affected == 0);
+        }
+        let step = i32::try_from(at).unwrap_or(i32::MAX);
+        let resumed = self
+            .noted
+            .as_ref()
+            .is_some_and(|n| n.step == step && n.transaction.is_none());
+        if !resumed {
+            self.order
+                .journal
+                .note(Note {
+                    step,
+                    transaction: None,
+                })
+                .await?;
+        }
+        Ok(resumed)
+    }
+
+    /// Whether a statement needs no doing, by what the catalog says. Mends what a former try left behind: an invalid
+    /// index serves no query, and `if not exists` would take it for a good one.
+    async fn is_done(&mut self, statement: &str, resumed: bool) -> Result<bool, RunnerError> {
+        match kind_of(statement) {
+            Kind::CreateIndex { name, table } => match self.index(&name, &table).await? {
+                // Our former try got this far: the announcement says so. Without one, the server decides.
+                Some((_, true)) => Ok(resumed),
+                Some((leftover, false)) => {
+                    let mut message = Message::default();
+                    message.besides(&format!("drop index concurrently {leftover}"));
+                    message
+                        .send(self.session.connection())
+                        .await
+                        .map_err(super::failed)?;
+                    Ok(false)
+                }
+                None => Ok(false),
+            },
+            Kind::DropIndex { name } if resumed => {
+                let there = sqlx::query_scalar("select to_regclass($1) is not null").bind(name);
+                let there: bool = there
+                    .persistent(false)
+                    .fetch_one(self.session.connection())
+                    .await?;
+                Ok(!there)
+            }
+            Kind::AddValue { name, value } if resumed => {
+                let there = sqlx::query_scalar(
+                    "select exists (select from pg_enum where enumtypid = to_regtype($1) and enumlabel = $2)",
+                );
+                let there = there.bind(name).bind(value).persistent(false);
+                Ok(there.fetch_one(self.session.connection()).await?)
+            }
+            Kind::DropIndex { .. } | Kind::AddValue { .. } | Kind::Harmless | Kind::Once => Ok(false),
+        }
+    }
+
+    /// Whether an index that was built is good. `if not exists` may have found another session's work in progress.
+    async fn verify(&mut self, step: &PlanStep, statement: &str) -> Result<(), RunnerError> {
+        let Kind::CreateIndex { name, table } = kind_of(statement) else {
+            return Ok(());
+        };
+        match self.index(&name, &table).await? {
+            Some((index, false)) => Err(RunnerError::Tool {
+                message: format!("index {index} is there, but not valid"),
+                sqlstate: None,
+                revision: step.revisions.first().cloned(),
+                statement: Some(statement.to_owned()),
+                hint: Some("somebody else may be building it; the next try drops what is left of it".into()),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The index of this name on this table, if the table is the tenant's: its full name, and whether it is valid.
+    async fn index(&mut self, name: &str, table: &str) -> Result<Option<(String, bool)>, RunnerError> {
+        let row = sqlx::query(
+            "select n.nspname::text, c.relname::text, i.indisvalid from pg_index i \
+             join pg_class c on c.oid = i.indexrelid join pg_namespace n on n.oid = c.relnamespace \
+             where c.relname = $1 and i.indrelid = to_regclass($2) and ($3::text is null or n.nspname = $3)",
+        )
+        .bind(name)
+        .bind(table)
+        .bind(self.session.schema().map(str::to_owned))
+        .persistent(false)
+        .fetch_optional(self.session.connection())
+        .await?;
+        Ok(row.map(|row| {
+            let (schema, index): (String, String) = (row.get(0), row.get(1));
+            (format!("{}.{}", quote(&schema), quote(&index)), row.get(2))
+        }))
+    }
+}
+
+/// What one message outside a transaction does. Of several statements in one, nobody knows.
+fn kind_of(message: &str) -> Kind {
+    match split(message).as_slice() {
+        [one] => kind(&message[one.clone()]),
+        _ => Kind::Once,
+    }
+}

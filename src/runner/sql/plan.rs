@@ -1,0 +1,119 @@
+//! Files as the steps of a plan.
+
+use super::{
+    directory::{Directory, Migration},
+    ledger,
+    script::{Form, Script},
+};
+use crate::{
+    domain::{
+        plan::{Plan, PlanStep, StepForm},
+        revision::{Direction, HistoryError, Ledger},
+    },
+    runner::{RunnerError, statement::is_closed},
+};
+
+/// The plan from a ledger to an absolute target.
+pub(super) fn plan(
+    directory: &Directory,
+    direction: Direction,
+    before: &Ledger,
+    to: Option<&str>,
+) -> Result<Plan, RunnerError> {
+    let pending = directory.history.pending(direction, to, before)?;
+    let pending: Vec<String> = pending.into_iter().map(|r| r.id.clone()).collect();
+    let work = directory.work(direction, &pending)?;
+    let check = check(directory, before, &work)?;
+    let mut make = before.revisions.is_empty().then(ledger::make);
+    let mut at = before.revisions.clone();
+    let mut steps = Vec::with_capacity(work.len());
+    for (migration, script) in work {
+        let mut after = at.clone();
+        match direction {
+            Direction::Upgrade => after.insert(migration.id.clone()),
+            Direction::Downgrade => after.remove(&migration.id),
+        };
+        steps.push(PlanStep {
+            revisions: vec![migration.id.clone()],
+            before: std::mem::replace(&mut at, after.clone()),
+            after,
+            form: form(direction, migration, script, make.take())?,
+        });
+    }
+    Ok(Plan {
+        direction,
+        before: before.revisions.clone(),
+        after: at,
+        check: Some(check),
+        steps,
+    })
+}
+
+/// What the ledger must hold besides its versions: whole rows, with the checksums of these files.
+fn check(
+    directory: &Directory,
+    before: &Ledger,
+    work: &[(&Migration, &Script)],
+) -> Result<String, RunnerError> {
+    let mut known: Vec<&Migration> = Vec::with_capacity(before.revisions.len());
+    for id in &before.revisions {
+        let found = id.parse().ok().and_then(|version| directory.get(version));
+        known.push(found.ok_or_else(|| HistoryError::UnknownLedger(id.clone()))?);
+    }
+    // A former attempt at the same may have done some of them.
+    let coming = work
+        .iter()
+        .map(|(m, _)| *m)
+        .filter(|m| !before.revisions.contains(&m.id));
+    known.extend(coming);
+    let resumable = work.iter().filter(|(_, script)| script.is_resumable());
+    Ok(ledger::check(&known, resumable.map(|(m, _)| *m)))
+}
+
+fn form(
+    direction: Direction,
+    migration: &Migration,
+    script: &Script,
+    make: Option<String>,
+) -> Result<StepForm, RunnerError> {
+    let upwards = direction == Direction::Upgrade;
+    let first = make.map(|make| make + ";\n").unwrap_or_default();
+    if !is_closed(&script.body) {
+        return Err(RunnerError::Tool {
+            message: format!("{} leaves a quote, a comment or a bracket open", script.file),
+            sqlstate: None,
+            revision: Some(migration.id.clone()),
+            statement: None,
+            hint: None,
+        });
+    }
+    if script.form() == Form::Transaction {
+        let last = if upwards {
+            ledger::record(migration)
+        } else {
+            ledger::erase(migration)
+        };
+        return Ok(StepForm::Transaction {
+            sql: format!("{first}{}\n;\n{last}", script.body),
+        });
+    }
+    let (announce, withdraw, record) = if upwards {
+        (
+            ledger::announce(migration),
+            ledger::withdraw(migration),
+            ledger::complete(migration),
+        )
+    } else {
+        (
+            ledger::announce_undo(migration),
+            ledger::withdraw_undo(migration),
+            ledger::complete_undo(migration),
+        )
+    };
+    Ok(StepForm::Outside {
+        announce: Some(first + &announce),
+        withdraw: Some(withdraw),
+        statements: script.messages().iter().map(|m| m.to_string()).collect(),
+        record: Some(record),
+    })
+}
