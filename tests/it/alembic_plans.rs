@@ -582,7 +582,7 @@ async fn what_reaches_out_of_its_schema_is_not_proven_and_not_done() {
         ),
         (
             "create function public.f() returns int language sql as $$ select 1 $$",
-            "function public.f()",
+            "function public.f",
         ),
         ("create schema elsewhere", "schema elsewhere"),
         ("create extension hstore", "extension hstore"),

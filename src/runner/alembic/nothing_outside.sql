@@ -5,7 +5,7 @@ begin
         select oid from pg_catalog.pg_namespace
         where nspname in ({schema}, 'pg_catalog', 'pg_toast', 'information_schema') or nspname ~ '^pg_(toast_)?temp'
     ),
-    me as (select (pg_catalog.txid_current() % 4294967296)::text::xid as xid),
+    me as (select pg_catalog.txid_current() as whole, pg_catalog.txid_current() % 4294967296 as xid),
     locked as (
         select c.oid, c.relname, c.relnamespace, l.mode, l.database
         from pg_catalog.pg_locks l join pg_catalog.pg_class c on c.oid = l.relation
@@ -23,18 +23,23 @@ begin
         where database = 0 and mode = 'RowExclusiveLock' and relname in
             ('pg_authid', 'pg_auth_members', 'pg_database', 'pg_db_role_setting', 'pg_tablespace')
         union all
+        -- A row that is seen while its transaction goes on is our own. With savepoints, we have several numbers.
         select 'makes or changes function ' || n.nspname || '.' || p.proname
         from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace, me
-        where p.xmin = me.xid and n.oid not in (select oid from own)
+        where case when p.xmin::text::bigint >= me.xid then pg_catalog.txid_status(me.whole + p.xmin::text::bigint - me.xid) = 'in progress' end
+          and n.oid not in (select oid from own)
         union all
         select 'makes or changes type ' || n.nspname || '.' || t.typname
         from pg_catalog.pg_type t join pg_catalog.pg_namespace n on n.oid = t.typnamespace, me
-        where t.xmin = me.xid and n.oid not in (select oid from own)
+        where case when t.xmin::text::bigint >= me.xid then pg_catalog.txid_status(me.whole + t.xmin::text::bigint - me.xid) = 'in progress' end
+          and n.oid not in (select oid from own)
         union all
         select 'makes or changes schema ' || nspname from pg_catalog.pg_namespace, me
-        where xmin = me.xid and nspname <> {schema}
+        where case when xmin::text::bigint >= me.xid then pg_catalog.txid_status(me.whole + xmin::text::bigint - me.xid) = 'in progress' end
+          and nspname <> {schema}
         union all
-        select 'makes or changes extension ' || extname from pg_catalog.pg_extension, me where xmin = me.xid
+        select 'makes or changes extension ' || extname from pg_catalog.pg_extension, me
+        where case when xmin::text::bigint >= me.xid then pg_catalog.txid_status(me.whole + xmin::text::bigint - me.xid) = 'in progress' end
         limit 1
     ) as all_changes;
     if what is not null then
