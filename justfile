@@ -12,6 +12,10 @@ check:
 test *ARGS:
     cargo test {{ARGS}}
 
+# The large fleets: 1,000 schemas, 200 databases. Takes minutes.
+test-large:
+    cargo test --test it example_fleets -- --ignored --nocapture --test-threads=1
+
 # Formats the code.
 fmt:
     cargo fmt --all

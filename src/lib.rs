@@ -37,6 +37,7 @@
 //!
 //! The states with their movers are in [`domain::job`] and [`domain::run`]; `docs/ARCHITECTURE.md` has the map, the
 //! invariants, and one tenant's way from enqueue to outcome.
+
 pub mod config;
 pub mod database_url;
 pub mod domain;

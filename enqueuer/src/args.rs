@@ -333,7 +333,7 @@ pub(crate) struct Demo {
     /// Use this running server instead of a throw-away one; databases of its own are made there, and dropped
     #[arg(long, value_name = "URL")]
     pub(crate) database_url: Option<String>,
-    /// Leave everything in place at the end, and say where it is
+    /// Leave everything in place at the end until Ctrl-C, to look around
     #[arg(long)]
     pub(crate) keep: bool,
 }

@@ -103,11 +103,15 @@ fn refused(error: sqlx::Error, url: &DatabaseUrl) -> Problem {
             .hint("wait until connections are free, or raise its max_connections"),
         _ => unreachable(url),
     };
-    // The bare cause: sqlx adds the line of the server's source code, or that this is about a database.
+    problem.caused_by(cause(error))
+}
+
+/// The bare cause: sqlx adds the line of the server's source code, or that this is about a database.
+pub(crate) fn cause(error: sqlx::Error) -> anyhow::Error {
     match error {
-        sqlx::Error::Database(error) => problem.caused_by(anyhow::anyhow!("{}", error.message())),
-        sqlx::Error::Io(error) => problem.caused_by(error),
-        error => problem.caused_by(error),
+        sqlx::Error::Database(error) => anyhow::anyhow!("{}", error.message()),
+        sqlx::Error::Io(error) => error.into(),
+        error => error.into(),
     }
 }
 

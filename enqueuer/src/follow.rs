@@ -13,7 +13,7 @@ use herder::{
     },
     store::{
         StoreError,
-        view::{self, RunView},
+        view::{self, RunView, Tally},
     },
 };
 use sqlx::PgPool;
@@ -81,6 +81,8 @@ pub(crate) struct Follower {
     stirred: Instant,
     warned: bool,
     away: bool,
+    /// How the jobs succeeded, as of the last look.
+    tally: Tally,
 }
 
 impl Follower {
@@ -120,6 +122,7 @@ impl Follower {
             stirred: Instant::now(),
             warned: false,
             away: false,
+            tally: Tally::default(),
         }
     }
 
@@ -211,6 +214,7 @@ impl Follower {
         if is_over(&run) {
             // Whatever committed so late that no look saw it.
             self.tell_events(None).await?;
+            self.tally = view::tally(&self.pool, self.run).await?;
             self.take_down();
             return Ok(Some(run));
         }
@@ -337,11 +341,10 @@ impl Follower {
     }
 
     /// The block at the end: rule, summary, hints.
-    pub(crate) async fn sum_up(&self, run: &RunView) -> anyhow::Result<()> {
-        let tally = view::tally(&self.pool, self.run).await?;
+    pub(crate) fn sum_up(&self, run: &RunView) -> anyhow::Result<()> {
         let since = self.since.unwrap_or(run.created_at);
         let until = run.settled_at.unwrap_or_else(Utc::now);
-        let text = summary::render(run, &tally, between(since, until), &self.more);
+        let text = summary::render(run, &self.tally, between(since, until), &self.more);
         match self.screen {
             Screen::Stdout => output::data(&text)?,
             Screen::Stderr | Screen::Terminal(_) => output::say(text.trim_end()),

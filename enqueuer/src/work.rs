@@ -1,9 +1,6 @@
 //! Waiting for a run, with or without doing its work in this very process.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use herder::{
@@ -46,7 +43,7 @@ pub(crate) async fn wait(
     let end = match follow.local {
         Some(concurrency) => {
             follower = follower.local();
-            work(cx, &mut follower, run, usize::from(concurrency)).await?
+            work(cx, &mut follower, run, concurrency, more).await?
         }
         None => {
             let mut interrupts = Interrupts::new()?;
@@ -55,7 +52,7 @@ pub(crate) async fn wait(
     };
     match end {
         End::Over(run) => {
-            follower.sum_up(&run).await?;
+            follower.sum_up(&run)?;
             Ok(Waited {
                 exit: Exit::of_run(run.state),
                 over: Some(run),
@@ -92,7 +89,7 @@ pub(crate) fn say_stopped(run: RunId, local: Option<u16>, more: &str) {
 async fn work(cx: Context, follower: &mut Follower, run: RunId, concurrency: usize) -> anyhow::Result<End> {
     let options = Options {
         name: format!("local-{}", std::process::id()),
-        concurrency,
+        concurrency: usize::from(concurrency),
         drain_timeout: cx.config.worker.drain_timeout,
         only_run: Some(run),
     };
@@ -103,7 +100,9 @@ async fn work(cx: Context, follower: &mut Follower, run: RunId, concurrency: usi
         async move { worker.run().await }
     });
     let mut broke = None;
-    let signals = tokio::spawn(drain_on_interrupt(worker.clone(), Interrupts::new()?));
+    let more = more.to_owned();
+    let goodbye = move || say_stopped(run, Some(concurrency), &more);
+    let signals = tokio::spawn(drain_on_interrupt(worker.clone(), Interrupts::new()?, goodbye));
     let end = follower
         .follow(async {
             if let Ok(Err(error)) = (&mut running).await {
@@ -124,23 +123,17 @@ async fn work(cx: Context, follower: &mut Follower, run: RunId, concurrency: usi
     end
 }
 
-/// First Ctrl-C: nothing new. Second: give back what runs, and end.
-async fn drain_on_interrupt(worker: Worker, mut interrupts: Interrupts) {
+/// First Ctrl-C: nothing new. Second: give back what runs, and end, whatever still hangs.
+async fn drain_on_interrupt(worker: Worker, mut interrupts: Interrupts, goodbye: impl FnOnce()) {
     interrupts.next().await;
     output::say("Finishing what runs; Ctrl-C again ends at once");
     worker.drain();
     interrupts.next().await;
-    let deadline = Instant::now() + LAST_MOMENTS;
     worker.hurry();
-    interrupts_or(deadline, &mut interrupts).await;
-    output::say("Ended; `herder resume` goes on");
-    std::process::exit(Exit::Interrupted as i32);
-}
-
-/// Waits for a third Ctrl-C, or until a moment.
-async fn interrupts_or(deadline: Instant, interrupts: &mut Interrupts) {
     tokio::select! {
         () = interrupts.next() => {}
-        () = tokio::time::sleep_until(deadline.into()) => {}
+        () = tokio::time::sleep(LAST_MOMENTS) => {}
     }
+    goodbye();
+    std::process::exit(Exit::Interrupted as i32);
 }

@@ -31,7 +31,7 @@ use crate::{
         outcome::Settlement,
         run::RunId,
     },
-    metrics::Metrics,
+    metrics::{Metrics, WorkerFigures},
     queue::{self, Delivery, Intake, QueueConfig},
     store::{
         StoreError,
@@ -136,6 +136,17 @@ impl Worker {
         let silent = shared.started.elapsed().as_millis() as u64 - shared.claimed_at.load(Ordering::Relaxed);
         let busy = shared.held.all().len() >= shared.options.concurrency;
         busy || shared.draining.load(Ordering::Relaxed) || silent < 60_000
+    }
+
+    /// What it is at.
+    pub fn figures(&self) -> WorkerFigures {
+        let shared = &self.shared;
+        WorkerFigures {
+            running: shared.held.all().len(),
+            concurrency: shared.options.concurrency,
+            control_connections: shared.cx.pool.size(),
+            control_idle: shared.cx.pool.num_idle(),
+        }
     }
 
     /// Works until it is drained.

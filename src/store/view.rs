@@ -284,33 +284,78 @@ pub async fn tally(pool: &PgPool, run: RunId) -> Result<Tally, StoreError> {
     .await?)
 }
 
-/// Jobs by state over all open runs, for the gauges.
-///
-/// # Errors
-/// The control database fails.
-pub async fn open_counts(pool: &PgPool) -> Result<BTreeMap<JobState, i64>, StoreError> {
-    let rows = sqlx::query!(
-        r#"select job.state as "state: JobState", count(*) as "count!"
-           from herder.job join herder.run on run.id = job.run_id
-           where run.state in ('running', 'paused', 'halted') group by job.state"#
-    )
-    .fetch_all(pool)
-    .await?;
-    Ok(rows.into_iter().map(|r| (r.state, r.count)).collect())
+/// An open run, for the gauges.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OpenRun {
+    /// Its id.
+    pub id: RunId,
+    /// Where it stands.
+    pub state: RunState,
+    /// Jobs by state.
+    pub counts: BTreeMap<JobState, i64>,
+    /// Seconds since a tenant of it was last settled, or since it was made.
+    pub idle: f64,
+    /// For how many seconds the job that is due the longest has waited. 0: none waits.
+    pub oldest_ready: f64,
 }
 
-/// Open runs with their states.
+/// Open runs, the latest first. One pass over their jobs gives all that the gauges say of them.
 ///
 /// # Errors
 /// The control database fails.
-pub async fn open_runs(pool: &PgPool) -> Result<Vec<(RunId, RunState)>, StoreError> {
+pub async fn open_runs(pool: &PgPool) -> Result<Vec<OpenRun>, StoreError> {
     let rows = sqlx::query!(
-        r#"select id, state as "state: RunState" from herder.run
-           where state in ('running', 'paused', 'halted') order by created_at desc limit 50"#
+        r#"select run.id, run.state as "state: RunState", job.state as "job_state: JobState", count(*) as "count!",
+                  extract(epoch from now() - greatest(run.created_at, max(job.settled_at)))::float8 as "idle!",
+                  extract(epoch from now() - min(job.ready_at) filter (where job.state = 'ready'))::float8 as waited
+           from herder.run join herder.job on job.run_id = run.id
+           where run.state in ('running', 'paused', 'halted')
+           group by run.id, job.state order by run.created_at desc, run.id"#
     )
     .fetch_all(pool)
     .await?;
-    Ok(rows.into_iter().map(|r| (r.id, r.state)).collect())
+    let mut runs: Vec<OpenRun> = Vec::new();
+    for row in rows {
+        if runs.last().is_none_or(|last| last.id != row.id) {
+            runs.push(OpenRun {
+                id: row.id,
+                state: row.state,
+                counts: BTreeMap::new(),
+                idle: f64::INFINITY,
+                oldest_ready: 0.0,
+            });
+        }
+        if let Some(run) = runs.last_mut() {
+            run.counts.insert(row.job_state, row.count);
+            run.idle = run.idle.min(row.idle);
+            // A job that waits for its backoff is due in the future.
+            run.oldest_ready = run.oldest_ready.max(row.waited.unwrap_or_default());
+        }
+    }
+    Ok(runs)
+}
+
+/// Workers that live, i.e. have a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workers {
+    /// Those that take jobs.
+    pub working: i64,
+    /// Those that take nothing new.
+    pub draining: i64,
+}
+
+/// How many workers live, by whether they take jobs.
+///
+/// # Errors
+/// The control database fails.
+pub async fn workers(pool: &PgPool) -> Result<Workers, StoreError> {
+    Ok(sqlx::query_as!(
+        Workers,
+        r#"select count(*) filter (where not draining) as "working!", count(*) filter (where draining) as "draining!"
+           from herder.worker where lease_until >= now()"#
+    )
+    .fetch_one(pool)
+    .await?)
 }
 
 /// How many workers live, i.e. have a lease.

@@ -7,9 +7,15 @@ use tracing::error;
 
 /// Serves until the process ends. It needs nothing from the control database, so that a probe never waits for it.
 pub(crate) async fn serve(listener: TcpListener, worker: Worker, metrics: Metrics) {
-    let alive = worker.clone();
+    let (alive, scraped) = (worker.clone(), worker.clone());
     let router = Router::new()
-        .route("/metrics", get(move || async move { page(&metrics) }))
+        .route(
+            "/metrics",
+            get(move || async move {
+                metrics.worker(scraped.figures());
+                page(&metrics)
+            }),
+        )
         // Alive: the loop turns. The control database may be away; restarting would not bring it back.
         .route(
             "/livez",

@@ -26,7 +26,9 @@ use tracing_subscriber::EnvFilter;
 const CONTROL_CONNECTIONS: u32 = 4;
 
 /// How often the fleet's gauges are read from the control database.
-const GAUGES: Duration = Duration::from_secs(2);
+///
+/// Each time, one pass over the jobs of open runs: seldom enough for many workers, often enough for a scrape every 15 s.
+const GAUGES: Duration = Duration::from_secs(5);
 
 /// A worker was asked to end twice, or its queue broke.
 const UNEXPECTED: u8 = 1;

@@ -3,6 +3,7 @@
 mod cancel;
 pub(crate) mod check;
 mod completions;
+mod demo;
 mod go_on;
 mod init;
 mod pause;
@@ -80,24 +81,27 @@ impl Setting {
 
 /// Does what the command line says.
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
-    let setting = Setting::new(&cli.global);
-    match cli.command {
-        Command::Init(args) => init::run(&setting, &args),
-        Command::Setup => setup::run(&setting).await,
-        Command::Check(args) => check::run(&setting, &args).await,
-        Command::Tenants(args) => tenants::run(&setting, &args).await,
-        Command::Plan(args) => plan::run(&setting, &args).await,
-        Command::Upgrade(args) => start::upgrade(&setting, args).await,
-        Command::Downgrade(args) => start::downgrade(&setting, args).await,
-        Command::Runs(args) => runs::run(&setting, &args).await,
-        Command::Status(args) => status::run(&setting, &args).await,
-        Command::Watch(args) => watch::run(&setting, &args).await,
-        Command::Report(args) => report::run(&setting, &args).await,
-        Command::Pause(args) => pause::run(&setting, &args).await,
-        Command::Resume(args) => go_on::resume(&setting, &args).await,
-        Command::Retry(args) => go_on::retry(&setting, &args).await,
-        Command::Cancel(args) => cancel::run(&setting, &args).await,
+    dispatch(&Setting::new(&cli.global), cli.command).await
+}
+
+async fn dispatch(setting: &Setting, command: Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::Init(args) => init::run(setting, &args),
+        Command::Setup => setup::run(setting).await,
+        Command::Check(args) => check::run(setting, &args).await,
+        Command::Tenants(args) => tenants::run(setting, &args).await,
+        Command::Plan(args) => plan::run(setting, &args).await,
+        Command::Upgrade(args) => start::upgrade(setting, args).await,
+        Command::Downgrade(args) => start::downgrade(setting, args).await,
+        Command::Runs(args) => runs::run(setting, &args).await,
+        Command::Status(args) => status::run(setting, &args).await,
+        Command::Watch(args) => watch::run(setting, &args).await,
+        Command::Report(args) => report::run(setting, &args).await,
+        Command::Pause(args) => pause::run(setting, &args).await,
+        Command::Resume(args) => go_on::resume(setting, &args).await,
+        Command::Retry(args) => go_on::retry(setting, &args).await,
+        Command::Cancel(args) => cancel::run(setting, &args).await,
         Command::Completions { shell } => completions::run(shell),
-        Command::Demo(_) => anyhow::bail!("not yet"),
+        Command::Demo(args) => demo::run(&args).await,
     }
 }

@@ -104,7 +104,11 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
         report.state = waited.over.as_ref().map(|run| run.state);
         report.counts = waited.over.map(|run| complete(&run.counts));
     } else if report.enqueued.tenants > report.enqueued.current {
-        if view::live_workers(&cx.pool).await? == 0 {
+        // The run is made: what cannot be said now must not read as if it were not.
+        if view::live_workers(&cx.pool)
+            .await
+            .is_ok_and(|workers| workers == 0)
+        {
             follow::without_worker(run, &more);
         }
         output::hint(&format!("`herder watch {}{more}` follows it", short(&run)));

@@ -23,7 +23,7 @@ pub(crate) async fn run(setting: &Setting, args: &args::Watch) -> anyhow::Result
     match follower.follow(interrupts.next()).await? {
         End::Over(run) => {
             let exit = Exit::of_run(run.state);
-            follower.sum_up(&run).await?;
+            follower.sum_up(&run)?;
             if args.output.is_json() {
                 output::json(&status::Report::read(&pool, run, false).await?)?;
             }

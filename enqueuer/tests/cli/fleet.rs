@@ -119,6 +119,20 @@ impl Fleet {
         self.sql(&self.tenants, sql);
     }
 
+    /// The tenants' database.
+    pub(crate) fn url(&self) -> String {
+        self.tenants.clone()
+    }
+
+    /// A number that a query gives.
+    pub(crate) fn count(&self, sql: &str) -> i64 {
+        self.runtime.block_on(async {
+            let mut connection = PgConnection::connect(&self.tenants).await.expect("a connection");
+            let count = sqlx::query_scalar(AssertSqlSafe(sql.to_owned()));
+            count.fetch_one(&mut connection).await.expect(sql)
+        })
+    }
+
     /// Opens a connection to the tenants' database that holds an advisory lock: a migration that asks for it waits
     /// as long as the test likes.
     pub(crate) fn hold(&self, key: i64) -> Held<'_> {

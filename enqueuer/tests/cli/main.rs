@@ -1,5 +1,6 @@
 //! `herder` from the outside, on a real Postgres.
 
+mod demo;
 mod fleet;
 mod following;
 mod reading;

@@ -1,0 +1,112 @@
+//! SIGTERM drains a worker: nothing new is taken, what runs finishes, and what cannot finish in time goes back for free.
+
+use rustix::process::Signal;
+
+use crate::fleet::{Fleet, Setup, Tool, Worker, steps};
+
+async fn two_at_the_gate(tool: Tool, tenants: usize, args: &[&str]) -> (Fleet, crate::fleet::Gate, Worker) {
+    let [first, second] = steps(2).try_into().expect("two");
+    let setup = Setup::schemas(tenants).migrations(tool, vec![first, second.gated()]);
+    let fleet = setup.start().await;
+    let gate = fleet.close_gate().await;
+    let worker = fleet.worker(&[&["--concurrency", "2"], args].concat());
+    fleet.herder(&["upgrade"]).await.expect(0);
+    fleet.wait_at_gate(2).await;
+    (fleet, gate, worker)
+}
+
+/// Another worker brings the run to its end. What was given back has cost no attempt.
+async fn another_one_finishes(fleet: &Fleet) {
+    let worker = fleet.worker(&["--name", "heir"]);
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    for job in fleet.status().await["jobs"].as_array().expect("jobs") {
+        assert_eq!(job["attempts"], 1, "{job:#}");
+    }
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_draining_worker_takes_nothing_new_and_finishes_what_runs() {
+    let (fleet, gate, mut worker) = two_at_the_gate(Tool::Sql, 6, &["--listen", "127.0.0.1:0"]).await;
+    assert_eq!(worker.get("/readyz").await.0, 200);
+    worker.signal(Signal::TERM);
+    worker.says("Draining").await;
+    let (ready, _) = worker.get("/readyz").await;
+    assert_eq!((ready, worker.get("/livez").await.0), (503, 200));
+    let draining = "select bool_and(draining) from herder.worker";
+    fleet
+        .wait_until("the drain is known", async || fleet.ask::<bool>(draining).await)
+        .await;
+    gate.open().await;
+    assert_eq!(worker.end().await.code(), Some(0), "{}", worker.log());
+    assert_eq!(
+        (fleet.count("succeeded").await, fleet.count("ready").await),
+        (2, 4)
+    );
+    assert_eq!(fleet.ask::<i64>("select count(*) from herder.attempt").await, 2);
+    assert_eq!(fleet.ask::<i64>("select count(*) from herder.worker").await, 0);
+    another_one_finishes(&fleet).await;
+}
+
+async fn a_drain_runs_out_of_time(tool: Tool) {
+    let (fleet, gate, worker) = two_at_the_gate(tool, 4, &["--drain-timeout", "0s"]).await;
+    assert_eq!(worker.drain().await, Some(0));
+    // With the gate still closed: so nothing can have finished.
+    assert_eq!(fleet.count("ready").await, 4, "{}", fleet.last_seen().await);
+    let given_back: i64 = fleet
+        .ask("select count(*) from herder.attempt where result = 'returned'")
+        .await;
+    assert_eq!(given_back, 2);
+    let taken: i64 = fleet
+        .ask("select count(*) from herder.slot where worker is not null")
+        .await;
+    assert_eq!(taken, 0);
+    gate.open().await;
+    another_one_finishes(&fleet).await;
+}
+
+#[tokio::test]
+async fn a_drain_out_of_time_gives_back_for_free() {
+    a_drain_runs_out_of_time(Tool::Sql).await;
+}
+
+#[tokio::test]
+async fn a_drain_out_of_time_ends_alembic() {
+    a_drain_runs_out_of_time(Tool::Alembic).await;
+}
+
+#[tokio::test]
+async fn a_drain_out_of_time_ends_commands() {
+    a_drain_runs_out_of_time(Tool::Command).await;
+}
+
+#[tokio::test]
+async fn a_second_signal_waits_for_nothing() {
+    let (fleet, gate, mut worker) = two_at_the_gate(Tool::Sql, 4, &["--drain-timeout", "1h"]).await;
+    worker.signal(Signal::TERM);
+    worker.says("Draining").await;
+    assert!(worker.runs());
+    worker.signal(Signal::INT);
+    assert_eq!(worker.end().await.code(), Some(0), "{}", worker.log());
+    assert_eq!(fleet.count("ready").await, 4, "{}", fleet.last_seen().await);
+    gate.open().await;
+    another_one_finishes(&fleet).await;
+}
+
+#[tokio::test]
+async fn an_idle_worker_drains_at_once() {
+    let fleet = Setup::schemas(1).start().await;
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut worker = fleet.worker(&[]);
+        worker.says("takes jobs").await;
+        fleet
+            .wait_until("it has signed on", async || {
+                fleet.ask::<i64>("select count(*) from herder.worker").await == 1
+            })
+            .await;
+        worker.signal(signal);
+        assert_eq!(worker.end().await.code(), Some(0), "{}", worker.log());
+        assert_eq!(fleet.ask::<i64>("select count(*) from herder.worker").await, 0);
+    }
+}

@@ -1,0 +1,236 @@
+//! A tenant that fails: what is tried again, what is not, what is recorded of it, and how it is mended.
+
+use crate::fleet::{Fleet, Setup, Tool, steps, tell};
+
+/// Two migrations; the second takes a lock on `effects` first.
+fn locking(tool: Tool) -> Setup {
+    let [first, second] = steps(2).try_into().expect("two");
+    Setup::schemas(3)
+        .migrations(
+            tool,
+            vec![first, second.then("lock table effects in access exclusive mode")],
+        )
+        .set("limits.lock_timeout", "200ms")
+}
+
+/// Holds the lock that the second migration of `t002` needs.
+async fn hold_lock(fleet: &Fleet) -> sqlx::Transaction<'static, sqlx::Postgres> {
+    let mut holder = fleet.home.begin().await.expect("a transaction");
+    sqlx::raw_sql("lock table t002.effects in access share mode")
+        .execute(&mut *holder)
+        .await
+        .expect("a lock");
+    holder
+}
+
+async fn a_held_lock_is_waited_for(tool: Tool) {
+    let fleet = locking(tool).set("limits.max_attempts", 1000).start().await;
+    let holder = hold_lock(&fleet).await;
+    let worker = fleet.worker(&["--listen", "127.0.0.1:0"]);
+    fleet.herder(&["upgrade"]).await.expect(0);
+    fleet
+        .wait_until("the others are done, and one was tried twice", async || {
+            let retried = "select count(*) from herder.attempt where result = 'retried'";
+            fleet.count("succeeded").await == 2 && fleet.ask::<i64>(retried).await >= 2
+        })
+        .await;
+    let job = fleet.job("t002").await;
+    assert_eq!(job["error"]["sqlstate"], "55P03", "{job:#}");
+    assert_eq!(job["error"]["reason"], "lock_timeout", "{job:#}");
+    assert!(worker.metric("herder_lock_timeouts_total").await >= 2.0);
+    holder.rollback().await.expect("a rollback");
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    let job = fleet.job("t002").await;
+    assert!(job["attempts"].as_i64() >= Some(3), "{job:#}");
+    assert!(job["error"].is_null(), "{job:#}");
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+}
+
+#[tokio::test]
+async fn a_held_lock_is_recorded_and_waited_for() {
+    a_held_lock_is_waited_for(Tool::Sql).await;
+}
+
+#[tokio::test]
+async fn a_held_lock_is_recorded_and_waited_for_with_alembic() {
+    a_held_lock_is_waited_for(Tool::Alembic).await;
+}
+
+#[tokio::test]
+async fn a_held_lock_is_recorded_and_waited_for_with_a_command() {
+    a_held_lock_is_waited_for(Tool::Command).await;
+}
+
+#[tokio::test]
+async fn a_lock_that_is_held_for_ever_fails_its_tenant_and_a_retry_begins_anew() {
+    let fleet = locking(Tool::Sql).set("limits.max_attempts", 3).start().await;
+    let holder = hold_lock(&fleet).await;
+    let output = fleet.herder(&["upgrade", "--local", "2"]).await.expect(4);
+    assert!(output.stderr.contains("55P03"), "{}", output.all());
+    let job = fleet.job("t002").await;
+    assert_eq!(
+        (&job["state"], &job["attempts"]),
+        (&"failed".into(), &3.into()),
+        "{job:#}"
+    );
+    assert_eq!(job["error"]["sqlstate"], "55P03", "{job:#}");
+    let hint = job["error"]["hint"].as_str().unwrap_or_default();
+    assert!(hint.contains("herder retry"), "{job:#}");
+    holder.rollback().await.expect("a rollback");
+    fleet.herder(&["retry", "--local", "2"]).await.expect(0);
+    assert_eq!(fleet.state().await, "succeeded");
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+}
+
+/// A duplicate in the data of `t002` keeps a unique index from being made there.
+async fn a_duplicate_fails_its_tenant_at_once(tool: Tool) {
+    let [first, second, third] = steps(3).try_into().expect("three");
+    let second = second.then("create unique index people_email on people (email)");
+    let first = first.then("create table if not exists people (email text)");
+    let fleet = Setup::schemas(4)
+        .migrations(tool, vec![first, second, third])
+        .start()
+        .await;
+    tell(
+        &fleet.home,
+        "create table t002.people (email text); insert into t002.people values ('ada@example.com'), ('ada@example.com')",
+    )
+    .await;
+    let worker = fleet.worker(&[]);
+    let output = fleet.herder(&["upgrade", "--wait"]).await.expect(4);
+    assert!(output.stderr.contains("23505"), "{}", output.all());
+    let job = fleet.job("t002").await;
+    assert_eq!(
+        (&job["state"], &job["attempts"]),
+        (&"failed".into(), &1.into()),
+        "{job:#}"
+    );
+    let error = &job["error"];
+    assert_eq!(error["sqlstate"], "23505", "{job:#}");
+    let message = error["message"].as_str().unwrap_or_default();
+    assert!(
+        message.contains("could not create unique index \"people_email\""),
+        "{job:#}"
+    );
+    // A program's own words are all that is known of its work.
+    if tool != Tool::Command {
+        assert_eq!(error["revision"], "20250102", "{job:#}");
+        let statement = error["statement"].as_str().unwrap_or_default();
+        assert!(statement.contains("create unique index people_email"), "{job:#}");
+    }
+    assert_eq!(fleet.count("succeeded").await, 3);
+
+    // Only the failed one is shown, and taken up again.
+    let failed = fleet
+        .herder(&["status", "--failed", "--output-format", "json"])
+        .await
+        .expect(0)
+        .json();
+    assert_eq!(failed["jobs"].as_array().map(Vec::len), Some(1), "{failed:#}");
+    fleet.herder(&["retry", "--wait"]).await.expect(4);
+    tell(&fleet.home, "delete from t002.people where ctid = '(0,2)'").await;
+    fleet.herder(&["retry", "--wait"]).await.expect(0);
+    let attempts: i64 = fleet.ask("select count(*) from herder.attempt").await;
+    assert_eq!(attempts, 6);
+    fleet
+        .assert_effects(&["up 20250101", "up 20250102", "up 20250203"])
+        .await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_duplicate_fails_its_tenant_with_all_that_is_known_and_a_retry_mends_it() {
+    a_duplicate_fails_its_tenant_at_once(Tool::Sql).await;
+}
+
+#[tokio::test]
+async fn a_duplicate_fails_its_tenant_with_all_that_alembic_knows() {
+    a_duplicate_fails_its_tenant_at_once(Tool::Alembic).await;
+}
+
+#[tokio::test]
+async fn a_duplicate_fails_its_tenant_with_a_commands_own_words() {
+    a_duplicate_fails_its_tenant_at_once(Tool::Command).await;
+}
+
+/// The migration itself is wrong. It is mended, and the very same run goes on with it.
+async fn a_mended_migration_is_taken_up(tool: Tool) {
+    let [first, second] = steps(2).try_into().expect("two");
+    let wrong = second.clone().then("insert into nowhere values (1)");
+    let fleet = Setup::schemas(3)
+        .migrations(tool, vec![first.clone(), wrong])
+        .start()
+        .await;
+    let worker = fleet.worker(&[]);
+    fleet.herder(&["upgrade", "--wait"]).await.expect(4);
+    let run: String = fleet.ask("select id::text from herder.run").await;
+    let job = fleet.job("t001").await;
+    assert_eq!(job["error"]["sqlstate"], "42P01", "{job:#}");
+    // Alembic has one transaction for all of a tenant's revisions.
+    let kept: &[&str] = if tool == Tool::Alembic {
+        &[]
+    } else {
+        &["up 20250101"]
+    };
+    fleet.assert_effects(kept).await;
+    fleet.project().rewrite(&[first, second]);
+    fleet.herder(&["retry", &run[..6], "--wait"]).await.expect(0);
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+    assert_eq!(fleet.ask::<i64>("select count(*) from herder.run").await, 1);
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_mended_migration_is_taken_up_by_a_retry() {
+    a_mended_migration_is_taken_up(Tool::Sql).await;
+}
+
+#[tokio::test]
+async fn a_mended_migration_is_taken_up_by_a_retry_with_alembic() {
+    a_mended_migration_is_taken_up(Tool::Alembic).await;
+}
+
+#[tokio::test]
+async fn an_applied_migration_that_was_edited_is_refused_by_name() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let fleet = Setup::schemas(2)
+        .migrations(Tool::Sql, vec![first.clone()])
+        .start()
+        .await;
+    fleet.herder(&["upgrade", "--local", "2"]).await.expect(0);
+    fleet
+        .project()
+        .rewrite(&[first.clone().then("select 'edited'"), second]);
+    let output = fleet.herder(&["upgrade", "--local", "2"]).await.expect(4);
+    assert!(output.stderr.contains("20250101_step.up.sql"), "{}", output.all());
+    let job = fleet.job("t001").await;
+    assert_eq!(job["error"]["reason"], "edited_migration", "{job:#}");
+    fleet.assert_effects(&["up 20250101"]).await;
+    // Restored as it was, it is no obstacle any more.
+    fleet.project().rewrite(&[first]);
+    fleet.herder(&["retry", "--local", "2"]).await.expect(0);
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+}
+
+#[tokio::test]
+async fn a_worker_with_other_migrations_leaves_a_run_alone() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let fleet = Setup::schemas(2)
+        .migrations(Tool::Sql, vec![first.clone(), second.clone()])
+        .set("limits.max_attempts", 2)
+        .start()
+        .await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    fleet
+        .project()
+        .rewrite(&[first.clone(), second.clone().then("select 'another image'")]);
+    let worker = fleet.worker(&[]);
+    assert_eq!(fleet.over().await, "failed", "{}", fleet.last_seen().await);
+    let job = fleet.job("t001").await;
+    assert_eq!(job["error"]["reason"], "other_migrations", "{job:#}");
+    fleet.assert_effects(&[]).await;
+    fleet.project().rewrite(&[first, second]);
+    fleet.herder(&["retry", "--wait"]).await.expect(0);
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+    assert_eq!(worker.drain().await, Some(0));
+}

@@ -1,0 +1,172 @@
+//! Postgres goes away in the middle: the control database, or the tenants' server.
+
+use std::sync::Arc;
+
+use herder::throwaway::Settings;
+
+use crate::fleet::{Cluster, Fleet, Setup, Tool, steps};
+
+fn gated(tool: Tool, tenants: usize) -> Setup {
+    let [first, second] = steps(2).try_into().expect("two");
+    Setup::schemas(tenants).migrations(tool, vec![first, second.gated()])
+}
+
+/// Nothing was lost, nothing was done twice, and the outage has cost nobody an attempt.
+async fn nothing_was_lost(fleet: &Fleet) {
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    for job in fleet.status().await["jobs"].as_array().expect("jobs") {
+        assert_eq!(job["attempts"], 1, "{job:#}");
+    }
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+}
+
+async fn restart(cluster: &Arc<Cluster>) {
+    let cluster = Arc::clone(cluster);
+    tokio::task::spawn_blocking(move || cluster.server().restart().expect("a restart"))
+        .await
+        .expect("no panic");
+}
+
+#[tokio::test]
+async fn a_control_database_that_goes_away_loses_nothing() {
+    let cluster = Cluster::own(Settings::default()).await;
+    let fleet = gated(Tool::Sql, 12).control_on(&cluster).start().await;
+    let gate = fleet.close_gate().await;
+    let mut workers = Vec::new();
+    for _ in 0..2 {
+        workers.push(fleet.worker(&["--concurrency", "2", "--listen", "127.0.0.1:0"]));
+    }
+    fleet.herder(&["upgrade"]).await.expect(0);
+    fleet.wait_at_gate(4).await;
+    cluster.server().stop_immediate();
+    for worker in &workers {
+        worker.says("does not answer").await;
+    }
+    // What runs goes on, and is done while nobody can be told.
+    gate.open().await;
+    fleet
+        .wait_until("what ran is done", async || fleet.sessions().await == 0)
+        .await;
+    for worker in &mut workers {
+        // Restarting it would bring nothing back.
+        assert_eq!(worker.get("/livez").await.0, 200);
+        assert!(worker.runs());
+    }
+    restart(&cluster).await;
+    nothing_was_lost(&fleet).await;
+    for worker in workers {
+        assert_eq!(
+            worker.metric("herder_rescued_total").await,
+            0.0,
+            "{}",
+            worker.log()
+        );
+        assert_eq!(worker.drain().await, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_control_database_that_crashes_again_and_again_loses_nothing() {
+    let cluster = Cluster::own(Settings::default()).await;
+    let setup = Setup::schemas(120).migrations(Tool::Sql, steps(2));
+    let fleet = setup.control_on(&cluster).start().await;
+    let workers = [
+        fleet.worker(&["--concurrency", "2"]),
+        fleet.worker(&["--concurrency", "2"]),
+    ];
+    fleet.herder(&["upgrade"]).await.expect(0);
+    for crashes in 1..=3 {
+        fleet
+            .wait_until("some more tenants are done", async || {
+                fleet.count("succeeded").await >= crashes * 15
+            })
+            .await;
+        restart(&cluster).await;
+    }
+    nothing_was_lost(&fleet).await;
+    for worker in workers {
+        assert_eq!(worker.drain().await, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_worker_may_come_before_its_control_database() {
+    let cluster = Cluster::own(Settings::default()).await;
+    let fleet = Setup::schemas(2).control_on(&cluster).start().await;
+    cluster.server().stop_immediate();
+    let mut worker = fleet.worker(&[]);
+    // It says so and ends: whoever started it starts it again. Or it waits. But it does not crash.
+    worker.says("control database").await;
+    if !worker.runs() {
+        assert_eq!(worker.end().await.code(), Some(3), "{}", worker.log());
+    }
+}
+
+/// The tenants' server crashes while a worker is in the middle of some.
+async fn a_crash_costs_no_attempt(tool: Tool) {
+    let cluster = Cluster::own(Settings::default()).await;
+    let fleet = gated(tool, 6).on(&cluster).start().await;
+    let gate = fleet.close_gate().await;
+    let worker = fleet.worker(&["--concurrency", "3"]);
+    fleet.herder(&["upgrade"]).await.expect(0);
+    fleet.wait_at_gate(3).await;
+    cluster.server().stop_immediate();
+    let snoozed = "select count(distinct job_id) from herder.attempt where result = 'snoozed'";
+    fleet
+        .wait_until("all have found the server away", async || {
+            fleet.ask::<i64>(snoozed).await == 6
+        })
+        .await;
+    let job = fleet.job("t001").await;
+    assert_eq!(job["attempts"], 0, "{job:#}");
+    assert_eq!(job["error"]["reason"], "connection_lost", "{job:#}");
+    gate.open().await;
+    restart(&cluster).await;
+    nothing_was_lost(&fleet).await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_crash_of_the_tenants_server_costs_no_attempt() {
+    a_crash_costs_no_attempt(Tool::Sql).await;
+}
+
+#[tokio::test]
+async fn a_crash_of_the_tenants_server_costs_no_attempt_with_alembic() {
+    a_crash_costs_no_attempt(Tool::Alembic).await;
+}
+
+#[tokio::test]
+async fn a_crash_of_the_tenants_server_costs_no_attempt_with_a_command() {
+    a_crash_costs_no_attempt(Tool::Command).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_at_the_start_is_waited_for() {
+    let cluster = Cluster::own(Settings::default()).await;
+    let fleet = Setup::schemas(5)
+        .migrations(Tool::Sql, steps(2))
+        .on(&cluster)
+        .start()
+        .await;
+    cluster.server().stop_immediate();
+    let tenants = fleet
+        .herder(&["tenants", "--revisions", "--output-format", "json"])
+        .await
+        .expect(0)
+        .json();
+    for tenant in tenants["tenants"].as_array().expect("tenants") {
+        assert_eq!(tenant["status"], "unknown", "{tenants:#}");
+    }
+    let worker = fleet.worker(&[]);
+    fleet.herder(&["upgrade"]).await.expect(0);
+    let snoozed = "select count(distinct job_id) from herder.attempt where result = 'snoozed'";
+    fleet
+        .wait_until("some have found the server away", async || {
+            fleet.ask::<i64>(snoozed).await >= 4
+        })
+        .await;
+    restart(&cluster).await;
+    nothing_was_lost(&fleet).await;
+    assert_eq!(worker.drain().await, Some(0));
+}

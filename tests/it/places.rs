@@ -1,0 +1,211 @@
+//! Places with odd names, and places that are not there.
+
+use crate::fleet::{Fleet, Setup, Tenant, Tool, steps, tell};
+use crate::server::WITH_PASSWORD;
+
+/// Each of them must be quoted everywhere, and none of them may be cut.
+const ODD: [&str; 9] = [
+    "Upper Case",
+    "two  spaces ",
+    "semi;colon; drop schema public cascade; --",
+    "quote\"d",
+    "it's",
+    "Grüße/世界/🐑",
+    "select",
+    "percent%20and{braces}$dollar\\backslash",
+    "sixty_three_bytes_is_all_that_postgres_keeps_of_a_name_so_here_t",
+];
+
+async fn odd_names_are_names(tool: Tool) {
+    let tenants: Vec<Tenant> = ODD
+        .iter()
+        // The env.py quotes names without a thought of quotes in them. That is its own affair, and harms nobody else.
+        .filter(|name| tool != Tool::Alembic || !name.contains('"'))
+        .map(|name| {
+            let name = name.get(..63).unwrap_or(name);
+            Tenant::schema(&format!("tenant of {name}"), name)
+        })
+        .collect();
+    let fleet = Setup::new(tenants).migrations(tool, steps(2)).start().await;
+    fleet.herder(&["upgrade", "--local", "4"]).await.expect(0);
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+    for tenant in &fleet.tenants {
+        assert_eq!(fleet.job(&tenant.id).await["outcome"], "migrated");
+    }
+    fleet
+        .herder(&["upgrade", "--tenant", "tenant of it's", "--local", "1"])
+        .await
+        .expect(0);
+    fleet
+        .herder(&["downgrade", "--to", "base", "--yes", "--local", "4"])
+        .await
+        .expect(0);
+    fleet
+        .assert_effects(&["up 20250101", "up 20250102", "down 20250102", "down 20250101"])
+        .await;
+    fleet.assert_public_untouched().await;
+}
+
+#[tokio::test]
+async fn odd_schema_names_are_only_names() {
+    odd_names_are_names(Tool::Sql).await;
+}
+
+#[tokio::test]
+async fn odd_schema_names_are_only_names_to_alembic() {
+    odd_names_are_names(Tool::Alembic).await;
+}
+
+#[tokio::test]
+async fn odd_schema_names_are_only_names_to_a_command() {
+    odd_names_are_names(Tool::Command).await;
+}
+
+#[tokio::test]
+async fn odd_database_names_are_only_names() {
+    for tool in [Tool::Sql, Tool::Command, Tool::Alembic] {
+        let mut fleet = Setup::schemas(1).migrations(tool, steps(2)).start().await;
+        let mut odd = Vec::new();
+        for name in ["Upper Case;", "quote\"d ' %41", "Grüße?a=b&c=d#e@f:g/h"] {
+            let database = fleet.database(name);
+            fleet.cluster.create(&herder::session::quote(&database)).await;
+            odd.push(Tenant {
+                id: name.to_owned(),
+                database: Some(database),
+                ..Tenant::default()
+            });
+        }
+        fleet.tell("delete from tenants").await;
+        fleet.tenants = odd;
+        fleet.populate().await;
+        fleet.herder(&["upgrade", "--local", "3"]).await.expect(0);
+        fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+    }
+}
+
+/// The job of a tenant, by where it stands and why.
+async fn failed_with(fleet: &Fleet, tenant: &str, reason: &str, sqlstate: Option<&str>) {
+    let job = fleet.job(tenant).await;
+    assert_eq!(job["state"], "failed", "{job:#}");
+    assert_eq!(job["attempts"], 1, "{job:#}");
+    assert_eq!(job["error"]["reason"], reason, "{job:#}");
+    assert_eq!(job["error"]["sqlstate"].as_str(), sqlstate, "{job:#}");
+}
+
+#[tokio::test]
+async fn whoever_cannot_be_reached_holds_nobody_back() {
+    let mut fleet = Setup::schemas(3).migrations(Tool::Sql, steps(2)).start().await;
+    let role = fleet.database("role");
+    tell(
+        &fleet.home,
+        &format!("create role {role} login password 'right' in role {WITH_PASSWORD} superuser"),
+    )
+    .await;
+    let home = fleet.cluster.url(&fleet.database("home"));
+    let url = |user: &str| home.replace("postgres@", user);
+    let elsewhere = |id: &str, schema: &str, url: Option<String>| Tenant {
+        url,
+        ..Tenant::schema(id, schema)
+    };
+    let good = fleet.tenants.clone();
+    let wrong = vec![
+        elsewhere("right password", "secured", Some(url(&format!("{role}:right@")))),
+        elsewhere("wrong password", "wrong", Some(url(&format!("{role}:wrong@")))),
+        elsewhere("missing schema", "missing", None),
+        Tenant {
+            id: "missing database".into(),
+            database: Some(fleet.database("missing")),
+            ..Tenant::default()
+        },
+        elsewhere(
+            "wrong port",
+            "port",
+            Some("postgresql://postgres@127.0.0.1:1/postgres".into()),
+        ),
+        elsewhere(
+            "wrong host",
+            "host",
+            Some("postgresql://postgres@no-such-host.invalid/postgres".into()),
+        ),
+    ];
+    fleet.tenants = wrong;
+    fleet.list_tenants().await;
+    tell(
+        &fleet.home,
+        "create schema secured; create table secured.effects (n int generated always as identity, step text)",
+    )
+    .await;
+
+    let listed = fleet
+        .herder(&["tenants", "--revisions", "--output-format", "json"])
+        .await
+        .expect(0)
+        .json();
+    let mut unknown: Vec<&str> = listed["tenants"]
+        .as_array()
+        .expect("tenants")
+        .iter()
+        .filter(|t| t["status"] == "unknown")
+        .filter_map(|t| t["id"].as_str())
+        .collect();
+    unknown.sort_unstable();
+    assert_eq!(
+        unknown,
+        [
+            "missing database",
+            "missing schema",
+            "wrong host",
+            "wrong password",
+            "wrong port"
+        ],
+        "{listed:#}"
+    );
+
+    let worker = fleet.worker(&[]);
+    fleet.herder(&["upgrade"]).await.expect(0);
+    fleet
+        .wait_until("all that can be reached is done", async || {
+            fleet.count("succeeded").await == 4 && fleet.count("failed").await == 3
+        })
+        .await;
+    failed_with(&fleet, "wrong password", "wrong_credentials", Some("28P01")).await;
+    failed_with(&fleet, "missing schema", "schema_missing", Some("3F000")).await;
+    failed_with(&fleet, "missing database", "database_missing", Some("3D000")).await;
+    // A server that is down may come back: these are tried again for a while.
+    for tenant in ["wrong host", "wrong port"] {
+        fleet
+            .wait_until("it was tried", async || {
+                !fleet.job(tenant).await["error"].is_null()
+            })
+            .await;
+        let job = fleet.job(tenant).await;
+        assert_eq!(job["error"]["reason"], "connection_lost", "{job:#}");
+        assert_eq!(job["attempts"], 0, "{job:#}");
+    }
+    fleet.tenants = good;
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+    fleet.assert_public_untouched().await;
+    fleet.herder(&["cancel", "--yes"]).await.expect(0);
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_tenant_that_is_dropped_meanwhile_fails_or_is_skipped_if_it_is_off_the_list() {
+    let mut fleet = Setup::schemas(4).migrations(Tool::Sql, steps(2)).start().await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    tell(&fleet.home, "drop schema t001 cascade; drop schema t002 cascade").await;
+    fleet.tell("delete from tenants where id = 't001'").await;
+    let worker = fleet.worker(&[]);
+    assert_eq!(fleet.over().await, "failed", "{}", fleet.last_seen().await);
+    let job = fleet.job("t001").await;
+    assert_eq!(job["state"], "skipped", "{job:#}");
+    failed_with(&fleet, "t002", "schema_missing", Some("3F000")).await;
+    fleet.tenants.drain(..2);
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+    fleet.assert_public_untouched().await;
+    // Taken off the list, too, it fails nobody any more.
+    fleet.tell("delete from tenants where id = 't002'").await;
+    fleet.herder(&["retry", "--wait"]).await.expect(0);
+    assert_eq!(fleet.count("skipped").await, 2);
+    assert_eq!(worker.drain().await, Some(0));
+}
