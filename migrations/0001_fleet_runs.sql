@@ -147,3 +147,10 @@ create table herder.attempt (
     primary key (job_id, epoch),
     constraint ended_with_result check ((ended_at is null) = (result is null))
 );
+
+-- A plan that was proven: the digest of its SQL, of the migrations and of the versions of all that was at work.
+create table herder.proof (
+    key           text primary key,
+    proven_at     timestamptz not null default now(),
+    used_at       timestamptz not null default now()
+);

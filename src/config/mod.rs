@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 pub use self::{
     load::ConfigError,
-    runner::{AlembicConfig, CommandConfig, RunnerConfig, SqlConfig},
+    runner::{AlembicConfig, CommandConfig, PlanConfig, RunnerConfig, SqlConfig},
     tenants::{
         DiscoverConfig, FastapiId, FastapiStrategy, FastapiTenancyConfig, FileConfig, SqlSourceConfig,
         TenantsConfig,

@@ -34,6 +34,24 @@ pub struct AlembicConfig {
     /// The ledger's table, where env.py passes another `version_table`. Default: `alembic_version`.
     #[serde(default = "alembic_version")]
     pub version_table: String,
+    /// Whether tenants are migrated by SQL that Alembic renders once, or by Alembic itself.
+    #[serde(default)]
+    pub plan: PlanConfig,
+}
+
+/// Where a plan takes the place of a live tool. A plan is many times faster, and it is only as good as offline mode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PlanConfig {
+    /// Only where the plan is proven: rendered twice alike, and the same as live Alembic in a scratch schema. The
+    /// default.
+    #[default]
+    Auto,
+    /// Everywhere, without a proof: what cannot be rendered, twice alike, is an error. For who knows that their
+    /// offline mode is right, or may not make scratch schemas.
+    Always,
+    /// Nowhere.
+    Never,
 }
 
 fn alembic_ini() -> PathBuf {

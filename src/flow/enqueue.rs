@@ -17,9 +17,10 @@ use crate::{
         budget,
         context::{Context, chain},
         inspect::{OwnUrls, Read, inspect},
+        prove::prove,
         resolve::{ResolveError, resolve_selected},
     },
-    runner::{Offer, RunnerError, apply::fits},
+    runner::{Offer, RunnerError, Verdict, apply::fits},
     store::{
         self, StoreError,
         job::{self, NewJob},
@@ -211,7 +212,7 @@ pub async fn plan(
         .map(|(tenant, read)| planner.plan(tenant, read))
         .collect();
     let ways = planner.ways.known;
-    let ways = offers(cx, direction, ways).await;
+    let ways = offers(cx, direction, ways, &tenants, &own_urls).await?;
     Ok(Plan {
         target: absolute,
         tenants,
@@ -222,17 +223,33 @@ pub async fn plan(
     })
 }
 
-/// Asks the runner for plans.
+/// Asks the runner for plans, and has those proven that need it, each beside the first tenant that it is for.
 async fn offers(
     cx: &Context,
     direction: Direction,
     ways: Vec<(Ledger, Isolation, Option<String>)>,
-) -> Vec<Way> {
+    tenants: &[Planned],
+    own_urls: &OwnUrls,
+) -> Result<Vec<Way>, EnqueueError> {
     let mut offered = Vec::with_capacity(ways.len());
-    for (before, isolation, to) in ways {
-        let offer = cx.runner.plan(direction, &before, to.as_deref(), isolation).await;
-        // What keeps a plan from being made may fail the tenants, too: then one by one, and with their own reasons.
-        let offer = offer.unwrap_or_else(|e| Offer::Live { why: e.to_string() });
+    for (number, (before, isolation, to)) in ways.into_iter().enumerate() {
+        let mut offer = match cx.runner.plan(direction, &before, to.as_deref(), isolation).await {
+            Ok(offer) => offer,
+            Err(e @ RunnerError::Setup { .. }) => return Err(e.into()),
+            // What keeps a plan from being made may fail the tenants, too: then one by one, and with their own reasons.
+            Err(e) => Offer::Live { why: e.to_string() },
+        };
+        let first = tenants.iter().find(|t| t.way == Some(number));
+        if let (Offer::Plan(plan), Some(first)) = (&offer, first)
+            && cx.runner.needs_proof()
+        {
+            let first = &first.tenant;
+            let own = own_urls.get(&first.id).filter(|_| first.own_url);
+            let verdict = prove(cx, plan, to.as_deref(), &first.place, own).await?;
+            if let Verdict::Unproven { why } = verdict {
+                offer = Offer::Live { why };
+            }
+        }
         offered.push(Way {
             before,
             to,
@@ -240,7 +257,7 @@ async fn offers(
             offer,
         });
     }
-    offered
+    Ok(offered)
 }
 
 /// The distinct ways, in the order in which they first appear.

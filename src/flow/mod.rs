@@ -8,6 +8,7 @@ mod held;
 pub mod inspect;
 mod keeper;
 mod plans;
+pub mod prove;
 mod pulse;
 pub mod resolve;
 pub mod retry;

@@ -7,6 +7,7 @@ pub(crate) mod apply;
 mod command;
 mod error;
 pub(crate) mod kind;
+mod proof;
 mod sql;
 pub(crate) mod statement;
 
@@ -16,6 +17,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 pub use self::error::RunnerError;
+pub use self::proof::{Ground, Verdict};
 use self::{command::CommandRunner, sql::SqlRunner};
 use crate::{
     config::{LimitsConfig, RunnerConfig},
@@ -143,6 +145,36 @@ pub trait MigrationRunner: Send + Sync {
         to: Option<&str>,
         isolation: Isolation,
     ) -> Result<Offer, RunnerError>;
+
+    /// Whether its plans are only as good as their proof. Otherwise they are what the tool itself runs.
+    fn needs_proof(&self) -> bool {
+        false
+    }
+
+    /// The name under which the proof of a plan is kept: another one as soon as anything that it hangs on changes.
+    /// None: the plan is not even the same when it is made again.
+    ///
+    /// # Errors
+    /// A broken project, or the server cannot be reached.
+    async fn proof_key(
+        &self,
+        plan: &Plan,
+        to: Option<&str>,
+        ground: Ground<'_>,
+    ) -> Result<Option<String>, RunnerError> {
+        let _ = (to, ground);
+        Ok(Some(plan.id()))
+    }
+
+    /// Proves that a plan does what the tool does, beside a tenant that it leaves alone. At most one connection to the
+    /// tenant's server is open at any time.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or the proof was told to stop. What speaks against the plan is no error.
+    async fn prove(&self, plan: &Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Verdict, RunnerError> {
+        let _ = (plan, to, ground);
+        Ok(Verdict::Proven)
+    }
 
     /// Brings the tenant to `work.to`, under the tenant's lock that `session` holds. Migrating twice is the same as
     /// once, and killed midway and run again ends at the target. Returns soon after `work.cancel` is told, with

@@ -3,6 +3,7 @@
 
 pub mod job;
 pub mod plan;
+pub mod proof;
 pub mod run;
 pub mod server;
 pub mod setup;

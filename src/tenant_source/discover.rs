@@ -20,7 +20,7 @@ const UNLIKELY_DATABASES: [&str; 4] = ["postgres", "rdsadmin", "azure_maintenanc
 // Those that an extension brought (postgis, pg_cron, timescaledb) belong to it.
 const SCHEMAS: &str = "\
     select n.nspname::text from pg_namespace n \
-    where n.nspname not like 'pg\\_%' and n.nspname <> 'information_schema' and ($1 is null or n.nspname = $1) \
+    where n.nspname not like 'pg\\_%' and n.nspname not like 'herder\\_shadow\\_%' and n.nspname <> 'information_schema' and ($1 is null or n.nspname = $1) \
       and not exists (select from pg_depend d where d.classid = 'pg_namespace'::regclass and d.objid = n.oid \
                         and d.deptype = 'e') \
     order by n.nspname";
@@ -29,7 +29,7 @@ const SCHEMAS: &str = "\
 // listed: a tenant with a missing grant should fail, not be forgotten.
 const DATABASES: &str = "\
     select datname::text from pg_database \
-    where datallowconn and not datistemplate and datconnlimit <> -2 and ($1 is null or datname = $1) \
+    where datallowconn and not datistemplate and datname not like 'herder\\_shadow\\_%' and datconnlimit <> -2 and ($1 is null or datname = $1) \
     order by datname";
 
 /// Looks what is there.

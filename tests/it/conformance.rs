@@ -118,6 +118,7 @@ fn alembic(folder: &Path) -> RunnerConfig {
         python: crate::venv::python().to_string_lossy().into_owned(),
         url_scheme: None,
         version_table: "alembic_version".into(),
+        plan: herder::config::PlanConfig::default(),
     })
 }
 

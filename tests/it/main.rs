@@ -1,5 +1,6 @@
 //! The integration tests: one crate, so that it links once.
 
+mod alembic_plans;
 mod alembic_process;
 mod budget;
 mod conformance;

@@ -5,20 +5,27 @@
 //!    process.rs   one process: starts it, asks it, ends it with its whole group
 //!    protocol.rs  what goes over the pipe, and the errors
 //!    scrub.rs     takes passwords out of its standard error
+//!    offline.rs   Alembic's offline script, made into a plan
+//!    shadow.rs    the proof of a plan, in two scratch schemas
+//!    digest.rs    what a schema is, as text
 //!    runner.rs    what the flow sees of all that
 //!    warm/        the other end of the pipe, in Python
 //! ```
 
+mod digest;
+mod offline;
 mod pool;
 mod process;
 mod protocol;
 mod runner;
 mod scrub;
+mod shadow;
 
 pub use pool::{RECYCLE_AFTER, WarmGuard, WarmPool};
 pub use process::{Launch, WarmProcess};
 pub use protocol::{
-    Connections, Description, Direction, Ledger, Migrated, Migration, Project, RevisionFile, ToolError,
-    ToolErrorKind, Versions, WarmError,
+    Connections, Description, Direction, Event, Ledger, Migrated, Migration, Project, Refusal, Rendered,
+    Rendering, RevisionFile, ToolError, ToolErrorKind, Versions, WarmError, Whereabouts,
 };
 pub use runner::AlembicRunner;
+pub use shadow::SHADOW_PREFIX;

@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -14,7 +15,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::protocol::{Answer, Description, Migrated, Migration, Project, Versions, WarmError};
+use super::protocol::{
+    Answer, Description, Migrated, Migration, Project, Rendered, Rendering, Versions, WarmError, Whereabouts,
+};
 use super::scrub::Scrubber;
 
 /// Reads the first script from standard input and runs it. Drops the current directory from Python's path before that:
@@ -26,11 +29,12 @@ const STARTER: &str = "import sys; sys.path[:] = filter(None, sys.path); source 
 const BOOTSTRAP: &str = include_str!("warm/bootstrap.py");
 
 /// The other end of the pipe. It travels over the pipe too: no file, so a read-only file system will do.
-const MODULES: [(&str, &str); 10] = [
+const MODULES: [(&str, &str); 11] = [
     ("herder_warm", ""),
     ("herder_warm.connections", include_str!("warm/connections.py")),
     ("herder_warm.errors", include_str!("warm/errors.py")),
     ("herder_warm.migrate", include_str!("warm/migrate.py")),
+    ("herder_warm.offline", include_str!("warm/offline.py")),
     ("herder_warm.pipes", include_str!("warm/pipes.py")),
     ("herder_warm.project", include_str!("warm/project.py")),
     ("herder_warm.run", include_str!("warm/run.py")),
@@ -192,11 +196,53 @@ impl WarmProcess {
         migration: &Migration<'_>,
     ) -> Result<Migrated, WarmError> {
         self.tenants += 1;
+        self.ask_about("migrate", project, migration).await
+    }
+
+    /// Where env.py would take a migration. Changes nothing, wherever that is.
+    pub async fn look(
+        &mut self,
+        project: &Project,
+        migration: &Migration<'_>,
+    ) -> Result<Whereabouts, WarmError> {
+        self.ask_about("look", project, migration).await
+    }
+
+    async fn ask_about<T: DeserializeOwned>(
+        &mut self,
+        what: &str,
+        project: &Project,
+        migration: &Migration<'_>,
+    ) -> Result<T, WarmError> {
         let mut request = json!(migration);
-        request["do"] = "migrate".into();
+        request["do"] = what.into();
         request["ini"] = json!(project.ini.to_string_lossy());
         request["section"] = json!(project.section);
         self.ask(request, Scrubber::new(migration.url)).await
+    }
+
+    /// Renders what Alembic would say to a tenant, in its own offline mode. Connects to nothing.
+    pub async fn render(
+        &mut self,
+        project: &Project,
+        rendering: &Rendering<'_>,
+    ) -> Result<Rendered, WarmError> {
+        let database = utf8_percent_encode(rendering.database, NON_ALPHANUMERIC);
+        let request = json!({
+            "do": "render",
+            "ini": project.ini.to_string_lossy(),
+            "section": project.section,
+            "direction": rendering.direction,
+            "heads": rendering.heads,
+            "target": rendering.target,
+            // A name that no resolver ever finds, should anything get as far as that.
+            "url": format!("postgresql://herder@herder.invalid/{database}"),
+            "scheme": rendering.scheme,
+            "schema": rendering.schema,
+            "application_name": "herder/render",
+            "settings": {},
+        });
+        self.ask(request, Scrubber::default()).await
     }
 
     /// Ends the process and everything that it started, and waits until it is gone.

@@ -1,6 +1,6 @@
 //! What Herder and its warm Python process say to each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -59,6 +59,85 @@ pub struct Migration<'a> {
     /// Server settings, `lock_timeout` and the like, that every connection of env.py starts with. They win over what
     /// env.py passes to its engine; a `SET` in a migration wins over them.
     pub settings: &'a BTreeMap<String, String>,
+}
+
+/// A plan to be rendered. Nothing of a tenant is in it: its URL is never connected to.
+#[derive(Clone, Copy, Debug)]
+pub struct Rendering<'a> {
+    /// Up or down.
+    pub direction: Direction,
+    /// The ledger's rows beforehand.
+    pub heads: &'a BTreeSet<String>,
+    /// A revision, or `base`.
+    pub target: &'a str,
+    /// SQLAlchemy's dialect and driver, as in [`Migration`].
+    pub scheme: Option<&'a str>,
+    /// What stands for the tenant's database.
+    pub database: &'a str,
+    /// What stands for the tenant's schema.
+    pub schema: Option<&'a str>,
+}
+
+/// What became of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Rendered {
+    /// Only a live migration can tell what it would do.
+    Refused {
+        /// Why.
+        refused: Refusal,
+    },
+    /// Alembic's own words.
+    Script {
+        /// In order.
+        events: Vec<Event>,
+        /// The ledger that env.py chose.
+        ledger: Ledger,
+        /// SHA-256 of env.py and the ini, which no revision's checksum covers.
+        env: String,
+    },
+}
+
+/// Where env.py leads.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Whereabouts {
+    /// The database that it connects to.
+    pub database: String,
+    /// The schema that unqualified names are made in.
+    pub schema: Option<String>,
+    /// The schema of its ledger, where it names one.
+    pub ledger: Option<String>,
+}
+
+/// Why a plan cannot be rendered.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Refusal {
+    /// One line, about the revision where there is one: `it reads what a statement found`.
+    pub message: String,
+    /// The revision that was being rendered. None: env.py itself.
+    pub revision: Option<String>,
+}
+
+/// A word of Alembic's offline mode.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(tag = "is", content = "of", rename_all = "snake_case")]
+pub enum Event {
+    /// A transaction begins.
+    Begin,
+    /// A transaction is committed.
+    Commit,
+    /// A revision begins.
+    Step(String),
+    /// A comment: `-- Running upgrade a -> b`. What comes between a step and this makes the ledger's table.
+    Remark(String),
+    /// A statement, or several as somebody wrote them, without the last semicolon.
+    Sql(String),
+    /// A statement that writes the ledger's rows.
+    Ledger(String),
+    /// The ledger's rows from here on: the revision is done.
+    Heads(BTreeSet<String>),
+    /// All revisions are done.
+    End,
 }
 
 /// The versions of what runs the migrations.

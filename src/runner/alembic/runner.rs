@@ -4,24 +4,34 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use async_trait::async_trait;
+use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
 use super::{
-    Description, Direction, Launch, Migrated, Migration, Project, ToolErrorKind, WarmError, WarmPool,
+    Description, Direction, Launch, Migrated, Migration, Project, Refusal, Rendered, Rendering,
+    ToolErrorKind, WarmError, WarmGuard, WarmPool, offline,
+    shadow::{self, Shadow},
 };
 use crate::{
-    config::{AlembicConfig, LimitsConfig},
+    config::{AlembicConfig, LimitsConfig, PlanConfig},
     domain::{
+        plan::{Plan, PlanStep, SCHEMA},
         revision::{self, History, Ledger, LedgerForm, Revision},
         tenant::Isolation,
     },
-    runner::{LedgerTable, MigrationRunner, Offer, RunnerError, Work},
+    runner::{Ground, LedgerTable, MigrationRunner, Offer, RunnerError, Verdict, Work},
     session::TenantSession,
 };
+
+/// How far apart two renderings are that prove a plan free of the time.
+const CLOCK_TICK: Duration = Duration::from_millis(1100);
+
+/// Goes up with every change to what a proof looks at: an older proof says nothing then.
+const PROOF_VERSION: &str = "1";
 
 /// Runs a project's own `env.py`, one tenant at a time in each of a few processes.
 pub struct AlembicRunner {
@@ -29,6 +39,7 @@ pub struct AlembicRunner {
     project: Project,
     scheme: Option<String>,
     version_table: String,
+    plan: PlanConfig,
     known: Mutex<Option<Known>>,
 }
 
@@ -53,8 +64,96 @@ impl AlembicRunner {
             },
             scheme: config.url_scheme.clone(),
             version_table: config.version_table.clone(),
+            plan: config.plan,
             known: Mutex::new(None),
         }
+    }
+
+    pub(super) fn project(&self) -> &Project {
+        &self.project
+    }
+
+    pub(super) fn scheme(&self) -> Option<&str> {
+        self.scheme.as_deref()
+    }
+
+    pub(super) fn version_table(&self) -> &str {
+        &self.version_table
+    }
+
+    pub(super) fn ledger(&self) -> LedgerTable {
+        LedgerTable {
+            table: self.version_table.clone(),
+            revision: "version_num::text",
+            condition: "true",
+        }
+    }
+
+    pub(super) async fn checkout(&self) -> Result<WarmGuard, RunnerError> {
+        self.pool.checkout().await.map_err(to_error)
+    }
+
+    /// Renders under two made-up names, and makes steps of it where both say the same. The text besides is what else
+    /// the script hangs on.
+    pub(super) async fn rendered(
+        &self,
+        direction: revision::Direction,
+        before: &BTreeSet<String>,
+        target: &str,
+        by_schema: bool,
+    ) -> Result<Result<(Vec<PlanStep>, String), String>, RunnerError> {
+        let mut process = self.checkout().await?;
+        let mut rendering = Rendering {
+            direction: match direction {
+                revision::Direction::Upgrade => Direction::Upgrade,
+                revision::Direction::Downgrade => Direction::Downgrade,
+            },
+            heads: before,
+            target,
+            scheme: self.scheme(),
+            database: offline::DATABASE,
+            schema: by_schema.then_some(SCHEMA),
+        };
+        let first = process
+            .render(&self.project, &rendering)
+            .await
+            .map_err(to_error)?;
+        let (events, ledger, env) = match first {
+            Rendered::Script { events, ledger, env } => (events, ledger, env),
+            Rendered::Refused { refused } => return Ok(Err(why(&refused))),
+        };
+        rendering.database = offline::OTHER_DATABASE;
+        rendering.schema = by_schema.then_some(offline::OTHER_SCHEMA);
+        let other = process
+            .render(&self.project, &rendering)
+            .await
+            .map_err(to_error)?;
+        let other = match other {
+            Rendered::Script { events, .. } => offline::with_schema(events),
+            Rendered::Refused { refused } => return Ok(Err(why(&refused))),
+        };
+        if let Some(revision) = offline::first_difference(&events, &other) {
+            let place = revision.map_or_else(|| "env.py".into(), |r| format!("revision {r}"));
+            return Ok(Err(format!(
+                "{place} renders other SQL each time, or for each tenant"
+            )));
+        }
+        if ledger.table != self.version_table
+            || ledger.schema.as_deref().is_some_and(|s| by_schema && s != SCHEMA)
+        {
+            return Ok(Err(format!(
+                "env.py keeps its ledger in {}{}, not in the tenant's {}",
+                ledger.schema.map(|s| format!("{s}.")).unwrap_or_default(),
+                ledger.table,
+                self.version_table
+            )));
+        }
+        let versions = process.versions();
+        let versions = format!(
+            "{} {} {} {env}",
+            versions.python, versions.alembic, versions.sqlalchemy
+        );
+        Ok(offline::steps(&events, before, &self.version_table).map(|steps| (steps, versions)))
     }
 
     async fn describe(&self) -> Result<Description, RunnerError> {
@@ -148,23 +247,114 @@ impl MigrationRunner for AlembicRunner {
     }
 
     fn ledger_table(&self) -> Option<LedgerTable> {
-        Some(LedgerTable {
-            table: self.version_table.clone(),
-            revision: "version_num::text",
-            condition: "true",
-        })
+        Some(self.ledger())
     }
 
     async fn plan(
         &self,
-        _: revision::Direction,
-        _: &Ledger,
-        _: Option<&str>,
-        _: Isolation,
+        direction: revision::Direction,
+        before: &Ledger,
+        to: Option<&str>,
+        isolation: Isolation,
     ) -> Result<Offer, RunnerError> {
-        Ok(Offer::Live {
-            why: "plans of Alembic migrations are not proven yet".into(),
-        })
+        if self.plan == PlanConfig::Never {
+            return Ok(Offer::Live {
+                why: "[runner] plan = \"never\"".into(),
+            });
+        }
+        let target = to.unwrap_or("base");
+        let before = &before.revisions;
+        let by_schema = isolation != Isolation::Database;
+        match self.rendered(direction, before, target, by_schema).await? {
+            Ok((steps, _)) => Ok(Offer::Plan(Plan {
+                direction,
+                before: before.clone(),
+                check: None,
+                after: steps.last().map_or_else(|| before.clone(), |s| s.after.clone()),
+                steps,
+            })),
+            Err(why) if self.plan == PlanConfig::Always => Err(RunnerError::Setup {
+                message: format!("no plan can be made: {why}"),
+                hint: "[runner] plan = \"auto\" migrates such tenants by live Alembic".into(),
+            }),
+            Err(why) => Ok(Offer::Live { why }),
+        }
+    }
+
+    fn needs_proof(&self) -> bool {
+        self.plan != PlanConfig::Always
+    }
+
+    async fn proof_key(
+        &self,
+        plan: &Plan,
+        to: Option<&str>,
+        ground: Ground<'_>,
+    ) -> Result<Option<String>, RunnerError> {
+        let by_schema = ground.place.schema.is_some();
+        let target = to.unwrap_or("base");
+        let rendered = self
+            .rendered(plan.direction, &plan.before, target, by_schema)
+            .await?;
+        // The rendering that comes last counts: a plan that changes by itself is not proven by an old one.
+        let Some(versions) = rendered
+            .ok()
+            .filter(|(steps, _)| *steps == plan.steps)
+            .map(|(_, v)| v)
+        else {
+            return Ok(None);
+        };
+        let history = self.history().await?;
+        let postgres = shadow::postgres_major(ground).await?;
+        let mut hash = Sha256::new();
+        // All revisions that a proof runs: up to where the plan begins, and up to where it ends.
+        for revision in plan.before.iter().map(String::as_str).chain(to) {
+            hash.update(history.fingerprint(Some(revision)));
+            hash.update([0]);
+        }
+        for part in [
+            PROOF_VERSION,
+            &plan.id(),
+            &versions,
+            if by_schema { "schema" } else { "database" },
+            &self.version_table,
+            self.scheme().unwrap_or_default(),
+            &postgres.to_string(),
+        ] {
+            hash.update(part);
+            hash.update([0]);
+        }
+        let digest = hash.finalize();
+        Ok(Some(
+            digest
+                .iter()
+                .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}")),
+        ))
+    }
+
+    async fn prove(&self, plan: &Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Verdict, RunnerError> {
+        let began = Instant::now();
+        let target = to.unwrap_or("base");
+        let verdict = Shadow::new(self, ground, plan, target)?.prove().await?;
+        if verdict != Verdict::Proven {
+            return Ok(verdict);
+        }
+        // Two renderings within one second have the same time in seconds.
+        tokio::time::sleep(CLOCK_TICK.saturating_sub(began.elapsed())).await;
+        let again = self
+            .rendered(
+                plan.direction,
+                &plan.before,
+                target,
+                ground.place.schema.is_some(),
+            )
+            .await?;
+        match again {
+            Ok((steps, _)) if steps == plan.steps => Ok(Verdict::Proven),
+            _ => Ok(Verdict::Unproven {
+                why: "it renders other SQL a moment later".into(),
+            }),
+        }
     }
 
     async fn migrate(&self, session: &mut TenantSession, work: &Work<'_>) -> Result<(), RunnerError> {
@@ -196,8 +386,16 @@ impl MigrationRunner for AlembicRunner {
     }
 }
 
+/// Why a plan cannot be rendered, for a person.
+fn why(refusal: &Refusal) -> String {
+    match &refusal.revision {
+        Some(revision) => format!("revision {revision}: {}", refusal.message),
+        None => refusal.message.clone(),
+    }
+}
+
 /// What every connection of env.py starts with.
-fn settings(limits: &LimitsConfig) -> BTreeMap<String, String> {
+pub(super) fn settings(limits: &LimitsConfig) -> BTreeMap<String, String> {
     let ms = |d: Duration| d.as_millis().to_string();
     BTreeMap::from([
         ("lock_timeout".to_owned(), ms(limits.lock_timeout)),
@@ -239,7 +437,7 @@ fn stamp_of(path: &Path) -> Option<(SystemTime, u64)> {
     Some((metadata.modified().ok()?, metadata.len()))
 }
 
-fn to_error(error: WarmError) -> RunnerError {
+pub(super) fn to_error(error: WarmError) -> RunnerError {
     let hint = error.hint().map(str::to_owned);
     match error {
         WarmError::PythonMissing { .. } | WarmError::AlembicMissing { .. } => RunnerError::Setup {

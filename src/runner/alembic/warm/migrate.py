@@ -21,19 +21,12 @@ OPTIONS = {
 
 def migrate(request):
     """Brings one tenant to `target`, exactly as `alembic upgrade` or `alembic downgrade` would."""
-    project = Project.open(request["ini"], request["section"])
-    scheme = request["scheme"] or project.url_scheme() or "postgresql"
-    url = sqlalchemy_url(request["url"], scheme)
-    run = Run.current = Run(request, url)
-    try:
-        run_env(project, request, url, run)
-    except BaseException as error:
-        raise explain(error, project, run) from None
-    finally:
-        Run.current = None
-        left_open = close_left_open(run)
-    if not run.started:
-        raise Failure("env", "env.py ended without running any migration", "env.py must call context.run_migrations()")
+
+    def steps(script, run):
+        revisions = script._upgrade_revs if request["direction"] == "upgrade" else script._downgrade_revs
+        return run.watch(lambda heads: revisions(request["target"], heads))
+
+    run, left_open = run_env(request, steps)
     return {
         "steps": run.steps,
         "heads_before": run.heads_before,
@@ -43,25 +36,51 @@ def migrate(request):
     }
 
 
-def run_env(project, request, url, run):
-    direction, target = request["direction"], request["target"]
+def look(request):
+    """Where env.py leads: what an unqualified name would mean there. Changes nothing, wherever that is."""
+    run, _ = run_env(request, lambda _script, run: run.look, dont_mutate=True)
+    return run.place
+
+
+def run_env(request, steps, **options):
+    """Runs env.py with these steps, and closes what it leaves open."""
+    project = Project.open(request["ini"], request["section"])
+    scheme = request["scheme"] or project.url_scheme() or "postgresql"
+    url = sqlalchemy_url(request["url"], scheme)
+    run = Run.current = Run(request, url)
+    target, script = request["target"], project.script
+    try:
+        config = prepare(project, request, url, target)
+        options.update(fn=steps(script, run), as_sql=False, starting_rev=None, destination_rev=target, tag=None)
+        with EnvironmentContext(config, script, **options):
+            script.run_env()
+    except BaseException as error:
+        raise explain(error, project, run) from None
+    finally:
+        Run.current = None
+        left_open = close_left_open(run)
+    if not run.started:
+        raise Failure("env", "env.py ended without running any migration", "env.py must call context.run_migrations()")
+    return run, left_open
+
+
+def prepare(project, request, url, revision):
+    """What env.py finds: its configuration and arguments, as the command line would have them."""
+    direction = request["direction"]
     arguments = {"url": url}
     if request["schema"] is not None:
         arguments["schema"] = request["schema"]
     options = argparse.Namespace(**vars(OPTIONS[direction]))
-    options.config, options.name, options.revision = [project.ini], project.section, target
+    options.config, options.name, options.revision = [project.ini], project.section, revision
+    options.sql = request["do"] == "render"
     # `context.get_x_argument()` reads these, and only these.
     options.x = ["{}={}".format(name, value) for name, value in arguments.items()]
     config = project.config(cmd_opts=options, attributes={"x_args": arguments})
     config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
     # Without the URL: crash reporters like to print it.
-    sys.argv = ["alembic", "-c", project.ini, "-n", project.section, direction, target]
+    sys.argv = ["alembic", "-c", project.ini, "-n", project.section, direction, revision]
     fresh_event_loop()
-    script = project.script
-    revisions = script._upgrade_revs if direction == "upgrade" else script._downgrade_revs
-    steps = run.watch(lambda heads: revisions(target, heads))
-    with EnvironmentContext(config, script, fn=steps, as_sql=False, starting_rev=None, destination_rev=target, tag=None):
-        script.run_env()
+    return config
 
 
 def fresh_event_loop():

@@ -19,6 +19,8 @@ class Run:
         except Exception:
             # Its own words would quote the URL.
             raise Failure("config", "the tenant's URL cannot be read", "a URL is postgresql://user:password@host:5432/database") from None
+        self.place = None
+        self.offline = None  # The script, while a plan is rendered.
         self.started = False
         self.step = None  # The revision being applied or undone right now.
         self.steps = []  # All that were begun.
@@ -54,3 +56,10 @@ class Run:
             self.step = None
 
         return steps
+
+    def look(self, _heads, context):
+        """Alembic's list of steps where there are none: only says where they would be done."""
+        self.started = True
+        row = context.connection.exec_driver_sql("SELECT current_database(), current_schema()").fetchone()
+        self.place = {"database": row[0], "schema": row[1], "ledger": context.version_table_schema}
+        return ()

@@ -1,0 +1,95 @@
+//! Whether a plan may take the place of the live tool: known from before, or proven now.
+
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{
+    domain::{plan::Plan, tenant::Place},
+    flow::{
+        budget::Service,
+        context::{Context, chain},
+    },
+    runner::{Ground, RunnerError, Verdict},
+    secret::Secret,
+    store::{StoreError, proof},
+};
+
+/// Whether `plan` does what the tool does, beside the tenant at `place`. Where nobody can tell, because the server is
+/// away, say, it is unproven: the tenants are tried all the same, one by one.
+///
+/// # Errors
+/// The control database fails.
+pub(super) async fn prove(
+    cx: &Context,
+    plan: &Plan,
+    to: Option<&str>,
+    place: &Place,
+    own_url: Option<&Secret>,
+) -> Result<Verdict, StoreError> {
+    let url = match cx.servers.url_for(place, own_url) {
+        Ok(url) => url,
+        Err(e) => return Ok(Verdict::Unproven { why: chain(&e) }),
+    };
+    // The service connection is the only one that a proof opens at a time.
+    let service = Service::acquire(&cx.pool, &place.server).await?;
+    let ground = Ground {
+        url: &url,
+        place,
+        limits: &cx.config.limits,
+        cancel: &CancellationToken::new(),
+    };
+    let verdict = known_or_proven(cx, plan, to, ground).await;
+    service.release().await;
+    match verdict {
+        Ok(verdict) => Ok(verdict),
+        Err(ProveError::Store(error)) => Err(error),
+        Err(ProveError::Runner(error)) => Ok(Verdict::Unproven {
+            why: format!("its proof failed: {}", chain(&error)),
+        }),
+    }
+}
+
+/// Why nobody knows.
+enum ProveError {
+    Store(StoreError),
+    Runner(RunnerError),
+}
+
+impl From<StoreError> for ProveError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<RunnerError> for ProveError {
+    fn from(error: RunnerError) -> Self {
+        Self::Runner(error)
+    }
+}
+
+async fn known_or_proven(
+    cx: &Context,
+    plan: &Plan,
+    to: Option<&str>,
+    ground: Ground<'_>,
+) -> Result<Verdict, ProveError> {
+    let Some(key) = cx.runner.proof_key(plan, to, ground).await? else {
+        return Ok(Verdict::Unproven {
+            why: "it renders other SQL a moment later".into(),
+        });
+    };
+    if proof::is_known(&cx.pool, &key).await? {
+        return Ok(Verdict::Proven);
+    }
+    let began = std::time::Instant::now();
+    let verdict = cx.runner.prove(plan, to, ground).await?;
+    let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    match &verdict {
+        Verdict::Proven => {
+            proof::keep(&cx.pool, &key).await?;
+            info!(duration_ms, "Proved the plan to {}", to.unwrap_or("base"));
+        }
+        Verdict::Unproven { why } => info!(duration_ms, "No plan to {}: {why}", to.unwrap_or("base")),
+    }
+    Ok(verdict)
+}

@@ -1,0 +1,356 @@
+//! From the words of Alembic's offline mode to the steps of a plan.
+
+use std::collections::BTreeSet;
+
+use super::Event;
+use crate::{
+    domain::plan::{PlanStep, REVISION_MARK, SCHEMA, StepForm},
+    runner::statement::{split, tokens},
+};
+
+/// The other made-up schema: of another length, with another beginning, and one that needs quotes as well.
+pub(super) const OTHER_SCHEMA: &str = "Some Other:Place";
+
+/// What stands for a tenant's database. Where that is the tenant, its name must not be in the plan either.
+pub(super) const DATABASE: &str = "herder_tenant";
+
+/// The same for the second rendering.
+pub(super) const OTHER_DATABASE: &str = "some_other_place";
+
+/// The events with one made-up schema in place of the other. A plan that depends on the name differs all the same.
+pub(super) fn with_schema(events: Vec<Event>) -> Vec<Event> {
+    let place = |text: String| text.replace(OTHER_SCHEMA, SCHEMA);
+    events
+        .into_iter()
+        .map(|event| match event {
+            Event::Sql(text) => Event::Sql(place(text)),
+            Event::Ledger(text) => Event::Ledger(place(text)),
+            other => other,
+        })
+        .collect()
+}
+
+/// The revision of the first word that is not the same in both. None inside: env.py's own.
+pub(super) fn first_difference(one: &[Event], other: &[Event]) -> Option<Option<String>> {
+    let mut revision = None;
+    for i in 0..one.len().max(other.len()) {
+        if let Some(Event::Step(id)) = one.get(i) {
+            revision = Some(id.clone());
+        }
+        if one.get(i) != other.get(i) {
+            return Some(revision);
+        }
+    }
+    None
+}
+
+/// Makes a plan's steps of what Alembic said, from a ledger with these rows on. `table` is the ledger's.
+///
+/// # Errors
+/// Why it is no plan.
+pub(super) fn steps(
+    events: &[Event],
+    before: &BTreeSet<String>,
+    table: &str,
+) -> Result<Vec<PlanStep>, String> {
+    let mut assembly = Assembly {
+        at: before.clone(),
+        ledger: before.clone(),
+        ..Assembly::default()
+    };
+    for event in events {
+        assembly.take(event, table)?;
+    }
+    assembly.close();
+    Ok(assembly.steps)
+}
+
+#[derive(Default)]
+struct Assembly {
+    steps: Vec<PlanStep>,
+    /// Settings that env.py makes before the first revision. To a live migration they hold for the whole session; a
+    /// plan's steps have sessions and transactions of their own, so each begins with them.
+    settings: Vec<String>,
+    /// Whether a revision has begun.
+    begun: bool,
+    /// Whether all revisions are done.
+    ended: bool,
+    /// The revision that has begun and is not done.
+    revision: Option<String>,
+    /// Whether the ledger's table is being made.
+    making_ledger: bool,
+    /// Whether the statements are within BEGIN and COMMIT.
+    transaction: bool,
+    /// Comments for the next statement.
+    remarks: Vec<String>,
+    /// What belongs to the next step.
+    statements: Vec<String>,
+    record: Vec<String>,
+    revisions: Vec<String>,
+    /// The ledger's rows when the next step begins.
+    at: BTreeSet<String>,
+    /// The ledger's rows now.
+    ledger: BTreeSet<String>,
+}
+
+impl Assembly {
+    fn take(&mut self, event: &Event, table: &str) -> Result<(), String> {
+        match event {
+            Event::Begin => {
+                self.close();
+                self.transaction = true;
+            }
+            Event::Commit => {
+                self.close();
+                self.transaction = false;
+            }
+            Event::Step(id) => {
+                (self.begun, self.making_ledger) = (true, true);
+                self.revision = Some(id.clone());
+                self.remarks.push(format!("{REVISION_MARK}{id}"));
+            }
+            Event::Remark(text) => {
+                self.making_ledger = false;
+                self.remarks.push(text.clone());
+            }
+            Event::Sql(text) => self.sql(text, table)?,
+            Event::Ledger(text) if self.transaction => self.statement(text),
+            Event::Ledger(text) => self.record.push(text.clone()),
+            Event::Heads(heads) => {
+                self.ledger = heads.clone();
+                self.revisions.extend(self.revision.take());
+                if !self.transaction {
+                    self.close();
+                }
+            }
+            Event::End => self.ended = true,
+        }
+        Ok(())
+    }
+
+    fn sql(&mut self, text: &str, table: &str) -> Result<(), String> {
+        let statements: Vec<&str> = split(text).into_iter().map(|range| &text[range]).collect();
+        if let Some(word) = statements.iter().find_map(|s| transaction_word(s)) {
+            return Err(format!("{} says {word} by itself", self.place()));
+        }
+        if names_schema_without_quotes(text) {
+            return Err(format!(
+                "{} names the schema without quotes around it",
+                self.place()
+            ));
+        }
+        if !self.begun && statements.iter().all(|s| is_setting(s)) {
+            self.settings.extend(statements.into_iter().map(str::to_owned));
+        } else if self.making_ledger {
+            // Live, Alembic looks whether it is there: a tenant that went down to the base still has it.
+            self.statement(&text.replacen("CREATE TABLE ", "CREATE TABLE IF NOT EXISTS ", 1));
+        } else if self.ended && text.starts_with("DROP TABLE ") && text.trim_end_matches('"').ends_with(table)
+        {
+            // Before 1.20, Alembic drops the ledger's table at the base, but only offline.
+        } else if self.transaction {
+            self.statement(text);
+        } else {
+            self.statements.extend(statements.into_iter().map(str::to_owned));
+        }
+        Ok(())
+    }
+
+    fn place(&self) -> String {
+        match &self.revision {
+            Some(revision) => format!("revision {revision}"),
+            None => "env.py".into(),
+        }
+    }
+
+    /// Adds a statement, with the comments that stand before it.
+    fn statement(&mut self, text: &str) {
+        self.remarks.push(text.to_owned());
+        self.statements.push(self.remarks.join("\n"));
+        self.remarks.clear();
+    }
+
+    /// Makes a step of what there is.
+    fn close(&mut self) {
+        let before = std::mem::replace(&mut self.at, self.ledger.clone());
+        if self.statements.is_empty() && self.record.is_empty() {
+            return;
+        }
+        let statements = std::mem::take(&mut self.statements);
+        if self.remarks.is_empty() {
+            // What is left of this revision stands in another step.
+            let left = self.revision.iter().map(|id| format!("{REVISION_MARK}{id}"));
+            self.remarks.extend(left);
+        }
+        let form = if self.transaction {
+            let all = self.settings.iter().cloned().chain(statements);
+            StepForm::Transaction {
+                sql: all.map(|s| ended(&s)).collect(),
+            }
+        } else {
+            let settings = self.settings.iter().filter_map(|s| for_session(s));
+            let record: String = self.record.drain(..).map(|s| ended(&s)).collect();
+            StepForm::Outside {
+                announce: None,
+                withdraw: None,
+                statements: settings.chain(statements).collect(),
+                record: Some(record).filter(|r| !r.is_empty()),
+            }
+        };
+        self.steps.push(PlanStep {
+            revisions: std::mem::take(&mut self.revisions),
+            before,
+            after: self.ledger.clone(),
+            form,
+        });
+    }
+}
+
+/// A statement with its end. A comment on its last line must not swallow the semicolon.
+fn ended(statement: &str) -> String {
+    let last = statement.lines().last().unwrap_or_default();
+    let end = if last.contains("--") { "\n;\n" } else { ";\n" };
+    format!("{statement}{end}")
+}
+
+/// The word by which a statement begins or ends a transaction.
+fn transaction_word(statement: &str) -> Option<String> {
+    const WORDS: [&str; 8] = [
+        "begin",
+        "start",
+        "commit",
+        "end",
+        "rollback",
+        "abort",
+        "savepoint",
+        "release",
+    ];
+    let first = tokens(statement).into_iter().next()?;
+    WORDS
+        .into_iter()
+        .find(|word| first.is(word))
+        .map(str::to_ascii_uppercase)
+}
+
+/// Whether it only changes a setting: `SET …`, or `SELECT set_config(…)`.
+fn is_setting(statement: &str) -> bool {
+    let tokens = tokens(statement);
+    let is = |i: usize, word: &str| tokens.get(i).is_some_and(|t| t.is(word));
+    let other_set = is(1, "transaction") || is(1, "constraints") || is(1, "characteristics");
+    (is(0, "set") && !other_set)
+        || (is(0, "select") && (is(1, "set_config") || (is(1, "pg_catalog") && is(3, "set_config"))))
+}
+
+/// The setting where there is no transaction that it could be local to.
+fn for_session(setting: &str) -> Option<String> {
+    let tokens = tokens(setting);
+    let second = tokens.get(1)?;
+    match (tokens[0].is("set"), second.is("local")) {
+        (true, true) => Some(format!("SET {}", rest_after(setting, second.text)?)),
+        (true, false) => Some(setting.to_owned()),
+        (false, _) => None,
+    }
+}
+
+/// What comes behind a word of a text that the word is a part of.
+fn rest_after<'a>(text: &'a str, word: &str) -> Option<&'a str> {
+    let end = (word.as_ptr() as usize).checked_sub(text.as_ptr() as usize)? + word.len();
+    text.get(end..).map(str::trim_start)
+}
+
+/// Whether the schema's name stands somewhere without quotes: there, a tenant's name would be read as SQL.
+fn names_schema_without_quotes(text: &str) -> bool {
+    let tokens = tokens(text);
+    tokens
+        .windows(3)
+        .any(|t| t[0].text.ends_with("Herder") && t[1].text == ":" && t[2].text.starts_with("Tenant"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(rows: &[&str]) -> BTreeSet<String> {
+        rows.iter().map(|r| (*r).to_owned()).collect()
+    }
+
+    fn script(events: serde_json::Value) -> Result<Vec<PlanStep>, String> {
+        let events: Vec<Event> = serde_json::from_value(events).expect("events");
+        steps(&events, &rows(&["a"]), "alembic_version")
+    }
+
+    #[test]
+    fn a_block_outside_a_transaction_splits_its_revision() {
+        let steps = script(serde_json::json!([
+            {"is": "begin"}, {"is": "sql", "of": "SET LOCAL search_path TO \"Herder:Tenant\", public"},
+            {"is": "step", "of": "b"}, {"is": "remark", "of": "-- Running upgrade a -> b"},
+            {"is": "sql", "of": "create table t (x int) -- hi"}, {"is": "ledger", "of": "update v"},
+            {"is": "heads", "of": ["b"]},
+            {"is": "step", "of": "c"}, {"is": "remark", "of": "-- Running upgrade b -> c"},
+            {"is": "commit"},
+            {"is": "sql", "of": "create index concurrently i on t (x); select 1"},
+            {"is": "begin"}, {"is": "sql", "of": "alter table t add y int"}, {"is": "ledger", "of": "update w"},
+            {"is": "heads", "of": ["c"]}, {"is": "end"}, {"is": "commit"},
+        ]));
+        let steps = steps.expect("a plan");
+        let set = "SET LOCAL search_path TO \"Herder:Tenant\", public;\n";
+        let expected = [
+            PlanStep {
+                revisions: vec!["b".into()],
+                before: rows(&["a"]),
+                after: rows(&["b"]),
+                form: StepForm::Transaction {
+                    sql: format!(
+                        "{set}-- revision b\n-- Running upgrade a -> b\ncreate table t (x int) -- hi\n;\nupdate v;\n"
+                    ),
+                },
+            },
+            PlanStep {
+                revisions: vec![],
+                before: rows(&["b"]),
+                after: rows(&["b"]),
+                form: StepForm::Outside {
+                    announce: None,
+                    withdraw: None,
+                    statements: [
+                        "SET search_path TO \"Herder:Tenant\", public",
+                        "create index concurrently i on t (x)",
+                        "select 1",
+                    ]
+                    .map(str::to_owned)
+                    .to_vec(),
+                    record: None,
+                },
+            },
+            PlanStep {
+                revisions: vec!["c".into()],
+                before: rows(&["b"]),
+                after: rows(&["c"]),
+                form: StepForm::Transaction {
+                    sql: format!(
+                        "{set}-- revision c\n-- Running upgrade b -> c\nalter table t add y int;\nupdate w;\n"
+                    ),
+                },
+            },
+        ];
+        assert_eq!(steps, expected);
+    }
+
+    #[test]
+    fn what_manages_transactions_or_names_the_schema_bare_is_no_plan() {
+        let why = |sql: &str| {
+            let events = [Event::Begin, Event::Step("b".into()), Event::Sql(sql.into())];
+            steps(&events, &rows(&[]), "alembic_version").expect_err(sql)
+        };
+        assert_eq!(why("select 1; Commit"), "revision b says COMMIT by itself");
+        assert_eq!(
+            why("grant usage on schema Herder:Tenant to x"),
+            "revision b names the schema without quotes around it"
+        );
+        let fine = [
+            Event::Begin,
+            Event::Step("b".into()),
+            Event::Sql("select 'Herder:Tenant', $$ begin; $$".into()),
+        ];
+        assert!(steps(&fine, &rows(&[]), "alembic_version").is_ok());
+    }
+}

@@ -1,0 +1,30 @@
+//! The proof of a plan that was not written as SQL by a person.
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{config::LimitsConfig, database_url::DatabaseUrl, domain::tenant::Place};
+
+/// Where a plan is proven: beside one of the tenants that it is for.
+#[derive(Clone, Copy)]
+pub struct Ground<'a> {
+    /// The tenant's database.
+    pub url: &'a DatabaseUrl,
+    /// Where the tenant lives: a schema of that database, or all of it.
+    pub place: &'a Place,
+    /// The limits of an attempt: nothing in a proof takes longer.
+    pub limits: &'a LimitsConfig,
+    /// Told to stop. What was made is removed then.
+    pub cancel: &'a CancellationToken,
+}
+
+/// What a proof found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The plan does what the tool does.
+    Proven,
+    /// It does not, or nobody can tell.
+    Unproven {
+        /// Why: it reads on from "live: ".
+        why: String,
+    },
+}

@@ -1,0 +1,777 @@
+//! Plans of Alembic migrations: what becomes one, what is proven, and every known way to be fooled by offline mode.
+
+use std::path::Path;
+
+use herder::{
+    config::{AlembicConfig, LimitsConfig, RunnerConfig},
+    database_url::DatabaseUrl,
+    domain::{
+        plan::{Plan, StepForm},
+        revision::{Direction, Ledger},
+        tenant::{Isolation, Place},
+    },
+    runner::{Ground, MigrationRunner as _, Offer, RunnerError, Verdict, alembic::AlembicRunner},
+};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+// ---------------------------------------------------------------- what the tests stand on
+
+/// An env.py with both modes, for a synchronous driver.
+const ENV: &str = r#"
+from alembic import context
+from sqlalchemy import create_engine, pool, text
+
+schema = context.get_x_argument(as_dictionary=True)["schema"]
+url = context.config.get_main_option("sqlalchemy.url")
+OPTIONS = {}
+
+
+def offline():
+    context.configure(url=url, version_table_schema=schema, **OPTIONS)
+    with context.begin_transaction():
+        context.execute(f'SET LOCAL search_path TO "{schema}"')
+        context.run_migrations()
+
+
+def online():
+    with create_engine(url, poolclass=pool.NullPool).connect() as connection:
+        connection.execute(text(f'SET search_path TO "{schema}"'))
+        connection.commit()
+        context.configure(connection=connection, version_table_schema=schema, **OPTIONS)
+        with context.begin_transaction():
+            context.run_migrations()
+
+
+offline() if context.is_offline_mode() else online()
+"#;
+
+/// A project, and a database with tenants of it.
+struct Fleet {
+    runner: AlembicRunner,
+    url: DatabaseUrl,
+    isolation: Isolation,
+    _folder: Option<TempDir>,
+}
+
+impl Fleet {
+    /// The realistic project.
+    async fn saas(ini: &str, isolation: Isolation) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/alembic-saas");
+        Self::of(&folder.join(ini), isolation, "", None).await
+    }
+
+    /// A project of these revisions, one after the other.
+    async fn new(env: &str, revisions: &[(&str, &str)]) -> Self {
+        Self::with(env, revisions, "").await
+    }
+
+    async fn with(env: &str, revisions: &[(&str, &str)], config: &str) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let write = |file: &str, text: &str| std::fs::write(folder.path().join(file), text).expect(file);
+        std::fs::create_dir_all(folder.path().join("migrations/versions")).expect("folders");
+        write(
+            "alembic.ini",
+            "[alembic]\nscript_location = migrations\npath_separator = os\nsqlalchemy.url = postgresql+psycopg2://x/y\n",
+        );
+        write("migrations/env.py", env);
+        let mut down = "None".to_owned();
+        for (id, body) in revisions {
+            let body = body.replace('\n', "\n    ");
+            write(
+                &format!("migrations/versions/{id}.py"),
+                &format!(
+                    "import time, uuid\nfrom alembic import context, op\nimport sqlalchemy as sa\n\
+                     from sqlalchemy.dialects import postgresql as pg\n\
+                     revision = {id:?}\ndown_revision = {down}\n\ndef upgrade():\n    {body}\n\n\
+                     def downgrade():\n    pass\n"
+                ),
+            );
+            down = format!("{id:?}");
+        }
+        let ini = folder.path().join("alembic.ini");
+        Self::of(&ini, Isolation::Schema, config, Some(folder)).await
+    }
+
+    async fn of(ini: &Path, isolation: Isolation, config: &str, folder: Option<TempDir>) -> Self {
+        let server = crate::server::shared().await;
+        let database = format!("p{}", uuid::Uuid::new_v4().simple());
+        let mut admin = connect(&server.url("postgres")).await;
+        run(&mut admin, &format!("create database {database}")).await;
+        let config = format!(
+            "kind = \"alembic\"\nconfig = {:?}\npython = {:?}\n{config}",
+            ini,
+            crate::venv::python()
+        );
+        let config: AlembicConfig = match toml::from_str(&config).expect("a config") {
+            RunnerConfig::Alembic(config) => config,
+            _ => unreachable!("it is alembic"),
+        };
+        Self {
+            runner: AlembicRunner::new(&config, 1),
+            url: DatabaseUrl::parse(&server.url(&database)).expect("a URL"),
+            isolation,
+            _folder: folder,
+        }
+    }
+
+    /// A tenant's place. A proof leaves it alone, so that it need not be there.
+    fn place(&self) -> Place {
+        Place {
+            server: "main".into(),
+            database: self.url.database(),
+            schema: (self.isolation != Isolation::Database).then(|| "acme".into()),
+        }
+    }
+
+    async fn admin(&self) -> PgConnection {
+        connect(self.url.expose()).await
+    }
+
+    async fn offer(
+        &self,
+        direction: Direction,
+        from: &[&str],
+        to: Option<&str>,
+    ) -> Result<Offer, RunnerError> {
+        let before = Ledger {
+            revisions: from.iter().map(|r| (*r).to_owned()).collect(),
+        };
+        self.runner.plan(direction, &before, to, self.isolation).await
+    }
+
+    /// The plan from one revision to another if it is proven, else why it is not.
+    async fn judge(&self, direction: Direction, from: &[&str], to: Option<&str>) -> Result<Plan, String> {
+        let plan = match self.offer(direction, from, to).await.expect("an offer") {
+            Offer::Plan(plan) => plan,
+            Offer::Live { why } => return Err(why),
+        };
+        let verdict = self.prove(&self.url, &plan, to).await;
+        self.is_clean().await;
+        match verdict.expect("a verdict") {
+            Verdict::Proven => Ok(plan),
+            Verdict::Unproven { why } => Err(why),
+        }
+    }
+
+    async fn up(&self, from: &[&str], to: &str) -> Result<Plan, String> {
+        self.judge(Direction::Upgrade, from, Some(to)).await
+    }
+
+    async fn prove(&self, url: &DatabaseUrl, plan: &Plan, to: Option<&str>) -> Result<Verdict, RunnerError> {
+        let ground = Ground {
+            url,
+            place: &self.place(),
+            limits: &LimitsConfig::default(),
+            cancel: &CancellationToken::new(),
+        };
+        self.runner.prove(plan, to, ground).await
+    }
+
+    /// No scratch schema, no table in `public`, and no session is left.
+    async fn is_clean(&self) {
+        let mut admin = self.admin().await;
+        let left: Vec<String> = sqlx::query_scalar(
+            "select 'schema ' || nspname from pg_namespace where nspname like 'herder\\_shadow%'
+             union all select 'table ' || relname from pg_class where relnamespace = 'public'::regnamespace
+             union all select 'function ' || proname from pg_proc where pronamespace = 'public'::regnamespace",
+        )
+        .fetch_all(&mut admin)
+        .await
+        .expect("a look");
+        assert_eq!(left, [""; 0]);
+    }
+}
+
+async fn connect(url: &str) -> PgConnection {
+    PgConnection::connect(url).await.expect("a connection")
+}
+
+async fn run(on: &mut PgConnection, sql: &str) {
+    on.execute(AssertSqlSafe(sql.to_owned())).await.expect(sql);
+}
+
+const TABLE: &str =
+    "op.create_table('t', sa.Column('id', sa.Integer, primary_key=True), sa.Column('x', sa.Text))";
+
+/// What becomes of one revision after a table `t` was made.
+async fn judge(body: &str) -> Result<Plan, String> {
+    Fleet::new(ENV, &[("a", TABLE), ("b", body)])
+        .await
+        .up(&["a"], "b")
+        .await
+}
+
+async fn refused(body: &str) -> String {
+    match judge(body).await {
+        Err(why) => why,
+        Ok(plan) => panic!("{body} became {plan:#?}"),
+    }
+}
+
+fn sql(plan: &Plan) -> String {
+    let texts = plan.steps.iter().map(|step| match &step.form {
+        StepForm::Transaction { sql } => sql.clone(),
+        StepForm::Outside { statements, .. } => statements.join(";\n"),
+    });
+    texts.collect::<Vec<_>>().join("\n")
+}
+
+/// `T` for a step in a transaction, `O` for one outside; its revisions.
+fn shape(plan: &Plan) -> Vec<String> {
+    let form = |form: &StepForm| match form {
+        StepForm::Transaction { .. } => 'T',
+        StepForm::Outside { .. } => 'O',
+    };
+    let steps = plan.steps.iter();
+    steps
+        .map(|step| format!("{} {}", form(&step.form), step.revisions.join(" ")))
+        .collect()
+}
+
+// ---------------------------------------------------------------- what is proven
+
+#[tokio::test]
+async fn the_realistic_project_is_proven_up_by_steps_and_down() {
+    let fleet = Fleet::saas("alembic_schema.ini", Isolation::Schema).await;
+    let all = fleet.up(&[], "0012_task_priority").await.expect("a proof");
+    assert_eq!(all.steps.len(), 1);
+    assert_eq!(all.steps[0].revisions.len(), 12);
+    assert!(all.before.is_empty());
+    assert!(all.after.iter().eq(["0012_task_priority"]));
+    assert!(sql(&all).contains("CREATE TABLE IF NOT EXISTS \"Herder:Tenant\".alembic_version"));
+    assert!(sql(&all).contains("'Enterprise: 100% uptime'"));
+
+    let seed = fleet.up(&["0005_comments"], "0007_account_plan").await;
+    assert_eq!(shape(&seed.expect("a proof")), ["T 0006_plans 0007_account_plan"]);
+    let down = fleet
+        .judge(Direction::Downgrade, &["0012_task_priority"], None)
+        .await
+        .expect("a proof");
+    assert_eq!(down.steps[0].revisions[0], "0012_task_priority");
+    assert!(down.after.is_empty());
+    let one = fleet.judge(
+        Direction::Downgrade,
+        &["0010_tags_settings"],
+        Some("0009_touch_trigger"),
+    );
+    assert_eq!(shape(&one.await.expect("a proof")), ["T 0010_tags_settings"]);
+}
+
+#[tokio::test]
+async fn a_tenant_that_is_a_database_is_proven_in_scratch_databases() {
+    let fleet = Fleet::saas("alembic_database.ini", Isolation::Database).await;
+    let plan = fleet
+        .up(&["0005_comments"], "0012_task_priority")
+        .await
+        .expect("a proof");
+    assert!(!sql(&plan).contains("Herder:"));
+    let mut admin = fleet.admin().await;
+    let sessions: i64 = sqlx::query_scalar(
+        "select count(*) from pg_stat_activity where application_name = 'herder/shadow' and datname = current_database()",
+    )
+    .fetch_one(&mut admin)
+    .await
+    .expect("a count");
+    assert_eq!(sessions, 0);
+}
+
+#[tokio::test]
+async fn an_env_without_an_offline_mode_stays_live() {
+    for ini in ["alembic_sync.ini", "alembic_docs.ini", "alembic_docs_commit.ini"] {
+        let why = Fleet::saas(ini, Isolation::Schema)
+            .await
+            .up(&[], "0012_task_priority")
+            .await
+            .expect_err(ini);
+        assert_eq!(
+            why, "env.py has no offline mode: it connects to a database",
+            "{ini}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn several_branches_are_proven_like_one() {
+    let fleet = Fleet::new(
+        ENV,
+        &[("a", TABLE), ("b", "op.add_column('t', sa.Column('y', sa.Text))")],
+    )
+    .await;
+    let folder = fleet
+        ._folder
+        .as_ref()
+        .expect("a folder")
+        .path()
+        .join("migrations/versions");
+    let write = |id: &str, down: &str, body: &str| {
+        let text = format!(
+            "from alembic import op\nimport sqlalchemy as sa\nrevision = {id:?}\ndown_revision = {down}\n\n\
+             def upgrade():\n    {body}\n\ndef downgrade():\n    pass\n"
+        );
+        std::fs::write(folder.join(format!("{id}.py")), text).expect("a file");
+    };
+    write("c", "'a'", "op.add_column('t', sa.Column('z', sa.Text))");
+    write(
+        "d",
+        "('b', 'c')",
+        "op.execute('create view v as select y, z from t')",
+    );
+    let plan = fleet.up(&["b", "c"], "d").await.expect("a proof");
+    assert_eq!(shape(&plan), ["T d"]);
+    assert!(plan.after.iter().eq(["d"]));
+}
+
+// ---------------------------------------------------------------- the known traps
+
+#[tokio::test]
+async fn whoever_reads_data_stays_live() {
+    let reads = "revision b: it reads what a statement found";
+    let query = "op.get_bind().execute(sa.text('select id from t'))";
+    for body in [
+        format!("for row in {query}:\n    op.execute('select 1')"),
+        format!("ids = {query}.fetchall()"),
+        format!("if {query}.scalar():\n    op.execute('select 1')"),
+        // The error of a query that has no answer is swallowed: without notice, the script would just be shorter.
+        format!("try:\n    ids = {query}.all()\nexcept Exception:\n    ids = []\n{TABLE}"),
+        format!("try:\n    ids = list({query})\nexcept BaseException:\n    pass"),
+    ] {
+        assert_eq!(refused(&body).await, reads, "{body}");
+    }
+    let session = "from sqlalchemy.orm import Session\nwith Session(bind=op.get_bind()) as session:\n    \
+                   session.execute(sa.text('select 1'))";
+    assert!(
+        refused(session).await.starts_with("revision b: "),
+        "an ORM session"
+    );
+    assert_eq!(
+        refused("if 'y' not in sa.inspect(op.get_bind()).get_columns('t'):\n    pass").await,
+        "revision b: it inspects the database"
+    );
+    assert_eq!(
+        refused("sa.create_engine('postgresql+psycopg2://nobody@127.0.0.1:1/x').connect()").await,
+        "revision b: it connects to a database"
+    );
+    assert_eq!(
+        refused("import subprocess\nsubprocess.run(['true'])").await,
+        "revision b: it reaches out of the process (subprocess.Popen)"
+    );
+}
+
+#[tokio::test]
+async fn a_bind_that_only_takes_statements_is_no_obstacle() {
+    let body = "bind = op.get_bind()\nbind.execute(sa.text('insert into t values (1, :x)'), {'x': '5% of :x'})\n\
+                kind = pg.ENUM('p', 'q', name='kind')\nkind.create(bind, checkfirst=True)\n\
+                op.add_column('t', sa.Column('k', pg.ENUM('p', 'q', name='kind', create_type=False)))\n\
+                assert bind.dialect.name == 'postgresql'";
+    let plan = judge(body).await.expect("a proof");
+    assert!(
+        sql(&plan).contains("insert into t values (1, '5% of :x')"),
+        "{}",
+        sql(&plan)
+    );
+}
+
+#[tokio::test]
+async fn whoever_asks_for_the_mode_stays_live() {
+    let asks = "revision b: it asks whether it runs offline";
+    for question in [
+        "context.is_offline_mode()",
+        "op.get_context().as_sql",
+        "op.get_context().impl.as_sql",
+    ] {
+        let body = format!("if not {question}:\n    op.execute('update t set x = 1')");
+        assert_eq!(refused(&body).await, asks, "{question}");
+    }
+    // Nobody notices this question, but the outcome differs.
+    let why =
+        refused("if not context.config.cmd_opts.sql:\n    op.add_column('t', sa.Column('y', sa.Text))").await;
+    assert!(
+        why.starts_with(
+            "the plan does not do what live Alembic does: live gives [column {schema}.t 3 y text"
+        ),
+        "{why}"
+    );
+    let why = refused("op.execute(\"insert into t values (1, '%s')\" % context.config.cmd_opts.sql)").await;
+    assert!(why.contains("live gives [rows {schema}.t 1 "), "{why}");
+}
+
+#[tokio::test]
+async fn what_differs_each_time_stays_live() {
+    let insert = |value: &str| format!("op.execute(\"insert into t values (1, '%s')\" % {value})");
+    for value in [
+        "uuid.uuid4()",
+        "time.time()",
+        "context.get_x_argument(as_dictionary=True)['schema'][:3]",
+    ] {
+        assert_eq!(
+            refused(&insert(value)).await,
+            "revision b renders other SQL each time, or for each tenant",
+            "{value}"
+        );
+    }
+    let why = refused(&insert("int(time.time())")).await;
+    assert!(
+        // The second rendering, a live migration or the third one: whichever sees the next second first.
+        ["renders other SQL", "does not do what live", "a moment later"]
+            .iter()
+            .any(|w| why.contains(w)),
+        "{why}"
+    );
+    // What the server draws is drawn for each tenant, live or not.
+    let body = "op.execute('alter table t add u uuid not null default gen_random_uuid(), add at timestamptz default now()')\n\
+                op.execute(\"insert into t values (1, 'x')\")";
+    judge(body).await.expect("a proof");
+}
+
+#[tokio::test]
+async fn a_branch_on_one_tenants_name_is_not_seen() {
+    // The docs say so: only the tenant itself could show it.
+    let body = "if context.get_x_argument(as_dictionary=True)['schema'] == 'acme':\n    op.execute('drop table t')\n\
+                op.execute('select 1')";
+    judge(body).await.expect("a proof");
+}
+
+#[tokio::test]
+async fn texts_arrive_as_they_are_written() {
+    // For psycopg2, `%` is doubled in everything that it is given; Alembic turns tabs into spaces; and a dialect that
+    // never met a server doubles backslashes.
+    let body = "op.execute(\"insert into t values (1, '100% %s %% %(x)s')\")\n\
+                t = sa.table('t', sa.column('id', sa.Integer), sa.column('x', sa.Text))\n\
+                op.bulk_insert(t, [{'id': 2, 'x': 'back\\\\slash\\ttab \\'quote\\' 7%'}])\n\
+                op.execute(t.update().where(t.c.id == 2).values(id=3))\n\
+                op.execute('''create function f() returns text language sql as $$\\n\\tselect 'a\\tb'::text $$''')\n\
+                op.execute('select 1 -- the end')\n\
+                op.execute('select 2;')";
+    let plan = judge(body).await.expect("a proof");
+    let sql = sql(&plan);
+    assert!(sql.contains("'100% %s %% %(x)s'"), "{sql}");
+    assert!(sql.contains("'back\\slash\ttab ''quote'' 7%'"), "{sql}");
+}
+
+#[tokio::test]
+async fn what_a_migration_prints_is_not_in_its_sql() {
+    let plan = judge("print('drop table t;')\nop.execute('select 1')")
+        .await
+        .expect("a proof");
+    assert!(!sql(&plan).contains("drop table"));
+    assert_eq!(
+        refused("context.static_output('drop table t;')").await,
+        "revision b: the script was written to by hand: a live migration would not do that"
+    );
+}
+
+#[tokio::test]
+async fn what_runs_outside_a_transaction_is_a_step_of_its_own() {
+    let concurrently = "with op.get_context().autocommit_block():\n    \
+                        op.create_index('i', 't', ['x'], postgresql_concurrently=True)";
+    let body = format!(
+        "op.execute('alter table t add y int')\n{concurrently}\nop.execute('alter table t add z int')"
+    );
+    let fleet = Fleet::new(
+        ENV,
+        &[
+            ("a", TABLE),
+            ("b", "op.execute('select 1')"),
+            ("c", &body),
+            ("d", "op.execute('select 1')"),
+        ],
+    )
+    .await;
+    let plan = fleet.up(&["a"], "d").await.expect("a proof");
+    assert_eq!(shape(&plan), ["T b", "O ", "T c d"]);
+    assert!(plan.steps[0].after.iter().eq(["b"]));
+    assert_eq!(plan.steps[1].before, plan.steps[1].after);
+    let StepForm::Outside { statements, .. } = &plan.steps[1].form else {
+        unreachable!("it is outside")
+    };
+    assert_eq!(
+        *statements,
+        [
+            "SET search_path TO \"Herder:Tenant\"",
+            "CREATE INDEX CONCURRENTLY i ON t (x)"
+        ]
+    );
+    // In a transaction, neither Alembic nor the plan can do it.
+    let why = refused("op.create_index('i', 't', ['x'], postgresql_concurrently=True)").await;
+    assert!(
+        why.contains("cannot run inside a transaction block (25001)"),
+        "{why}"
+    );
+    assert_eq!(
+        refused("op.execute('commit')").await,
+        "revision b says COMMIT by itself"
+    );
+}
+
+#[tokio::test]
+async fn a_new_enum_value_is_used_only_where_live_alembic_can() {
+    let kind = "op.execute(\"create type kind as enum ('p')\")\nop.execute('create table k (k kind)')";
+    let add = "op.execute(\"alter type kind add value 'q'\")";
+    let using = "op.execute(\"insert into k values ('q')\")";
+    let body = format!("{add}\n{using}");
+    let why = Fleet::new(ENV, &[("a", kind), ("b", &body)])
+        .await
+        .up(&["a"], "b")
+        .await;
+    assert!(
+        why.as_ref()
+            .is_err_and(|why| why.contains("unsafe use of new value")),
+        "{why:?}"
+    );
+    let body = format!("with op.get_context().autocommit_block():\n    {add}\n{using}");
+    let plan = Fleet::new(ENV, &[("a", kind), ("b", &body)])
+        .await
+        .up(&["a"], "b")
+        .await;
+    assert_eq!(shape(&plan.expect("a proof")), ["O ", "T b"]);
+}
+
+#[tokio::test]
+async fn with_a_transaction_per_migration_each_step_knows_its_schema() {
+    // The SET LOCAL stands before the first BEGIN, where it does nothing at all.
+    let env = ENV.replace("OPTIONS = {}", "OPTIONS = dict(transaction_per_migration=True)");
+    let fleet = Fleet::new(
+        &env,
+        &[
+            ("a", TABLE),
+            ("b", "op.create_table('u', sa.Column('id', sa.Integer))"),
+        ],
+    )
+    .await;
+    let plan = fleet.up(&[], "b").await.expect("a proof");
+    assert_eq!(shape(&plan), ["T a", "T b"]);
+    assert!(plan.steps[0].after.iter().eq(["a"]));
+    for step in &plan.steps {
+        let StepForm::Transaction { sql } = &step.form else {
+            unreachable!("it is in a transaction")
+        };
+        assert!(
+            sql.starts_with("SET LOCAL search_path TO \"Herder:Tenant\";\n"),
+            "{sql}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn literals_are_right_or_refused() {
+    let table = "op.execute('create table j (j jsonb, b bytea, d timestamptz, n numeric, a text[])')\n\
+                 j = sa.table('j', sa.column('j', pg.JSONB), sa.column('b', pg.BYTEA), sa.column('n', sa.Numeric), \
+                 sa.column('a', pg.ARRAY(sa.Text)), sa.column('o', sa.PickleType))\n";
+    for (values, proven) in [
+        ("{'n': 1.5, 'a': ['x', 'y%']}", true),
+        ("{'j': {'a': [1, '%']}}", false),
+        ("{'b': b'\\\\x00\\\\xff'}", false),
+        ("{'o': {1, 2}}", false),
+    ] {
+        let judged = judge(&format!("{table}op.bulk_insert(j, [{values}])")).await;
+        match judged {
+            Ok(plan) => assert!(proven, "{values}: {}", sql(&plan)),
+            Err(why) => assert!(!proven && why.starts_with("revision b: "), "{values}: {why}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_reaches_out_of_its_schema_is_not_proven_and_not_done() {
+    for (body, what) in [
+        (
+            "create table public.stray (id int)",
+            "changes or writes public.stray",
+        ),
+        (
+            "create function public.f() returns int language sql as $$ select 1 $$",
+            "function public.f",
+        ),
+        ("create schema elsewhere", "schema elsewhere"),
+        ("create extension hstore", "extension hstore"),
+        ("create role nobody_special", "write pg_authid"),
+    ] {
+        let why = refused(&format!("op.execute('{body}')")).await;
+        assert!(
+            why.starts_with("revision b: ") && why.contains(what) && why.contains("outside the tenant"),
+            "{body}: {why}"
+        );
+    }
+    // An old revision that does it is found as well, before it runs.
+    let fleet = Fleet::new(
+        ENV,
+        &[
+            ("a", "op.execute('create table public.stray (id int)')"),
+            ("b", "op.execute('select 1')"),
+        ],
+    )
+    .await;
+    let why = fleet.up(&["a"], "b").await.expect_err("it reaches out");
+    assert!(
+        why.contains("its proof would run old revisions; one changes or writes public.stray"),
+        "{why}"
+    );
+    // To refer to a shared table is no change to it.
+    let fleet = Fleet::new(
+        ENV,
+        &[
+            ("a", TABLE),
+            (
+                "b",
+                "op.execute('alter table t add c int references shared.countries')",
+            ),
+        ],
+    )
+    .await;
+    run(
+        &mut fleet.admin().await,
+        "create schema shared; create table shared.countries (id int primary key)",
+    )
+    .await;
+    fleet.up(&["a"], "b").await.expect("a proof");
+}
+
+#[tokio::test]
+async fn an_env_that_goes_elsewhere_is_found_before_it_does() {
+    let env = ENV.replace(
+        "connection.execute(text(f'SET search_path TO \"{schema}\"'))",
+        "connection.execute(text('select 1'))",
+    );
+    let why = Fleet::new(&env, &[("a", TABLE)])
+        .await
+        .up(&[], "a")
+        .await
+        .expect_err("it goes to public");
+    assert!(why.starts_with("env.py works in schema `public`"), "{why}");
+    let env = ENV.replace("version_table_schema=schema", "version_table_schema='public'");
+    let why = Fleet::new(&env, &[("a", TABLE)])
+        .await
+        .up(&[], "a")
+        .await
+        .expect_err("it goes to public");
+    assert_eq!(
+        why,
+        "env.py keeps its ledger in public.alembic_version, not in the tenant's alembic_version"
+    );
+}
+
+// ---------------------------------------------------------------- around the proof
+
+#[tokio::test]
+async fn a_proof_clears_away_what_a_killed_one_left() {
+    let fleet = Fleet::new(ENV, &[("a", TABLE)]).await;
+    run(
+        &mut fleet.admin().await,
+        "create schema herder_shadow_1700000000_00000000_a; create table herder_shadow_1700000000_00000000_a.t ()",
+    )
+    .await;
+    fleet.up(&[], "a").await.expect("a proof");
+}
+
+#[tokio::test]
+async fn a_role_that_may_make_no_schema_gets_live_migrations() {
+    let fleet = Fleet::new(ENV, &[("a", TABLE)]).await;
+    let role = format!("r{}", uuid::Uuid::new_v4().simple());
+    run(&mut fleet.admin().await, &format!("create role {role} login")).await;
+    let Offer::Plan(plan) = fleet
+        .offer(Direction::Upgrade, &[], Some("a"))
+        .await
+        .expect("an offer")
+    else {
+        panic!("no plan")
+    };
+    let url = fleet.url.expose().replacen("postgres@", &format!("{role}@"), 1);
+    let url = DatabaseUrl::parse(&url).expect("a URL");
+    assert_eq!(url.user().as_deref(), Some(role.as_str()));
+    match fleet.prove(&url, &plan, Some("a")).await.expect("a verdict") {
+        Verdict::Unproven { why } => assert!(
+            why.contains("needs a scratch schema in") && why.contains("(42501)"),
+            "{why}"
+        ),
+        Verdict::Proven => panic!("it may not"),
+    }
+}
+
+#[tokio::test]
+async fn a_proof_that_is_told_to_stop_leaves_nothing() {
+    let fleet = Fleet::new(ENV, &[("a", "op.execute('select pg_sleep(20)')")]).await;
+    let Offer::Plan(plan) = fleet
+        .offer(Direction::Upgrade, &[], Some("a"))
+        .await
+        .expect("an offer")
+    else {
+        panic!("no plan")
+    };
+    let cancel = CancellationToken::new();
+    let limits = LimitsConfig::default();
+    let ground = Ground {
+        url: &fleet.url,
+        place: &fleet.place(),
+        limits: &limits,
+        cancel: &cancel,
+    };
+    let mut admin = fleet.admin().await;
+    let stop = async {
+        let busy = "select count(*) from pg_stat_activity where application_name = 'herder/shadow' and query ~ 'pg_sleep'
+                    and datname = current_database()";
+        while sqlx::query_scalar::<_, i64>(busy)
+            .fetch_one(&mut admin)
+            .await
+            .expect("a look")
+            == 0
+        {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        cancel.cancel();
+    };
+    let (proven, ()) = tokio::join!(fleet.runner.prove(&plan, Some("a"), ground), stop);
+    assert!(matches!(proven, Err(RunnerError::Cancelled)), "{proven:?}");
+    fleet.is_clean().await;
+}
+
+#[tokio::test]
+async fn the_config_has_the_last_word() {
+    let reads = [("a", "op.get_bind().execute(sa.text('select 1')).scalar()")];
+    let never = Fleet::with(ENV, &[("a", TABLE)], "plan = \"never\"").await;
+    let why = never.up(&[], "a").await.expect_err("never");
+    assert_eq!(why, "[runner] plan = \"never\"");
+    let always = Fleet::with(ENV, &reads, "plan = \"always\"").await;
+    let error = always
+        .offer(Direction::Upgrade, &[], Some("a"))
+        .await
+        .expect_err("it cannot");
+    assert_eq!(
+        error.to_string(),
+        "no plan can be made: revision a: it reads what a statement found"
+    );
+}
+
+#[tokio::test]
+async fn a_proof_is_kept_under_all_that_it_hangs_on() {
+    let fleet = Fleet::new(ENV, &[("a", TABLE), ("b", "op.execute('select 1')")]).await;
+    let Offer::Plan(plan) = fleet
+        .offer(Direction::Upgrade, &["a"], Some("b"))
+        .await
+        .expect("an offer")
+    else {
+        panic!("no plan")
+    };
+    let (limits, cancel) = (LimitsConfig::default(), CancellationToken::new());
+    let ground = Ground {
+        url: &fleet.url,
+        place: &fleet.place(),
+        limits: &limits,
+        cancel: &cancel,
+    };
+    let key = async || {
+        let key = fleet.runner.proof_key(&plan, Some("b"), ground).await;
+        key.expect("a key").expect("the same rendering")
+    };
+    let first = key().await;
+    assert_eq!(first, key().await);
+    let env = fleet
+        ._folder
+        .as_ref()
+        .expect("a folder")
+        .path()
+        .join("migrations/env.py");
+    std::fs::write(env, format!("{ENV}\n# touched\n")).expect("env.py");
+    assert_ne!(first, key().await);
+}
