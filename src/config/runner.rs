@@ -43,14 +43,13 @@ pub struct AlembicConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PlanConfig {
-    /// Only where the plan is proven: rendered twice alike, and the same as live Alembic in a scratch schema. The
-    /// default.
-    #[default]
+    /// Only where the plan is proven: rendered twice alike, and the same as live Alembic in a scratch schema.
     Auto,
     /// Everywhere, without a proof: what cannot be rendered, twice alike, is an error. For who knows that their
     /// offline mode is right, or may not make scratch schemas.
     Always,
-    /// Nowhere.
+    /// Nowhere: live Alembic, in warm processes. The default, until plans have been through the same faults.
+    #[default]
     Never,
 }
 

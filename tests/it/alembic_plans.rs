@@ -99,8 +99,13 @@ impl Fleet {
         let database = format!("p{}", uuid::Uuid::new_v4().simple());
         let mut admin = connect(&server.url("postgres")).await;
         run(&mut admin, &format!("create database {database}")).await;
+        let mode = if config.contains("plan") {
+            ""
+        } else {
+            "plan = \"auto\""
+        };
         let config = format!(
-            "kind = \"alembic\"\nconfig = {:?}\npython = {:?}\n{config}",
+            "kind = \"alembic\"\nconfig = {:?}\npython = {:?}\n{mode}\n{config}",
             ini,
             crate::venv::python()
         );
@@ -586,7 +591,7 @@ async fn what_reaches_out_of_its_schema_is_not_proven_and_not_done() {
         ),
         ("create schema elsewhere", "schema elsewhere"),
         ("create extension hstore", "extension hstore"),
-        ("create role nobody_special", "write pg_authid"),
+        ("create role nobody_special", "writes pg_authid"),
     ] {
         let why = refused(&format!("op.execute('{body}')")).await;
         assert!(

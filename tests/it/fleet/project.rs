@@ -172,6 +172,8 @@ fi
             ],
             Tool::Alembic => vec![
                 entry("kind", text("alembic".into())),
+                // What it waits for, it would wait for in a proof, too. `runners.rs` has whole fleets with plans.
+                entry("plan", text("never".into())),
                 entry("config", text(format!("{dir}/alembic.ini"))),
                 entry("python", text(venv::python().display().to_string())),
             ],
