@@ -58,9 +58,17 @@ fn the_demo_tells_its_story_and_leaves_nothing() {
     ] {
         assert!(said.contains(step), "no `{step}` in {said}{talk}");
     }
-    assert!(talk.contains("24 tenants: 23 migrated, 1 failed"), "{talk}");
+    // The kill may come right after a commit: that tenant is found applied instead of migrated.
+    let summaries: Vec<&str> = talk
+        .lines()
+        .filter(|line| line.contains(" 24 tenants: "))
+        .collect();
+    let [first, last] = summaries[..] else {
+        panic!("two summaries in {talk}");
+    };
+    assert!(first.ends_with("1 failed"), "{talk}");
     assert!(talk.contains("RESCUED"), "{talk}");
-    assert!(talk.contains("24 tenants: 24 migrated (1 retried)"), "{talk}");
+    assert!(last.contains("(1 retried)") && !last.contains("failed"), "{talk}");
     assert_empty(&dir);
 }
 

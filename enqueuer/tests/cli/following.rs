@@ -162,9 +162,13 @@ fn a_paused_run_is_waited_for() {
     drop(held);
     fleet.until("half done", |status| status["counts"]["succeeded"] == 1);
     fleet.herder(&["pause"]).ok().says("Nothing to do");
-    // It must say so before it goes on.
+    // It must say so before it goes on, and see it go on before it is over.
     std::thread::sleep(std::time::Duration::from_millis(800));
+    let held = fleet.hold(7);
     fleet.herder(&["resume"]).ok().says("was paused");
+    fleet.until("the other one", |status| status["counts"]["running"] == 1);
+    std::thread::sleep(std::time::Duration::from_millis(800));
+    drop(held);
     local.end().ok().says("PAUSED by a person").says("RESUMED");
 }
 
