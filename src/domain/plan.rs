@@ -88,6 +88,12 @@ impl Plan {
             .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
     }
 
+    /// Whether every step is a transaction that moves the ledger: then a tenant's steps go to the server in messages that
+    /// need nothing beside them.
+    pub fn is_in_messages(&self) -> bool {
+        self.is_transactional() && self.steps.iter().all(|s| s.before != s.after)
+    }
+
     /// Whether all of it runs in transactions: then a tenant is never found half way through a step.
     pub fn is_transactional(&self) -> bool {
         self.steps

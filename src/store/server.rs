@@ -61,6 +61,18 @@ pub async fn ensure(tx: &mut PgConnection, server: &ServerRow) -> Result<(), Sto
     Ok(())
 }
 
+/// Whether a server has a row.
+///
+/// # Errors
+/// The control database fails.
+pub async fn is_known(connection: &mut PgConnection, server: &str) -> Result<bool, StoreError> {
+    let known = sqlx::query_scalar!(
+        r#"select exists (select from herder.server where name = $1) as "known!""#,
+        server
+    );
+    Ok(known.fetch_one(connection).await?)
+}
+
 /// All servers with the state of their slots.
 ///
 /// # Errors
