@@ -6,7 +6,7 @@ const RANDOM: usize = 32;
 
 /// The label of a worker's connections to the control database.
 pub fn control_label(worker: &str) -> String {
-    format!("herder/control/{}", random_part(worker))
+    format!("herder-worker/{}", random_part(worker))
 }
 
 /// The label of a connection to a tenant's database that a worker keeps open between two attempts.
@@ -30,6 +30,6 @@ mod tests {
         let id = format!("ä-name-that-is-as-long-as-it-likes-and-then-some-{random}");
         assert_eq!(kept_label(&id), format!("herder/kept/{random}"));
         assert!(control_label(&id).len() <= 63);
-        assert_eq!(control_label("short"), "herder/control/short");
+        assert_eq!(control_label("short"), "herder-worker/short");
     }
 }

@@ -185,7 +185,7 @@ pub async fn reclaim_control(connection: &mut PgConnection) -> Result<u64, Store
     }
     sqlx::query!(
         r#"select pg_terminate_backend(pid) as ended from pg_stat_activity
-           where application_name in (select 'herder/control/' || right(worker, 32) from herder.slot
+           where application_name in (select 'herder-worker/' || right(worker, 32) from herder.slot
                                       where purpose = 'control' and suspect_since is not null)"#
     )
     .fetch_all(&mut *connection)
@@ -193,7 +193,7 @@ pub async fn reclaim_control(connection: &mut PgConnection) -> Result<u64, Store
     let freed = sqlx::query!(
         "update herder.slot set worker = null, purpose = null, taken_at = null, suspect_since = null
          where purpose = 'control' and suspect_since is not null
-           and not exists (select from pg_stat_activity where application_name = 'herder/control/' || right(slot.worker, 32))"
+           and not exists (select from pg_stat_activity where application_name = 'herder-worker/' || right(slot.worker, 32))"
     );
     Ok(freed.execute(connection).await?.rows_affected())
 }
