@@ -205,7 +205,10 @@ impl Servers {
     pub fn control_server(&self) -> Option<&str> {
         let (control, _) = self.control.as_ref()?;
         let same = |server: &Server| loopback(&server.address) == loopback(control);
-        self.by_name.iter().find(|(_, server)| same(server)).map(|(name, _)| name.as_str())
+        self.by_name
+            .iter()
+            .find(|(_, server)| same(server))
+            .map(|(name, _)| name.as_str())
     }
 
     /// Host and port of a server.

@@ -120,8 +120,14 @@ impl Door {
             let row = self.row(&mut tx).await?;
             server::ensure(&mut tx, &row).await?;
         }
-        let admission =
-            slot::admit(&mut tx, &self.worker, &self.server, CONTROL_CONNECTIONS, self.need).await?;
+        let admission = slot::admit(
+            &mut tx,
+            &self.worker,
+            &self.server,
+            CONTROL_CONNECTIONS,
+            self.need,
+        )
+        .await?;
         match admission {
             Admission::Counted => tx.commit().await?,
             Admission::OnTop | Admission::Full => tx.rollback().await?,
@@ -134,7 +140,12 @@ impl Door {
         let sum = budget::read(connection, self.cx.servers.budget(&self.server)).await?;
         Ok(ServerRow {
             name: self.server.clone(),
-            address: self.cx.servers.address(&self.server).unwrap_or_default().to_owned(),
+            address: self
+                .cx
+                .servers
+                .address(&self.server)
+                .unwrap_or_default()
+                .to_owned(),
             budget: sum.budget,
         })
     }

@@ -5,10 +5,7 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection};
 
 use crate::{
-    database_url::DatabaseUrl,
-    domain::wave::Amount,
-    runner::RunnerError,
-    session::connect_error,
+    database_url::DatabaseUrl, domain::wave::Amount, runner::RunnerError, session::connect_error,
     store::server::ServerRow,
 };
 

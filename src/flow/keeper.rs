@@ -174,7 +174,9 @@ impl Keeper {
                 .await
                 .map_err(|_| RunnerError::Connection("no answer".into()))?
                 .map_err(|e| connect_error(e, &url))?;
-        let attempts = suspects.iter().map(|s| format!("herder/{}/{}/{}", s.run, s.job, s.epoch));
+        let attempts = suspects
+            .iter()
+            .map(|s| format!("herder/{}/{}/{}", s.run, s.job, s.epoch));
         let kept = suspects.iter().map(|s| kept_label(&s.worker));
         let names: BTreeSet<String> = attempts.chain(kept).collect();
         service.clear(&mut connection).await?;

@@ -95,7 +95,9 @@ impl Kept {
             after: (claim.job, claim.epoch),
             since: Instant::now(),
         };
-        self.state().entries.insert((claim.place.server.clone(), *slot), entry);
+        self.state()
+            .entries
+            .insert((claim.place.server.clone(), *slot), entry);
     }
 
     /// The connections that came with the slots of a claim: it must use them, or close them before it opens its own.
@@ -116,7 +118,11 @@ impl Kept {
         let idle: Vec<Entry> = {
             let mut state = self.state();
             let is_idle = |_: &(String, i32), entry: &mut Entry| entry.since.elapsed() >= longer_than;
-            state.entries.extract_if(is_idle).map(|(_, entry)| entry).collect()
+            state
+                .entries
+                .extract_if(is_idle)
+                .map(|(_, entry)| entry)
+                .collect()
         };
         let attempts: Vec<_> = idle.iter().map(|entry| entry.after).collect();
         join_all(idle.into_iter().map(|entry| entry.kept.close())).await;

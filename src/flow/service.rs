@@ -125,7 +125,10 @@ async fn renew(pool: PgPool, server: String, holder: String) {
         tokio::time::sleep(RENEWAL).await;
         match service::hold(&pool, &server, &holder, LEASE).await {
             Ok(service::Service::Taken) => {
-                warn!(server, "Lost the service connection of `{server}`: this process was away for too long");
+                warn!(
+                    server,
+                    "Lost the service connection of `{server}`: this process was away for too long"
+                );
                 return;
             }
             Ok(_) => {}

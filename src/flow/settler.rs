@@ -1,16 +1,17 @@
 //! Writes how attempts ended: whatever has ended while the last statement was on its way goes into the next one, so that
 //! a worker with many quick tenants costs the control database a few statements and not thousands.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use sqlx::PgPool;
-use tokio::sync::{Mutex, mpsc, oneshot};
-use tracing::{debug, warn};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, error, warn};
 
 use super::keeper::say;
 use crate::{
     domain::{
         backoff::Backoff,
+        failure::{FailureClass, classify_sqlstate},
         job::{Epoch, JobId},
     },
     store::{
@@ -35,8 +36,6 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Takes the ends of attempts. The task behind it ends when this is dropped.
 pub(super) struct Settler {
     ends: mpsc::UnboundedSender<End>,
-    /// Held while a batch is written, with all that follows from it.
-    writing: Arc<Mutex<()>>,
 }
 
 struct End {
@@ -48,24 +47,17 @@ impl Settler {
     /// Starts to take ends.
     pub(super) fn start(pool: PgPool, worker: String) -> Self {
         let (ends, mut ended) = mpsc::unbounded_channel();
-        let writing = Arc::new(Mutex::new(()));
-        let (writer, is_writing) = (Writer { pool, worker }, Arc::clone(&writing));
+        let writer = Writer { pool, worker };
         tokio::spawn(async move {
             let mut batch = Vec::new();
             while ended.recv_many(&mut batch, BATCH).await > 0 {
-                let _writing = is_writing.lock().await;
                 writer.write(std::mem::take(&mut batch)).await;
             }
         });
-        Self { ends, writing }
+        Self { ends }
     }
 
-    /// Waits until what follows from the last written end is done, too: the next wave is open, the run is over.
-    pub(super) async fn finished(&self) {
-        let _written = self.writing.lock().await;
-    }
-
-    /// Writes an end, however long the control database is away. False: the job went on without this attempt, and
+    /// Writes an end, however long the control database is away, and moves its run on. False: the job went on without this attempt, and
     /// nothing was written.
     pub(super) async fn write(&self, ended: Ended) -> bool {
         let (written, answer) = oneshot::channel();
@@ -82,12 +74,25 @@ struct Writer {
 
 impl Writer {
     async fn write(&self, ends: Vec<End>) {
-        let (ended, answers): (Vec<Ended>, Vec<_>) =
-            ends.into_iter().map(|end| (end.ended, end.written)).unzip();
+        let ended: Vec<&Ended> = ends.iter().map(|end| &end.ended).collect();
         let mut tries = 0;
         let settled = loop {
             match self.settle(&ended).await {
                 Ok(settled) => break settled,
+                // One that the server will never take must not hold back the others. Its job is given back by the next
+                // heartbeats, which find it held by nobody.
+                Err(error) if is_refused(&error) => match ends.len() {
+                    1 => {
+                        error!(%error, "Cannot write an outcome: a bug in Herder");
+                        break Vec::new();
+                    }
+                    _ => {
+                        for end in ends {
+                            Box::pin(self.write(vec![end])).await;
+                        }
+                        return;
+                    }
+                },
                 Err(error) => {
                     tries += 1;
                     if tries == 1 {
@@ -98,11 +103,7 @@ impl Writer {
                 }
             }
         };
-        let written: BTreeSet<(JobId, Epoch)> = settled.iter().map(|s| (s.job, s.epoch)).collect();
-        for (ended, answer) in ended.iter().zip(answers) {
-            // After a fault, "nothing was written" most likely means that the lost answer was a yes.
-            let _ = answer.send(tries > 0 || written.contains(&ended.attempt()));
-        }
+        // Before their room is free for the next claims: a run that just halted must give none.
         let runs: BTreeSet<_> = settled.iter().map(|s| s.run).collect();
         for run in runs {
             match run::advance(&self.pool, run).await {
@@ -111,9 +112,18 @@ impl Writer {
                 Err(error) => debug!(%error, "Could not advance the run"),
             }
         }
+        let written: BTreeSet<(JobId, Epoch)> = settled.iter().map(|s| (s.job, s.epoch)).collect();
+        for End {
+            ended,
+            written: answer,
+        } in ends
+        {
+            // After a fault, "nothing was written" most likely means that the lost answer was a yes.
+            let _ = answer.send(tries > 0 || written.contains(&ended.attempt()));
+        }
     }
 
-    async fn settle(&self, ended: &[Ended]) -> Result<Vec<Settled>, StoreError> {
+    async fn settle(&self, ended: &[&Ended]) -> Result<Vec<Settled>, StoreError> {
         let mut connection = self.pool.acquire().await?;
         let settling = job::settle(&mut connection, &self.worker, ended);
         match tokio::time::timeout(TIMEOUT, settling).await {
@@ -124,5 +134,15 @@ impl Writer {
                 Err(StoreError::Silent(TIMEOUT))
             }
         }
+    }
+}
+
+/// Whether the server understood a statement and will not have it: asked again, it would say the same.
+fn is_refused(error: &StoreError) -> bool {
+    match error {
+        StoreError::Database(sqlx::Error::Database(e)) => e
+            .code()
+            .is_some_and(|code| classify_sqlstate(&code) == FailureClass::Permanent),
+        _ => false,
     }
 }

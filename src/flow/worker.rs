@@ -105,7 +105,8 @@ impl Worker {
     pub fn new(cx: Arc<Context>, options: Options, metrics: Metrics) -> Self {
         let id = format!("{}-{}", options.name, Uuid::new_v4().simple());
         let label = control_label(&id);
-        cx.pool.set_connect_options((*cx.pool.connect_options()).clone().application_name(&label));
+        cx.pool
+            .set_connect_options((*cx.pool.connect_options()).clone().application_name(&label));
         Self {
             shared: Arc::new(Shared {
                 plans: Plans::new(cx.pool.clone()),
@@ -242,12 +243,8 @@ impl Worker {
         let ran = queue::run(queue, Arc::clone(&shared) as Arc<dyn Intake>, deliver).await;
         drained.abort();
         keeper.abort();
-        let finished = async {
-            shared.settler.finished().await;
-            shared.release_kept(Duration::ZERO).await;
-        };
-        let _ = tokio::time::timeout(LAST_WORDS, finished).await;
         keeping.abort();
+        let _ = tokio::time::timeout(LAST_WORDS, shared.release_kept(Duration::ZERO)).await;
         shared.give_back_rest().await;
         pulse.abort();
         if let Err(error) = worker::remove(&shared.cx.pool, &shared.id).await {
@@ -353,7 +350,13 @@ impl Shared {
     }
 
     /// Writes an outcome, however long the control database is away; with the connection that is kept, if any.
-    async fn settle(&self, claim: &Claim, settlement: &Settlement, kept: Option<KeptSession>, took: Duration) {
+    async fn settle(
+        &self,
+        claim: &Claim,
+        settlement: &Settlement,
+        kept: Option<KeptSession>,
+        took: Duration,
+    ) {
         let ended = Ended::new(claim.job, claim.epoch, settlement, kept.is_some());
         if let Some(kept) = kept {
             self.kept.put(claim, kept);

@@ -370,7 +370,9 @@ impl Applier<'_> {
         } = self.order.ledger;
         let asks = first && !self.checked;
         let (ledger, rest) = match &self.order.plan.quick {
-            Some(quick) if asks && step.before == self.order.plan.before => (self.placed(quick)?, String::new()),
+            Some(quick) if asks && step.before == self.order.plan.before => {
+                (self.placed(quick)?, String::new())
+            }
             _ => {
                 let rows = format!(
                     "array(select ({revision})::pg_catalog.text from {} where {condition} \
@@ -450,7 +452,9 @@ impl Applier<'_> {
         self.session.schema()?;
         if checks == Checks::Quick {
             let home = literal(&self.home);
-            return Some(expect(&format!("coalesce(pg_catalog.current_schema(), {home}) = {home}")));
+            return Some(expect(&format!(
+                "coalesce(pg_catalog.current_schema(), {home}) = {home}"
+            )));
         }
         let body = format!(
             "if pg_catalog.current_schema() <> {} then {}; end if;",

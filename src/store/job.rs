@@ -229,17 +229,17 @@ impl Ended {
             }
             Settlement::Failed(why) => {
                 ended.state = "failed";
-                (ended.error, ended.burns) = (Some(why.clone()), 1);
+                (ended.error, ended.burns) = (Some(why.storable()), 1);
             }
             Settlement::Retry { error, delay, burns } => {
-                (ended.error, ended.delay) = (Some(error.clone()), delay.as_secs_f64());
+                (ended.error, ended.delay) = (Some(error.storable()), delay.as_secs_f64());
                 (ended.burns, ended.blocked) = (i32::from(*burns), !burns);
             }
             Settlement::Live(_) => ended.live = true,
             Settlement::Returned => {}
             Settlement::Skipped(why) => {
                 ended.state = "skipped";
-                ended.error = Some(why.clone());
+                ended.error = Some(why.storable());
             }
             Settlement::Cancelled => ended.state = "cancelled",
         }
@@ -267,13 +267,13 @@ pub struct Settled {
 pub async fn settle(
     connection: &mut PgConnection,
     worker: &str,
-    ended: &[Ended],
+    ended: &[&Ended],
 ) -> Result<Vec<Settled>, StoreError> {
     let rows = sqlx::query_file_as!(
         Settled,
         "src/store/sql/settle_jobs.sql",
         worker,
-        Json(ended) as Json<&[Ended]>
+        Json(ended) as Json<&[&Ended]>
     );
     Ok(rows.fetch_all(connection).await?)
 }

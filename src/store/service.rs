@@ -24,12 +24,7 @@ pub enum Service {
 ///
 /// # Errors
 /// The control database fails.
-pub async fn hold(
-    pool: &PgPool,
-    server: &str,
-    holder: &str,
-    lease: Duration,
-) -> Result<Service, StoreError> {
+pub async fn hold(pool: &PgPool, server: &str, holder: &str, lease: Duration) -> Result<Service, StoreError> {
     let held = sqlx::query!(
         r#"with before as (select service_holder from herder.server where name = $1 for update),
            held as (

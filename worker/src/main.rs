@@ -180,7 +180,8 @@ async fn refresh(cx: Arc<Context>, worker: Worker, metrics: Metrics) {
     loop {
         // One that waits for room in the budget must not connect for that.
         if !worker.is_waiting()
-            && let Err(error) = metrics.refresh(&cx.pool).await {
+            && let Err(error) = metrics.refresh(&cx.pool).await
+        {
             tracing::debug!(%error, "Cannot refresh the gauges");
         }
         tokio::time::sleep(GAUGES).await;

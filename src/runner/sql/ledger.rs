@@ -95,7 +95,10 @@ pub(super) fn check<'a>(known: &[&Migration], resumable: impl Iterator<Item = &'
 pub(super) fn is_exactly(known: &[&Migration]) -> String {
     let mut known: Vec<(i64, String)> = known.iter().map(|m| (m.version, hex(&m.checksum))).collect();
     known.sort_unstable();
-    let rows: Vec<String> = known.iter().map(|(version, sum)| format!("{version}:{sum}")).collect();
+    let rows: Vec<String> = known
+        .iter()
+        .map(|(version, sum)| format!("{version}:{sum}"))
+        .collect();
     format!(
         "(select pg_catalog.string_agg(pg_catalog.concat(version, \
           case when success and execution_time <> {UNDOING} then ':' else '!' end, pg_catalog.encode(checksum, 'hex')), \
