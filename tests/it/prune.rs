@@ -46,7 +46,7 @@ async fn old_runs_go_with_all_that_was_theirs_and_nothing_else_does() {
     fleet
         .tell(&format!(
             "update herder.slot set worker = 'lost', job_id = (select min(id) from herder.job where run_id = '{held}'),
-                                    epoch = 1, taken_at = now(), suspect_since = now()
+                                    epoch = 1, purpose = 'attempt', taken_at = now(), suspect_since = now()
              where number = 1"
         ))
         .await;
@@ -72,7 +72,7 @@ async fn old_runs_go_with_all_that_was_theirs_and_nothing_else_does() {
     // The session is gone: so may the run. One worker died before its first heartbeat, another has just begun.
     fleet
         .tell(
-            "update herder.slot set worker = null, job_id = null, epoch = null, taken_at = null, suspect_since = null
+            "update herder.slot set worker = null, job_id = null, epoch = null, purpose = null, taken_at = null, suspect_since = null
              where worker = 'lost';
              insert into apalis.workers (id, worker_type, storage_name, layers, last_seen, started_at)
              select id, 'herder', 'herder', '', at, at
@@ -114,7 +114,12 @@ async fn old_runs_go_with_all_that_was_theirs_and_nothing_else_does() {
 
     // What was left goes on as if nothing had been.
     let _worker = fleet.worker(&["--concurrency", "2"]);
-    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    let state = format!("select state from herder.run where id = '{open}'");
+    fleet
+        .wait_until("the open run succeeds", async || {
+            fleet.ask::<String>(&state).await == "succeeded"
+        })
+        .await;
     run(&fleet, &["upgrade"]).await;
 }
 
