@@ -13,7 +13,6 @@ use super::{
     plans::Plans,
 };
 use crate::{
-    config::RunnerConfig,
     database_url::DatabaseUrl,
     domain::{
         failure::FailureClass,
@@ -81,7 +80,7 @@ impl Attempt<'_> {
             &claim.place,
             &claim.application_name(),
             &self.cx.config.limits,
-            self.extra_search_path(),
+            self.cx.config.runner.extra_search_path(),
         )
         .await?;
         let settled = tokio::select! {
@@ -157,7 +156,7 @@ impl Attempt<'_> {
             &claim.place,
             &claim.application_name(),
             &self.cx.config.limits,
-            self.extra_search_path(),
+            self.cx.config.runner.extra_search_path(),
         )
         .await?;
         let settled = self.in_session(&mut session, &url, &history).await;
@@ -316,13 +315,6 @@ impl Attempt<'_> {
                 found: history.describe(after).unwrap_or_else(|| "base".into()),
                 hint: None,
             }),
-        }
-    }
-
-    fn extra_search_path(&self) -> &[String] {
-        match &self.cx.config.runner {
-            RunnerConfig::Sql(c) => &c.extra_search_path,
-            RunnerConfig::Alembic(_) | RunnerConfig::Command(_) => &[],
         }
     }
 

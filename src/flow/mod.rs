@@ -10,6 +10,7 @@ mod keeper;
 mod plans;
 pub mod prove;
 mod pulse;
+pub mod rehearse;
 pub mod resolve;
 pub mod retry;
 pub mod worker;

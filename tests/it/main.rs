@@ -16,6 +16,7 @@ mod places;
 mod plans;
 mod poison;
 mod prometheus;
+mod rehearsal;
 mod runner_command;
 mod runner_sql;
 mod runners;

@@ -265,7 +265,12 @@ impl MigrationRunner for AlembicRunner {
         let target = to.unwrap_or("base");
         let before = &before.revisions;
         let by_schema = isolation != Isolation::Database;
-        match self.rendered(direction, before, target, by_schema).await? {
+        let rendered = match self.rendered(direction, before, target, by_schema).await {
+            // What is wrong with offline mode alone is no obstacle to a live Alembic.
+            Err(e @ RunnerError::Setup { .. }) if self.plan == PlanConfig::Auto => Err(e.to_string()),
+            rendered => rendered?,
+        };
+        match rendered {
             Ok((steps, _)) => Ok(Offer::Plan(Plan {
                 direction,
                 before: before.clone(),
