@@ -54,13 +54,13 @@ pub struct AlembicConfig {
 #[serde(rename_all = "lowercase")]
 pub enum PlanConfig {
     /// Only where the plan is proven: rendered twice alike, and the same as live Alembic in a scratch schema. All
-    /// else is migrated live.
+    /// else is migrated live. The default.
+    #[default]
     Auto,
     /// Everywhere, without a proof: what cannot be rendered, twice alike, is an error. For who knows that their
     /// offline mode is right, or may not make scratch schemas.
     Always,
-    /// Nowhere: live Alembic, in warm processes. The default, until plans have been through the same faults.
-    #[default]
+    /// Nowhere: live Alembic, in warm processes.
     Never,
 }
 

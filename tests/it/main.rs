@@ -2,6 +2,7 @@
 
 mod alembic_plans;
 mod alembic_process;
+mod alembic_proofs;
 mod budget;
 mod conformance;
 mod deploy;
