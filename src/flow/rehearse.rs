@@ -9,9 +9,9 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use super::{
-    budget::Service,
     context::{Context, chain},
     enqueue::{Plan, Planned},
+    service::{REHEARSAL, Service},
 };
 use crate::{
     config::LimitsConfig,
@@ -28,9 +28,6 @@ use crate::{
     session::TenantSession,
     store::StoreError,
 };
-
-/// What a rehearsal's connections call themselves.
-const APPLICATION_NAME: &str = "herder/rehearsal";
 
 /// For how long one rehearsal keeps a server's service connection before others have a turn.
 const TURN: Duration = Duration::from_secs(1);
@@ -203,7 +200,8 @@ impl Stage<'_> {
             while since.elapsed() < TURN
                 && let Some(number) = members.next()
             {
-                tried.push((number, self.one(&self.plan.tenants[number], &mut kept).await));
+                let planned = &self.plan.tenants[number];
+                tried.push((number, self.one(&service, planned, &mut kept).await));
             }
             if let Some(kept) = kept {
                 kept.session.close().await;
@@ -213,7 +211,7 @@ impl Stage<'_> {
         Ok(tried)
     }
 
-    async fn one(&self, planned: &Planned, kept: &mut Option<Kept>) -> Tried {
+    async fn one(&self, service: &Service, planned: &Planned, kept: &mut Option<Kept>) -> Tried {
         let tenant = &planned.tenant;
         let mut tried = Tried {
             tenant: tenant.id.clone(),
@@ -231,7 +229,7 @@ impl Stage<'_> {
         let Some(plan) = plan_of(self.plan, planned) else {
             return tried;
         };
-        let (result, held) = self.in_tenant(planned, plan, kept).await;
+        let (result, held) = self.in_tenant(service, planned, plan, kept).await;
         match result {
             Ok(Rehearsed::Fine { steps, left_out }) => {
                 tried.rehearsed = plan.steps[..steps]
@@ -265,18 +263,19 @@ impl Stage<'_> {
 
     async fn in_tenant(
         &self,
+        service: &Service,
         planned: &Planned,
         plan: &plan::Plan,
         kept: &mut Option<Kept>,
     ) -> (Result<Rehearsed, RunnerError>, Duration) {
-        let mut here = match self.connected(planned, kept.take()).await {
+        let mut here = match self.connected(service, planned, kept.take()).await {
             Ok(here) => here,
             Err(error) => return (Err(error), Duration::ZERO),
         };
         let order = Order {
             plan,
             ledger: self.ledger,
-            name: APPLICATION_NAME,
+            name: REHEARSAL,
             forget: true,
             journal: &NoJournal,
         };
@@ -291,7 +290,12 @@ impl Stage<'_> {
     }
 
     /// The connection that is there, turned to this tenant, or a new one.
-    async fn connected(&self, planned: &Planned, kept: Option<Kept>) -> Result<Kept, RunnerError> {
+    async fn connected(
+        &self,
+        service: &Service,
+        planned: &Planned,
+        kept: Option<Kept>,
+    ) -> Result<Kept, RunnerError> {
         let tenant = &planned.tenant;
         let place: &Place = &tenant.place;
         let extra = self.cx.config.runner.extra_search_path();
@@ -306,7 +310,8 @@ impl Stage<'_> {
         let own = self.plan.own_urls.get(&tenant.id).filter(|_| tenant.own_url);
         let url = self.cx.servers.url_for(place, own);
         let url = url.map_err(|e| RunnerError::Connection(chain(&e)))?;
-        let session = TenantSession::connect(&url, place, APPLICATION_NAME, self.limits, extra).await?;
+        let mut session = TenantSession::connect(&url, place, REHEARSAL, self.limits, extra).await?;
+        service.clear(session.connection()).await?;
         Ok(Kept {
             session,
             database: place.database.clone(),

@@ -528,9 +528,11 @@ fn about_outside(error: &RunnerError) -> Option<String> {
 async fn sweep(on: &mut PgConnection, ground: &Ground<'_>) {
     let _ = sqlx::query(
         "select pg_terminate_backend(pid, 5000) from pg_stat_activity
-         where application_name = $1 and pid <> pg_backend_pid()",
+         where application_name = $1 and pid <> pg_backend_pid() and usename = current_user
+           and (datname = current_database() or starts_with(datname, $2))",
     )
     .bind(application_name(ground))
+    .bind(format!("{SHADOW_PREFIX}{}_", ground.owner))
     .persistent(false)
     .execute(&mut *on)
     .await;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Applier, Message, Order, RESET, Refusal};
+use super::{Applier, Checks, Message, Order, RESET, Refusal, failed};
 use crate::{
     domain::{
         plan::{PlanStep, StepForm},
@@ -86,14 +86,15 @@ impl Applier<'_> {
             match refusal {
                 Refusal::Locked => return (Ok(Rehearsed::Locked), Duration::ZERO),
                 Refusal::Moved(found) => return (Ok(Rehearsed::Elsewhere(found)), Duration::ZERO),
-                Refusal::Failed(error) => match self.before_enum_value(&error, steps) {
-                    Some(fewer) => {
-                        steps = fewer;
-                        left_out =
-                            Some("it uses an enum's value that is not there before an earlier step commits");
-                    }
-                    None => return (Err(error), held),
-                },
+                other => {
+                    let error = failed(other);
+                    let Some(fewer) = self.before_enum_value(&error, steps) else {
+                        return (Err(error), held);
+                    };
+                    steps = fewer;
+                    left_out =
+                        Some("it uses an enum's value that is not there before an earlier step commits");
+                }
             }
         }
     }
@@ -106,12 +107,12 @@ impl Applier<'_> {
                 continue;
             };
             let begin = match i {
-                0 => self.begin(step, true),
-                _ => self.enter(step, false),
+                0 => self.begin(step, true, Checks::Careful)?,
+                _ => self.enter(step, false, Checks::Careful)?,
             };
             message.before(step, &begin);
             message.step(step, &self.placed(sql)?);
-            message.behind(step, &self.end());
+            message.behind(step, &self.end(Checks::Careful));
             message.behind(step, AS_COMMITTED);
             message.behind(step, RESET);
             if message.len() > super::MESSAGE_LIMIT {
