@@ -106,7 +106,13 @@ async fn plans_and_live_alembic_end_alike(tenants: usize) {
     for plan in ["auto", "never"] {
         let setup = Setup::schemas(tenants).alembic_saas("alembic_schema.ini");
         let fleet = setup.set("runner.plan", plan).start().await;
-        fleet.herder(&["upgrade", "--local", "4"]).await.expect(0);
+        let worker = fleet.worker(&["--concurrency", "2"]);
+        fleet.herder(&["upgrade"]).await.expect(0);
+        fleet
+            .wait_long("the run is over", async || fleet.state().await != "running")
+            .await;
+        assert_eq!(fleet.state().await, "succeeded", "{}", fleet.last_seen().await);
+        assert_eq!(worker.drain().await, Some(0));
         all_schemas_look_the_same(&fleet, "alembic_version", 1).await;
         let live: i64 = fleet
             .ask("select count(*) from herder.job where plan_id is null")
@@ -169,7 +175,7 @@ async fn alembic_saas_brings_12_databases_to_the_head_despite_a_kill() {
 
 #[tokio::test]
 async fn alembic_saas_ends_alike_by_plan_and_live() {
-    plans_and_live_alembic_end_alike(4).await;
+    plans_and_live_alembic_end_alike(2).await;
 }
 
 #[tokio::test]

@@ -364,10 +364,11 @@ impl MigrationRunner for AlembicRunner {
     }
 
     async fn migrate(&self, session: &mut TenantSession, work: &Work<'_>) -> Result<(), RunnerError> {
-        let mut process = tokio::select! {
-            process = self.pool.checkout() => process.map_err(to_error)?,
-            () = work.cancel.cancelled() => return Err(RunnerError::Cancelled),
-        };
+        // A process that starts on a busy machine may take longer than the guard may be silent.
+        let mut process = session
+            .guarded(work.cancel, self.pool.checkout())
+            .await?
+            .map_err(to_error)?;
         let settings = settings(work.limits);
         let schema = session.schema().map(str::to_owned);
         let application_name = work.claim.application_name();
