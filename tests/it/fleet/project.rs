@@ -46,7 +46,7 @@ impl Step {
 
     /// On the way up it also makes the table that the traces are left in, so that it works in a schema that the harness
     /// knows nothing of.
-    pub(crate) fn from_nothing(mut self) -> Self {
+    pub(crate) fn with_its_table(mut self) -> Self {
         self.up.insert(
             0,
             "create table if not exists effects (n int generated always as identity, step text)".into(),
