@@ -2,6 +2,7 @@
 
 mod alembic_plans;
 mod alembic_process;
+mod alembic_proofs;
 mod budget;
 mod conformance;
 mod deploy;
@@ -11,6 +12,7 @@ mod examples;
 mod failures;
 mod fleet;
 mod kills;
+mod model;
 mod operations;
 mod outages;
 mod own_connections;
@@ -19,6 +21,7 @@ mod plans;
 mod poison;
 mod prometheus;
 mod prune;
+mod rehearsal;
 mod runner_command;
 mod runner_sql;
 mod runners;
