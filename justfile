@@ -16,6 +16,16 @@ test *ARGS:
 test-large:
     cargo test --test it example_fleets -- --ignored --nocapture --test-threads=1
 
+# Herder beside what people use today: about ten minutes. See benches/README.md.
+bench *ARGS:
+    cargo build --profile bench --bins
+    cargo bench --bench fleet -- {{ARGS}}
+
+# How enqueue and run grow, up to 100,000 tenants: takes long.
+bench-growth *ARGS:
+    cargo build --profile bench --bins
+    cargo bench --bench fleet -- growth {{ARGS}}
+
 # Formats the code.
 fmt:
     cargo fmt --all
