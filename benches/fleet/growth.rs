@@ -97,12 +97,7 @@ pub(crate) async fn run(args: &Growth) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn measure(
-    stage: &Stage,
-    herder: &Herder,
-    migrations: &Path,
-    tenants: usize,
-) -> anyhow::Result<Size> {
+async fn measure(stage: &Stage, herder: &Herder, migrations: &Path, tenants: usize) -> anyhow::Result<Size> {
     let fleet = Fleet::Schemas(tenants).tenants();
     make(stage, herder, migrations, &fleet).await?;
     let workers = herder.start_workers(stage).await?;

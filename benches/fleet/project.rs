@@ -26,6 +26,9 @@ const REVISIONS: [&str; 12] = [
 /// The schema that stands for a tenant's in what Alembic renders.
 const ANY_SCHEMA: &str = "herder_bench_any";
 
+/// What Alembic puts before each revision.
+const MARK: &str = "-- Running upgrade ";
+
 /// The ledger of the SQL files, as sqlx makes it.
 const SQLX_LEDGER: &str = "create table if not exists _sqlx_migrations (
     version bigint primary key, description text not null, installed_on timestamptz not null default now(),
@@ -81,12 +84,21 @@ impl Project {
         };
         fs::create_dir_all(&dir)?;
         let [.., before, head] = REVISIONS;
-        let mut files = Vec::with_capacity(REVISIONS.len());
-        let below = ["base"].into_iter().chain(REVISIONS);
-        for (i, (from, to)) in below.zip(REVISIONS).enumerate() {
-            let sql = bare(&render("upgrade", from, to)?);
+        let whole = render("upgrade", "base", head)?;
+        let (to_before, _) = whole
+            .rsplit_once(MARK)
+            .context("Alembic marks no revision in what it renders")?;
+        let pieces: Vec<&str> = whole.split(MARK).skip(1).collect();
+        ensure!(
+            pieces.len() == REVISIONS.len(),
+            "Alembic rendered {} revisions",
+            pieces.len()
+        );
+        let mut files = Vec::with_capacity(pieces.len());
+        for (i, (revision, piece)) in REVISIONS.iter().zip(pieces).enumerate() {
+            let sql = bare(&format!("{MARK}{piece}"));
             let checksum = Sha384::digest(&sql).iter().map(|b| format!("{b:02x}")).collect();
-            fs::write(dir.join(format!("{to}.sql")), &sql)?;
+            fs::write(dir.join(format!("{revision}.sql")), &sql)?;
             files.push(File {
                 version: i + 1,
                 sql,
@@ -94,10 +106,10 @@ impl Project {
             });
         }
         Ok(Self {
-            to_before: render("upgrade", "base", before)?,
+            to_before: format!("{to_before}COMMIT;\n"),
             to_head: render("upgrade", before, head)?,
-            whole: render("upgrade", "base", head)?,
             back: bare(&render("downgrade", head, before)?),
+            whole,
             python,
             directory: dir,
             files,

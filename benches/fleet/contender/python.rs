@@ -80,6 +80,8 @@ impl Contender for Python {
             .arg(script)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            // What went wrong is in its last line; two at a time tell much besides.
+            .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()?;
         let mut input = child.stdin.take().context("its input")?;
