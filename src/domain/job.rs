@@ -9,6 +9,7 @@ use super::{
     revision::{Direction, Target},
     run::RunId,
     tenant::{Isolation, Place},
+    trace::TraceContext,
 };
 
 /// The id of a job: unique in the control database.
@@ -150,6 +151,8 @@ pub struct Claim {
     pub note: Option<Note>,
     /// How many slots it holds.
     pub connections: i16,
+    /// The trace of whoever made the run.
+    pub trace: Option<TraceContext>,
 }
 
 impl Claim {

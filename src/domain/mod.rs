@@ -3,9 +3,11 @@
 pub mod backoff;
 pub mod failure;
 pub mod job;
+pub mod notice;
 pub mod outcome;
 pub mod plan;
 pub mod revision;
 pub mod run;
 pub mod tenant;
+pub mod trace;
 pub mod wave;

@@ -5,6 +5,7 @@ pub mod context;
 pub mod enqueue;
 pub mod execute;
 mod held;
+pub mod herald;
 pub mod inspect;
 mod keeper;
 mod plans;

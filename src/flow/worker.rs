@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{Instrument, error, field, info, info_span, warn};
 use uuid::Uuid;
 
 use super::{
@@ -19,6 +19,7 @@ use super::{
     enqueue::runner_kind,
     execute::{Attempt, verb},
     held::{Held, StopReason},
+    herald::Herald,
     keeper::{Keeper, say},
     plans::Plans,
     pulse::{Health, Pulse},
@@ -38,6 +39,7 @@ use crate::{
         job::{self, Appetite},
         run, worker,
     },
+    telemetry,
 };
 
 /// How often an outcome that could not be written is tried again.
@@ -181,6 +183,9 @@ impl Worker {
         };
         let pulse = tokio::spawn(pulse.run());
         let keeper = tokio::spawn(keeper.run());
+        let silence = CancellationToken::new();
+        let herald = Herald::new(&shared.cx.config.notify, shared.cx.pool.clone())
+            .map(|herald| tokio::spawn(herald.run(silence.clone())));
         let queue = QueueConfig {
             pool: shared.cx.pool.clone(),
             appetite: Appetite {
@@ -206,6 +211,11 @@ impl Worker {
         pulse.abort();
         if let Err(error) = worker::remove(&shared.cx.pool, &shared.id).await {
             warn!(%error, "Could not sign off; the lease runs out by itself");
+        }
+        silence.cancel();
+        if let Some(herald) = herald {
+            // What it is telling would be told twice. What it does not get done is left to others.
+            let _ = tokio::time::timeout(LAST_WORDS, herald).await;
         }
         ran
     }
@@ -253,8 +263,14 @@ impl Shared {
     async fn deliver(&self, delivery: Delivery) {
         let claim = &delivery.claim;
         let started = Instant::now();
-        let span =
-            info_span!("attempt", run.id = %claim.run, tenant.id = %claim.tenant, attempt = claim.epoch);
+        let span = info_span!(
+            "attempt", run.id = %claim.run, job.id = claim.job, tenant.id = %claim.tenant, attempt = claim.epoch,
+            trace_id = field::Empty
+        );
+        if let Some(trace) = &claim.trace {
+            span.record("trace_id", field::display(trace.trace()));
+            telemetry::adopt(&span, trace);
+        }
         async {
             if let Some(settlement) = self.attempt(claim).await {
                 self.held.enter(claim.job, claim.epoch, Step::Settling);

@@ -153,6 +153,8 @@ pub async fn claim(pool: &PgPool, appetite: &Appetite, limit: usize) -> Result<V
                     .transpose()
                     .map_err(|e| wrong(e.to_string()))?,
                 connections: row.connections,
+                // One that makes no sense costs a run its trace, not its tenants.
+                trace: row.traceparent.and_then(|text| text.parse().ok()),
             })
         })
         .collect()

@@ -11,6 +11,9 @@ mod examples;
 mod failures;
 mod fleet;
 mod kills;
+mod listener;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod outages;
 mod places;
 mod plans;
@@ -26,6 +29,8 @@ mod steering;
 mod tenant;
 mod tenant_source;
 mod throwaway;
+mod traces;
 mod trap;
 mod venv;
+mod webhook;
 mod zombies;

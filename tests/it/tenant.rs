@@ -109,6 +109,7 @@ impl Tenant {
             plan: None,
             note: None,
             connections: 1,
+            trace: None,
         }
     }
 
