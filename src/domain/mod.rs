@@ -11,3 +11,4 @@ pub mod run;
 pub mod tenant;
 pub mod trace;
 pub mod wave;
+pub mod worker;

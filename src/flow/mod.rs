@@ -1,5 +1,6 @@
 //! What happens, in which order. The flow decides; the edges do.
 
+mod admission;
 pub mod budget;
 pub mod context;
 pub mod enqueue;
@@ -8,9 +9,12 @@ mod held;
 pub mod herald;
 pub mod inspect;
 mod keeper;
+mod kept;
 mod plans;
 pub mod prove;
 mod pulse;
 pub mod resolve;
 pub mod retry;
+pub mod service;
+mod settler;
 pub mod worker;

@@ -15,6 +15,7 @@ mod listener;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod outages;
+mod own_connections;
 mod places;
 mod plans;
 mod poison;

@@ -108,8 +108,8 @@ impl Tenant {
             blocked_since: None,
             plan: None,
             note: None,
-            connections: 1,
             trace: None,
+            slots: vec![1],
         }
     }
 
