@@ -4,7 +4,7 @@
 //! that moves a run: whoever comes first takes it. So it is told while anybody with the webhook in its config lives, up
 //! to three times until the receiver says yes; twice where the receiver's yes, or the one who heard it, was lost.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -74,21 +74,28 @@ impl Herald {
     }
 
     /// Tells what there is to tell of a run, or waits until another one has told it: for a process that ends, and may
-    /// be the only one. It takes hardly longer than one POST may; false: something is left.
+    /// be the only one. Nothing is begun after the time that one POST may take; false: something is left.
     pub async fn tell(&self, run: RunId) -> bool {
+        let deadline = Instant::now() + self.timeout;
         let told = async {
             loop {
-                if !self.tell_next(Some(run)).await? {
-                    if !notice::any_left(&self.pool, run, &self.occasions).await? {
-                        return Ok::<_, StoreError>(());
-                    }
+                let told = self.tell_next(Some(run)).await?;
+                let over = Instant::now() > deadline;
+                if (!told || over) && !notice::any_left(&self.pool, run, &self.occasions).await? {
+                    return Ok::<_, StoreError>(true);
+                }
+                if over {
+                    return Ok(false);
+                }
+                if !told {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
         };
+        // What was taken must be told, or a try is lost: so only a control database that hangs cuts it short.
         matches!(
-            tokio::time::timeout(self.timeout + Duration::from_millis(500), told).await,
-            Ok(Ok(()))
+            tokio::time::timeout(self.timeout * 2 + GRACE, told).await,
+            Ok(Ok(true))
         )
     }
 
