@@ -16,12 +16,6 @@ test *ARGS:
 test-large:
     cargo test --test it example_fleets -- --ignored --nocapture --test-threads=1
 
-# The programs with OpenTelemetry, and the test of the spans that they send.
-otlp:
-    cargo build --features otlp
-    cargo clippy --features otlp --workspace --all-targets -- -D warnings
-    cargo test -p herder --features otlp --test it otlp
-
 # Formats the code.
 fmt:
     cargo fmt --all

@@ -2,12 +2,7 @@
 
 use std::io::{self, Write};
 
-use herder::telemetry::Telemetry;
-use tracing_subscriber::{
-    EnvFilter, Layer,
-    filter::LevelFilter,
-    fmt::{self, MakeWriter},
-};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt::MakeWriter};
 
 use crate::{
     args::{Format, Global},
@@ -19,7 +14,7 @@ use crate::{
 const QUIET: &str = "warn,herder::flow=off,apalis=off,apalis_core=off,sqlx::postgres::notice=error";
 
 /// Starts logging.
-pub(crate) fn start(global: &Global) -> Telemetry {
+pub(crate) fn start(global: &Global) {
     let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(directives) if global.verbose == 0 => EnvFilter::builder()
             .with_default_directive(LevelFilter::WARN.into())
@@ -31,12 +26,14 @@ pub(crate) fn start(global: &Global) -> Telemetry {
             _ => "trace",
         }),
     };
-    let lines = fmt::layer().with_writer(Stderr).with_target(global.verbose > 1);
-    let log = match global.log_format {
-        Format::Json => lines.json().with_filter(filter).boxed(),
-        Format::Text => lines.with_ansi(colours()).with_filter(filter).boxed(),
-    };
-    Telemetry::start(log, "herder")
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(Stderr)
+        .with_target(global.verbose > 1);
+    match global.log_format {
+        Format::Json => builder.json().init(),
+        Format::Text => builder.with_ansi(colours()).init(),
+    }
 }
 
 fn colours() -> bool {

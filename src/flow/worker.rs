@@ -44,7 +44,6 @@ use crate::{
         job::{Appetite, Ended},
         slot, worker,
     },
-    telemetry,
 };
 
 /// How often signing on is tried again.
@@ -315,7 +314,6 @@ impl Shared {
         );
         if let Some(trace) = &claim.trace {
             span.record("trace_id", field::display(trace.trace()));
-            telemetry::adopt(&span, trace);
         }
         async {
             let Executed { settlement, kept } = self.attempt(claim).await;

@@ -12,8 +12,6 @@ mod failures;
 mod fleet;
 mod kills;
 mod listener;
-#[cfg(feature = "otlp")]
-mod otlp;
 mod outages;
 mod own_connections;
 mod places;
