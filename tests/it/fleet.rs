@@ -71,12 +71,12 @@ impl Fleet {
 
     /// Starts `herder`.
     pub(crate) fn start_herder(&self, args: &[&str]) -> Herder {
-        Herder::start(self.dir(), args, &[])
+        Herder::start(self.dir(), args)
     }
 
     /// Runs `herder` to its end, with these variables in its environment.
     pub(crate) async fn herder_with(&self, args: &[&str], env: &[(&str, &str)]) -> Output {
-        Herder::start(self.dir(), args, env).end().await
+        Herder::start_with(self.dir(), args, env).end().await
     }
 
     /// Starts a worker. Its log is shown when a condition does not come true.

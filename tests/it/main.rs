@@ -12,6 +12,7 @@ mod failures;
 mod fleet;
 mod kills;
 mod listener;
+mod model;
 mod outages;
 mod own_connections;
 mod places;

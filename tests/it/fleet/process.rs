@@ -67,7 +67,12 @@ pub(crate) struct Herder {
 }
 
 impl Herder {
-    pub(super) fn start(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(dir: &Path, args: &[&str]) -> Self {
+        Self::start_with(dir, args, &[])
+    }
+
+    /// With these variables in its environment.
+    pub(crate) fn start_with(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut command = command("herder", dir, args);
         command.envs(env.iter().copied());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -142,7 +147,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn start(dir: &Path, log: PathBuf, args: &[&str], env: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(dir: &Path, log: PathBuf, args: &[&str], env: &[(&str, &str)]) -> Self {
         let file = File::create(&log).expect("a log file");
         let mut command = command("herder-worker", dir, args);
         command.envs(env.iter().copied());
