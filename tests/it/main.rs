@@ -2,6 +2,7 @@
 
 mod alembic_plans;
 mod alembic_process;
+mod alembic_proofs;
 mod budget;
 mod conformance;
 mod deploy;
@@ -13,12 +14,15 @@ mod fleet;
 mod kills;
 mod listener;
 mod model;
+mod operations;
 mod outages;
 mod own_connections;
 mod places;
 mod plans;
 mod poison;
 mod prometheus;
+mod prune;
+mod rehearsal;
 mod runner_command;
 mod runner_sql;
 mod runners;
