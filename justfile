@@ -35,6 +35,11 @@ chaos *ARGS:
 model STEPS="100000":
     HERDER_MODEL_STEPS={{STEPS}} cargo test -p herder --test it model:: -- --nocapture
 
+# The programs with OpenTelemetry, and the test of the spans that they send.
+otlp:
+    cargo build --features otlp
+    cargo test -p herder --features otlp --test it -- otlp:: traces::
+
 # Formats the code.
 fmt:
     cargo fmt --all

@@ -1,9 +1,59 @@
-//! How an attempt joins the trace of whoever made its run. A run has a trace whether or not anybody collects spans: its
-//! id stands in the log of every attempt.
+//! Logs and traces: started once by each program, and how an attempt joins the trace of whoever made its run.
+//!
+//! A run has a trace whether or not anybody collects spans: its id stands in the log of every attempt. Only with the
+//! feature `otlp`, and where the environment names a collector, spans are sent there.
+
+#[cfg(feature = "otlp")]
+mod otlp;
 
 use std::num::{NonZeroU64, NonZeroU128};
 
+use tracing::Span;
+use tracing_subscriber::{Layer, Registry, layer::SubscriberExt, util::SubscriberInitExt};
+
 use crate::domain::trace::TraceContext;
+
+/// What a program logs with.
+pub type Log = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// Logs and traces, until the program's end.
+#[must_use = "spans that are still here are sent by `finish`"]
+pub struct Telemetry {
+    #[cfg(feature = "otlp")]
+    exporter: Option<otlp::Exporter>,
+}
+
+impl Telemetry {
+    /// Starts logging, and sending spans as the service of this name if a collector is named. To be called once.
+    #[cfg(feature = "otlp")]
+    pub fn start(log: Log, service: &'static str) -> Self {
+        let (exporter, problem) = match otlp::Exporter::from_env(service) {
+            Ok(exporter) => (exporter, None),
+            Err(problem) => (None, Some(problem)),
+        };
+        let spans = exporter.as_ref().map(otlp::Exporter::layer);
+        tracing_subscriber::registry().with(log).with(spans).init();
+        if let Some(problem) = problem {
+            tracing::warn!("No spans are sent: {problem}");
+        }
+        Self { exporter }
+    }
+
+    /// Starts logging. To be called once.
+    #[cfg(not(feature = "otlp"))]
+    pub fn start(log: Log, _service: &'static str) -> Self {
+        tracing_subscriber::registry().with(log).init();
+        Self {}
+    }
+
+    /// Sends what is still here, for as long as that is worth waiting.
+    pub fn finish(self) {
+        #[cfg(feature = "otlp")]
+        if let Some(exporter) = self.exporter {
+            exporter.finish();
+        }
+    }
+}
 
 /// The trace that the environment hands to this process in `TRACEPARENT`, as CI systems and `otel-cli` do; else a new
 /// one. What makes no sense there is passed over, as the standard wants it.
@@ -16,4 +66,23 @@ pub fn incoming() -> TraceContext {
         span_id: rand::random::<NonZeroU64>(),
         sampled: true,
     })
+}
+
+/// Makes a span, which nobody has entered yet, a child of what is elsewhere.
+pub fn adopt(span: &Span, parent: &TraceContext) {
+    #[cfg(feature = "otlp")]
+    otlp::adopt(span, parent);
+    #[cfg(not(feature = "otlp"))]
+    let _ = (span, parent);
+}
+
+/// Where a span stands in its trace. None: nobody sends spans.
+pub fn context_of(span: &Span) -> Option<TraceContext> {
+    #[cfg(feature = "otlp")]
+    return otlp::context_of(span);
+    #[cfg(not(feature = "otlp"))]
+    {
+        let _ = span;
+        None
+    }
 }

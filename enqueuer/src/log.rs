@@ -2,7 +2,12 @@
 
 use std::io::{self, Write};
 
-use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt::MakeWriter};
+use herder::telemetry::Telemetry;
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::LevelFilter,
+    fmt::{self, MakeWriter},
+};
 
 use crate::{
     args::{Format, Global},
@@ -14,7 +19,7 @@ use crate::{
 const QUIET: &str = "warn,herder::flow=off,apalis=off,apalis_core=off,sqlx::postgres::notice=error";
 
 /// Starts logging.
-pub(crate) fn start(global: &Global) {
+pub(crate) fn start(global: &Global) -> Telemetry {
     let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(directives) if global.verbose == 0 => EnvFilter::builder()
             .with_default_directive(LevelFilter::WARN.into())
@@ -26,14 +31,12 @@ pub(crate) fn start(global: &Global) {
             _ => "trace",
         }),
     };
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(Stderr)
-        .with_target(global.verbose > 1);
-    match global.log_format {
-        Format::Json => builder.json().init(),
-        Format::Text => builder.with_ansi(colours()).init(),
-    }
+    let lines = fmt::layer().with_writer(Stderr).with_target(global.verbose > 1);
+    let log = match global.log_format {
+        Format::Json => lines.json().with_filter(filter).boxed(),
+        Format::Text => lines.with_ansi(colours()).with_filter(filter).boxed(),
+    };
+    Telemetry::start(log, "herder")
 }
 
 fn colours() -> bool {

@@ -23,7 +23,7 @@ use crate::{args::Cli, exit::Exit};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    log::start(&cli.global);
+    let telemetry = log::start(&cli.global);
     let ended = match tokio::runtime::Runtime::new() {
         Ok(runtime) => {
             let ended = runtime.block_on(commands::run(cli));
@@ -33,12 +33,14 @@ fn main() -> ExitCode {
         }
         Err(error) => Err(error.into()),
     };
-    match ended {
+    let code = match ended {
         Ok(exit) => exit.into(),
         Err(error) if problem::is_broken_pipe(&error) => Exit::Done.into(),
         Err(error) => {
             let _ = anstream::stderr().write_all(problem::render(&error).as_bytes());
             problem::exit_of(&error).into()
         }
-    }
+    };
+    telemetry.finish();
+    code
 }

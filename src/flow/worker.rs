@@ -44,6 +44,7 @@ use crate::{
         job::{Appetite, Ended},
         slot, worker,
     },
+    telemetry,
 };
 
 /// How often signing on is tried again.
@@ -314,6 +315,7 @@ impl Shared {
         );
         if let Some(trace) = &claim.trace {
             span.record("trace_id", field::display(trace.trace()));
+            telemetry::adopt(&span, trace);
         }
         async {
             let Executed { settlement, kept } = self.attempt(claim).await;

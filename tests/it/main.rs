@@ -16,6 +16,8 @@ mod kills;
 mod listener;
 mod model;
 mod operations;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod outages;
 mod own_connections;
 mod places;

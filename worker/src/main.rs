@@ -17,13 +17,14 @@ use herder::{
         self,
         setup::{SetupState, setup_state},
     },
+    telemetry::{Log, Telemetry},
 };
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
 use tracing::{error, info, warn};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 /// Connections to the control database besides the heartbeat's: claims, outcomes and the keeper share it. They come in
 /// batches, so that more would be idle; and each counts against the budget of a server that has tenants, too.
@@ -86,7 +87,7 @@ enum LogFormat {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    start_log(args.log_format);
+    let telemetry = Telemetry::start(log(args.log_format), "herder-worker");
     let ran = tokio::runtime::Runtime::new()
         .context("cannot start the runtime")
         .and_then(|rt| {
@@ -95,25 +96,24 @@ fn main() -> ExitCode {
             rt.shutdown_timeout(Duration::from_secs(1));
             ran
         });
-    match ran {
-        Ok(code) => code,
-        Err(error) => {
-            error!("{error:#}");
-            ExitCode::from(SETUP)
-        }
-    }
+    let code = ran.unwrap_or_else(|error| {
+        error!("{error:#}");
+        ExitCode::from(SETUP)
+    });
+    telemetry.finish();
+    code
 }
 
-fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,apalis=warn,apalis_core=warn,sqlx::postgres::notice=error"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+fn log(format: LogFormat) -> Log {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        EnvFilter::new("info,apalis=warn,apalis_core=warn,opentelemetry=warn,sqlx::postgres::notice=error")
+    });
+    let lines = fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     match format {
-        LogFormat::Text => builder.with_target(false).init(),
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => lines.with_target(false).with_filter(filter).boxed(),
+        LogFormat::Json => lines.json().with_filter(filter).boxed(),
     }
 }
 

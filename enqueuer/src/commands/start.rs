@@ -8,6 +8,7 @@ use herder::{
         job::JobState,
         revision::{Direction, HistoryError, Target},
         run::{RunState, short},
+        trace::TraceContext,
         wave::Rollout,
     },
     flow::{
@@ -19,6 +20,7 @@ use herder::{
     telemetry,
 };
 use serde::Serialize;
+use tracing::{Instrument, Span, field, info_span};
 
 use super::Setting;
 use crate::{
@@ -73,19 +75,22 @@ pub(crate) async fn downgrade(setting: &Setting, args: Downgrade) -> anyhow::Res
 async fn start(setting: &Setting, direction: Direction, target: Target, args: Start) -> anyhow::Result<Exit> {
     let cx = setting.context(args.follow.local).await?;
     let rollout = rollout(&cx, &args);
-    let request = Request {
+    let mut request = Request {
         direction,
         target,
         only: args.selection.only.clone(),
         exclude: args.selection.exclude.clone(),
         rollout,
-        trace: Some(telemetry::incoming()),
+        trace: None,
     };
     if direction == Direction::Downgrade && !args.yes && !confirmed(&cx, &request).await? {
         output::say("Nothing was done");
         return Ok(Exit::Done);
     }
-    let enqueued = match super::unless_interrupted(&cx, enqueue::enqueue(&cx, &request)).await? {
+    let (span, trace) = traced(&request);
+    request.trace = Some(trace);
+    let making = enqueue::enqueue(&cx, &request).instrument(span.clone());
+    let enqueued = match super::unless_interrupted(&cx, making).await? {
         Ok(enqueued) => enqueued,
         Err(EnqueueError::Stopped) => {
             output::say("No run was started");
@@ -93,6 +98,8 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
         }
         Err(error) => return Err(cannot(&cx, CANNOT_START, error).await),
     };
+    span.record("run.id", field::display(enqueued.run));
+    drop(span);
     let news = News::of(&cx.config.notify, &cx.pool, enqueued.run);
     announce(&enqueued, direction, &request.target);
     if !args.output.is_json() {
@@ -126,6 +133,19 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
         output::json(&report)?;
     }
     Ok(exit)
+}
+
+/// The span of making a run, and the trace that its attempts join: this span's where spans are sent, else that of whoever
+/// called us, else a new one.
+fn traced(request: &Request) -> (Span, TraceContext) {
+    let caller = telemetry::incoming();
+    let span = info_span!(
+        "enqueue", direction = request.direction.as_str(), target = %request.target, trace_id = %caller.trace(),
+        run.id = field::Empty
+    );
+    telemetry::adopt(&span, &caller);
+    let trace = telemetry::context_of(&span).unwrap_or(caller);
+    (span, trace)
 }
 
 /// What is not given on the command line is taken from the config.
