@@ -6,11 +6,23 @@ with free as (
     select locked.server, locked.number,
            row_number() over (partition by locked.server order by locked.purpose, locked.number) as nth
     from herder.server
+    left join lateral (
+        -- While a lowered budget drains, each slot above it that is still taken stands for a free one below it: the
+        -- highest ones stay free.
+        select slot.number from herder.slot
+        where slot.server = server.name and slot.worker is null and slot.number <= server.job_slots
+        order by slot.number desc
+        offset (select count(*) from herder.slot
+                where slot.server = server.name and slot.worker is not null and slot.number > server.job_slots)
+        limit 1
+    ) highest on true
     cross join lateral (
         select slot.server, slot.number, slot.purpose
         from herder.slot
-        where slot.server = server.name and slot.number <= server.job_slots
-          and (slot.worker is null or (slot.worker = $1 and slot.purpose = 'kept' and slot.suspect_since is null))
+        where slot.server = server.name
+          and ((slot.worker is null and slot.number <= highest.number)
+               or (slot.worker = $1 and slot.purpose = 'kept' and slot.suspect_since is null
+                   and slot.number <= server.job_slots))
         -- What this worker kept comes first: its connection is open.
         order by slot.purpose, slot.number
         limit $2::bigint * 2
