@@ -2,8 +2,10 @@
 //! statement, named for what happens.
 
 pub mod job;
+pub mod notice;
 pub mod plan;
 pub mod proof;
+pub mod prune;
 pub mod run;
 pub mod server;
 pub mod service;
