@@ -9,7 +9,7 @@ use std::{
     future::Future,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use apalis::prelude::{Data, Task, TaskBuilder, WorkerBuilder};
@@ -63,8 +63,10 @@ pub struct Delivery {
 
 /// What tells the rest of the worker about claims, in the moment that they are made.
 pub trait Intake: Send + Sync + 'static {
-    /// These jobs are this worker's now.
-    fn claimed(&self, claims: &[Claim]);
+    /// Until when this worker's lease runs at least. Asked before a claim is sent.
+    fn sure_until(&self) -> Option<Instant>;
+    /// These jobs are this worker's now, under the lease that ran when they were asked for.
+    fn claimed(&self, claims: &[Claim], sure_until: Option<Instant>);
     /// The control database answered a claim (`true`) or did not.
     fn answered(&self, well: bool);
 }
@@ -189,6 +191,7 @@ impl Claims {
 
     /// One look at the control database. A fault is waited out here: nobody above can do better.
     async fn claim(&mut self, limit: usize) -> Vec<Claim> {
+        let sure_until = self.intake.sure_until();
         let claimed = tokio::time::timeout(
             CLAIM_TIMEOUT,
             claim(&self.config.pool, &self.config.appetite, limit),
@@ -198,7 +201,7 @@ impl Claims {
             Ok(Ok(claims)) => {
                 self.faults = 0;
                 self.intake.answered(true);
-                self.intake.claimed(&claims);
+                self.intake.claimed(&claims, sure_until);
                 return claims;
             }
             Ok(Err(e)) => e.to_string(),

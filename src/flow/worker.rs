@@ -212,9 +212,13 @@ impl Worker {
 }
 
 impl Intake for Shared {
-    fn claimed(&self, claims: &[Claim]) {
+    fn sure_until(&self) -> Option<Instant> {
+        self.health.sure_until(self.cx.config.worker.lease)
+    }
+
+    fn claimed(&self, claims: &[Claim], sure_until: Option<Instant>) {
         for claim in claims {
-            self.held.add(claim.job, claim.epoch);
+            self.held.add(claim.job, claim.epoch, sure_until);
         }
     }
 
@@ -245,7 +249,9 @@ impl Shared {
         worker::register(&self.cx.pool, row).await?;
         // Before the first claim: a job whose worker has no lease is anybody's.
         let mut connection = self.cx.pool.acquire().await?;
-        worker::beat(&mut connection, row, self.cx.config.worker.lease).await?;
+        let (sent, lease) = (Instant::now(), self.cx.config.worker.lease);
+        worker::beat(&mut connection, row, lease).await?;
+        self.health.beat(sent, lease);
         Ok(())
     }
 
@@ -269,6 +275,7 @@ impl Shared {
     async fn attempt(&self, claim: &Claim) -> Option<Settlement> {
         let stop = self.held.stop(claim.job, claim.epoch);
         let enter = |step| self.held.enter(claim.job, claim.epoch, step);
+        let is_sure = || self.held.is_sure(claim.job, claim.epoch);
         let attempt = Attempt {
             cx: &self.cx,
             plans: &self.plans,
@@ -277,6 +284,7 @@ impl Shared {
             stop: &stop,
             metrics: &self.metrics,
             enter: &enter,
+            is_sure: &is_sure,
         };
         match AssertUnwindSafe(attempt.execute()).catch_unwind().await {
             Ok(settlement) => settlement,

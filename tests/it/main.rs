@@ -11,6 +11,7 @@ mod examples;
 mod failures;
 mod fleet;
 mod kills;
+mod lost;
 mod outages;
 mod places;
 mod plans;

@@ -51,6 +51,12 @@ async fn a_control_database_that_goes_away_loses_nothing() {
         // Restarting it would bring nothing back.
         assert_eq!(worker.get("/livez").await.0, 200);
         assert!(worker.runs());
+        // Longer than a lease: by its own clock, too, it may no longer be believed.
+        fleet
+            .wait_until("its lease has run out", async || {
+                worker.get("/readyz").await.0 == 503
+            })
+            .await;
     }
     restart(&cluster).await;
     nothing_was_lost(&fleet).await;

@@ -8,6 +8,7 @@ mod go_on;
 mod init;
 mod pause;
 pub(crate) mod plan;
+mod queue;
 mod report;
 mod runs;
 mod setup;

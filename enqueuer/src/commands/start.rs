@@ -19,7 +19,7 @@ use herder::{
 };
 use serde::Serialize;
 
-use super::Setting;
+use super::{Setting, queue};
 use crate::{
     args::{Downgrade, Start, Upgrade},
     confirm,
@@ -78,13 +78,23 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
         exclude: args.selection.exclude.clone(),
         rollout,
     };
-    if direction == Direction::Downgrade && !args.yes && !confirmed(&cx, &request).await? {
-        output::say("Nothing was done");
-        return Ok(Exit::Done);
-    }
-    let enqueued = match enqueue::enqueue(&cx, &request).await {
-        Ok(enqueued) => enqueued,
-        Err(error) => return Err(cannot(&cx, CANNOT_START, error).await),
+    let enqueued = loop {
+        // Again after each wait: the run in front may have changed what there is to undo.
+        if direction == Direction::Downgrade && !args.yes && !confirmed(&cx, &request).await? {
+            output::say("Nothing was done");
+            return Ok(Exit::Done);
+        }
+        match enqueue::enqueue(&cx, &request).await {
+            Ok(enqueued) => break enqueued,
+            Err(EnqueueError::Overlap { run, places }) if args.queue => {
+                let patience = args.follow.stall_timeout;
+                let ended = queue::wait_behind(&cx.pool, run, places, patience, &setting.more()).await?;
+                if let Some(exit) = ended {
+                    return Ok(exit);
+                }
+            }
+            Err(error) => return Err(cannot(&cx, CANNOT_START, error).await),
+        }
     };
     announce(&enqueued, direction, &request.target);
     if !args.output.is_json() {

@@ -44,6 +44,12 @@ impl Step {
         self.then(gate::PASS)
     }
 
+    /// On the way up it does this and nothing else, outside a transaction. Only the `sql` runner has such files.
+    pub(crate) fn outside(mut self, sql: &str) -> Self {
+        self.up = vec![format!("-- no-transaction\n{sql}")];
+        self
+    }
+
     /// On the way up it does this as well.
     pub(crate) fn then(mut self, sql: &str) -> Self {
         self.up.push(sql.to_owned());
