@@ -237,7 +237,7 @@ impl Scene {
         let locks = "select count(*)::text from pg_locks where locktype = 'advisory' and classid <> 7
                      and database = (select oid from pg_database where datname = current_database())";
         let nothing = async || {
-            let taken = "select count(*) from herder.slot where worker is not null";
+            let taken = "select count(*) from herder.slot where job_id is not null";
             fleet.ask::<i64>(taken).await == 0
                 && fleet.sessions().await == 0
                 && list(&fleet.home, locks).await == ["0"]

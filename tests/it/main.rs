@@ -13,6 +13,7 @@ mod fleet;
 mod kills;
 mod lost;
 mod outages;
+mod own_connections;
 mod places;
 mod plans;
 mod poison;
