@@ -12,6 +12,7 @@ mod failures;
 mod fleet;
 mod kills;
 mod lost;
+mod model;
 mod outages;
 mod own_connections;
 mod places;
