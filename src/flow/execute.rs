@@ -15,7 +15,6 @@ use super::{
     plans::Plans,
 };
 use crate::{
-    config::RunnerConfig,
     database_url::DatabaseUrl,
     domain::{
         failure::FailureClass,
@@ -128,7 +127,8 @@ impl Attempt<'_> {
         ready: Option<KeptSession>,
     ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
         if let Some(mut kept) = ready {
-            kept.session.turn_to(&self.claim.place, self.extra_search_path());
+            kept.session
+                .turn_to(&self.claim.place, self.cx.config.runner.extra_search_path());
             match self.over(kept, plan, false).await {
                 // It was lost since the last tenant, or is lost now. A new one tells how far this tenant got.
                 Err(error)
@@ -254,7 +254,7 @@ impl Attempt<'_> {
         let (place, limits, path) = (
             &self.claim.place,
             &self.cx.config.limits,
-            self.extra_search_path(),
+            self.cx.config.runner.extra_search_path(),
         );
         loop {
             self.be_sure().await?;
@@ -450,13 +450,6 @@ impl Attempt<'_> {
                 found: history.describe(after).unwrap_or_else(|| "base".into()),
                 hint: None,
             }),
-        }
-    }
-
-    fn extra_search_path(&self) -> &[String] {
-        match &self.cx.config.runner {
-            RunnerConfig::Sql(c) => &c.extra_search_path,
-            RunnerConfig::Alembic(_) | RunnerConfig::Command(_) => &[],
         }
     }
 

@@ -12,6 +12,7 @@ mod kept;
 mod plans;
 pub mod prove;
 mod pulse;
+pub mod rehearse;
 pub mod resolve;
 pub mod retry;
 pub mod service;

@@ -2,6 +2,7 @@
 
 mod alembic_plans;
 mod alembic_process;
+mod alembic_proofs;
 mod budget;
 mod conformance;
 mod deploy;
@@ -19,6 +20,7 @@ mod places;
 mod plans;
 mod poison;
 mod prometheus;
+mod rehearsal;
 mod runner_command;
 mod runner_sql;
 mod runners;

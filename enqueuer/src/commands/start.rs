@@ -84,8 +84,12 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
             output::say("Nothing was done");
             return Ok(Exit::Done);
         }
-        match enqueue::enqueue(&cx, &request).await {
+        match super::unless_interrupted(&cx, enqueue::enqueue(&cx, &request)).await? {
             Ok(enqueued) => break enqueued,
+            Err(EnqueueError::Stopped) => {
+                output::say("No run was started");
+                return Ok(Exit::Interrupted);
+            }
             Err(EnqueueError::Overlap { run, places }) if args.queue => {
                 let patience = args.follow.stall_timeout;
                 let ended = queue::wait_behind(&cx.pool, run, places, patience, &setting.more()).await?;
@@ -171,7 +175,7 @@ fn announce(enqueued: &Enqueued, direction: Direction, target: &Target) {
 
 /// Says what will happen, and asks.
 async fn confirmed(cx: &Context, request: &Request) -> anyhow::Result<bool> {
-    let plan = enqueue::plan(
+    let plan = enqueue::survey(
         cx,
         request.direction,
         &request.target,
