@@ -237,7 +237,11 @@ impl Store {
     }
 
     pub(super) async fn retry(&self, run: RunId) -> u64 {
-        run::retry(&self.pool, run, "checksum").await.expect("a retry")
+        match run::retry(&self.pool, run, "checksum").await.expect("a retry") {
+            run::Retried::Jobs(jobs) => jobs,
+            // No two runs of the model share a place.
+            overlap @ run::Retried::Overlap { .. } => panic!("{overlap:?}"),
+        }
     }
 
     pub(super) async fn advance(&self, run: RunId) -> Advanced {
