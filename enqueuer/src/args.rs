@@ -123,6 +123,11 @@ pub(crate) enum Command {
     ///
     /// The migrations count as they are now: what was wrong may have been mended there.
     Retry(GoOn),
+    /// Forget old runs: delete them from the control database
+    ///
+    /// With their jobs, attempts and deliveries, and with plans and workers that nothing points to any more. Only
+    /// runs that are over go, and no tenant is touched. Safe to interrupt, and to run by a schedule.
+    Prune(Prune),
     /// Watch a fleet of demo tenants being migrated, with a failure and a killed worker
     ///
     /// Starts a throw-away PostgreSQL, makes tenants with data, starts two workers, kills one of them, mends a
@@ -385,6 +390,16 @@ pub(crate) struct GoOn {
 pub(crate) struct Cancel {
     #[command(flatten)]
     pub(crate) run: RunArg,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Prune {
+    /// Forget the runs that ended longer ago than this, e.g. 90d
+    #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = humantime::parse_duration)]
+    pub(crate) older_than: Duration,
     /// Do not ask
     #[arg(long)]
     pub(crate) yes: bool,

@@ -8,6 +8,7 @@ mod go_on;
 mod init;
 mod pause;
 pub(crate) mod plan;
+mod prune;
 mod queue;
 pub(crate) mod rehearse;
 mod report;
@@ -131,6 +132,7 @@ async fn dispatch(setting: &Setting, command: Command) -> anyhow::Result<Exit> {
         Command::Resume(args) => go_on::resume(setting, &args).await,
         Command::Retry(args) => go_on::retry(setting, &args).await,
         Command::Cancel(args) => cancel::run(setting, &args).await,
+        Command::Prune(args) => prune::run(setting, &args).await,
         Command::Completions { shell } => completions::run(shell),
         Command::Demo(args) => demo::run(&args).await,
     }

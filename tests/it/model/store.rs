@@ -127,7 +127,8 @@ impl Store {
                 place: Place {
                     server: SERVERS[job.0].into(),
                     database: "app".into(),
-                    schema: Some(format!("t{nth}")),
+                    // No two runs share a place: enqueue would not have it, and a retry neither.
+                    schema: Some(format!("t{nth} of {id}")),
                 },
                 own_url: false,
                 members: Vec::new(),
