@@ -48,8 +48,8 @@ pub enum ConfigError {
     },
 }
 
-const SECTIONS: [&str; 7] = [
-    "control", "tenants", "servers", "runner", "limits", "rollout", "worker",
+const SECTIONS: [&str; 8] = [
+    "control", "tenants", "servers", "runner", "limits", "rollout", "worker", "notify",
 ];
 
 impl Config {
@@ -125,6 +125,7 @@ impl Config {
             limits: section(&mut table, "limits", true)?,
             rollout: section::<RolloutConfig>(&mut table, "rollout", true)?,
             worker: section(&mut table, "worker", true)?,
+            notify: section(&mut table, "notify", true)?,
         };
         config.absolute_paths(directory);
         config.check()?;
@@ -174,6 +175,9 @@ impl Config {
         }
         if self.limits.max_attempts < 1 || self.limits.max_starts < 1 {
             return wrong("limits", "`max_attempts` and `max_starts` must be at least 1");
+        }
+        if let Some(problem) = self.notify.problem() {
+            return wrong("notify", problem);
         }
         if let RunnerConfig::Command(c) = &self.runner
             && c.command.is_empty()
@@ -363,6 +367,31 @@ mod tests {
             &|_| Some("postgresql://h/d".into()),
         );
         config.expect("the template is valid");
+    }
+
+    #[test]
+    fn a_webhook_is_checked_and_never_shown() {
+        let notify = |keys: &str| parse(&format!("{MINIMAL}\n[notify]\n{keys}")).map(|config| config.notify);
+        let complaint = |keys: &str| notify(keys).expect_err("it is wrong").to_string();
+        let config = notify("webhook = \"https://h/T0ken\"\nevents = [\"halt\"]").expect("it is right");
+        assert_eq!(config.webhook().map(|url| url.expose()), Some("https://h/T0ken"));
+        assert!(!format!("{config:?}").contains("T0ken"));
+        assert!(notify("webhook = \"\"").expect("none").webhook().is_none());
+        for keys in [
+            "webhook = \"h/T0ken\"",
+            "webhook = \"ftp://h/T0ken\"",
+            "webhook = [\"T0ken\"]",
+        ] {
+            assert!(!complaint(keys).contains("T0ken"), "{}", complaint(keys));
+        }
+        assert_eq!(
+            complaint("events = [\"finished\"]"),
+            "[notify] unknown variant `finished`; the nearest known one is `finish`"
+        );
+        assert_eq!(
+            complaint("timeout = \"0s\""),
+            "[notify] `timeout` must be more than 0s, and at most 1min"
+        );
     }
 
     #[test]

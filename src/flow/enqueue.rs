@@ -11,6 +11,7 @@ use crate::{
         revision::{Direction, History, HistoryError, Ledger, Standing, Target},
         run::RunId,
         tenant::{Isolation, Place, Tenant},
+        trace::TraceContext,
         wave::Rollout,
     },
     flow::{
@@ -43,6 +44,8 @@ pub struct Request {
     pub exclude: Vec<String>,
     /// How the jobs are released.
     pub rollout: Rollout,
+    /// The trace that the attempts join, in whatever process they are made. None: none.
+    pub trace: Option<TraceContext>,
 }
 
 /// A tenant, and what a run would do in it.
@@ -489,6 +492,7 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
             .rollout
             .failure_limit
             .map(|l| i32::try_from(l.of(jobs.len())).unwrap_or(i32::MAX)),
+        trace: request.trace,
     };
     let places: Vec<&Place> = open.iter().map(|p| &p.tenant.place).collect();
     let unreachable = |server: &str| ServerRow {

@@ -6,6 +6,7 @@ pub mod context;
 pub mod enqueue;
 pub mod execute;
 mod held;
+pub mod herald;
 pub mod inspect;
 mod keeper;
 mod kept;

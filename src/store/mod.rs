@@ -2,6 +2,7 @@
 //! statement, named for what happens.
 
 pub mod job;
+pub mod notice;
 pub mod plan;
 pub mod proof;
 pub mod prune;

@@ -36,7 +36,7 @@ pub(crate) struct Member {
     /// None: it is connected directly.
     pub(crate) network: Option<Network>,
     worker: Worker,
-    since: Instant,
+    since: f64,
 }
 
 /// How a worker came to its end.
@@ -45,7 +45,8 @@ pub(crate) struct Exit {
     pub(crate) role: String,
     pub(crate) name: String,
     pub(crate) killed: bool,
-    /// Seconds since 1970.
+    /// Its life, in seconds since 1970.
+    pub(crate) since: f64,
     pub(crate) at: f64,
     /// It was all right until then, not stopped or cut off.
     pub(crate) sound: bool,
@@ -140,7 +141,7 @@ impl Crew {
                     ),
                 ),
                 // The control database was away when it started: an orchestrator starts it again, and so do we.
-                _ if member.since.elapsed() < Duration::from_secs(20) && !log.contains("takes jobs") => {
+                _ if now() - member.since < 20.0 && !log.contains("takes jobs") => {
                     self.world
                         .count("workers that found no control database at their start", 1);
                 }
@@ -154,6 +155,7 @@ impl Crew {
                 role: member.role,
                 name: member.name,
                 killed: false,
+                since: member.since,
                 at: now(),
                 sound: member.mood == Mood::Draining,
             });
@@ -202,7 +204,7 @@ impl Crew {
             mood: Mood::Working,
             network,
             worker,
-            since: Instant::now(),
+            since: now(),
         });
     }
 
@@ -236,6 +238,7 @@ impl Crew {
             role: member.role,
             name: member.name,
             killed: true,
+            since: member.since,
             at,
             sound,
         });
@@ -253,7 +256,9 @@ impl Crew {
             },
         );
         let Some(name) = name else { return false };
+        let from = now();
         tokio::time::sleep(pause).await;
+        self.world.stood_still(&name, from);
         self.cheer_up(&name, |member| member.worker.signal(Signal::CONT));
         true
     }
@@ -268,7 +273,9 @@ impl Crew {
             }
         });
         let Some(name) = name else { return false };
+        let from = now();
         tokio::time::sleep(pause).await;
+        self.world.stood_still(&name, from);
         self.cheer_up(&name, |member| {
             if let Some(network) = &member.network {
                 network.silence(false);

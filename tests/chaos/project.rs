@@ -55,8 +55,8 @@ impl Project {
         let mut projects = Vec::new();
         for (name, tool, tenants, budget, crew, concurrency) in [
             ("sql", Tool::Sql, args.tenants, 10, (3, 9), 4),
-            ("command", Tool::Command, small, 5, (1, 3), 2),
-            ("alembic", Tool::Alembic, small, 5, (1, 2), 2),
+            ("command", Tool::Command, small, 5, (2, 4), 2),
+            ("alembic", Tool::Alembic, small, 5, (2, 3), 2),
         ] {
             if args.only.as_deref().is_some_and(|only| only != name) {
                 continue;
@@ -121,14 +121,14 @@ impl Project {
 
     /// Each process logs in as somebody else, so that the servers can tell whose session is whose.
     pub(crate) fn role(&self, number: usize) -> String {
-        format!("{}_{:04}", self.name, number % ROLES)
+        format!("{}_{number:04}", self.name)
     }
 
     async fn make_roles(&self, world: &World) {
         for server in &world.servers {
             let pool = server.pool("postgres");
             let make = format!(
-                "do $$ begin for n in 0..{ROLES} loop
+                "do $$ begin for n in 0..{ENQUEUER} loop
                      execute format('create role %I superuser login', '{}_' || lpad(n::text, 4, '0'));
                  end loop; end $$",
                 self.name
@@ -169,7 +169,7 @@ impl Project {
         fs::write(self.dir.join(format!("tenants-{letter}.csv")), list).expect("a list");
         let config = format!("group-{letter}.toml");
         let ports: Vec<u16> = world.servers.iter().map(|s| s.cluster.server().port()).collect();
-        self.configure(&config, letter, &self.role(ROLES), &ports);
+        self.configure(&config, letter, &self.role(ENQUEUER), &ports);
         Group {
             letter,
             places,
@@ -242,8 +242,9 @@ impl Project {
     }
 }
 
-/// How many logins each project has for its workers. The one after the last is its enqueuers'.
-const ROLES: usize = 1500;
+/// The last of a project's logins is its enqueuers'. Those before are its workers', a new one for each: far more than an
+/// hour of faults needs.
+const ENQUEUER: usize = 3000;
 
 fn traced_ids() -> Vec<&'static str> {
     traced().iter().map(|step| step.id).collect()

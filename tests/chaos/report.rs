@@ -25,6 +25,9 @@ const OUTLIVED: &str = "a drained worker leaves no session";
 const RESUME_P50: f64 = 8.0;
 const RESUME_P99: f64 = 15.0;
 
+/// How long a worker is believed, with a second for its start: before, it calls nobody else dead.
+const LEASE: f64 = 6.0;
+
 /// How long a server may take to notice that a client is gone.
 const GRACE: f64 = 1.0;
 
@@ -276,7 +279,7 @@ struct Resumed {
 }
 
 /// The seconds from each kill of a sound worker to the next attempt at each job that it held, and whether nothing
-/// else was in the way: no crash of a server, no pause of the run, and no further death.
+/// else was in the way: no crash of a server, no pause of the run, and somebody there to take over.
 async fn resumes(world: &World, project: &Project, exits: &[Exit]) -> Vec<Resumed> {
     let killed: HashMap<&str, &Exit> = exits
         .iter()
@@ -299,8 +302,18 @@ async fn resumes(world: &World, project: &Project, exits: &[Exit]) -> Vec<Resume
     };
     let resumed = |(worker, run, rescued, started): &Rescued| {
         // A worker's id is its name and a random value.
-        let kill = killed.get(worker.rsplit_once('-')?.0)?;
-        let alone = !windows.iter().any(|w| in_the_way(w, run, kill.at, *started));
+        // What was taken from it before, when it stood still, is another matter.
+        let kill = killed
+            .get(worker.rsplit_once('-')?.0)
+            .filter(|kill| kill.at < *rescued)?;
+        let heir = |heir: &Exit| {
+            let stood_still = |w: &Window| w.of == heir.name && w.from < *started && w.to > kill.at - LEASE;
+            heir.name.starts_with(project.name)
+                && heir.since < kill.at - LEASE
+                && heir.at > *started
+                && !windows.iter().any(stood_still)
+        };
+        let alone = exits.iter().any(heir) && !windows.iter().any(|w| in_the_way(w, run, kill.at, *started));
         Some(Resumed {
             alone,
             rescued: rescued - kill.at,

@@ -98,19 +98,17 @@ async fn look(url: &str, seen: &Mutex<Seen>, stop: &AtomicBool) {
             let sessions: Result<Vec<(String, String, String)>, _> =
                 sqlx::query_as(SESSIONS).fetch_all(&mut connection).await;
             let Ok(sessions) = sessions else { break };
-            let mut seen = locked(seen);
-            seen.longest_gap = seen.longest_gap.max(last.elapsed().as_secs_f64());
+            locked(seen).take(sessions, last.elapsed().as_secs_f64());
             last = Instant::now();
-            seen.take(sessions);
-            drop(seen);
             tokio::time::sleep(PAUSE).await;
         }
     }
 }
 
 impl Seen {
-    fn take(&mut self, sessions: Vec<(String, String, String)>) {
+    fn take(&mut self, sessions: Vec<(String, String, String)>, gap: f64) {
         self.samples += 1;
+        self.longest_gap = self.longest_gap.max(gap);
         let at = now();
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for (project, login, session) in &sessions {

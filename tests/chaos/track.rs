@@ -11,7 +11,7 @@ use crate::project::{Group, Project};
 use crate::report::{INTERLEAVED, LOST, STRANDED, TWICE};
 use crate::world::{World, locked, one, rows};
 
-/// How long a run may take, all faults included. One that takes longer is stranded.
+/// How long a run may take once nothing is in its way any more. One that takes longer is stranded.
 const RUN_LIMIT: Duration = Duration::from_secs(240);
 
 /// How long it may take to start one, while control database and tenants come and go.
@@ -168,7 +168,7 @@ impl Track {
                     self.world.note(&format!("{}: run {run} is {state}", self.name()));
                     self.herder(&["retry", run]).end().await;
                 }
-                _ if began.elapsed() > RUN_LIMIT => {
+                _ if began.elapsed().min(self.world.calm()) > RUN_LIMIT => {
                     let open: Vec<(String,)> = rows(
                         &self.project.control,
                         &format!(

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use herder::throwaway::Settings;
@@ -34,7 +34,8 @@ pub(crate) struct World {
     pub(crate) dir: PathBuf,
     began: Instant,
     diary: Mutex<File>,
-    finishing: AtomicBool,
+    /// When the faults were over.
+    calm_since: OnceLock<Instant>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
     windows: Mutex<Vec<Window>>,
     broken: Mutex<Vec<Broken>>,
@@ -43,7 +44,7 @@ pub(crate) struct World {
 /// A time in which nothing could go on, for another reason than a death.
 #[derive(Clone, Debug)]
 pub(crate) struct Window {
-    /// A server's name, or a run's id.
+    /// A server's name, a run's id, or a worker's name.
     pub(crate) of: String,
     /// Seconds since 1970.
     pub(crate) from: f64,
@@ -82,7 +83,7 @@ impl World {
             diary: Mutex::new(File::create(dir.join("diary.log")).expect("a diary")),
             dir,
             began: Instant::now(),
-            finishing: AtomicBool::new(false),
+            calm_since: OnceLock::new(),
             counts: Mutex::default(),
             windows: Mutex::default(),
             broken: Mutex::default(),
@@ -113,12 +114,17 @@ impl World {
 
     /// No round begins from now on.
     pub(crate) fn finish(&self) {
-        self.finishing.store(true, Ordering::Relaxed);
+        self.calm_since.get_or_init(Instant::now);
     }
 
     /// Whether no round begins any more.
     pub(crate) fn is_finishing(&self) -> bool {
-        self.finishing.load(Ordering::Relaxed)
+        self.calm_since.get().is_some()
+    }
+
+    /// For how long there have been no faults any more.
+    pub(crate) fn calm(&self) -> Duration {
+        self.calm_since.get().map_or(Duration::ZERO, Instant::elapsed)
     }
 
     /// Counts something that happened.

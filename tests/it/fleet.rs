@@ -76,6 +76,11 @@ impl Fleet {
         Herder::start(self.dir(), args)
     }
 
+    /// Runs `herder` to its end, with these variables in its environment.
+    pub(crate) async fn herder_with(&self, args: &[&str], env: &[(&str, &str)]) -> Output {
+        Herder::start_with(self.dir(), args, env).end().await
+    }
+
     /// Starts a worker. Its log is shown when a condition does not come true.
     pub(crate) fn worker(&self, args: &[&str]) -> Worker {
         self.worker_with(args, &[])

@@ -16,6 +16,7 @@ use herder::{
     },
     runner::RunnerError,
     store::view,
+    telemetry,
 };
 use serde::Serialize;
 
@@ -25,6 +26,7 @@ use crate::{
     confirm,
     exit::Exit,
     follow::{self, Follower},
+    news::News,
     output,
     problem::Problem,
     render::{
@@ -77,6 +79,7 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
         only: args.selection.only.clone(),
         exclude: args.selection.exclude.clone(),
         rollout,
+        trace: Some(telemetry::incoming()),
     };
     let enqueued = loop {
         // Again after each wait: the run in front may have changed what there is to undo.
@@ -100,6 +103,7 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
             Err(error) => return Err(cannot(&cx, CANNOT_START, error).await),
         }
     };
+    let news = News::of(&cx.config.notify, &cx.pool, enqueued.run);
     announce(&enqueued, direction, &request.target);
     if !args.output.is_json() {
         print_id(&enqueued)?;
@@ -127,6 +131,7 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
         }
         output::hint(&format!("`herder watch {}{more}` follows it", short(&run)));
     }
+    news.told().await;
     if args.output.is_json() {
         output::json(&report)?;
     }

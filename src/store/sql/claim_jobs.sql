@@ -84,5 +84,6 @@ select claimed.id as "job!", claimed.epoch as "epoch!", claimed.run_id as "run!"
        claimed.resolved as "resolved!", claimed.failures as "failures!", claimed.starts as "starts!",
        claimed.orphaned as "orphaned!", claimed.blocked_since, claimed.plan_id, claimed.plan_note,
        (select array_agg(taken.number) from taken where taken.job_id = claimed.id) as "slots!",
-       run.direction as "direction!", run.target as "target!", run.checksum as "checksum!"
+       run.direction as "direction!", run.target as "target!", run.checksum as "checksum!",
+       run.traceparent
 from claimed join herder.run on run.id = claimed.run_id

@@ -117,6 +117,7 @@ impl Store {
             waves: plan.waves,
             canary: plan.canary,
             failure_limit: plan.failure_limit,
+            trace: None,
         };
         run::lock_enqueue(&mut tx).await.expect("a lock");
         run::insert(&mut tx, &run).await.expect("a run");
