@@ -9,7 +9,7 @@ use std::{
     future::Future,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use apalis::prelude::{Data, Task, TaskBuilder, WorkerBuilder};
@@ -67,8 +67,11 @@ pub struct Delivery {
 
 /// What tells the rest of the worker about claims, in the moment that they are made.
 pub trait Intake: Send + Sync + 'static {
-    /// These jobs are this worker's now. None: nothing is due, or no slot is free for it.
-    fn claimed(&self, claims: &[Claim]);
+    /// Until when this worker's lease runs at least. Asked before a claim is sent.
+    fn sure_until(&self) -> Option<Instant>;
+    /// These jobs are this worker's now, under the lease that ran when they were asked for. None: nothing is due, or no
+    /// slot is free for it.
+    fn claimed(&self, claims: &[Claim], sure_until: Option<Instant>);
     /// The control database answered a claim (`true`) or did not.
     fn answered(&self, well: bool);
 }
@@ -198,11 +201,12 @@ impl Claims {
 
     /// One look at the control database. A fault is waited out here: nobody above can do better.
     async fn claim(&mut self, limit: usize) -> Vec<Claim> {
+        let sure_until = self.intake.sure_until();
         let problem = match self.try_claim(limit).await {
             Ok(claims) => {
                 self.faults = 0;
                 self.intake.answered(true);
-                self.intake.claimed(&claims);
+                self.intake.claimed(&claims, sure_until);
                 return claims;
             }
             Err(e) => e.to_string(),

@@ -325,6 +325,11 @@ pub(crate) struct Start {
     /// Do not ask
     #[arg(long)]
     pub(crate) yes: bool,
+    /// Where another run is open over some of these tenants, wait until it has ended, instead of being refused
+    ///
+    /// What --stall-timeout or Ctrl-C end before that has started nothing.
+    #[arg(long)]
+    pub(crate) queue: bool,
     #[command(flatten)]
     pub(crate) rollout: Rollout,
     #[command(flatten)]

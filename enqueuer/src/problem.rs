@@ -127,7 +127,7 @@ fn hint_of_one(cause: &(dyn StdError + 'static)) -> Option<String> {
             EnqueueError::Overlap { run, .. } => {
                 let id = short(run);
                 Some(format!(
-                    "`herder watch {id}` waits for it; `herder cancel {id}` ends it; --exclude leaves its tenants out"
+                    "--queue waits until it has ended; `herder cancel {id}` ends it; --exclude leaves its tenants out"
                 ))
             }
             EnqueueError::Resolve(ResolveError::Unknown { .. }) => {

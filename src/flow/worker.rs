@@ -264,9 +264,13 @@ impl Worker {
 }
 
 impl Intake for Shared {
-    fn claimed(&self, claims: &[Claim]) {
+    fn sure_until(&self) -> Option<Instant> {
+        self.health.sure_until(self.cx.config.worker.lease)
+    }
+
+    fn claimed(&self, claims: &[Claim], sure_until: Option<Instant>) {
         for claim in claims {
-            self.held.add(claim.job, claim.epoch);
+            self.held.add(claim.job, claim.epoch, sure_until);
         }
         if claims.is_empty() {
             self.idle.notify_one();
@@ -300,7 +304,9 @@ impl Shared {
         worker::register(&self.cx.pool, row).await?;
         // Before the first claim: a job whose worker has no lease is anybody's.
         let mut connection = self.cx.pool.acquire().await?;
-        worker::beat(&mut connection, row, self.cx.config.worker.lease).await?;
+        let (sent, lease) = (Instant::now(), self.cx.config.worker.lease);
+        worker::beat(&mut connection, row, lease).await?;
+        self.health.beat(sent, lease);
         Ok(())
     }
 
@@ -333,6 +339,7 @@ impl Shared {
     async fn attempt(&self, claim: &Claim) -> Executed {
         let stop = self.held.stop(claim.job, claim.epoch);
         let enter = |step| self.held.enter(claim.job, claim.epoch, step);
+        let is_sure = || self.held.is_sure(claim.job, claim.epoch);
         let attempt = Attempt {
             cx: &self.cx,
             plans: &self.plans,
@@ -341,6 +348,7 @@ impl Shared {
             stop: &stop,
             metrics: &self.metrics,
             enter: &enter,
+            is_sure: &is_sure,
         };
         let inherited = self.kept.take(claim).await;
         match AssertUnwindSafe(attempt.execute(inherited)).catch_unwind().await {

@@ -16,7 +16,7 @@ pub mod worker;
 
 use std::time::Duration;
 
-use sqlx::{PgPool, postgres::PgPoolOptions};
+use sqlx::{Connection, PgPool, postgres::PgPoolOptions};
 
 use crate::{
     database_url::{DatabaseUrl, DatabaseUrlError},
@@ -63,6 +63,16 @@ pub fn pool(url: &Secret, application_name: &str, connections: u32) -> Result<Pg
     Ok(PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_release(|connection, _| {
+            // sqlx asks a connection that comes back whether it lives, and has all the time in the world: over a dead
+            // link its place in the pool would be lost.
+            Box::pin(async {
+                match tokio::time::timeout(ACQUIRE_TIMEOUT, connection.ping()).await {
+                    Ok(alive) => alive.map(|()| true),
+                    Err(_) => Err(sqlx::Error::PoolTimedOut),
+                }
+            })
+        })
         .idle_timeout(Duration::from_secs(60))
         .connect_lazy_with(options))
 }

@@ -13,6 +13,7 @@ mod failures;
 mod fleet;
 mod kills;
 mod listener;
+mod lost;
 mod model;
 mod operations;
 mod outages;

@@ -9,6 +9,7 @@ mod init;
 mod pause;
 pub(crate) mod plan;
 mod prune;
+mod queue;
 pub(crate) mod rehearse;
 mod report;
 mod runs;

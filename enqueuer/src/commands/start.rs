@@ -20,7 +20,7 @@ use herder::{
 };
 use serde::Serialize;
 
-use super::Setting;
+use super::{Setting, queue};
 use crate::{
     args::{Downgrade, Start, Upgrade},
     confirm,
@@ -81,17 +81,27 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
         rollout,
         trace: Some(telemetry::incoming()),
     };
-    if direction == Direction::Downgrade && !args.yes && !confirmed(&cx, &request).await? {
-        output::say("Nothing was done");
-        return Ok(Exit::Done);
-    }
-    let enqueued = match super::unless_interrupted(&cx, enqueue::enqueue(&cx, &request)).await? {
-        Ok(enqueued) => enqueued,
-        Err(EnqueueError::Stopped) => {
-            output::say("No run was started");
-            return Ok(Exit::Interrupted);
+    let enqueued = loop {
+        // Again after each wait: the run in front may have changed what there is to undo.
+        if direction == Direction::Downgrade && !args.yes && !confirmed(&cx, &request).await? {
+            output::say("Nothing was done");
+            return Ok(Exit::Done);
         }
-        Err(error) => return Err(cannot(&cx, CANNOT_START, error).await),
+        match super::unless_interrupted(&cx, enqueue::enqueue(&cx, &request)).await? {
+            Ok(enqueued) => break enqueued,
+            Err(EnqueueError::Stopped) => {
+                output::say("No run was started");
+                return Ok(Exit::Interrupted);
+            }
+            Err(EnqueueError::Overlap { run, places }) if args.queue => {
+                let patience = args.follow.stall_timeout;
+                let ended = queue::wait_behind(&cx.pool, run, places, patience, &setting.more()).await?;
+                if let Some(exit) = ended {
+                    return Ok(exit);
+                }
+            }
+            Err(error) => return Err(cannot(&cx, CANNOT_START, error).await),
+        }
     };
     let news = News::of(&cx.config.notify, &cx.pool, enqueued.run);
     announce(&enqueued, direction, &request.target);

@@ -128,7 +128,8 @@ impl Store {
                 place: Place {
                     server: SERVERS[job.0].into(),
                     database: "app".into(),
-                    schema: Some(format!("t{nth}")),
+                    // No two runs share a place: enqueue would not have it, and a retry neither.
+                    schema: Some(format!("t{nth} of {id}")),
                 },
                 own_url: false,
                 members: Vec::new(),
@@ -238,7 +239,11 @@ impl Store {
     }
 
     pub(super) async fn retry(&self, run: RunId) -> u64 {
-        run::retry(&self.pool, run, "checksum").await.expect("a retry")
+        match run::retry(&self.pool, run, "checksum").await.expect("a retry") {
+            run::Retried::Jobs(jobs) => jobs,
+            // No two runs of the model share a place.
+            overlap @ run::Retried::Overlap { .. } => panic!("{overlap:?}"),
+        }
     }
 
     pub(super) async fn advance(&self, run: RunId) -> Advanced {
