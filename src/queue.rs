@@ -30,7 +30,10 @@ use tracing::warn;
 
 use crate::{
     domain::{backoff::Backoff, job::Claim},
-    store::{StoreError, job::Appetite, job::claim},
+    store::{
+        StoreError,
+        job::{Allowances, Appetite, claim},
+    },
 };
 
 /// How long a claim may take. A connection that died in the middle of it answers never.
@@ -63,6 +66,8 @@ pub struct Delivery {
 
 /// What tells the rest of the worker about claims, in the moment that they are made.
 pub trait Intake: Send + Sync + 'static {
+    /// How many more jobs may be taken of each server, now.
+    fn allowances(&self) -> Allowances;
     /// These jobs are this worker's now.
     fn claimed(&self, claims: &[Claim]);
     /// The control database answered a claim (`true`) or did not.
@@ -191,7 +196,12 @@ impl Claims {
     async fn claim(&mut self, limit: usize) -> Vec<Claim> {
         let claimed = tokio::time::timeout(
             CLAIM_TIMEOUT,
-            claim(&self.config.pool, &self.config.appetite, limit),
+            claim(
+                &self.config.pool,
+                &self.config.appetite,
+                &self.intake.allowances(),
+                limit,
+            ),
         )
         .await;
         let problem = match claimed {

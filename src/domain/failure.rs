@@ -19,6 +19,14 @@ pub struct JobError {
     pub hint: Option<String>,
 }
 
+impl JobError {
+    /// Whether the server only said "not now": it is full, or a role or a database has all the connections that it may
+    /// have (53300), or it is not up yet (57P03). However long that lasts, nothing has failed.
+    pub fn is_backpressure(&self) -> bool {
+        matches!(self.sqlstate.as_deref(), Some("53300" | "57P03"))
+    }
+}
+
 /// Whether trying again can help, and who is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureClass {

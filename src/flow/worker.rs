@@ -22,6 +22,7 @@ use super::{
     keeper::{Keeper, say},
     plans::Plans,
     pulse::{Health, Pulse},
+    reach::Reach,
 };
 use crate::{
     domain::{
@@ -35,7 +36,7 @@ use crate::{
     queue::{self, Delivery, Intake, QueueConfig},
     store::{
         StoreError,
-        job::{self, Appetite},
+        job::{self, Allowances, Appetite},
         run, worker,
     },
 };
@@ -73,6 +74,7 @@ struct Shared {
     options: Options,
     id: String,
     held: Arc<Held>,
+    reach: Reach,
     plans: Plans,
     health: Arc<Health>,
     metrics: Metrics,
@@ -93,8 +95,9 @@ impl Worker {
                 plans: Plans::new(cx.pool.clone()),
                 cx,
                 id,
-                options,
                 held: Arc::default(),
+                reach: Reach::new(options.concurrency),
+                options,
                 health: Arc::default(),
                 metrics,
                 drain: CancellationToken::new(),
@@ -215,7 +218,12 @@ impl Intake for Shared {
     fn claimed(&self, claims: &[Claim]) {
         for claim in claims {
             self.held.add(claim.job, claim.epoch);
+            self.reach.claimed(&claim.place.server, claim.job, Instant::now());
         }
+    }
+
+    fn allowances(&self) -> Allowances {
+        self.reach.allowances(Instant::now())
     }
 
     fn answered(&self, _well: bool) {
@@ -256,7 +264,14 @@ impl Shared {
         let span =
             info_span!("attempt", run.id = %claim.run, tenant.id = %claim.tenant, attempt = claim.epoch);
         async {
-            if let Some(settlement) = self.attempt(claim).await {
+            let settlement = self.attempt(claim).await;
+            self.reach.ended(
+                &claim.place.server,
+                claim.job,
+                settlement.as_ref(),
+                Instant::now(),
+            );
+            if let Some(settlement) = settlement {
                 self.held.enter(claim.job, claim.epoch, Step::Settling);
                 self.settle(claim, &settlement, started.elapsed()).await;
             }
@@ -268,7 +283,10 @@ impl Shared {
 
     async fn attempt(&self, claim: &Claim) -> Option<Settlement> {
         let stop = self.held.stop(claim.job, claim.epoch);
-        let enter = |step| self.held.enter(claim.job, claim.epoch, step);
+        let enter = |step| {
+            self.held.enter(claim.job, claim.epoch, step);
+            self.reach.entered(&claim.place.server, claim.job, step);
+        };
         let attempt = Attempt {
             cx: &self.cx,
             plans: &self.plans,

@@ -105,12 +105,28 @@ pub struct Appetite {
     pub servers: Vec<String>,
 }
 
+/// How many more jobs a worker may take of each server.
+#[derive(Clone, Debug, Default)]
+pub struct Allowances {
+    /// The servers that it has an opinion about.
+    pub servers: Vec<String>,
+    /// How many jobs of each of them.
+    pub jobs: Vec<i64>,
+    /// How many of any other.
+    pub others: i64,
+}
+
 /// Claims up to `limit` due jobs, each with its slots. It locks what it takes and waits for nobody. Running it again
 /// takes others.
 ///
 /// # Errors
 /// The control database fails. A claim whose answer was lost is found by [`super::worker::beat`].
-pub async fn claim(pool: &PgPool, appetite: &Appetite, limit: usize) -> Result<Vec<Claim>, StoreError> {
+pub async fn claim(
+    pool: &PgPool,
+    appetite: &Appetite,
+    allowances: &Allowances,
+    limit: usize,
+) -> Result<Vec<Claim>, StoreError> {
     let rows = sqlx::query_file!(
         "src/store/sql/claim_jobs.sql",
         appetite.worker,
@@ -118,6 +134,9 @@ pub async fn claim(pool: &PgPool, appetite: &Appetite, limit: usize) -> Result<V
         appetite.run,
         appetite.runner,
         &appetite.servers,
+        &allowances.servers,
+        &allowances.jobs,
+        allowances.others,
     )
     .fetch_all(pool)
     .await?;
@@ -189,7 +208,7 @@ pub async fn settle(
 ) -> Result<bool, StoreError> {
     let mut outcome: Option<Outcome> = None;
     let mut error: Option<&JobError> = None;
-    let (mut from, mut to, mut delay, mut burns, mut blocked) = (None, None, Duration::ZERO, 0, false);
+    let (mut from, mut to, mut delay, mut burns) = (None, None, Duration::ZERO, 0);
     let state = match settlement {
         Settlement::Succeeded {
             outcome: how,
@@ -208,7 +227,7 @@ pub async fn settle(
             delay: wait,
             burns: counts,
         } => {
-            (error, delay, burns, blocked) = (Some(why), *wait, i32::from(*counts), !counts);
+            (error, delay, burns) = (Some(why), *wait, i32::from(*counts));
             "ready"
         }
         Settlement::Returned | Settlement::Live(_) => "ready",
@@ -230,7 +249,7 @@ pub async fn settle(
         to,
         delay.as_secs_f64(),
         burns,
-        blocked,
+        settlement.is_blocked(),
         settlement.as_str(),
         matches!(settlement, Settlement::Live(_)),
     )

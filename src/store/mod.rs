@@ -50,6 +50,7 @@ pub fn pool(url: &Secret, application_name: &str, connections: u32) -> Result<Pg
             ("statement_timeout", "60s"),
             ("idle_in_transaction_session_timeout", "30s"),
             ("client_connection_check_interval", "1s"),
+            crate::session::PROBE,
         ]);
     Ok(PgPoolOptions::new()
         .max_connections(connections)

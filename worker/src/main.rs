@@ -10,9 +10,11 @@ use herder::{
     config::Config,
     flow::{
         context::Context,
+        pooler,
         worker::{Options, Worker},
     },
     metrics::Metrics,
+    runner::POOLED_HINT,
     store::setup::{SetupState, setup_state},
 };
 use tokio::{
@@ -125,6 +127,9 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         only_run: None,
     };
     let cx = Arc::new(Context::new(config, "herder-worker", CONTROL_CONNECTIONS)?);
+    if let Some(pooled) = pooler::examine_pool(&cx.pool).await? {
+        anyhow::bail!("a pooler in front of the control database shares sessions: {pooled}; {POOLED_HINT}");
+    }
     match setup_state(&cx.pool).await? {
         SetupState::Current => {}
         SetupState::Missing => anyhow::bail!("the control database is not set up: run `herder setup`"),
