@@ -1,22 +1,22 @@
-//! How many connections a server may be asked for, and the one of them that belongs to no job.
+//! How many connections a server may be asked for.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
-use sqlx::{Connection, PgConnection, PgPool, Row};
-use tracing::info;
+use sqlx::{Connection, PgConnection, Row};
 
 use super::{
     context::{Context, chain},
     pooler,
     privileges::{Owner, owners},
+    service::{INSPECT, Service},
 };
 use crate::{
     database_url::DatabaseUrl,
     domain::wave::Amount,
     runner::RunnerError,
     session::{PROBE, connect_error},
-    store::{StoreError, server::ServerRow, slot},
+    store::server::ServerRow,
 };
 
 /// The share of a server's connections that is Herder's where the config says nothing.
@@ -149,7 +149,7 @@ async fn connect(url: &DatabaseUrl) -> Result<PgConnection, RunnerError> {
     let options = url
         .options()
         .map_err(|e| RunnerError::Connection(e.to_string()))?
-        .application_name("herder/inspect")
+        .application_name(INSPECT)
         .options([PROBE]);
     tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
         .await
@@ -275,60 +275,6 @@ pub async fn server_row(
     match ask(url, budget).await {
         Ok(arithmetic) => (row(arithmetic.budget), None),
         Err(e) => (row(unknown), Some(e)),
-    }
-}
-
-/// The service connection of a server: the one of its budget that belongs to no job. Whoever holds this may connect
-/// once. It is a lock of a session of its own, so it goes with the process, however that ends.
-pub struct Service {
-    connection: PgConnection,
-    server: String,
-}
-
-impl Service {
-    /// Waits until nobody else holds it.
-    ///
-    /// # Errors
-    /// The control database fails.
-    pub async fn acquire(pool: &PgPool, server: &str) -> Result<Self, StoreError> {
-        let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
-        let since = Instant::now();
-        let mut said = false;
-        while !slot::try_service(&mut connection, server).await? {
-            if !said && since.elapsed() > Duration::from_secs(2) {
-                said = true;
-                info!(
-                    server,
-                    "Waiting for the service connection of `{server}`: somebody else inspects it"
-                );
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        Ok(Self {
-            connection,
-            server: server.to_owned(),
-        })
-    }
-
-    /// Takes it if nobody else holds it.
-    ///
-    /// # Errors
-    /// The control database fails.
-    pub async fn try_acquire(pool: &PgPool, server: &str) -> Result<Option<Self>, StoreError> {
-        let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
-        match slot::try_service(&mut connection, server).await? {
-            true => Ok(Some(Self {
-                connection,
-                server: server.to_owned(),
-            })),
-            false => Ok(None),
-        }
-    }
-
-    /// Gives it back.
-    pub async fn release(mut self) {
-        let _ = slot::release_service(&mut self.connection, &self.server).await;
-        let _ = self.connection.close().await;
     }
 }
 

@@ -15,11 +15,12 @@ use crate::{
         wave::Rollout,
     },
     flow::{
-        budget::{self, Service},
+        budget,
         context::{Context, chain},
         inspect::{OwnUrls, Read, inspect},
         prove::prove,
         resolve::{ResolveError, resolve_selected},
+        service::Service,
     },
     runner::{Offer, RunnerError, Verdict, apply::fits},
     store::{

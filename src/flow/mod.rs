@@ -1,5 +1,6 @@
 //! What happens, in which order. The flow decides; the edges do.
 
+mod admission;
 pub mod budget;
 pub mod context;
 pub mod enqueue;
@@ -7,6 +8,7 @@ pub mod execute;
 mod held;
 pub mod inspect;
 mod keeper;
+mod kept;
 pub mod locks;
 mod plans;
 pub mod pooler;
@@ -16,4 +18,6 @@ mod pulse;
 mod reach;
 pub mod resolve;
 pub mod retry;
+pub mod service;
+mod settler;
 pub mod worker;

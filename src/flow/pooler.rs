@@ -39,7 +39,8 @@ pub enum Pooled {
 
 /// What a failed connect says about a pooler: PgBouncer refuses what it would have to pass on.
 pub fn refusal(error: &sqlx::Error) -> Option<Pooled> {
-    is(error, &["08P01"]).then_some(Pooled::Stripped)
+    let says_so = |e: &dyn sqlx::error::DatabaseError| e.message().contains("startup parameter");
+    (is(error, &["08P01"]) && error.as_database_error().is_some_and(says_so)).then_some(Pooled::Stripped)
 }
 
 /// Looks at a session that was opened with [`PROBE`]. None: it is one, as far as one alone can tell. Every known pooler

@@ -6,6 +6,7 @@ pub mod plan;
 pub mod proof;
 pub mod run;
 pub mod server;
+pub mod service;
 pub mod setup;
 pub mod slot;
 pub mod view;
@@ -29,6 +30,9 @@ pub enum StoreError {
     /// It cannot be reached, or refused a statement.
     #[error("the control database does not do its part: {0}")]
     Database(#[from] sqlx::Error),
+    /// It does not answer.
+    #[error("the control database did not answer in {0:?}")]
+    Silent(Duration),
     /// Its tables cannot be made.
     #[error("cannot set up the control database: {0}")]
     Setup(String),

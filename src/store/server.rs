@@ -22,7 +22,7 @@ pub struct Usage {
     pub server: String,
     /// Connections that all of Herder may hold to it.
     pub budget: i64,
-    /// Slots that are taken, suspect ones included.
+    /// Slots that are taken for tenants, suspect ones included.
     pub in_use: i64,
     /// Slots whose worker is gone and whose session may not be.
     pub suspect: i64,
@@ -106,14 +106,33 @@ pub async fn override_budget(
     Ok(changed)
 }
 
-/// The most connections that an open job of a server takes: with a smaller budget it would never be claimed.
+/// What must fit into a budget, or nothing would ever be claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Least {
+    /// The connections that the widest of its open jobs takes.
+    pub job: i32,
+    /// The workers' own connections, where the control database is on that server.
+    pub control: i32,
+}
+
+impl Least {
+    /// Whether a budget is enough. One of three or more is kept for inspection.
+    pub fn fits(&self, budget: i32) -> bool {
+        let for_jobs = if budget >= 3 { budget - 1 } else { budget };
+        for_jobs >= self.job + self.control
+    }
+}
+
+/// What must fit into the budget of a server, as its jobs and workers are now.
 ///
 /// # Errors
 /// The control database fails.
-pub async fn widest_job(pool: &PgPool, server: &str) -> Result<i32, StoreError> {
-    Ok(sqlx::query_scalar!(
-        r#"select coalesce(max(connections), 1)::int as "widest!" from herder.job
-           where server = $1 and state in ('waiting', 'ready', 'running')"#,
+pub async fn least(pool: &PgPool, server: &str) -> Result<Least, StoreError> {
+    Ok(sqlx::query_as!(
+        Least,
+        r#"select (select coalesce(max(connections), 1)::int from herder.job
+                   where server = $1 and state in ('waiting', 'ready', 'running')) as "job!",
+                  (select count(*)::int from herder.slot where server = $1 and purpose = 'control') as "control!""#,
         server
     )
     .fetch_one(pool)
@@ -165,6 +184,18 @@ pub async fn budgets(pool: &PgPool, server: Option<&str>) -> Result<Vec<BudgetVi
     .await?)
 }
 
+/// Whether a server has a row.
+///
+/// # Errors
+/// The control database fails.
+pub async fn is_known(connection: &mut PgConnection, server: &str) -> Result<bool, StoreError> {
+    let known = sqlx::query_scalar!(
+        r#"select exists (select from herder.server where name = $1) as "known!""#,
+        server
+    );
+    Ok(known.fetch_one(connection).await?)
+}
+
 /// All servers with the state of their slots.
 ///
 /// # Errors
@@ -172,7 +203,8 @@ pub async fn budgets(pool: &PgPool, server: Option<&str>) -> Result<Vec<BudgetVi
 pub async fn usage(pool: &PgPool) -> Result<Vec<Usage>, StoreError> {
     Ok(sqlx::query_as!(
         Usage,
-        r#"select server.name as server, server.budget::bigint as "budget!", count(slot.worker) as "in_use!",
+        r#"select server.name as server, server.budget::bigint as "budget!",
+                  count(*) filter (where slot.purpose <> 'control') as "in_use!",
                   count(slot.suspect_since) as "suspect!"
            from herder.server left join herder.slot on slot.server = server.name
            group by server.name order by server.name"#

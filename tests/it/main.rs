@@ -12,6 +12,7 @@ mod failures;
 mod fleet;
 mod kills;
 mod outages;
+mod own_connections;
 mod places;
 mod plans;
 mod poison;

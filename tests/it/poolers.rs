@@ -54,7 +54,7 @@ impl PgBouncer {
             .expect("a folder");
         let ini = dir.path().join("pgbouncer.ini");
         let text = format!(
-            "[databases]\n* = host={host} port={server_port} {database}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+            "[databases]\n* = host={host} port={server_port} user=postgres {database}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
              listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\n{settings}\n"
         );
         std::fs::write(&ini, text).expect("pgbouncer.ini");

@@ -5,7 +5,7 @@ use herder::{
         budget::{self, Arithmetic},
         context::Context,
     },
-    store::server::{self, BudgetView, Changed},
+    store::server::{self, BudgetView, Changed, Least},
 };
 use serde::Serialize;
 
@@ -107,18 +107,26 @@ async fn change(cx: &Context, server: &str, set: SetBudget) -> anyhow::Result<Op
     let budget = match set {
         SetBudget::Config => None,
         SetBudget::To(budget) => {
-            let needed = server::widest_job(&cx.pool, server).await?;
-            if budget < needed {
-                return Err(Problem::usage(format!(
-                    "a job that waits for `{server}` takes {needed} connections: with fewer it would wait for ever"
-                ))
-                .hint("`herder pause` stops a run")
-                .into());
+            let least = server::least(&cx.pool, server).await?;
+            if !least.fits(budget) {
+                return Err(too_small(server, budget, least).into());
             }
             Some(budget)
         }
     };
     Ok(server::override_budget(&cx.pool, server, budget).await?)
+}
+
+fn too_small(server: &str, budget: i32, least: Least) -> Problem {
+    let job = count(u64::from(least.job.unsigned_abs()), "connection");
+    let control = match least.control {
+        0 => String::new(),
+        n => format!(", and {n} there are the workers' own"),
+    };
+    Problem::usage(format!(
+        "with a budget of {budget}, nothing would move on `{server}`: a job takes {job}{control}"
+    ))
+    .hint("`herder pause` stops a run")
 }
 
 /// Asks the servers about themselves.

@@ -9,11 +9,12 @@ use herder::{
         tenant::Tenant,
     },
     flow::{
-        budget::{self, Arithmetic, DEFAULT_BUDGET, Service},
+        budget::{self, Arithmetic, DEFAULT_BUDGET},
         context::Context,
         inspect::OwnUrls,
         locks, pooler,
         privileges::Owner,
+        service::Service,
     },
     runner::{Offer, RunnerError},
 };
