@@ -115,6 +115,16 @@ pub struct Allowances {
     pub others: i64,
 }
 
+impl Allowances {
+    /// As many of each as there is room for.
+    pub fn unlimited() -> Self {
+        Self {
+            others: i64::MAX,
+            ..Self::default()
+        }
+    }
+}
+
 /// Claims up to `limit` due jobs, each with its slots. It locks what it takes and waits for nobody. Running it again
 /// takes others.
 ///

@@ -11,6 +11,7 @@ mod examples;
 mod failures;
 mod fleet;
 mod kills;
+mod model;
 mod outages;
 mod own_connections;
 mod places;

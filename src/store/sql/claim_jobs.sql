@@ -37,13 +37,11 @@ due as (
     cross join lateral (
         select job.id, job.server, job.ready_at, job.connections
         from herder.job
-        -- OFFSET: one look into one index for each job, whatever the statistics say. A plan that goes through the pending
-        -- deliveries instead goes through a hundred thousand.
-        cross join lateral (
-            select jobs.status from apalis.jobs where jobs.id = lpad(to_hex(job.id), 26, '0') offset 0
-        ) delivery
         where job.run_id = run.id and job.server = supply.server and job.state = 'ready' and job.ready_at <= now()
-          and delivery.status = 'Pending' and (job.own_url or job.server = any($5::text[]))
+          and (job.own_url or job.server = any($5::text[]))
+          -- A look into one index for each job, whatever the statistics say. A join would be planned for far fewer pending
+          -- deliveries than there may be, and go through all of them.
+          and (select status from apalis.jobs where jobs.id = lpad(to_hex(job.id), 26, '0')) = 'Pending'
         order by job.ready_at, job.id
         limit $2
         for update of job skip locked

@@ -56,7 +56,7 @@ pub(crate) struct Herder {
 }
 
 impl Herder {
-    pub(super) fn start(dir: &Path, args: &[&str]) -> Self {
+    pub(crate) fn start(dir: &Path, args: &[&str]) -> Self {
         let mut command = command("herder", dir, args);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         Self {
@@ -130,7 +130,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn start(dir: &Path, log: PathBuf, args: &[&str], env: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(dir: &Path, log: PathBuf, args: &[&str], env: &[(&str, &str)]) -> Self {
         let file = File::create(&log).expect("a log file");
         let mut command = command("herder-worker", dir, args);
         command.envs(env.iter().copied());
