@@ -16,6 +16,16 @@ test *ARGS:
 test-large:
     cargo test --test it example_fleets -- --ignored --nocapture --test-threads=1
 
+# Herder beside what people use today: about ten minutes. See benches/README.md.
+bench *ARGS:
+    cargo build --profile bench --bins
+    cargo bench --bench fleet -- {{ARGS}}
+
+# How enqueue and run grow, up to 100,000 tenants: takes long.
+bench-growth *ARGS:
+    cargo build --profile bench --bins
+    cargo bench --bench fleet -- growth {{ARGS}}
+
 # A real fleet under a random stream of faults: see docs/RELIABILITY.md. --minutes M --seed S
 chaos *ARGS:
     cargo build -p herder-worker -p herder-enqueuer

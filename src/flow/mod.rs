@@ -16,6 +16,7 @@ pub mod privileges;
 pub mod prove;
 mod pulse;
 mod reach;
+pub mod rehearse;
 pub mod resolve;
 pub mod retry;
 pub mod service;

@@ -4,6 +4,7 @@
 pub mod job;
 pub mod plan;
 pub mod proof;
+pub mod prune;
 pub mod run;
 pub mod server;
 pub mod service;

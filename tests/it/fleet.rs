@@ -133,6 +133,18 @@ impl Fleet {
         self.state().await
     }
 
+    /// Every job of the latest run that had something to do was given a plan.
+    pub(crate) async fn assert_by_plan(&self) {
+        let live: i64 = self
+            .ask(
+                "select count(*) from herder.job where plan_id is null and outcome is distinct from 'already_current'
+                 and run_id = (select id from herder.run order by created_at desc limit 1)",
+            )
+            .await;
+        let plan = self.herder(&["plan"]).await;
+        assert_eq!(live, 0, "{}", plan.all());
+    }
+
     /// Asks the control database for one value.
     pub(crate) async fn ask<T>(&self, sql: &str) -> T
     where

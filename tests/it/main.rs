@@ -2,6 +2,7 @@
 
 mod alembic_plans;
 mod alembic_process;
+mod alembic_proofs;
 mod budget;
 mod conformance;
 mod deploy;
@@ -12,6 +13,7 @@ mod failures;
 mod fleet;
 mod kills;
 mod model;
+mod operations;
 mod outages;
 mod own_connections;
 mod places;
@@ -19,6 +21,8 @@ mod plans;
 mod poison;
 mod poolers;
 mod prometheus;
+mod prune;
+mod rehearsal;
 mod runner_command;
 mod runner_sql;
 mod runners;

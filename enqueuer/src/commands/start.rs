@@ -82,8 +82,12 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
         output::say("Nothing was done");
         return Ok(Exit::Done);
     }
-    let enqueued = match enqueue::enqueue(&cx, &request).await {
+    let enqueued = match super::unless_interrupted(&cx, enqueue::enqueue(&cx, &request)).await? {
         Ok(enqueued) => enqueued,
+        Err(EnqueueError::Stopped) => {
+            output::say("No run was started");
+            return Ok(Exit::Interrupted);
+        }
         Err(error) => return Err(cannot(&cx, CANNOT_START, error).await),
     };
     announce(&enqueued, direction, &request.target);
@@ -161,7 +165,7 @@ fn announce(enqueued: &Enqueued, direction: Direction, target: &Target) {
 
 /// Says what will happen, and asks.
 async fn confirmed(cx: &Context, request: &Request) -> anyhow::Result<bool> {
-    let plan = enqueue::plan(
+    let plan = enqueue::survey(
         cx,
         request.direction,
         &request.target,

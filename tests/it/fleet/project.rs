@@ -44,6 +44,22 @@ impl Step {
         self.then(gate::PASS)
     }
 
+    /// On the way up it also makes the table that the traces are left in, so that it works in a schema that the harness
+    /// knows nothing of.
+    pub(crate) fn with_its_table(mut self) -> Self {
+        self.up.insert(
+            0,
+            "create table if not exists effects (n int generated always as identity, step text)".into(),
+        );
+        self
+    }
+
+    /// On the way up it does nothing but this, outside a transaction. Only the SQL runner knows how.
+    pub(crate) fn outside(mut self, sql: &str) -> Self {
+        self.up = vec![format!("-- no-transaction\n{sql}")];
+        self
+    }
+
     /// On the way up it does this as well.
     pub(crate) fn then(mut self, sql: &str) -> Self {
         self.up.push(sql.to_owned());
@@ -184,7 +200,7 @@ fi
             ],
             Tool::Alembic => vec![
                 entry("kind", text("alembic".into())),
-                // What it waits for, it would wait for in a proof, too. `runners.rs` has whole fleets with plans.
+                // What it waits for, it would wait for in a proof, too. `Setup::plans` makes fleets with plans.
                 entry("plan", text("never".into())),
                 entry("config", text(format!("{dir}/alembic.ini"))),
                 entry("python", text(venv::python().display().to_string())),
