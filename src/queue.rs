@@ -30,7 +30,10 @@ use tracing::warn;
 
 use crate::{
     domain::{backoff::Backoff, job::Claim},
-    store::{StoreError, job::Appetite, job::claim},
+    store::{
+        StoreError,
+        job::{Allowances, Appetite, claim},
+    },
 };
 
 /// How long a claim may take. A connection that died in the middle of it answers never.
@@ -67,6 +70,8 @@ pub struct Delivery {
 
 /// What tells the rest of the worker about claims, in the moment that they are made.
 pub trait Intake: Send + Sync + 'static {
+    /// How many more jobs may be taken of each server, now.
+    fn allowances(&self) -> Allowances;
     /// Until when this worker's lease runs at least. Asked before a claim is sent.
     fn sure_until(&self) -> Option<Instant>;
     /// These jobs are this worker's now, under the lease that ran when they were asked for. None: nothing is due, or no
@@ -222,7 +227,8 @@ impl Claims {
 
     async fn try_claim(&self, limit: usize) -> Result<Vec<Claim>, StoreError> {
         let mut connection = self.config.pool.acquire().await?;
-        let claiming = claim(&mut connection, &self.config.appetite, limit);
+        let allowances = self.intake.allowances();
+        let claiming = claim(&mut connection, &self.config.appetite, &allowances, limit);
         match tokio::time::timeout(CLAIM_TIMEOUT, claiming).await {
             Ok(claimed) => claimed,
             Err(_) => {

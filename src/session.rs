@@ -37,6 +37,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// killed worker's statement would hold its locks to its end otherwise.
 const CLIENT_CHECK: Duration = Duration::from_secs(1);
 
+/// What a connection is opened with to see whether that reaches the server. The setting does nothing.
+pub(crate) const PROBE: (&str, &str) = ("herder.probe", "on");
+
 /// A name as an SQL identifier, whatever stands in it.
 pub fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))

@@ -76,6 +76,12 @@ pub(crate) enum Command {
     /// One line per thing looked at. Changes nothing. Ends with 7 where something must be mended, with 3 where the
     /// config or the control database keep it from looking at all.
     Check(Output),
+    /// Show the connections of each server, or change a budget while runs are on
+    ///
+    /// How many connections Herder may hold, how many it holds, what waits for one, and how many sessions others have.
+    /// A budget that is set here goes for all runs until `--set config` takes it back. With a smaller one nothing is
+    /// ended: what is above it is not taken again.
+    Budget(Budget),
     /// List the tenants, and with --revisions where each of them stands
     Tenants(Tenants),
     /// Show what a run would do
@@ -167,6 +173,36 @@ pub(crate) struct Init {
     /// Replace the file if it is there
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Budget {
+    /// The server [default: all; with --set, the only one]
+    #[arg(value_name = "SERVER")]
+    pub(crate) server: Option<String>,
+    /// The budget from now on: a number of connections, or `config` for what the config says
+    #[arg(long, value_name = "N|config", value_parser = set_budget)]
+    pub(crate) set: Option<SetBudget>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// What a budget is set to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SetBudget {
+    /// So many connections.
+    To(i32),
+    /// What the config says.
+    Config,
+}
+
+fn set_budget(text: &str) -> Result<SetBudget, String> {
+    match text.parse() {
+        _ if text == "config" => Ok(SetBudget::Config),
+        Ok(n) if n > 0 => Ok(SetBudget::To(n)),
+        Ok(_) => Err("it must be at least 1; `herder pause` stops a run".into()),
+        Err(_) => Err("write a number, or `config`".into()),
+    }
 }
 
 /// Which tenants.

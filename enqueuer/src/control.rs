@@ -7,6 +7,8 @@ use herder::{
     config::{Config, ControlConfig},
     database_url::DatabaseUrl,
     domain::run::{RunId, short},
+    flow::pooler::{self, Pooled},
+    runner::{POOLED_HINT, RunnerError},
     store::{
         self,
         run::Found,
@@ -57,10 +59,20 @@ pub(crate) async fn connect_unchecked(control: &ControlConfig) -> anyhow::Result
         .map_err(|error| Problem::set_up("[control] `url` cannot be used").caused_by(error))?;
     let pool = store::pool(&control.url, "herder", CONNECTIONS)?;
     let options = pool.connect_options();
-    let connecting = async { PgConnection::connect_with(&options).await?.close().await };
+    let connecting = async {
+        let mut connection = PgConnection::connect_with(&options).await?;
+        let pooled = pooler::examine(&mut connection).await?;
+        connection.close().await?;
+        Ok(pooled)
+    };
     match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(Ok(())) => Ok(pool),
-        Ok(Err(error)) => Err(refused(error, &url).into()),
+        Ok(Ok(None)) => Ok(pool),
+        Ok(Ok(Some(pooled))) => Err(pooled_control(pooled).into()),
+        Ok(Err(error)) => Err(match pooler::refusal(&error) {
+            Some(pooled) => pooled_control(pooled),
+            None => refused(error, &url),
+        }
+        .into()),
         Err(_) => Err(unreachable(&url)
             .caused_by(anyhow::anyhow!(
                 "no answer in {} seconds",
@@ -68,6 +80,12 @@ pub(crate) async fn connect_unchecked(control: &ControlConfig) -> anyhow::Result
             ))
             .into()),
     }
+}
+
+fn pooled_control(pooled: Pooled) -> Problem {
+    Problem::set_up("the control database cannot be used by [control] `url`")
+        .caused_by(RunnerError::Pooled(pooled.to_string()))
+        .hint(POOLED_HINT)
 }
 
 fn unreachable(url: &DatabaseUrl) -> Problem {

@@ -485,6 +485,11 @@ impl Attempt<'_> {
                 delay: backoff(claim.failures + 1),
                 burns: true,
             }),
+            FailureClass::Infrastructure if recorded.is_backpressure() => Some(Settlement::Retry {
+                error: recorded,
+                delay: backoff(1),
+                burns: false,
+            }),
             FailureClass::Infrastructure => {
                 let blocked = claim
                     .blocked_since

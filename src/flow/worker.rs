@@ -26,6 +26,7 @@ use super::{
     kept::{Kept, KeptSession},
     plans::Plans,
     pulse::{Health, Pulse},
+    reach::Reach,
     settler::Settler,
 };
 use crate::{
@@ -41,7 +42,7 @@ use crate::{
     queue::{self, Delivery, Intake, QueueConfig},
     store::{
         StoreError,
-        job::{Appetite, Ended},
+        job::{Allowances, Appetite, Ended},
         slot, worker,
     },
 };
@@ -82,6 +83,7 @@ struct Shared {
     options: Options,
     id: String,
     held: Arc<Held>,
+    reach: Reach,
     kept: Kept,
     settler: Settler,
     /// Told when a slot of ours may have become free.
@@ -118,8 +120,9 @@ impl Worker {
                 waiting: AtomicBool::new(false),
                 cx,
                 id,
-                options,
                 held: Arc::default(),
+                reach: Reach::new(options.concurrency),
+                options,
                 health: Arc::default(),
                 metrics,
                 drain: CancellationToken::new(),
@@ -271,10 +274,15 @@ impl Intake for Shared {
     fn claimed(&self, claims: &[Claim], sure_until: Option<Instant>) {
         for claim in claims {
             self.held.add(claim.job, claim.epoch, sure_until);
+            self.reach.claimed(&claim.place.server, claim.job, Instant::now());
         }
         if claims.is_empty() {
             self.idle.notify_one();
         }
+    }
+
+    fn allowances(&self) -> Allowances {
+        self.reach.allowances(Instant::now())
     }
 
     fn answered(&self, _well: bool) {
@@ -323,6 +331,9 @@ impl Shared {
         }
         async {
             let Executed { settlement, kept } = self.attempt(claim).await;
+            let server = &claim.place.server;
+            self.reach
+                .ended(server, claim.job, settlement.as_ref(), Instant::now());
             match settlement {
                 Some(settlement) => {
                     self.held.enter(claim.job, claim.epoch, Step::Settling);
@@ -338,7 +349,10 @@ impl Shared {
 
     async fn attempt(&self, claim: &Claim) -> Executed {
         let stop = self.held.stop(claim.job, claim.epoch);
-        let enter = |step| self.held.enter(claim.job, claim.epoch, step);
+        let enter = |step| {
+            self.held.enter(claim.job, claim.epoch, step);
+            self.reach.entered(&claim.place.server, claim.job, step);
+        };
         let is_sure = || self.held.is_sure(claim.job, claim.epoch);
         let attempt = Attempt {
             cx: &self.cx,
@@ -398,6 +412,7 @@ impl Shared {
             );
             return;
         }
+        self.kept.settled(claim);
         self.metrics.settled(settlement, took);
         log(claim, settlement, took);
     }

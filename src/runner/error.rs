@@ -5,6 +5,10 @@ use crate::domain::{
     revision::HistoryError,
 };
 
+/// What to do about a pooler in between.
+pub const POOLED_HINT: &str =
+    "give a url that leads to the server itself, or to a pooler in session mode that passes on `options`";
+
 /// A failed look at, or change of, one tenant. Its texts read on from "failed to migrate tenant `acme`:".
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RunnerError {
@@ -23,6 +27,9 @@ pub enum RunnerError {
     /// No connection, or it broke.
     #[error("{0}")]
     Connection(String),
+    /// A pooler in between shares sessions among its clients.
+    #[error("a pooler is in between that shares sessions: {0}")]
+    Pooled(String),
     /// The tenant's schema is not there. Without it, statements would land elsewhere.
     #[error("schema `{0}` does not exist")]
     SchemaMissing(String),
@@ -117,6 +124,7 @@ impl RunnerError {
             // Another worker may have the right migrations: while an image is rolled out, both kinds are about.
             Self::OtherMigrations | Self::ToolDied(_) | Self::LedgerMoved { .. } => FailureClass::Transient,
             Self::SchemaMissing(_)
+            | Self::Pooled(_)
             | Self::Edited { .. }
             | Self::Dirty(_)
             | Self::Irreversible(_)
@@ -137,6 +145,7 @@ impl RunnerError {
                 ..
             } => reason_of_sqlstate(sqlstate),
             Self::Connection(_) => "connection_lost",
+            Self::Pooled(_) => "pooled",
             Self::SchemaMissing(_) => "schema_missing",
             Self::LockedByOther(_) => "locked_by_other",
             Self::Superseded => "superseded",
@@ -163,6 +172,7 @@ impl RunnerError {
                 "the tool must work on the tenant that it is given, and commit".into()
             })),
             Self::Setup { hint, .. } => Some(hint.clone()),
+            Self::Pooled(_) => Some(POOLED_HINT.into()),
             Self::SchemaMissing(schema) => {
                 Some(format!("create it (CREATE SCHEMA \"{}\"), or take the tenant off the list", schema.replace('"', "\"\"")))
             }

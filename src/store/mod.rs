@@ -56,6 +56,7 @@ pub fn pool(url: &Secret, application_name: &str, connections: u32) -> Result<Pg
             ("statement_timeout", "60s"),
             ("idle_in_transaction_session_timeout", "30s"),
             ("client_connection_check_interval", "1s"),
+            crate::session::PROBE,
             // Before a table was analyzed the planner takes a claim for an expensive one, and compiles it anew each
             // time: for hundreds of milliseconds, where it takes one.
             ("jit", "off"),

@@ -5,6 +5,7 @@
 //! until a condition holds, and says what it saw last if it never does. A migration can wait for the test: see [`Gate`].
 
 mod cluster;
+mod door;
 mod gate;
 mod process;
 mod project;
@@ -19,6 +20,7 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 
 pub(crate) use self::cluster::Cluster;
+pub(crate) use self::door::{Door, Way};
 pub(crate) use self::gate::Gate;
 pub(crate) use self::process::{Herder, Output, Worker};
 pub(crate) use self::project::{Project, Step, Tool, steps};

@@ -10,9 +10,11 @@ use herder::{
     config::Config,
     flow::{
         context::Context,
+        pooler,
         worker::{Options, Worker},
     },
     metrics::Metrics,
+    runner::POOLED_HINT,
     store::{
         self,
         setup::{SetupState, setup_state},
@@ -131,6 +133,9 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let cx = Arc::new(Context::new(config, "herder-worker", CONTROL_CONNECTIONS)?);
     // Not over its own pool: a worker that finds no room in the budget waits without a connection.
     let looking = store::pool(&cx.config.control.url, "herder-worker", 1)?;
+    if let Some(pooled) = pooler::examine_pool(&looking).await? {
+        anyhow::bail!("a pooler in front of the control database shares sessions: {pooled}; {POOLED_HINT}");
+    }
     let state = setup_state(&looking).await;
     looking.close().await;
     match state? {

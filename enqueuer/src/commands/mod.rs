@@ -1,5 +1,6 @@
 //! One file per command: what it looks at, what it does, and what it reports.
 
+pub(crate) mod budget;
 mod cancel;
 pub(crate) mod check;
 mod completions;
@@ -119,6 +120,7 @@ async fn dispatch(setting: &Setting, command: Command) -> anyhow::Result<Exit> {
         Command::Init(args) => init::run(setting, &args),
         Command::Setup => setup::run(setting).await,
         Command::Check(args) => check::run(setting, &args).await,
+        Command::Budget(args) => budget::run(setting, &args).await,
         Command::Tenants(args) => tenants::run(setting, &args).await,
         Command::Plan(args) => plan::run(setting, &args).await,
         Command::Rehearse(args) => rehearse::run(setting, &args).await,

@@ -163,7 +163,7 @@ impl Store {
             servers: SERVERS.map(str::to_owned).to_vec(),
         };
         let mut connection = self.pool.acquire().await.expect("a connection");
-        let claims = job::claim(&mut connection, &appetite, limit).await;
+        let claims = job::claim(&mut connection, &appetite, &job::Allowances::unlimited(), limit).await;
         claims.expect("a claim")
     }
 
