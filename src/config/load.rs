@@ -2,7 +2,8 @@
 //! complaint names its section.
 
 use std::{
-    collections::BTreeMap,
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -98,9 +99,7 @@ impl Config {
                 None => e.message().to_owned(),
             },
         })?;
-        for (key, value) in &mut table {
-            expand(key, value, directory, env)?;
-        }
+        let private_variables = expand_all(&mut table, directory, env)?;
         if let Some(unknown) = table.keys().find(|k| !SECTIONS.contains(&k.as_str())) {
             let known = SECTIONS.map(str::to_owned);
             let message = format!("is no section{}", did_you_mean(unknown, &known));
@@ -126,6 +125,12 @@ impl Config {
             rollout: section::<RolloutConfig>(&mut table, "rollout", true)?,
             worker: section(&mut table, "worker", true)?,
         };
+        match &mut config.runner {
+            RunnerConfig::Alembic(c) => c.private_variables = private_variables,
+            RunnerConfig::Command(c) => c.private_variables = private_variables,
+            // It starts nothing.
+            RunnerConfig::Sql(_) => {}
+        }
         config.absolute_paths(directory);
         config.check()?;
         Ok(config)
@@ -203,9 +208,22 @@ fn decode<T: DeserializeOwned>(section: &str, value: Value) -> Result<T, ConfigE
         let message = e.message().trim();
         ConfigError::Section {
             section: section.into(),
-            message: with_nearest(message),
+            message: without_value(&with_nearest(message)),
         }
     })
+}
+
+/// A URL that stands in the wrong place must not be repeated: serde would, in `invalid type: string "…", expected …`.
+fn without_value(message: &str) -> String {
+    for kind in ["type", "value"] {
+        let begin = format!("invalid {kind}: string \"");
+        if let Some(rest) = message.strip_prefix(&begin)
+            && let Some((_, expected)) = rest.rsplit_once("\", expected ")
+        {
+            return format!("a text stands where {expected} is expected");
+        }
+    }
+    message.to_owned()
 }
 
 /// Adds the nearest of the names that serde lists in ``unknown field `x`, expected one of `a`, `b` ``.
@@ -227,6 +245,32 @@ fn did_you_mean(name: &str, known: &[String]) -> String {
         Some(nearest) => format!("; the nearest known one is `{nearest}`"),
         None => String::new(),
     }
+}
+
+/// Fills in all of a config, and says which variables hold what only Herder needs: those of the control database and the
+/// tenant list, unless a server's URL or the runner is made of them, too.
+fn expand_all(
+    table: &mut Table,
+    directory: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<String>, ConfigError> {
+    let (private, shared) = (RefCell::new(BTreeSet::new()), RefCell::new(BTreeSet::new()));
+    for (key, value) in table {
+        let names = match key.as_str() {
+            "control" | "tenants" => &private,
+            _ => &shared,
+        };
+        let env = |name: &str| {
+            names.borrow_mut().insert(name.to_owned());
+            env(name)
+        };
+        expand(key, value, directory, &env)?;
+    }
+    Ok(private
+        .into_inner()
+        .difference(&shared.into_inner())
+        .cloned()
+        .collect())
 }
 
 /// Fills in `${NAME}` and `${file:/path}` in every text of a value. `$${` stands for `${`.

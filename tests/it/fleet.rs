@@ -71,7 +71,12 @@ impl Fleet {
 
     /// Starts `herder`.
     pub(crate) fn start_herder(&self, args: &[&str]) -> Herder {
-        Herder::start(self.dir(), args)
+        Herder::start(self.dir(), args, &[])
+    }
+
+    /// Starts `herder` with these variables in its environment.
+    pub(crate) fn start_herder_with(&self, args: &[&str], env: &[(&str, &str)]) -> Herder {
+        Herder::start(self.dir(), args, env)
     }
 
     /// Starts a worker. Its log is shown when a condition does not come true.

@@ -56,8 +56,9 @@ pub(crate) struct Herder {
 }
 
 impl Herder {
-    pub(super) fn start(dir: &Path, args: &[&str]) -> Self {
+    pub(super) fn start(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut command = command("herder", dir, args);
+        command.envs(env.iter().copied());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         Self {
             child: command.spawn().expect("a start of herder"),
