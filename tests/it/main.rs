@@ -26,6 +26,7 @@ mod steering;
 mod tenant;
 mod tenant_source;
 mod throwaway;
+mod tls;
 mod trap;
 mod venv;
 mod zombies;
