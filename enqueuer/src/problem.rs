@@ -117,6 +117,11 @@ fn hint_of_one(cause: &(dyn StdError + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<RunnerError>() {
         return error.hint();
     }
+    if let Some(StoreError::NotAllowed { role, .. }) = cause.downcast_ref::<StoreError>() {
+        return Some(format!(
+            "have the role that made them run `herder setup --grant {role}`"
+        ));
+    }
     if let Some(error) = cause.downcast_ref::<EnqueueError>() {
         return match error {
             EnqueueError::Runner(RunnerError::History(HistoryError::SeveralHeads(_))) => {

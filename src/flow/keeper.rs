@@ -96,13 +96,18 @@ impl Keeper {
         Ok(())
     }
 
-    /// Frees the slots of lost attempts, server by server, once the server says that their sessions are gone.
+    /// Frees the slots of lost attempts, role by role, once the server says that their sessions are gone.
     async fn reclaim(&self, pool: &PgPool) -> Result<(), StoreError> {
-        let mut servers: BTreeMap<String, Vec<Suspect>> = BTreeMap::new();
+        // A tenant with a URL of its own may come as another role, whose sessions nobody else sees or may end.
+        let mut roles: BTreeMap<(String, Option<String>), Vec<Suspect>> = BTreeMap::new();
         for suspect in slot::suspects(pool).await? {
-            servers.entry(suspect.server.clone()).or_default().push(suspect);
+            let own = suspect.own_url.then(|| suspect.tenant.clone());
+            roles
+                .entry((suspect.server.clone(), own))
+                .or_default()
+                .push(suspect);
         }
-        for (server, suspects) in servers {
+        for ((server, _), suspects) in roles {
             // One of us is enough, and the connection that it takes is counted.
             let Some(service) = Service::try_acquire(pool, &server).await? else {
                 continue;

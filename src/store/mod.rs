@@ -29,6 +29,14 @@ pub enum StoreError {
     /// It cannot be reached, or refused a statement.
     #[error("the control database does not do its part: {0}")]
     Database(#[from] sqlx::Error),
+    /// They were made by another role, which has not let this one use them.
+    #[error("`{role}` may not use the control tables ({message})")]
+    NotAllowed {
+        /// This role.
+        role: String,
+        /// What the server said.
+        message: String,
+    },
     /// Its tables cannot be made.
     #[error("cannot set up the control database: {0}")]
     Setup(String),

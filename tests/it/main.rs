@@ -11,6 +11,7 @@ mod examples;
 mod failures;
 mod fleet;
 mod kills;
+mod least_privilege;
 mod outages;
 mod places;
 mod plans;
