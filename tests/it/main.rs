@@ -10,6 +10,7 @@ mod example_fleets;
 mod examples;
 mod failures;
 mod fleet;
+mod hostile_names;
 mod kills;
 mod least_privilege;
 mod outages;
