@@ -201,6 +201,21 @@ impl Servers {
         (self.by_name.get(name)?.address == *address).then_some(database.as_str())
     }
 
+    /// The server that Herder's own tables share with tenants, if there is one. This machine's names for itself are one.
+    pub fn control_server(&self) -> Option<&str> {
+        let (control, _) = self.control.as_ref()?;
+        let same = |server: &Server| loopback(&server.address) == loopback(control);
+        self.by_name
+            .iter()
+            .find(|(_, server)| same(server))
+            .map(|(name, _)| name.as_str())
+    }
+
+    /// Host and port of a server.
+    pub fn address(&self, name: &str) -> Option<&str> {
+        self.by_name.get(name).map(|server| server.address.as_str())
+    }
+
     fn server(&self, name: &str) -> Result<&Server, ServersError> {
         self.by_name.get(name).ok_or_else(|| ServersError::Unknown {
             name: name.to_owned(),
@@ -252,6 +267,16 @@ fn address_of(url: &DatabaseUrl) -> String {
         return address;
     }
     address.to_ascii_lowercase()
+}
+
+/// An address with one word for all ways to this very machine.
+fn loopback(address: &str) -> String {
+    match address.rsplit_once(':') {
+        Some((host, port)) if host.starts_with('/') || ["localhost", "127.0.0.1", "::1"].contains(&host) => {
+            format!("localhost:{port}")
+        }
+        _ => address.to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,21 @@ pub struct JobError {
     pub hint: Option<String>,
 }
 
+impl JobError {
+    /// The same without NUL, which no text of PostgreSQL's can hold, and a tool's output may.
+    pub fn storable(&self) -> Self {
+        let clean = |text: &String| text.replace('\0', "\u{fffd}");
+        Self {
+            reason: clean(&self.reason),
+            sqlstate: self.sqlstate.as_ref().map(clean),
+            message: clean(&self.message),
+            revision: self.revision.as_ref().map(clean),
+            statement: self.statement.as_ref().map(clean),
+            hint: self.hint.as_ref().map(clean),
+        }
+    }
+}
+
 /// Whether trying again can help, and who is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureClass {

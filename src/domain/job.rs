@@ -148,8 +148,8 @@ pub struct Claim {
     pub plan: Option<String>,
     /// How far a former attempt got with that plan, where the ledger cannot say so.
     pub note: Option<Note>,
-    /// How many slots it holds.
-    pub connections: i16,
+    /// The numbers of the slots that it holds on its server.
+    pub slots: Vec<i32>,
 }
 
 impl Claim {

@@ -9,3 +9,4 @@ pub mod revision;
 pub mod run;
 pub mod tenant;
 pub mod wave;
+pub mod worker;

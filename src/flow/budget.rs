@@ -1,16 +1,12 @@
-//! How many connections a server may be asked for, and the one of them that belongs to no job.
+//! How many connections a server may be asked for.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use sqlx::{Connection, PgConnection, PgPool};
-use tracing::info;
+use sqlx::{Connection, PgConnection};
 
 use crate::{
-    database_url::DatabaseUrl,
-    domain::wave::Amount,
-    runner::RunnerError,
-    session::connect_error,
-    store::{StoreError, server::ServerRow, slot},
+    database_url::DatabaseUrl, domain::wave::Amount, runner::RunnerError, session::connect_error,
+    store::server::ServerRow,
 };
 
 /// The share of a server's connections that is Herder's where the config says nothing.
@@ -58,22 +54,33 @@ pub async fn ask(url: &DatabaseUrl, budget: Option<Amount>) -> Result<Arithmetic
     let options = url
         .options()
         .map_err(|e| RunnerError::Connection(e.to_string()))?
-        .application_name("herder/inspect");
+        .application_name("herder/budget");
     let connect = tokio::time::timeout(Duration::from_secs(10), PgConnection::connect_with(&options));
     let mut connection = connect
         .await
         .map_err(|_| RunnerError::Connection(format!("{} did not answer", url.address())))?
         .map_err(|e| connect_error(e, url))?;
+    let read = read(&mut connection, budget).await;
+    let _ = connection.close().await;
+    Ok(read?)
+}
+
+/// Reads a server's limits over a connection to it.
+///
+/// # Errors
+/// The connection broke.
+pub(super) async fn read(
+    connection: &mut PgConnection,
+    budget: Option<Amount>,
+) -> Result<Arithmetic, sqlx::Error> {
     // `reserved_connections` is younger than PostgreSQL 15.
-    let row: Result<(i32, i32), _> = sqlx::query_as(
+    let (max, reserved): (i32, i32) = sqlx::query_as(
         "select current_setting('max_connections')::int,
                 current_setting('superuser_reserved_connections')::int
                 + coalesce(current_setting('reserved_connections', true)::int, 0)",
     )
-    .fetch_one(&mut connection)
-    .await;
-    let _ = connection.close().await;
-    let (max, reserved) = row?;
+    .fetch_one(connection)
+    .await?;
     Ok(arithmetic(max, reserved, budget.unwrap_or(DEFAULT_BUDGET)))
 }
 
@@ -94,60 +101,6 @@ pub async fn server_row(
     match ask(url, budget).await {
         Ok(arithmetic) => (row(arithmetic.budget), None),
         Err(e) => (row(UNKNOWN_BUDGET), Some(e)),
-    }
-}
-
-/// The service connection of a server: the one of its budget that belongs to no job. Whoever holds this may connect
-/// once. It is a lock of a session of its own, so it goes with the process, however that ends.
-pub struct Service {
-    connection: PgConnection,
-    server: String,
-}
-
-impl Service {
-    /// Waits until nobody else holds it.
-    ///
-    /// # Errors
-    /// The control database fails.
-    pub async fn acquire(pool: &PgPool, server: &str) -> Result<Self, StoreError> {
-        let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
-        let since = Instant::now();
-        let mut said = false;
-        while !slot::try_service(&mut connection, server).await? {
-            if !said && since.elapsed() > Duration::from_secs(2) {
-                said = true;
-                info!(
-                    server,
-                    "Waiting for the service connection of `{server}`: somebody else inspects it"
-                );
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        Ok(Self {
-            connection,
-            server: server.to_owned(),
-        })
-    }
-
-    /// Takes it if nobody else holds it.
-    ///
-    /// # Errors
-    /// The control database fails.
-    pub async fn try_acquire(pool: &PgPool, server: &str) -> Result<Option<Self>, StoreError> {
-        let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
-        match slot::try_service(&mut connection, server).await? {
-            true => Ok(Some(Self {
-                connection,
-                server: server.to_owned(),
-            })),
-            false => Ok(None),
-        }
-    }
-
-    /// Gives it back.
-    pub async fn release(mut self) {
-        let _ = slot::release_service(&mut self.connection, &self.server).await;
-        let _ = self.connection.close().await;
     }
 }
 

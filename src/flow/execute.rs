@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::Utc;
-use tracing::warn;
+use futures_util::future::join_all;
+use tracing::{debug, warn};
 
 use super::{
     context::Context,
     enqueue::fingerprint_target,
     held::{Stop, StopReason},
+    kept::KeptSession,
     plans::Plans,
 };
 use crate::{
@@ -21,10 +23,11 @@ use crate::{
         outcome::{Outcome, Settlement},
         plan::{Note, Plan},
         revision::{Direction, History, Ledger, Standing},
+        worker::kept_label,
     },
     metrics::Metrics,
     runner::{
-        LedgerTable, RunnerError, Subject, Work,
+        RunnerError, Subject, Work,
         apply::{Applied, Journal, Order, apply, fits},
     },
     session::{Holder, TenantSession},
@@ -51,55 +54,149 @@ pub(super) struct Attempt<'a> {
     pub(super) enter: &'a (dyn Fn(Step) + Send + Sync),
 }
 
+/// How an attempt ended.
+pub(super) struct Executed {
+    /// What is to be written down. None: the job went on without it, and nothing may be.
+    pub(super) settlement: Option<Settlement>,
+    /// Its connection, where that is fit for another tenant.
+    pub(super) kept: Option<KeptSession>,
+}
+
+/// Ends sessions. When this returns, their slots may be given away.
+pub(super) async fn close_all(sessions: impl IntoIterator<Item = KeptSession>) {
+    join_all(sessions.into_iter().map(KeptSession::close)).await;
+}
+
 impl Attempt<'_> {
-    /// Runs the attempt. None: the job went on without it, and nothing may be written. All its sessions are closed
-    /// when this returns.
-    pub(super) async fn execute(&self) -> Option<Settlement> {
-        match self.attempt().await {
-            Ok(settlement) => Some(settlement),
-            Err(error) => self.judge(error).await,
+    /// Runs the attempt. `inherited` are the connections that came with its slots. When this returns, all its sessions
+    /// are closed but the one that can be kept for another tenant.
+    pub(super) async fn execute(&self, inherited: Vec<KeptSession>) -> Executed {
+        match self.attempt(inherited).await {
+            Ok((settlement, kept)) => Executed {
+                settlement: Some(settlement),
+                kept,
+            },
+            Err(error) => Executed {
+                settlement: self.judge(error).await,
+                kept: None,
+            },
         }
     }
 
-    async fn attempt(&self) -> Result<Settlement, RunnerError> {
-        match &self.claim.plan {
-            Some(plan) => self.by_plan(&*self.plans.get(plan).await?).await,
-            None => self.live().await,
+    async fn attempt(
+        &self,
+        mut inherited: Vec<KeptSession>,
+    ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
+        let Some(id) = &self.claim.plan else {
+            close_all(inherited).await;
+            return Ok((self.live().await?, None));
+        };
+        let plan = self.plans.get(id).await;
+        let is_lasting = plan.as_ref().is_ok_and(|plan| self.is_lasting(plan));
+        let ready = inherited
+            .iter()
+            .position(|kept| is_lasting && kept.database == self.claim.place.database)
+            .map(|at| inherited.swap_remove(at));
+        close_all(inherited).await;
+        let plan = plan?;
+        match is_lasting {
+            true => self.by_lasting_plan(&plan, ready).await,
+            false => Ok((self.by_plan(&plan).await?, None)),
         }
+    }
+
+    /// Whether a plan leaves its connection fit for the next tenant: each message brings its own guard and leaves nothing
+    /// behind. A database of its own, or a URL of its own, is nobody else's.
+    fn is_lasting(&self, plan: &Plan) -> bool {
+        let claim = self.claim;
+        plan.is_in_messages()
+            && claim.place.schema.is_some()
+            && !claim.own_url
+            && claim.slots.len() == 1
+            && self.cx.runner.ledger_table().is_some()
+    }
+
+    /// Over a connection that outlives the attempt.
+    async fn by_lasting_plan(
+        &self,
+        plan: &Plan,
+        ready: Option<KeptSession>,
+    ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
+        if let Some(mut kept) = ready {
+            kept.session.turn_to(&self.claim.place, self.extra_search_path());
+            match self.over(kept, plan, false).await {
+                // It was lost since the last tenant, or is lost now. A new one tells how far this tenant got.
+                Err(error)
+                    if error.class() == FailureClass::Infrastructure && self.stop.reason().is_none() =>
+                {
+                    debug!(%error, "A kept connection was lost; opening another");
+                    let kept = self.connect(&kept_label(self.worker)).await?;
+                    return self.over(kept, plan, true).await;
+                }
+                done => return done,
+            }
+        }
+        let kept = self.connect(&kept_label(self.worker)).await?;
+        self.over(kept, plan, false).await
+    }
+
+    /// Applies a plan over a connection, and keeps that if all went well. `again`: another connection was lost over it.
+    async fn over(
+        &self,
+        mut kept: KeptSession,
+        plan: &Plan,
+        again: bool,
+    ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
+        let settled = self.unless_stopped(&mut kept.session, plan, true, again).await;
+        if matches!(settled, Ok(Settlement::Succeeded { .. })) && kept.served() {
+            return Ok((settled?, Some(kept)));
+        }
+        kept.close().await;
+        Ok((settled?, None))
     }
 
     /// With a plan: no migration tool is asked for anything, and none need be here.
     async fn by_plan(&self, plan: &Plan) -> Result<Settlement, RunnerError> {
+        let mut opened = self.connect(&self.claim.application_name()).await?;
+        let settled = self.unless_stopped(&mut opened.session, plan, false, false).await;
+        opened.close().await;
+        settled
+    }
+
+    async fn connect(&self, label: &str) -> Result<KeptSession, RunnerError> {
         let claim = self.claim;
-        let Some(ledger) = self.cx.runner.ledger_table() else {
-            return Ok(Settlement::Live("a place that cannot be read in SQL".into()));
-        };
         (self.enter)(Step::Connecting);
         let url = self.cx.url_of(claim).await?;
-        let mut session = TenantSession::connect(
-            &url,
-            &claim.place,
-            &claim.application_name(),
-            &self.cx.config.limits,
-            self.extra_search_path(),
-        )
-        .await?;
-        let settled = tokio::select! {
+        let (limits, path) = (&self.cx.config.limits, self.extra_search_path());
+        let session = TenantSession::connect(&url, &claim.place, label, limits, path).await?;
+        Ok(KeptSession::new(session, &claim.place.database))
+    }
+
+    async fn unless_stopped(
+        &self,
+        session: &mut TenantSession,
+        plan: &Plan,
+        forget: bool,
+        again: bool,
+    ) -> Result<Settlement, RunnerError> {
+        tokio::select! {
             biased;
             () = self.stop.token().cancelled() => Err(RunnerError::Cancelled),
-            settled = self.with_plan(&mut session, plan, &ledger) => settled,
-        };
-        session.close().await;
-        settled
+            settled = self.with_plan(session, plan, forget, again) => settled,
+        }
     }
 
     async fn with_plan(
         &self,
         session: &mut TenantSession,
         plan: &Plan,
-        ledger: &LedgerTable,
+        forget: bool,
+        again: bool,
     ) -> Result<Settlement, RunnerError> {
         let claim = self.claim;
+        let Some(ledger) = self.cx.runner.ledger_table() else {
+            return Ok(Settlement::Live("a place that cannot be read in SQL".into()));
+        };
         if !fits(plan, &session.home().await?) {
             return Ok(Settlement::Live("a schema whose name it cannot hold".into()));
         }
@@ -112,9 +209,9 @@ impl Attempt<'_> {
         (self.enter)(Step::Migrating);
         let order = Order {
             plan,
-            ledger,
+            ledger: &ledger,
             name: &claim.application_name(),
-            forget: false,
+            forget,
             journal: self,
         };
         for _ in 0..LOCK_TRIES {
@@ -133,7 +230,7 @@ impl Attempt<'_> {
                 }
                 Applied::Done(_) => (Outcome::Migrated, claim.from.clone()),
                 // The first attempt found nothing to do; a later one finds what a former one did.
-                Applied::Found(_) if claim.epoch > 1 => (Outcome::FoundApplied, claim.from.clone()),
+                Applied::Found(_) if claim.epoch > 1 || again => (Outcome::FoundApplied, claim.from.clone()),
                 Applied::Found(_) => (Outcome::AlreadyCurrent, claim.to.clone()),
             };
             return Ok(Settlement::Succeeded {

@@ -9,8 +9,8 @@ use crate::{
     database_url::DatabaseUrl,
     domain::{revision::Ledger, tenant::Tenant},
     flow::{
-        budget::Service,
         context::{Context, chain},
+        service::{INSPECT, Service},
     },
     runner::{LedgerTable, RunnerError, Subject},
     session::{TenantSession, quote},
@@ -40,7 +40,7 @@ pub async fn inspect(cx: &Context, tenants: &[Tenant], own_urls: &OwnUrls) -> Re
     }
     let read = servers.into_iter().map(|(server, members)| async move {
         let service = Service::acquire(&cx.pool, server).await?;
-        let read = inspect_server(cx, tenants, own_urls, &members).await;
+        let read = inspect_server(cx, &service, tenants, own_urls, &members).await;
         service.release().await;
         Ok::<_, StoreError>(read)
     });
@@ -60,6 +60,7 @@ pub type OwnUrls = HashMap<String, crate::secret::Secret>;
 /// The members of one server, database by database.
 async fn inspect_server(
     cx: &Context,
+    service: &Service,
     tenants: &[Tenant],
     own_urls: &OwnUrls,
     members: &[usize],
@@ -101,12 +102,12 @@ async fn inspect_server(
                     .iter()
                     .filter_map(|&i| tenants[i].place.schema.as_deref())
                     .collect();
-                let ledgers = read_schemas(cx, first, &url, &schemas, &table).await;
+                let ledgers = read_schemas(cx, service, first, &url, &schemas, &table).await;
                 down = down.or(ledgers.iter().find_map(lost));
                 read.extend(members.into_iter().zip(ledgers));
             }
             _ => {
-                let ledger = read_alone(cx, first, &url).await;
+                let ledger = read_alone(cx, service, first, &url).await;
                 down = down.or(lost(&ledger)).filter(|_| !first.own_url);
                 read.extend(members.into_iter().map(|i| (i, ledger.clone())));
             }
@@ -123,8 +124,9 @@ fn lost(read: &Read) -> Option<RunnerError> {
 }
 
 /// One tenant over a connection of its own.
-async fn read_alone(cx: &Context, tenant: &Tenant, url: &DatabaseUrl) -> Read {
-    let session = TenantSession::open(url, &tenant.place, "herder/inspect", &cx.config.limits, &[]).await?;
+async fn read_alone(cx: &Context, service: &Service, tenant: &Tenant, url: &DatabaseUrl) -> Read {
+    let mut session = TenantSession::open(url, &tenant.place, INSPECT, &cx.config.limits, &[]).await?;
+    service.clear(session.connection()).await?;
     let subject = Subject {
         tenant: &tenant.id,
         place: &tenant.place,
@@ -136,6 +138,7 @@ async fn read_alone(cx: &Context, tenant: &Tenant, url: &DatabaseUrl) -> Read {
 /// Many schemas of one database, over one connection after another.
 async fn read_schemas(
     cx: &Context,
+    service: &Service,
     first: &Tenant,
     url: &DatabaseUrl,
     schemas: &[&str],
@@ -147,7 +150,7 @@ async fn read_schemas(
     };
     let mut read = Vec::with_capacity(schemas.len());
     for part in schemas.chunks(RECYCLE) {
-        let opened = TenantSession::open(url, &place, "herder/inspect", &cx.config.limits, &[]).await;
+        let opened = TenantSession::open(url, &place, INSPECT, &cx.config.limits, &[]).await;
         let mut session = match opened {
             Ok(session) => session,
             // The next one would be refused as well, and take its time.
@@ -156,7 +159,11 @@ async fn read_schemas(
                 break;
             }
         };
-        match find_ledgers(&mut session, part, table).await {
+        let found = match service.clear(session.connection()).await {
+            Ok(()) => find_ledgers(&mut session, part, table).await,
+            Err(e) => Err(e),
+        };
+        match found {
             Ok(there) => read.extend(read_batches(&mut session, part, &there, table).await),
             Err(e) => read.resize(read.len() + part.len(), Err(e)),
         }

@@ -1,14 +1,22 @@
 //! The keeper: what every worker does beside its jobs, so that no single one matters. It rescues the jobs of dead
 //! workers, frees their slots once their sessions are gone, and mends what a death at the wrong moment left.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use sqlx::{Connection, PgConnection, PgPool};
 use tracing::{error, info, warn};
 
-use super::{budget::Service, context::Context, pulse::Health};
+use super::{
+    context::Context,
+    pulse::Health,
+    service::{RECLAIM, Service},
+};
 use crate::{
-    domain::tenant::Place,
+    domain::{tenant::Place, worker::kept_label},
     metrics::Metrics,
     runner::RunnerError,
     session::connect_error,
@@ -53,6 +61,9 @@ impl Keeper {
         let pool = &self.cx.pool;
         if self.health.may_judge(self.lease) {
             self.rescue(pool).await?;
+            let mut connection = pool.acquire().await?;
+            slot::suspect_lost(&mut connection).await?;
+            slot::reclaim_control(&mut connection).await?;
         }
         self.reclaim(pool).await?;
         // Rare deaths may wait a little.
@@ -112,18 +123,17 @@ impl Keeper {
             let Some(service) = Service::try_acquire(pool, &server).await? else {
                 continue;
             };
-            let ended = self.end_sessions(&suspects).await;
+            let ended = self.end_sessions(&service, &suspects).await;
             service.release().await;
             match ended {
                 Ok(ended) => {
-                    for suspect in &suspects {
-                        slot::free_suspect(pool, suspect.job, suspect.epoch).await?;
-                    }
+                    let numbers: Vec<i32> = suspects.iter().map(|suspect| suspect.number).collect();
+                    slot::free_suspects(pool, &server, &numbers).await?;
                     info!(
                         server,
                         slots = suspects.len(),
                         ended,
-                        "Reclaimed the slots of {} lost attempts on `{server}`",
+                        "Reclaimed {} slots of lost workers on `{server}`",
                         suspects.len()
                     );
                 }
@@ -135,7 +145,7 @@ impl Keeper {
     }
 
     /// Ends what is left of these attempts' sessions on their server, and returns how many there were.
-    async fn end_sessions(&self, suspects: &[Suspect]) -> Result<usize, RunnerError> {
+    async fn end_sessions(&self, service: &Service, suspects: &[Suspect]) -> Result<usize, RunnerError> {
         let Some(first) = suspects.first() else {
             return Ok(0);
         };
@@ -163,20 +173,22 @@ impl Keeper {
         let options = url
             .options()
             .map_err(|e| RunnerError::Connection(e.to_string()))?
-            .application_name("herder/reclaim");
+            .application_name(RECLAIM);
         let mut connection =
             tokio::time::timeout(Duration::from_secs(5), PgConnection::connect_with(&options))
                 .await
                 .map_err(|_| RunnerError::Connection("no answer".into()))?
                 .map_err(|e| connect_error(e, &url))?;
-        let names: Vec<String> = suspects
+        let attempts = suspects
             .iter()
-            .map(|s| format!("herder/{}/{}/{}", s.run, s.job, s.epoch))
-            .collect();
+            .map(|s| format!("herder/{}/{}/{}", s.run, s.job, s.epoch));
+        let kept = suspects.iter().map(|s| kept_label(&s.worker));
+        let names: BTreeSet<String> = attempts.chain(kept).collect();
+        service.clear(&mut connection).await?;
         let ended: Result<Vec<bool>, _> = sqlx::query_scalar(
             "select pg_terminate_backend(pid, $2) from pg_stat_activity where application_name = any($1)",
         )
-        .bind(&names)
+        .bind(names.into_iter().collect::<Vec<_>>())
         .bind(TERMINATE_MS)
         .fetch_all(&mut connection)
         .await;

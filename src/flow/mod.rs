@@ -1,5 +1,6 @@
 //! What happens, in which order. The flow decides; the edges do.
 
+mod admission;
 pub mod budget;
 pub mod context;
 pub mod enqueue;
@@ -7,9 +8,12 @@ pub mod execute;
 mod held;
 pub mod inspect;
 mod keeper;
+mod kept;
 mod plans;
 pub mod prove;
 mod pulse;
 pub mod resolve;
 pub mod retry;
+pub mod service;
+mod settler;
 pub mod worker;

@@ -6,8 +6,8 @@ use tracing::info;
 use crate::{
     domain::{plan::Plan, tenant::Place},
     flow::{
-        budget::Service,
         context::{Context, chain},
+        service::Service,
     },
     runner::{Ground, RunnerError, Verdict},
     secret::Secret,

@@ -12,11 +12,14 @@ use std::{
 use sqlx::{Connection, PgConnection, PgPool};
 use tracing::{info, warn};
 
-use super::held::{Held, StopReason};
+use super::{
+    admission::Door,
+    held::{Held, StopReason},
+};
 use crate::{
     domain::job::{Epoch, JobId},
     metrics::Metrics,
-    store::{StoreError, job, worker},
+    store::{StoreError, job, slot::Admission, worker},
 };
 
 /// How old a claim must be before "we do not hold it" means that its answer was lost: an answer that is still on its
@@ -78,6 +81,8 @@ pub(super) struct Pulse {
     pub(super) metrics: Metrics,
     pub(super) heartbeat: Duration,
     pub(super) lease: Duration,
+    /// Where this worker's own connections are counted, if anywhere.
+    pub(super) door: Option<Door>,
 }
 
 impl Pulse {
@@ -114,7 +119,13 @@ impl Pulse {
         let connection = match connection {
             Some(open) => open,
             None => {
-                let opened = worker::beat_connection(&self.pool).await?;
+                let mut opened = worker::own_connection(&self.pool).await?;
+                // After an outage others may have found our slots without a session, and given them away.
+                if let Some(door) = &self.door
+                    && door.enter(&mut opened, false).await? == Admission::Full
+                {
+                    warn!("This worker's own connections are over the budget for now");
+                }
                 connection.insert(opened)
             }
         };

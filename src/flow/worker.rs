@@ -10,18 +10,22 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{Instrument, debug, error, info, info_span, warn};
 use uuid::Uuid;
 
 use super::{
+    admission::Door,
     context::Context,
     enqueue::runner_kind,
-    execute::{Attempt, verb},
+    execute::{Attempt, Executed, close_all, verb},
     held::{Held, StopReason},
-    keeper::{Keeper, say},
+    keeper::Keeper,
+    kept::{Kept, KeptSession},
     plans::Plans,
     pulse::{Health, Pulse},
+    settler::Settler,
 };
 use crate::{
     domain::{
@@ -30,21 +34,25 @@ use crate::{
         job::{Claim, Step},
         outcome::Settlement,
         run::RunId,
+        worker::control_label,
     },
     metrics::{Metrics, WorkerFigures},
     queue::{self, Delivery, Intake, QueueConfig},
     store::{
         StoreError,
-        job::{self, Appetite},
-        run, worker,
+        job::{Appetite, Ended},
+        slot, worker,
     },
 };
 
-/// How often an outcome that could not be written is tried again.
-const SETTLE_BACKOFF: Backoff = Backoff {
+/// How often signing on is tried again.
+const SIGN_ON_BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(100),
     max: Duration::from_secs(2),
 };
+
+/// How long a connection is kept that nobody asks for, while there is other work.
+const KEEP: Duration = Duration::from_secs(1);
 
 /// How long a drained worker keeps trying to write outcomes. After that its lease runs out, and others take over.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -73,6 +81,14 @@ struct Shared {
     options: Options,
     id: String,
     held: Arc<Held>,
+    kept: Kept,
+    settler: Settler,
+    /// Told when a slot of ours may have become free.
+    wake: Arc<Notify>,
+    /// Told when nothing is due.
+    idle: Notify,
+    /// Whether it waits for room in the budget.
+    waiting: AtomicBool,
     plans: Plans,
     health: Arc<Health>,
     metrics: Metrics,
@@ -88,9 +104,17 @@ impl Worker {
     /// Makes a worker. Nothing runs before [`run`](Self::run).
     pub fn new(cx: Arc<Context>, options: Options, metrics: Metrics) -> Self {
         let id = format!("{}-{}", options.name, Uuid::new_v4().simple());
+        let label = control_label(&id);
+        cx.pool
+            .set_connect_options((*cx.pool.connect_options()).clone().application_name(&label));
         Self {
             shared: Arc::new(Shared {
                 plans: Plans::new(cx.pool.clone()),
+                settler: Settler::start(cx.pool.clone(), id.clone()),
+                kept: Kept::default(),
+                wake: Arc::default(),
+                idle: Notify::default(),
+                waiting: AtomicBool::new(false),
                 cx,
                 id,
                 options,
@@ -123,10 +147,17 @@ impl Worker {
         self.shared.hurry.cancel();
     }
 
-    /// Whether it can do its work: its lease runs.
+    /// Whether it can do its work: its lease runs. Or it waits until the budget has room for it.
     pub fn is_ready(&self) -> bool {
-        !self.shared.draining.load(Ordering::Relaxed)
-            && self.shared.health.is_alive(self.shared.cx.config.worker.lease)
+        let shared = &self.shared;
+        let waits = shared.waiting.load(Ordering::Relaxed);
+        !shared.draining.load(Ordering::Relaxed)
+            && (waits || shared.health.is_alive(shared.cx.config.worker.lease))
+    }
+
+    /// Whether it has not begun yet: it waits until the budget has room for its own connections.
+    pub fn is_waiting(&self) -> bool {
+        self.shared.waiting.load(Ordering::Relaxed)
     }
 
     /// Whether its loop still turns. A control database that is away does not stop it; a bug would. While all its
@@ -162,6 +193,13 @@ impl Worker {
             concurrency: i32::try_from(shared.options.concurrency).unwrap_or(i32::MAX),
             draining: false,
         };
+        let door = Door::new(&shared.cx, &shared.id);
+        if let Some(door) = &door {
+            tokio::select! {
+                () = door.pass(&shared.waiting) => {}
+                () = shared.drain.cancelled() => return Ok(()),
+            }
+        }
         shared.register(&row).await;
         let pulse = Pulse {
             pool: shared.cx.pool.clone(),
@@ -172,6 +210,7 @@ impl Worker {
             metrics: shared.metrics.clone(),
             heartbeat: config.heartbeat,
             lease: config.lease,
+            door,
         };
         let keeper = Keeper {
             cx: Arc::clone(&shared.cx),
@@ -191,6 +230,7 @@ impl Worker {
             },
             concurrency: shared.options.concurrency,
             poll: config.poll,
+            wake: Arc::clone(&shared.wake),
             drain: shared.drain.clone(),
         };
         let handler = Arc::clone(&shared);
@@ -199,9 +239,12 @@ impl Worker {
             async move { shared.deliver(delivery).await }
         };
         let drained = tokio::spawn(Arc::clone(&shared).end_when_late());
+        let keeping = tokio::spawn(Arc::clone(&shared).keep());
         let ran = queue::run(queue, Arc::clone(&shared) as Arc<dyn Intake>, deliver).await;
         drained.abort();
         keeper.abort();
+        keeping.abort();
+        let _ = tokio::time::timeout(LAST_WORDS, shared.release_kept(Duration::ZERO)).await;
         shared.give_back_rest().await;
         pulse.abort();
         if let Err(error) = worker::remove(&shared.cx.pool, &shared.id).await {
@@ -215,6 +258,9 @@ impl Intake for Shared {
     fn claimed(&self, claims: &[Claim]) {
         for claim in claims {
             self.held.add(claim.job, claim.epoch);
+        }
+        if claims.is_empty() {
+            self.idle.notify_one();
         }
     }
 
@@ -235,7 +281,7 @@ impl Shared {
             }
             self.answered(false);
             tokio::select! {
-                () = tokio::time::sleep(SETTLE_BACKOFF.delay(tries, rand::random())) => {}
+                () = tokio::time::sleep(SIGN_ON_BACKOFF.delay(tries, rand::random())) => {}
                 () = self.drain.cancelled() => return,
             }
         }
@@ -256,9 +302,13 @@ impl Shared {
         let span =
             info_span!("attempt", run.id = %claim.run, tenant.id = %claim.tenant, attempt = claim.epoch);
         async {
-            if let Some(settlement) = self.attempt(claim).await {
-                self.held.enter(claim.job, claim.epoch, Step::Settling);
-                self.settle(claim, &settlement, started.elapsed()).await;
+            let Executed { settlement, kept } = self.attempt(claim).await;
+            match settlement {
+                Some(settlement) => {
+                    self.held.enter(claim.job, claim.epoch, Step::Settling);
+                    self.settle(claim, &settlement, kept, started.elapsed()).await;
+                }
+                None => close_all(kept).await,
             }
             self.held.remove(claim.job, claim.epoch);
         }
@@ -266,7 +316,7 @@ impl Shared {
         .await;
     }
 
-    async fn attempt(&self, claim: &Claim) -> Option<Settlement> {
+    async fn attempt(&self, claim: &Claim) -> Executed {
         let stop = self.held.stop(claim.job, claim.epoch);
         let enter = |step| self.held.enter(claim.job, claim.epoch, step);
         let attempt = Attempt {
@@ -278,50 +328,47 @@ impl Shared {
             metrics: &self.metrics,
             enter: &enter,
         };
-        match AssertUnwindSafe(attempt.execute()).catch_unwind().await {
-            Ok(settlement) => settlement,
+        let inherited = self.kept.take(claim).await;
+        match AssertUnwindSafe(attempt.execute(inherited)).catch_unwind().await {
+            Ok(executed) => executed,
             Err(_) => {
                 error!(tenant.id = %claim.tenant, "A bug in Herder: the attempt at tenant `{}` panicked", claim.tenant);
                 let reason = "panic".to_owned();
                 let message = "a bug in Herder: the attempt panicked".to_owned();
                 let hint = Some("the worker's log says where".to_owned());
-                Some(Settlement::Failed(JobError {
-                    reason,
-                    message,
-                    hint,
-                    ..JobError::default()
-                }))
+                Executed {
+                    settlement: Some(Settlement::Failed(JobError {
+                        reason,
+                        message,
+                        hint,
+                        ..JobError::default()
+                    })),
+                    kept: None,
+                }
             }
         }
     }
 
-    /// Writes an outcome, however long the control database is away.
-    async fn settle(&self, claim: &Claim, settlement: &Settlement, took: Duration) {
-        let mut tries = 0;
-        let deadline = tokio::time::sleep(Duration::MAX);
-        tokio::pin!(deadline);
-        let written = loop {
-            match job::settle(&self.cx.pool, claim, &self.id, settlement).await {
-                Ok(written) => break written,
-                Err(error) => {
-                    tries += 1;
-                    if tries == 1 {
-                        warn!(%error, "Cannot write the outcome of tenant `{}` yet", claim.tenant);
-                    }
-                    if self.hurry.is_cancelled()
-                        && deadline.deadline() > tokio::time::Instant::now() + LAST_WORDS
-                    {
-                        deadline.as_mut().reset(tokio::time::Instant::now() + LAST_WORDS);
-                    }
-                    tokio::select! {
-                        () = tokio::time::sleep(SETTLE_BACKOFF.delay(tries, rand::random())) => {}
-                        () = &mut deadline => return,
-                    }
-                }
-            }
+    /// Writes an outcome, however long the control database is away; with the connection that is kept, if any.
+    async fn settle(
+        &self,
+        claim: &Claim,
+        settlement: &Settlement,
+        kept: Option<KeptSession>,
+        took: Duration,
+    ) {
+        let ended = Ended::new(claim.job, claim.epoch, settlement, kept.is_some());
+        if let Some(kept) = kept {
+            self.kept.put(claim, kept);
+        }
+        let written = tokio::select! {
+            written = self.settler.write(ended) => written,
+            () = self.last_words_said() => return,
         };
-        // After a fault, "nothing was written" most likely means that the lost answer was a yes.
-        if !written && tries == 0 {
+        self.wake.notify_one();
+        if !written {
+            // Its slot is somebody else's by now, and so must its connection be.
+            close_all(self.kept.take(claim).await).await;
             self.metrics.fenced();
             warn!(
                 "The outcome of tenant `{}` came too late: the job went on without this attempt",
@@ -331,10 +378,34 @@ impl Shared {
         }
         self.metrics.settled(settlement, took);
         log(claim, settlement, took);
-        match run::advance(&self.cx.pool, claim.run).await {
-            Ok(advanced) => say(claim.run, &advanced),
-            // The keeper of any worker does it a moment later.
-            Err(error) => tracing::debug!(%error, "Could not advance the run"),
+    }
+
+    /// Once a drain must come to its end, outcomes are waited for no longer than this.
+    async fn last_words_said(&self) {
+        self.hurry.cancelled().await;
+        tokio::time::sleep(LAST_WORDS).await;
+    }
+
+    /// Closes kept connections that nobody asks for, and gives back their slots.
+    async fn release_kept(&self, longer_than: Duration) {
+        let attempts = self.kept.close_idle(longer_than).await;
+        if attempts.is_empty() {
+            return;
+        }
+        match slot::release_kept(&self.cx.pool, &self.id, &attempts).await {
+            Ok(_) => self.kept.given_back(&attempts),
+            Err(error) => debug!(%error, "Cannot give back the slots of closed connections yet"),
+        }
+    }
+
+    /// Gives back kept connections as soon as nothing is due, and otherwise after a while.
+    async fn keep(self: Arc<Self>) {
+        loop {
+            let longer_than = tokio::select! {
+                () = self.idle.notified() => Duration::ZERO,
+                () = tokio::time::sleep(KEEP) => KEEP,
+            };
+            self.release_kept(longer_than).await;
         }
     }
 
@@ -358,7 +429,7 @@ impl Shared {
     /// Gives back what the control database thinks that we hold: claims that were never begun.
     async fn give_back_rest(&self) {
         let rest = async {
-            let mut connection = worker::beat_connection(&self.cx.pool).await?;
+            let mut connection = worker::own_connection(&self.cx.pool).await?;
             let row = worker::WorkerRow {
                 id: self.id.clone(),
                 name: self.options.name.clone(),

@@ -1,14 +1,13 @@
 //! Jobs: written at enqueue, claimed, settled, rescued.
 
-use std::time::Duration;
-
+use serde::Serialize;
 use sqlx::{PgConnection, PgPool, types::Json};
 
 use super::StoreError;
 use crate::domain::{
     failure::JobError,
     job::{Claim, Epoch, JobId, Step},
-    outcome::{Outcome, Settlement},
+    outcome::Settlement,
     run::RunId,
     tenant::{Place, Tenant},
 };
@@ -110,7 +109,11 @@ pub struct Appetite {
 ///
 /// # Errors
 /// The control database fails. A claim whose answer was lost is found by [`super::worker::beat`].
-pub async fn claim(pool: &PgPool, appetite: &Appetite, limit: usize) -> Result<Vec<Claim>, StoreError> {
+pub async fn claim(
+    connection: &mut PgConnection,
+    appetite: &Appetite,
+    limit: usize,
+) -> Result<Vec<Claim>, StoreError> {
     let rows = sqlx::query_file!(
         "src/store/sql/claim_jobs.sql",
         appetite.worker,
@@ -119,7 +122,7 @@ pub async fn claim(pool: &PgPool, appetite: &Appetite, limit: usize) -> Result<V
         appetite.runner,
         &appetite.servers,
     )
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     rows.into_iter()
         .map(|row| {
@@ -152,7 +155,7 @@ pub async fn claim(pool: &PgPool, appetite: &Appetite, limit: usize) -> Result<V
                     .map(serde_json::from_value)
                     .transpose()
                     .map_err(|e| wrong(e.to_string()))?,
-                connections: row.connections,
+                slots: row.slots,
             })
         })
         .collect()
@@ -176,67 +179,103 @@ pub async fn publish(tx: &mut PgConnection, steps: &[(JobId, Epoch, Step)]) -> R
     Ok(())
 }
 
-/// Writes how an attempt ended: job, attempt, slots and delivery in one statement. Its sessions must be gone. False:
-/// the job went on without this attempt, and nothing was written. Writing again after a lost answer says false, too.
+/// An attempt that ended, as it is written down.
+#[derive(Debug, Serialize)]
+pub struct Ended {
+    job: JobId,
+    epoch: Epoch,
+    state: &'static str,
+    outcome: Option<&'static str>,
+    error: Option<JobError>,
+    from_revision: Option<String>,
+    to_revision: Option<String>,
+    /// Seconds.
+    delay: f64,
+    burns: i32,
+    blocked: bool,
+    result: &'static str,
+    live: bool,
+    keep: bool,
+}
+
+impl Ended {
+    /// Which attempt it is about.
+    pub fn attempt(&self) -> (JobId, Epoch) {
+        (self.job, self.epoch)
+    }
+
+    /// What is written of an attempt. `keep`: its worker keeps the connection, and with it the slot.
+    pub fn new(job: JobId, epoch: Epoch, settlement: &Settlement, keep: bool) -> Self {
+        let mut ended = Self {
+            job,
+            epoch,
+            state: "ready",
+            outcome: None,
+            error: None,
+            from_revision: None,
+            to_revision: None,
+            delay: 0.0,
+            burns: 0,
+            blocked: false,
+            result: settlement.as_str(),
+            live: false,
+            keep,
+        };
+        match settlement {
+            Settlement::Succeeded { outcome, from, to } => {
+                ended.state = "succeeded";
+                ended.outcome = Some(outcome.as_str());
+                (ended.from_revision, ended.to_revision) = (from.clone(), to.clone());
+            }
+            Settlement::Failed(why) => {
+                ended.state = "failed";
+                (ended.error, ended.burns) = (Some(why.storable()), 1);
+            }
+            Settlement::Retry { error, delay, burns } => {
+                (ended.error, ended.delay) = (Some(error.storable()), delay.as_secs_f64());
+                (ended.burns, ended.blocked) = (i32::from(*burns), !burns);
+            }
+            Settlement::Live(_) => ended.live = true,
+            Settlement::Returned => {}
+            Settlement::Skipped(why) => {
+                ended.state = "skipped";
+                ended.error = Some(why.storable());
+            }
+            Settlement::Cancelled => ended.state = "cancelled",
+        }
+        ended
+    }
+}
+
+/// An attempt whose end was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Settled {
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub epoch: Epoch,
+    /// The run that may have to be moved on.
+    pub run: RunId,
+}
+
+/// Writes how attempts of a worker ended: for each its job, attempt, slots and delivery, all in one statement. Their
+/// sessions must be gone, or kept. What is missing in the answer went on without that attempt, and nothing was written
+/// of it. Writing again after a lost answer answers nothing, too.
 ///
 /// # Errors
 /// The control database fails: try again until it does not.
 pub async fn settle(
-    pool: &PgPool,
-    claim: &Claim,
+    connection: &mut PgConnection,
     worker: &str,
-    settlement: &Settlement,
-) -> Result<bool, StoreError> {
-    let mut outcome: Option<Outcome> = None;
-    let mut error: Option<&JobError> = None;
-    let (mut from, mut to, mut delay, mut burns, mut blocked) = (None, None, Duration::ZERO, 0, false);
-    let state = match settlement {
-        Settlement::Succeeded {
-            outcome: how,
-            from: before,
-            to: after,
-        } => {
-            (outcome, from, to) = (Some(*how), before.as_deref(), after.as_deref());
-            "succeeded"
-        }
-        Settlement::Failed(why) => {
-            (error, burns) = (Some(why), 1);
-            "failed"
-        }
-        Settlement::Retry {
-            error: why,
-            delay: wait,
-            burns: counts,
-        } => {
-            (error, delay, burns, blocked) = (Some(why), *wait, i32::from(*counts), !counts);
-            "ready"
-        }
-        Settlement::Returned | Settlement::Live(_) => "ready",
-        Settlement::Skipped(why) => {
-            error = Some(why);
-            "skipped"
-        }
-        Settlement::Cancelled => "cancelled",
-    };
-    let settled = sqlx::query_file!(
-        "src/store/sql/settle_job.sql",
-        claim.job,
-        claim.epoch,
+    ended: &[&Ended],
+) -> Result<Vec<Settled>, StoreError> {
+    let rows = sqlx::query_file_as!(
+        Settled,
+        "src/store/sql/settle_jobs.sql",
         worker,
-        state,
-        outcome.map(Outcome::as_str),
-        error.map(Json) as Option<Json<&JobError>>,
-        from,
-        to,
-        delay.as_secs_f64(),
-        burns,
-        blocked,
-        settlement.as_str(),
-        matches!(settlement, Settlement::Live(_)),
-    )
-    .fetch_optional(pool)
-    .await?;
-    Ok(settled.is_some())
+        Json(ended) as Json<&[&Ended]>
+    );
+    Ok(rows.fetch_all(connection).await?)
 }
 
 /// A job whose worker was lost.

@@ -6,6 +6,7 @@ pub mod plan;
 pub mod proof;
 pub mod run;
 pub mod server;
+pub mod service;
 pub mod setup;
 pub mod slot;
 pub mod view;
@@ -37,6 +38,9 @@ pub enum StoreError {
         /// What the server said.
         message: String,
     },
+    /// It does not answer.
+    #[error("the control database did not answer in {0:?}")]
+    Silent(Duration),
     /// Its tables cannot be made.
     #[error("cannot set up the control database: {0}")]
     Setup(String),

@@ -22,7 +22,7 @@ pub struct Usage {
     pub server: String,
     /// Connections that all of Herder may hold to it.
     pub budget: i64,
-    /// Slots that are taken, suspect ones included.
+    /// Slots that are taken for tenants, suspect ones included.
     pub in_use: i64,
     /// Slots whose worker is gone and whose session may not be.
     pub suspect: i64,
@@ -61,6 +61,18 @@ pub async fn ensure(tx: &mut PgConnection, server: &ServerRow) -> Result<(), Sto
     Ok(())
 }
 
+/// Whether a server has a row.
+///
+/// # Errors
+/// The control database fails.
+pub async fn is_known(connection: &mut PgConnection, server: &str) -> Result<bool, StoreError> {
+    let known = sqlx::query_scalar!(
+        r#"select exists (select from herder.server where name = $1) as "known!""#,
+        server
+    );
+    Ok(known.fetch_one(connection).await?)
+}
+
 /// All servers with the state of their slots.
 ///
 /// # Errors
@@ -68,7 +80,8 @@ pub async fn ensure(tx: &mut PgConnection, server: &ServerRow) -> Result<(), Sto
 pub async fn usage(pool: &PgPool) -> Result<Vec<Usage>, StoreError> {
     Ok(sqlx::query_as!(
         Usage,
-        r#"select server.name as server, server.budget::bigint as "budget!", count(slot.worker) as "in_use!",
+        r#"select server.name as server, server.budget::bigint as "budget!",
+                  count(*) filter (where slot.purpose <> 'control') as "in_use!",
                   count(slot.suspect_since) as "suspect!"
            from herder.server left join herder.slot on slot.server = server.name
            group by server.name order by server.name"#

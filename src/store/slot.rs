@@ -13,13 +13,17 @@ use crate::domain::{
 pub struct Suspect {
     /// The server.
     pub server: String,
-    /// The run, for the session's name.
+    /// Its number there.
+    pub number: i32,
+    /// The worker that is gone.
+    pub worker: String,
+    /// The run of the attempt that it was taken for, for the session's name.
     pub run: RunId,
     /// The job.
     pub job: JobId,
-    /// The attempt that held it.
+    /// The attempt.
     pub epoch: Epoch,
-    /// The database that the attempt was connected to.
+    /// The database that it is connected to.
     pub database: String,
     /// The job's tenant: its URL may be the only way to this server.
     pub tenant: String,
@@ -27,62 +31,169 @@ pub struct Suspect {
     pub own_url: bool,
 }
 
-/// All suspect slots, one line an attempt.
+/// All suspect slots for tenants' sessions.
 ///
 /// # Errors
 /// The control database fails.
 pub async fn suspects(pool: &PgPool) -> Result<Vec<Suspect>, StoreError> {
     let rows = sqlx::query_as!(
         Suspect,
-        r#"select distinct slot.server, job.run_id as "run!", job.id as "job!", slot.epoch as "epoch!",
-                  job.database, job.tenant, job.own_url
+        r#"select slot.server, slot.number, slot.worker as "worker!", job.run_id as "run!", job.id as "job!",
+                  slot.epoch as "epoch!", job.database, job.tenant, job.own_url
            from herder.slot join herder.job on job.id = slot.job_id
            where slot.suspect_since is not null and slot.worker is not null"#
     );
     Ok(rows.fetch_all(pool).await?)
 }
 
-/// Frees the slots of a lost attempt, after its sessions were seen to be gone.
+/// Marks the slots that a lost worker held for no job: those of its attempts are marked when their jobs are rescued.
+/// Returns how many there were.
 ///
 /// # Errors
 /// The control database fails.
-pub async fn free_suspect(pool: &PgPool, job: JobId, epoch: Epoch) -> Result<u64, StoreError> {
+pub async fn suspect_lost(connection: &mut PgConnection) -> Result<u64, StoreError> {
+    let done = sqlx::query!(
+        "update herder.slot set suspect_since = now()
+         where purpose in ('kept', 'control') and suspect_since is null
+           and not exists (select from herder.worker where worker.id = slot.worker and worker.lease_until >= now())"
+    );
+    Ok(done.execute(connection).await?.rows_affected())
+}
+
+/// Frees suspect slots of a server, after their sessions were seen to be gone.
+///
+/// # Errors
+/// The control database fails.
+pub async fn free_suspects(pool: &PgPool, server: &str, numbers: &[i32]) -> Result<u64, StoreError> {
     let done = sqlx::query!(
         "update herder.slot
-         set worker = null, job_id = null, epoch = null, taken_at = null, suspect_since = null
-         where job_id = $1 and epoch = $2 and suspect_since is not null",
-        job,
-        epoch,
-    )
-    .execute(pool)
-    .await?;
-    Ok(done.rows_affected())
+         set worker = null, purpose = null, job_id = null, epoch = null, taken_at = null, suspect_since = null
+         where server = $1 and number = any($2) and suspect_since is not null",
+        server,
+        numbers,
+    );
+    Ok(done.execute(pool).await?.rows_affected())
 }
 
-/// Holds the one connection per server that belongs to no job: inspection and reclaim take turns at it. The lock is
-/// the session's, so it goes when the session does. False: somebody else has it.
+/// Gives back slots that a worker kept after these attempts, and whose connections it has closed. Safe to repeat: a slot
+/// that was claimed meanwhile names another attempt, and stays.
 ///
 /// # Errors
 /// The control database fails.
-pub async fn try_service(connection: &mut PgConnection, server: &str) -> Result<bool, StoreError> {
-    Ok(sqlx::query_scalar!(
-        r#"select pg_try_advisory_lock(hashtextextended('herder/service/' || $1, 0)) as "got!""#,
+pub async fn release_kept(
+    pool: &PgPool,
+    worker: &str,
+    attempts: &[(JobId, Epoch)],
+) -> Result<u64, StoreError> {
+    let done = sqlx::query!(
+        "update herder.slot
+         set worker = null, purpose = null, job_id = null, epoch = null, taken_at = null, suspect_since = null
+         from unnest($2::bigint[], $3::integer[]) as kept (job, epoch)
+         where slot.worker = $1 and slot.purpose = 'kept' and slot.job_id = kept.job and slot.epoch = kept.epoch",
+        worker,
+        &attempts.iter().map(|a| a.0).collect::<Vec<_>>(),
+        &attempts.iter().map(|a| a.1).collect::<Vec<_>>(),
+    );
+    Ok(done.execute(pool).await?.rows_affected())
+}
+
+/// Whether a worker's own connections to the control database have their slots, where they need any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// They have: now, or from before.
+    Counted,
+    /// The budget is too small to count them and leave an attempt what it needs. They come on top of it.
+    OnTop,
+    /// The others hold what there is: come back later.
+    Full,
+}
+
+/// Takes slots for a worker's own connections to the control database, on the server that it shares with tenants, where
+/// so many are left that an attempt can still take `need`. It locks the server's row, so that two workers at the door
+/// see each other.
+///
+/// # Errors
+/// The control database fails.
+pub async fn admit(
+    tx: &mut PgConnection,
+    worker: &str,
+    server: &str,
+    connections: i64,
+    need: i64,
+) -> Result<Admission, StoreError> {
+    let job_slots = sqlx::query_scalar!(
+        r#"select job_slots as "job_slots!" from herder.server where name = $1 for update"#,
         server
     )
-    .fetch_one(connection)
-    .await?)
+    .fetch_optional(&mut *tx)
+    .await?;
+    let Some(job_slots) = job_slots.map(i64::from) else {
+        return Ok(Admission::OnTop);
+    };
+    let held = sqlx::query!(
+        r#"select count(*) filter (where worker = $2) as "ours!", count(*) as "all!"
+           from herder.slot where server = $1 and purpose = 'control'"#,
+        server,
+        worker,
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    if held.ours >= connections {
+        return Ok(Admission::Counted);
+    }
+    if job_slots < connections + need {
+        return Ok(Admission::OnTop);
+    }
+    let more = connections - held.ours;
+    if job_slots < held.all + more + need {
+        return Ok(Admission::Full);
+    }
+    let taken = sqlx::query!(
+        "update herder.slot set worker = $2, purpose = 'control', taken_at = now()
+         from (select server, number from herder.slot
+               where server = $1 and worker is null and number <= $4
+               order by number desc limit $3
+               -- SKIP LOCKED: what a claim is just taking is not free.
+               for update skip locked) free
+         where slot.server = free.server and slot.number = free.number",
+        server,
+        worker,
+        more,
+        i32::try_from(job_slots).unwrap_or(i32::MAX),
+    )
+    .execute(&mut *tx)
+    .await?
+    .rows_affected();
+    // What was taken of too few is given back with the transaction.
+    match i64::try_from(taken) == Ok(more) {
+        true => Ok(Admission::Counted),
+        false => Ok(Admission::Full),
+    }
 }
 
-/// Gives the service connection of a server back.
+/// Frees the control slots of workers that were lost, once none of their sessions is left here. They are told to go
+/// first. Returns how many were freed.
 ///
 /// # Errors
 /// The control database fails.
-pub async fn release_service(connection: &mut PgConnection, server: &str) -> Result<(), StoreError> {
+pub async fn reclaim_control(connection: &mut PgConnection) -> Result<u64, StoreError> {
+    let any = sqlx::query_scalar!(
+        r#"select exists (select from herder.slot where purpose = 'control' and suspect_since is not null) as "any!""#
+    );
+    if !any.fetch_one(&mut *connection).await? {
+        return Ok(0);
+    }
     sqlx::query!(
-        r#"select pg_advisory_unlock(hashtextextended('herder/service/' || $1, 0)) as "got!""#,
-        server
+        r#"select pg_terminate_backend(pid) as ended from pg_stat_activity
+           where application_name in (select 'herder-worker/' || right(worker, 32) from herder.slot
+                                      where purpose = 'control' and suspect_since is not null)"#
     )
-    .fetch_one(connection)
+    .fetch_all(&mut *connection)
     .await?;
-    Ok(())
+    let freed = sqlx::query!(
+        "update herder.slot set worker = null, purpose = null, taken_at = null, suspect_since = null
+         where purpose = 'control' and suspect_since is not null
+           and not exists (select from pg_stat_activity where application_name = 'herder-worker/' || right(slot.worker, 32))"
+    );
+    Ok(freed.execute(connection).await?.rows_affected())
 }

@@ -97,11 +97,11 @@ pub async fn beat(
         .collect())
 }
 
-/// A connection for heartbeats alone: it must not wait behind anything else.
+/// A connection beside the pool: a heartbeat must not wait behind anything else.
 ///
 /// # Errors
 /// The control database cannot be reached.
-pub async fn beat_connection(pool: &PgPool) -> Result<PgConnection, StoreError> {
+pub async fn own_connection(pool: &PgPool) -> Result<PgConnection, StoreError> {
     Ok(PgConnection::connect_with(&pool.connect_options()).await?)
 }
 
@@ -118,7 +118,7 @@ pub async fn give_back(pool: &PgPool, worker: &str, job: JobId, epoch: Epoch) ->
              update herder.attempt set ended_at = now(), result = 'returned'
              from returned where attempt.job_id = returned.id and attempt.epoch = returned.epoch
            ), freed as (
-             update herder.slot set worker = null, job_id = null, epoch = null, taken_at = null, suspect_since = null
+             update herder.slot set worker = null, purpose = null, job_id = null, epoch = null, taken_at = null, suspect_since = null
              from returned where slot.job_id = returned.id and slot.epoch = returned.epoch
            ), delivered as (
              update apalis.jobs set status = 'Pending', lock_by = null, lock_at = null
@@ -134,14 +134,19 @@ pub async fn give_back(pool: &PgPool, worker: &str, job: JobId, epoch: Epoch) ->
     Ok(done.count == 1)
 }
 
-/// Strikes off a worker that is done, with all that it left in apalis's table.
+/// Strikes off a worker that is done, with the slots of its own connections and all that it left in apalis's table.
 ///
 /// # Errors
 /// The control database fails.
 pub async fn remove(pool: &PgPool, worker: &str) -> Result<(), StoreError> {
-    sqlx::query!("delete from herder.worker where id = $1", worker)
-        .execute(pool)
-        .await?;
+    sqlx::query!(
+        "with gone as (delete from herder.worker where id = $1)
+         update herder.slot set worker = null, purpose = null, taken_at = null, suspect_since = null
+         where worker = $1 and purpose = 'control'",
+        worker
+    )
+    .execute(pool)
+    .await?;
     sqlx::query!(
         "delete from apalis.workers where id = $1 and not exists (select from apalis.jobs where lock_by = $1)",
         worker

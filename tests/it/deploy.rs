@@ -4,10 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use herder::config::Config;
+use herder::{config::Config, throwaway::Settings};
 use rustix::process::Signal;
 
-use crate::fleet::{Fleet, Setup, Tool, Worker, steps};
+use crate::fleet::{Cluster, Fleet, Setup, Tool, Worker, steps};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -217,8 +217,11 @@ impl Deployment<'_> {
 #[tokio::test]
 async fn a_deployment_scales_loses_a_node_and_rolls_while_a_run_goes_on() {
     let [first, second] = steps(2).try_into().expect("two");
+    // On a server of its own, so that the whole budget is for tenants.
+    let control = Cluster::own(Settings::default()).await;
     let fleet = Setup::schemas(60)
         .migrations(Tool::Sql, vec![first, second.gated()])
+        .control_on(&control)
         .set("servers.main.budget", 5)
         .start()
         .await;

@@ -33,7 +33,7 @@ async fn nothing_is_left(fleet: &Fleet) {
     fleet
         .wait_until("all slots are free and all sessions closed", async || {
             let taken: i64 = fleet
-                .ask("select count(*) from herder.slot where worker is not null")
+                .ask("select count(*) from herder.slot where purpose <> 'control'")
                 .await;
             taken == 0 && fleet.sessions().await == 0
         })

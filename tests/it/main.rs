@@ -14,6 +14,7 @@ mod hostile_names;
 mod kills;
 mod least_privilege;
 mod outages;
+mod own_connections;
 mod places;
 mod plans;
 mod poison;

@@ -108,7 +108,7 @@ impl Tenant {
             blocked_since: None,
             plan: None,
             note: None,
-            connections: 1,
+            slots: vec![1],
         }
     }
 

@@ -13,7 +13,10 @@ use herder::{
         worker::{Options, Worker},
     },
     metrics::Metrics,
-    store::setup::{SetupState, setup_state},
+    store::{
+        self,
+        setup::{SetupState, setup_state},
+    },
 };
 use tokio::{
     net::TcpListener,
@@ -22,8 +25,9 @@ use tokio::{
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
-/// Connections to the control database besides the heartbeat's: claims, outcomes and the keeper share them.
-const CONTROL_CONNECTIONS: u32 = 4;
+/// Connections to the control database besides the heartbeat's: claims, outcomes and the keeper share it. They come in
+/// batches, so that more would be idle; and each counts against the budget of a server that has tenants, too.
+const CONTROL_CONNECTIONS: u32 = 1;
 
 /// How often the fleet's gauges are read from the control database.
 ///
@@ -125,7 +129,11 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         only_run: None,
     };
     let cx = Arc::new(Context::new(config, "herder-worker", CONTROL_CONNECTIONS)?);
-    match setup_state(&cx.pool).await? {
+    // Not over its own pool: a worker that finds no room in the budget waits without a connection.
+    let looking = store::pool(&cx.config.control.url, "herder-worker", 1)?;
+    let state = setup_state(&looking).await;
+    looking.close().await;
+    match state? {
         SetupState::Current => {}
         SetupState::Missing => anyhow::bail!("the control database is not set up: run `herder setup`"),
         SetupState::Outdated => {
@@ -143,7 +151,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         info!(listen = %local, "Serving /metrics, /livez and /readyz on http://{local}");
         tokio::spawn(http::serve(listener, worker.clone(), metrics.clone()));
     }
-    let gauges = tokio::spawn(refresh(Arc::clone(&cx), metrics));
+    let gauges = tokio::spawn(refresh(Arc::clone(&cx), worker.clone(), metrics));
     info!(
         worker = worker.id(),
         concurrency = options.concurrency,
@@ -168,9 +176,12 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Keeps the fleet's gauges fresh. While the control database is away they keep what they said.
-async fn refresh(cx: Arc<Context>, metrics: Metrics) {
+async fn refresh(cx: Arc<Context>, worker: Worker, metrics: Metrics) {
     loop {
-        if let Err(error) = metrics.refresh(&cx.pool).await {
+        // One that waits for room in the budget must not connect for that.
+        if !worker.is_waiting()
+            && let Err(error) = metrics.refresh(&cx.pool).await
+        {
             tracing::debug!(%error, "Cannot refresh the gauges");
         }
         tokio::time::sleep(GAUGES).await;

@@ -26,8 +26,8 @@ use crate::{
     exit::Exit,
 };
 
-/// Connections to the control database: for what a command does, for what it shows, and one to spare.
-const CONNECTIONS: u32 = 3;
+/// Connections to the control database: for what a command does, and for what it shows meanwhile.
+const CONNECTIONS: u32 = 2;
 
 /// What every command is told.
 #[derive(Debug)]
@@ -56,12 +56,10 @@ impl Setting {
     async fn context(&self, local: Option<u16>) -> anyhow::Result<Context> {
         let mut config = self.config()?;
         control::connect(&config.control).await?.close().await;
-        let mut connections = CONNECTIONS;
         if let Some(concurrency) = local {
             config.worker.concurrency = usize::from(concurrency);
-            connections += u32::from(concurrency.div_ceil(8));
         }
-        Ok(Context::new(config, "herder", connections)?)
+        Ok(Context::new(config, "herder", CONNECTIONS)?)
     }
 
     /// The same without a look at the control database.

@@ -270,6 +270,7 @@ impl MigrationRunner for AlembicRunner {
                 direction,
                 before: before.clone(),
                 check: None,
+                quick: None,
                 after: steps.last().map_or_else(|| before.clone(), |s| s.after.clone()),
                 steps,
             })),

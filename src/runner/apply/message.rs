@@ -9,7 +9,7 @@ use sqlx::{
     postgres::{PgDatabaseError, PgErrorPosition, PgRow},
 };
 
-use super::refusal::{Refusal, refusal};
+use super::refusal::{Refusal, is_unexpected, refusal};
 use crate::{
     domain::plan::{PlanStep, REVISION_MARK},
     runner::{
@@ -116,6 +116,10 @@ impl<'a> Message<'a> {
         let Some((part, statement)) = self.culprit(position, done) else {
             return error.into();
         };
+        if part.whose != Whose::Step && server.is_some_and(|e| is_unexpected(e, part.whose == Whose::Before))
+        {
+            return Refusal::Unexpected;
+        }
         let text = &self.text[part.range.clone()];
         let revision = part
             .step

@@ -62,7 +62,7 @@ impl Applier<'_> {
             message.send(self.session.connection()).await?;
         }
         let mut message = Message::default();
-        if let Some(check) = self.place_check() {
+        if let Some(check) = self.place_check(super::Checks::Careful) {
             message.behind(step, &check);
         }
         message.behind(step, RESET);

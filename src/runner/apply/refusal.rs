@@ -31,6 +31,8 @@ pub(super) enum Refusal {
     Locked,
     /// The ledger stands elsewhere.
     Moved(Ledger),
+    /// Something is not as the plan wants it. The careful form of the same statements says what.
+    Unexpected,
     /// All else.
     Failed(RunnerError),
 }
@@ -79,6 +81,25 @@ pub(super) fn refusal(error: &PgDatabaseError, revision: Option<&str>) -> Option
         DIRTY => RunnerError::Dirty(detail.to_owned()).into(),
         _ => return None,
     })
+}
+
+/// What stands in the error of a quick check.
+const UNEXPECTED: &str = "herder: not as the plan wants it";
+
+/// A statement that fails unless `condition` is true. Without PL/pgSQL, which is compiled anew each time; it can only say
+/// that something is wrong: by a cast that fails, of a text that nobody knows before it runs.
+pub(super) fn expect(condition: &str) -> String {
+    format!(
+        "select case when ({condition}) is not true \
+         then pg_catalog.concat(pg_catalog.current_schema(), ' {UNEXPECTED}')::pg_catalog.int4 end"
+    )
+}
+
+/// Whether a statement of ours that came `before` a step, or behind it, failed for being a quick one.
+pub(super) fn is_unexpected(error: &PgDatabaseError, before: bool) -> bool {
+    // A ledger that is not there cannot be locked.
+    let missing = before && error.code() == "42P01";
+    missing || (error.code() == "22P02" && error.message().contains(UNEXPECTED))
 }
 
 /// The PL/pgSQL that refuses, with a detail that is an SQL expression.

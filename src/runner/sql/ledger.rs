@@ -91,6 +91,23 @@ pub(super) fn check<'a>(known: &[&Migration], resumable: impl Iterator<Item = &'
     )
 }
 
+/// Whether the ledger holds these migrations, whole and unedited, and nothing else.
+pub(super) fn is_exactly(known: &[&Migration]) -> String {
+    let mut known: Vec<(i64, String)> = known.iter().map(|m| (m.version, hex(&m.checksum))).collect();
+    known.sort_unstable();
+    let rows: Vec<String> = known
+        .iter()
+        .map(|(version, sum)| format!("{version}:{sum}"))
+        .collect();
+    format!(
+        "(select pg_catalog.string_agg(pg_catalog.concat(version, \
+          case when success and execution_time <> {UNDOING} then ':' else '!' end, pg_catalog.encode(checksum, 'hex')), \
+          ',' order by version) from {}) = '{}'",
+        table(),
+        rows.join(",")
+    )
+}
+
 fn insert(m: &Migration, success: bool, took: &str) -> String {
     format!(
         "insert into {} (version, description, success, checksum, execution_time) \

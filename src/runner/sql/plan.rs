@@ -23,7 +23,9 @@ pub(super) fn plan(
     let pending = directory.history.pending(direction, to, before)?;
     let pending: Vec<String> = pending.into_iter().map(|r| r.id.clone()).collect();
     let work = directory.work(direction, &pending)?;
-    let check = check(directory, before, &work)?;
+    let known = known(directory, before)?;
+    let quick = (!known.is_empty()).then(|| ledger::is_exactly(&known));
+    let check = check(known, before, &work);
     let mut make = before.revisions.is_empty().then(ledger::make);
     let mut at = before.revisions.clone();
     let mut steps = Vec::with_capacity(work.len());
@@ -45,21 +47,22 @@ pub(super) fn plan(
         before: before.revisions.clone(),
         after: at,
         check: Some(check),
+        quick,
         steps,
     })
 }
 
-/// What the ledger must hold besides its versions: whole rows, with the checksums of these files.
-fn check(
-    directory: &Directory,
-    before: &Ledger,
-    work: &[(&Migration, &Script)],
-) -> Result<String, RunnerError> {
-    let mut known: Vec<&Migration> = Vec::with_capacity(before.revisions.len());
-    for id in &before.revisions {
+/// The files of what a ledger holds.
+fn known<'a>(directory: &'a Directory, before: &Ledger) -> Result<Vec<&'a Migration>, RunnerError> {
+    let find = |id: &String| {
         let found = id.parse().ok().and_then(|version| directory.get(version));
-        known.push(found.ok_or_else(|| HistoryError::UnknownLedger(id.clone()))?);
-    }
+        found.ok_or_else(|| HistoryError::UnknownLedger(id.clone()).into())
+    };
+    before.revisions.iter().map(find).collect()
+}
+
+/// What the ledger must hold besides its versions: whole rows, with the checksums of these files.
+fn check<'a>(mut known: Vec<&'a Migration>, before: &Ledger, work: &[(&'a Migration, &Script)]) -> String {
     // A former attempt at the same may have done some of them.
     let coming = work
         .iter()
@@ -67,7 +70,7 @@ fn check(
         .filter(|m| !before.revisions.contains(&m.id));
     known.extend(coming);
     let resumable = work.iter().filter(|(_, script)| script.is_resumable());
-    Ok(ledger::check(&known, resumable.map(|(m, _)| *m)))
+    ledger::check(&known, resumable.map(|(m, _)| *m))
 }
 
 fn form(

@@ -4,13 +4,15 @@ with free as (
     -- At most as many free slots as could be used. SKIP LOCKED: workers that claim at the same moment get different
     -- rows instead of waiting.
     select locked.server, locked.number,
-           row_number() over (partition by locked.server order by locked.number) as nth
+           row_number() over (partition by locked.server order by locked.purpose, locked.number) as nth
     from herder.server
     cross join lateral (
-        select slot.server, slot.number
+        select slot.server, slot.number, slot.purpose
         from herder.slot
-        where slot.server = server.name and slot.worker is null and slot.number <= server.job_slots
-        order by slot.number
+        where slot.server = server.name and slot.number <= server.job_slots
+          and (slot.worker is null or (slot.worker = $1 and slot.purpose = 'kept' and slot.suspect_since is null))
+        -- What this worker kept comes first: its connection is open.
+        order by slot.purpose, slot.number
         limit $2::bigint * 2
         for update skip locked
     ) locked
@@ -27,11 +29,15 @@ due as (
     from supply
     join herder.run on run.state = 'running' and run.runner = $4 and ($3::uuid is null or run.id = $3)
     cross join lateral (
-        select job.id, job.server, job.ready_at, job.connections, delivery.id as delivery
+        select job.id, job.server, job.ready_at, job.connections
         from herder.job
-        join apalis.jobs delivery on delivery.id = lpad(to_hex(job.id), 26, '0') and delivery.status = 'Pending'
+        -- OFFSET: one look into one index for each job, whatever the statistics say. A plan that goes through the pending
+        -- deliveries instead goes through a hundred thousand.
+        cross join lateral (
+            select jobs.status from apalis.jobs where jobs.id = lpad(to_hex(job.id), 26, '0') offset 0
+        ) delivery
         where job.run_id = run.id and job.server = supply.server and job.state = 'ready' and job.ready_at <= now()
-          and (job.own_url or job.server = any($5::text[]))
+          and delivery.status = 'Pending' and (job.own_url or job.server = any($5::text[]))
         order by job.ready_at, job.id
         limit $2
         for update of job skip locked
@@ -59,11 +65,12 @@ claimed as (
 ),
 taken as (
     update herder.slot
-    set worker = $1, job_id = claimed.id, epoch = claimed.epoch, taken_at = now()
+    set worker = $1, purpose = 'attempt', job_id = claimed.id, epoch = claimed.epoch, taken_at = now()
     from picked
     join claimed on claimed.id = picked.id
     join free on free.server = picked.server and free.nth > picked.upto - picked.connections and free.nth <= picked.upto
     where slot.server = free.server and slot.number = free.number
+    returning slot.job_id, slot.number
 ),
 started as (
     insert into herder.attempt (job_id, epoch, worker)
@@ -78,6 +85,6 @@ select claimed.id as "job!", claimed.epoch as "epoch!", claimed.run_id as "run!"
        claimed.schema, claimed.own_url as "own_url!", claimed.from_revision, claimed.to_revision,
        claimed.resolved as "resolved!", claimed.failures as "failures!", claimed.starts as "starts!",
        claimed.orphaned as "orphaned!", claimed.blocked_since, claimed.plan_id, claimed.plan_note,
-       claimed.connections as "connections!",
+       (select array_agg(taken.number) from taken where taken.job_id = claimed.id) as "slots!",
        run.direction as "direction!", run.target as "target!", run.checksum as "checksum!"
 from claimed join herder.run on run.id = claimed.run_id

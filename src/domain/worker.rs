@@ -1,0 +1,35 @@
+//! How a worker's own sessions call themselves on a server, so that anybody can tell whose they are, and its heirs end
+//! what it left. Those of an attempt are [`Claim::application_name`](super::job::Claim::application_name)'s.
+
+/// How many characters of a worker's id are random: they alone tell two processes apart.
+const RANDOM: usize = 32;
+
+/// The label of a worker's connections to the control database.
+pub fn control_label(worker: &str) -> String {
+    format!("herder-worker/{}", random_part(worker))
+}
+
+/// The label of a connection to a tenant's database that a worker keeps open between two attempts.
+pub fn kept_label(worker: &str) -> String {
+    format!("herder/kept/{}", random_part(worker))
+}
+
+/// Names have no limit, labels do: PostgreSQL cuts them at 63 bytes, and a cut random part would be another worker's.
+fn random_part(worker: &str) -> &str {
+    let start = worker.len().saturating_sub(RANDOM);
+    worker.get(start..).unwrap_or(worker)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_holds_the_random_part_and_fits() {
+        let random = "0123456789abcdef0123456789abcdef";
+        let id = format!("ä-name-that-is-as-long-as-it-likes-and-then-some-{random}");
+        assert_eq!(kept_label(&id), format!("herder/kept/{random}"));
+        assert!(control_label(&id).len() <= 63);
+        assert_eq!(control_label("short"), "herder-worker/short");
+    }
+}

@@ -1,0 +1,152 @@
+//! A worker at the door: where the control database is on a server with tenants, the worker's own connections count
+//! against that server's budget. A worker that finds no room waits outside, without a connection.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use sqlx::{Connection, PgConnection};
+use tracing::{info, warn};
+
+use super::{budget, context::Context};
+use crate::store::{
+    StoreError,
+    server::{self, ServerRow},
+    slot::{self, Admission},
+    worker,
+};
+
+/// How many connections to the control database a worker has: one for its heartbeat, which must wait for nothing, and
+/// one for all else.
+pub(super) const CONTROL_CONNECTIONS: i64 = 2;
+
+/// How often a worker at the door looks whether there is room.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What a look may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The door of a server that the control database shares with tenants.
+#[derive(Clone)]
+pub(super) struct Door {
+    cx: Arc<Context>,
+    worker: String,
+    /// The name of that server.
+    server: String,
+    /// What an attempt needs: so much must be left for it.
+    need: i64,
+}
+
+impl Door {
+    /// None: the control database is on a server of its own, and nothing is counted there.
+    pub(super) fn new(cx: &Arc<Context>, worker: &str) -> Option<Self> {
+        let server = cx.servers.control_server()?.to_owned();
+        let need = i64::from(cx.runner.connections());
+        Some(Self {
+            cx: Arc::clone(cx),
+            worker: worker.to_owned(),
+            server,
+            need,
+        })
+    }
+
+    /// Comes back once there is room, or the wait was cut short. Whoever waits is `waiting` as long as the control
+    /// database answers.
+    pub(super) async fn pass(&self, waiting: &AtomicBool) {
+        // Since when it was always answered: who was away cannot tell who is dead.
+        let mut unbroken: Option<Instant> = None;
+        let mut said = false;
+        loop {
+            let may_judge = unbroken.is_some_and(|since| since.elapsed() > self.cx.config.worker.lease);
+            let looked = tokio::time::timeout(TIMEOUT, self.look(may_judge)).await;
+            match looked.unwrap_or(Err(StoreError::Silent(TIMEOUT))) {
+                Ok(Admission::Full) => {
+                    waiting.store(true, Ordering::Relaxed);
+                    unbroken.get_or_insert_with(Instant::now);
+                    if !std::mem::replace(&mut said, true) {
+                        info!(
+                            server = self.server,
+                            "Waiting: the budget of `{}` has no room for another worker", self.server
+                        );
+                    }
+                }
+                Ok(admission) => {
+                    waiting.store(false, Ordering::Relaxed);
+                    if admission == Admission::OnTop {
+                        warn!(
+                            server = self.server,
+                            "The budget of `{}` is too small to count this worker's {CONTROL_CONNECTIONS} connections to \
+                             the control database: they come on top",
+                            self.server
+                        );
+                    }
+                    return;
+                }
+                Err(error) => {
+                    waiting.store(false, Ordering::Relaxed);
+                    unbroken = None;
+                    if !std::mem::replace(&mut said, true) {
+                        warn!(%error, "Cannot sign on; trying again until it works");
+                    }
+                }
+            }
+            tokio::time::sleep(LOOK.mul_f64(0.75 + rand::random::<f64>() / 2.0)).await;
+        }
+    }
+
+    async fn look(&self, may_judge: bool) -> Result<Admission, StoreError> {
+        let mut connection = worker::own_connection(&self.cx.pool).await?;
+        let admission = self.enter(&mut connection, may_judge).await;
+        let _ = connection.close().await;
+        admission
+    }
+
+    /// Asks for room on a connection to the control database. Asking again changes nothing.
+    pub(super) async fn enter(
+        &self,
+        connection: &mut PgConnection,
+        may_judge: bool,
+    ) -> Result<Admission, StoreError> {
+        if may_judge {
+            slot::suspect_lost(connection).await?;
+            slot::reclaim_control(connection).await?;
+        }
+        let mut tx = connection.begin().await?;
+        if !server::is_known(&mut tx, &self.server).await? {
+            let row = self.row(&mut tx).await?;
+            server::ensure(&mut tx, &row).await?;
+        }
+        let admission = slot::admit(
+            &mut tx,
+            &self.worker,
+            &self.server,
+            CONTROL_CONNECTIONS,
+            self.need,
+        )
+        .await?;
+        match admission {
+            Admission::Counted => tx.commit().await?,
+            Admission::OnTop | Admission::Full => tx.rollback().await?,
+        }
+        Ok(admission)
+    }
+
+    /// The server as the config has it: the connection to the control database is one to it.
+    async fn row(&self, connection: &mut PgConnection) -> Result<ServerRow, StoreError> {
+        let sum = budget::read(connection, self.cx.servers.budget(&self.server)).await?;
+        Ok(ServerRow {
+            name: self.server.clone(),
+            address: self
+                .cx
+                .servers
+                .address(&self.server)
+                .unwrap_or_default()
+                .to_owned(),
+            budget: sum.budget,
+        })
+    }
+}

@@ -1,0 +1,138 @@
+//! Connections that a worker keeps open from one tenant to the next of the same database, each with its slot. Opening
+//! one costs more than a small migration does.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+
+use crate::{
+    domain::job::{Claim, Epoch, JobId},
+    session::TenantSession,
+};
+
+/// How many tenants a connection may see. A backend never forgets a table that it has touched, at some 8 KB for each
+/// schema; and a slot that is never given back is one that no other worker gets.
+const MAX_TENANTS: u32 = 200;
+
+/// How old it may become, for tenants that take longer: also so that other workers get their turn.
+const MAX_AGE: Duration = Duration::from_secs(60);
+
+/// How long closing one may take. What does not close by then is cut.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// An open connection that has just done its work for a tenant and forgotten all about it.
+pub(super) struct KeptSession {
+    pub(super) session: TenantSession,
+    /// The database that it is connected to.
+    pub(super) database: String,
+    opened: Instant,
+    tenants: u32,
+}
+
+impl KeptSession {
+    /// One that was opened just now.
+    pub(super) fn new(session: TenantSession, database: &str) -> Self {
+        Self {
+            session,
+            database: database.to_owned(),
+            opened: Instant::now(),
+            tenants: 0,
+        }
+    }
+
+    /// Counts a tenant, and says whether it may see another one.
+    pub(super) fn served(&mut self) -> bool {
+        self.tenants += 1;
+        self.tenants < MAX_TENANTS && self.opened.elapsed() < MAX_AGE
+    }
+
+    /// Ends it. When this returns, its slot may be given away.
+    pub(super) async fn close(self) {
+        let _ = tokio::time::timeout(CLOSE_LIMIT, self.session.close()).await;
+    }
+}
+
+struct Entry {
+    kept: KeptSession,
+    /// The attempt after which it was kept: what its slot's row names.
+    after: (JobId, Epoch),
+    since: Instant,
+}
+
+/// The kept connections of a worker, by server and slot.
+#[derive(Default)]
+pub(super) struct Kept {
+    state: Mutex<State>,
+    /// Held while connections are being closed: a claim may have taken their slots already.
+    closing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    entries: HashMap<(String, i32), Entry>,
+    /// The attempts whose slots were kept, and whose connections are closed by now.
+    closed: Vec<(JobId, Epoch)>,
+}
+
+impl Kept {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while it was held cannot have left a half-written entry.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a connection under the slot of the attempt that it has just served. Before that attempt is settled: from
+    /// then on a claim may take the slot again.
+    pub(super) fn put(&self, claim: &Claim, kept: KeptSession) {
+        let Some(slot) = claim.slots.first() else {
+            return;
+        };
+        let entry = Entry {
+            kept,
+            after: (claim.job, claim.epoch),
+            since: Instant::now(),
+        };
+        self.state()
+            .entries
+            .insert((claim.place.server.clone(), *slot), entry);
+    }
+
+    /// The connections that came with the slots of a claim: it must use them, or close them before it opens its own.
+    pub(super) async fn take(&self, claim: &Claim) -> Vec<KeptSession> {
+        let _closed = self.closing.lock().await;
+        let mut state = self.state();
+        let slots = claim.slots.iter();
+        slots
+            .filter_map(|slot| state.entries.remove(&(claim.place.server.clone(), *slot)))
+            .map(|entry| entry.kept)
+            .collect()
+    }
+
+    /// Closes those that nobody has asked for in a while, and names the attempts whose slots can go, these and all that
+    /// could not be given back before.
+    pub(super) async fn close_idle(&self, longer_than: Duration) -> Vec<(JobId, Epoch)> {
+        let _closing = self.closing.lock().await;
+        let idle: Vec<Entry> = {
+            let mut state = self.state();
+            let is_idle = |_: &(String, i32), entry: &mut Entry| entry.since.elapsed() >= longer_than;
+            state
+                .entries
+                .extract_if(is_idle)
+                .map(|(_, entry)| entry)
+                .collect()
+        };
+        let attempts: Vec<_> = idle.iter().map(|entry| entry.after).collect();
+        join_all(idle.into_iter().map(|entry| entry.kept.close())).await;
+        let mut state = self.state();
+        state.closed.extend(attempts);
+        state.closed.clone()
+    }
+
+    /// Takes note that these slots were given back.
+    pub(super) fn given_back(&self, attempts: &[(JobId, Epoch)]) {
+        self.state().closed.retain(|attempt| !attempts.contains(attempt));
+    }
+}

@@ -1,0 +1,138 @@
+//! The service connection of a server: the one of its budget that belongs to no job. Inspection, proofs and reclaim take
+//! turns at it; whoever holds it may connect once.
+
+use std::time::{Duration, Instant};
+
+use sqlx::{PgConnection, PgPool};
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::{
+    runner::RunnerError,
+    store::{StoreError, service},
+};
+
+/// How long a holder is believed that says nothing: as long as a worker.
+const LEASE: Duration = Duration::from_secs(5);
+
+/// How often it says something.
+const RENEWAL: Duration = Duration::from_secs(1);
+
+/// How often somebody who waits for it asks.
+const POLL: Duration = Duration::from_millis(100);
+
+/// What the sessions call themselves that are opened by its holder.
+const LABELS: [&str; 3] = [INSPECT, "herder/shadow", RECLAIM];
+
+/// The label of a session that reads ledgers.
+pub(super) const INSPECT: &str = "herder/inspect";
+
+/// The label of a session that ends what lost attempts have left.
+pub(super) const RECLAIM: &str = "herder/reclaim";
+
+/// The service connection of one server, held. Dropped without [`release`](Self::release), it is free when the lease has
+/// run out.
+pub struct Service {
+    pool: PgPool,
+    server: String,
+    holder: String,
+    /// Whether the one before was lost, and its session may still be there.
+    inherited: bool,
+    renewal: JoinHandle<()>,
+}
+
+impl Service {
+    /// Waits until nobody else holds it.
+    ///
+    /// # Errors
+    /// The control database fails.
+    pub async fn acquire(pool: &PgPool, server: &str) -> Result<Self, StoreError> {
+        let since = Instant::now();
+        let mut said = false;
+        loop {
+            if let Some(service) = Self::try_acquire(pool, server).await? {
+                return Ok(service);
+            }
+            if !said && since.elapsed() > LEASE {
+                said = true;
+                info!(
+                    server,
+                    "Waiting for the service connection of `{server}`: somebody else inspects it"
+                );
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Takes it if nobody else holds it.
+    ///
+    /// # Errors
+    /// The control database fails.
+    pub async fn try_acquire(pool: &PgPool, server: &str) -> Result<Option<Self>, StoreError> {
+        let holder = Uuid::new_v4().simple().to_string();
+        let inherited = match service::hold(pool, server, &holder, LEASE).await? {
+            service::Service::Taken => return Ok(None),
+            service::Service::Held { after } => after.is_some(),
+            service::Service::Unknown => false,
+        };
+        let renewal = tokio::spawn(renew(pool.clone(), server.to_owned(), holder.clone()));
+        Ok(Some(Self {
+            pool: pool.clone(),
+            server: server.to_owned(),
+            holder,
+            inherited,
+            renewal,
+        }))
+    }
+
+    /// Ends the session of a holder that was lost, on a connection to that server: ours took its place in the budget.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn clear(&self, connection: &mut PgConnection) -> Result<(), RunnerError> {
+        if !self.inherited {
+            return Ok(());
+        }
+        sqlx::query(
+            "select pg_terminate_backend(pid, 3000) from pg_stat_activity
+             where application_name = any($1) and usename = current_user and pid <> pg_backend_pid()",
+        )
+        .bind(LABELS)
+        .persistent(false)
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+
+    /// Gives it back. Its session must be closed.
+    pub async fn release(self) {
+        self.renewal.abort();
+        if let Err(error) = service::release(&self.pool, &self.server, &self.holder).await {
+            tracing::debug!(%error, "Cannot give back a service connection; its lease runs out by itself");
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.renewal.abort();
+    }
+}
+
+async fn renew(pool: PgPool, server: String, holder: String) {
+    loop {
+        tokio::time::sleep(RENEWAL).await;
+        match service::hold(&pool, &server, &holder, LEASE).await {
+            Ok(service::Service::Taken) => {
+                warn!(
+                    server,
+                    "Lost the service connection of `{server}`: this process was away for too long"
+                );
+                return;
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "Cannot renew the hold of a service connection yet"),
+        }
+    }
+}

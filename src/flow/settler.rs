@@ -1,0 +1,148 @@
+//! Writes how attempts ended: whatever has ended while the last statement was on its way goes into the next one, so that
+//! a worker with many quick tenants costs the control database a few statements and not thousands.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use sqlx::PgPool;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, error, warn};
+
+use super::keeper::say;
+use crate::{
+    domain::{
+        backoff::Backoff,
+        failure::{FailureClass, classify_sqlstate},
+        job::{Epoch, JobId},
+    },
+    store::{
+        StoreError,
+        job::{self, Ended, Settled},
+        run,
+    },
+};
+
+/// How often what could not be written is tried again.
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(100),
+    max: Duration::from_secs(2),
+};
+
+/// How many ends go into one statement: enough for the busiest worker, few enough for one that stays quick.
+const BATCH: usize = 100;
+
+/// How long a statement may take. A connection that died in the middle of it answers never.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Takes the ends of attempts. The task behind it ends when this is dropped.
+pub(super) struct Settler {
+    ends: mpsc::UnboundedSender<End>,
+}
+
+struct End {
+    ended: Ended,
+    written: oneshot::Sender<bool>,
+}
+
+impl Settler {
+    /// Starts to take ends.
+    pub(super) fn start(pool: PgPool, worker: String) -> Self {
+        let (ends, mut ended) = mpsc::unbounded_channel();
+        let writer = Writer { pool, worker };
+        tokio::spawn(async move {
+            let mut batch = Vec::new();
+            while ended.recv_many(&mut batch, BATCH).await > 0 {
+                writer.write(std::mem::take(&mut batch)).await;
+            }
+        });
+        Self { ends }
+    }
+
+    /// Writes an end, however long the control database is away, and moves its run on. False: the job went on without this attempt, and
+    /// nothing was written.
+    pub(super) async fn write(&self, ended: Ended) -> bool {
+        let (written, answer) = oneshot::channel();
+        // Nobody takes it any more only where the process is about to end.
+        let _ = self.ends.send(End { ended, written });
+        answer.await.unwrap_or(false)
+    }
+}
+
+struct Writer {
+    pool: PgPool,
+    worker: String,
+}
+
+impl Writer {
+    async fn write(&self, ends: Vec<End>) {
+        let ended: Vec<&Ended> = ends.iter().map(|end| &end.ended).collect();
+        let mut tries = 0;
+        let settled = loop {
+            match self.settle(&ended).await {
+                Ok(settled) => break settled,
+                // One that the server will never take must not hold back the others. Its job is given back by the next
+                // heartbeats, which find it held by nobody.
+                Err(error) if is_refused(&error) => match ends.len() {
+                    1 => {
+                        error!(%error, "Cannot write an outcome: a bug in Herder");
+                        break Vec::new();
+                    }
+                    _ => {
+                        for end in ends {
+                            Box::pin(self.write(vec![end])).await;
+                        }
+                        return;
+                    }
+                },
+                Err(error) => {
+                    tries += 1;
+                    if tries == 1 {
+                        let count = ended.len();
+                        warn!(%error, "Cannot write the outcomes of {count} attempts yet");
+                    }
+                    tokio::time::sleep(BACKOFF.delay(tries, rand::random())).await;
+                }
+            }
+        };
+        // Before their room is free for the next claims: a run that just halted must give none.
+        let runs: BTreeSet<_> = settled.iter().map(|s| s.run).collect();
+        for run in runs {
+            match run::advance(&self.pool, run).await {
+                Ok(advanced) => say(run, &advanced),
+                // The keeper of any worker does it a moment later.
+                Err(error) => debug!(%error, "Could not advance the run"),
+            }
+        }
+        let written: BTreeSet<(JobId, Epoch)> = settled.iter().map(|s| (s.job, s.epoch)).collect();
+        for End {
+            ended,
+            written: answer,
+        } in ends
+        {
+            // After a fault, "nothing was written" most likely means that the lost answer was a yes.
+            let _ = answer.send(tries > 0 || written.contains(&ended.attempt()));
+        }
+    }
+
+    async fn settle(&self, ended: &[&Ended]) -> Result<Vec<Settled>, StoreError> {
+        let mut connection = self.pool.acquire().await?;
+        let settling = job::settle(&mut connection, &self.worker, ended);
+        match tokio::time::timeout(TIMEOUT, settling).await {
+            Ok(settled) => settled,
+            Err(_) => {
+                // In the middle of a statement it is good for nobody.
+                connection.close_on_drop();
+                Err(StoreError::Silent(TIMEOUT))
+            }
+        }
+    }
+}
+
+/// Whether the server understood a statement and will not have it: asked again, it would say the same.
+fn is_refused(error: &StoreError) -> bool {
+    match error {
+        StoreError::Database(sqlx::Error::Database(e)) => e
+            .code()
+            .is_some_and(|code| classify_sqlstate(&code) == FailureClass::Permanent),
+        _ => false,
+    }
+}

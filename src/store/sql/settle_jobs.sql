@@ -1,0 +1,57 @@
+-- Writes how attempts of worker $1 ended ($2: an array of them): for each its job, attempt, slots and delivery, or nothing
+-- at all. What is missing in the answer went on without this attempt.
+with ended as materialized (
+    select * from jsonb_to_recordset($2) as ended (
+        job bigint, epoch integer, state text, outcome text, error jsonb, from_revision text, to_revision text,
+        delay double precision, burns integer, blocked boolean, result text, live boolean, keep boolean)
+),
+settled as (
+    update herder.job
+    set state = ended.state, outcome = ended.outcome,
+        error = coalesce(ended.error, case when ended.state = 'succeeded' then null else job.error end),
+        from_revision = coalesce(ended.from_revision, job.from_revision),
+        to_revision = case when ended.state = 'succeeded' then ended.to_revision
+                           else coalesce(ended.to_revision, job.to_revision) end,
+        resolved = job.resolved or ended.state = 'succeeded',
+        ready_at = case when ended.state = 'ready' then now() + ended.delay * interval '1 second' else job.ready_at end,
+        failures = job.failures + ended.burns,
+        attempts = job.attempts + case when ended.state in ('succeeded', 'failed') or ended.burns > 0 then 1 else 0 end,
+        blocked_since = case when ended.blocked then coalesce(job.blocked_since, now()) end,
+        starts = 0,
+        -- `live`: its plan does not fit any more. The tool itself finds the way from where the tenant stands.
+        plan_id = case when not ended.live then job.plan_id end,
+        plan_note = case when not ended.live and ended.state = 'ready' then job.plan_note end,
+        connections = case when ended.live then run.connections else job.connections end,
+        orphaned = job.orphaned and ended.state = 'ready',
+        worker = null, step = null,
+        settled_at = case when ended.state in ('succeeded', 'failed', 'skipped', 'cancelled') then now() end
+    from ended, herder.run
+    where job.id = ended.job and job.epoch = ended.epoch and job.worker = $1 and job.state = 'running'
+      and run.id = job.run_id
+    returning job.id, job.run_id, job.epoch, job.state, ended.error, ended.from_revision, ended.to_revision, ended.delay,
+              ended.result, ended.keep
+),
+recorded as (
+    update herder.attempt
+    set ended_at = now(), result = settled.result, error = settled.error, from_revision = settled.from_revision,
+        to_revision = settled.to_revision
+    from settled where attempt.job_id = settled.id and attempt.epoch = settled.epoch
+),
+freed as (
+    -- A kept slot stays this worker's: the connection that it stands for is open.
+    update herder.slot
+    set worker = case when settled.keep then slot.worker end, purpose = case when settled.keep then 'kept' end,
+        taken_at = case when settled.keep then now() end, job_id = case when settled.keep then slot.job_id end,
+        epoch = case when settled.keep then slot.epoch end, suspect_since = null
+    from settled where slot.job_id = settled.id and slot.epoch = settled.epoch and slot.worker = $1
+),
+delivered as (
+    update apalis.jobs
+    set status = case settled.state when 'ready' then 'Pending' when 'succeeded' then 'Done' when 'skipped' then 'Done'
+                                    else 'Killed' end,
+        run_at = case when settled.state = 'ready' then now() + settled.delay * interval '1 second' else jobs.run_at end,
+        done_at = case when settled.state <> 'ready' then now() end,
+        lock_by = null, lock_at = null, last_result = settled.error
+    from settled where jobs.id = lpad(to_hex(settled.id), 26, '0')
+)
+select id as "job!", epoch as "epoch!", run_id as "run!" from settled

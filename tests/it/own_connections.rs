@@ -1,0 +1,142 @@
+//! Connections that no single attempt opens: a worker's own to the control database, and those that it keeps open from
+//! one tenant to the next. They count like all others.
+
+use sqlx::{Connection, PgConnection};
+
+use crate::fleet::{Cluster, Fleet, Setup, Tool, ask, steps};
+use herder::throwaway::Settings;
+
+/// The most sessions of workers and of what they do, at one moment of many, until `over` says so. Those of a worker at
+/// the door are there for a moment, and belong to nobody yet.
+async fn most_sessions(cluster: &Cluster, over: impl Future<Output = String>) -> (i64, u64) {
+    let mut connection = PgConnection::connect(&cluster.url("postgres"))
+        .await
+        .expect("a connection");
+    let (mut most, mut samples) = (0, 0);
+    tokio::pin!(over);
+    loop {
+        tokio::select! {
+            state = &mut over => {
+                assert_eq!(state, "succeeded");
+                return (most, samples);
+            }
+            now = sqlx::query_scalar::<_, i64>(
+                "select count(*) from pg_stat_activity where backend_type = 'client backend'
+                 and (application_name like 'herder/%' or application_name like 'herder-worker/%')",
+            ).fetch_one(&mut connection) => {
+                most = most.max(now.expect("a count"));
+                samples += 1;
+            }
+        }
+    }
+}
+
+/// A fleet whose control database is on the tenants' own server.
+async fn together(cluster: &std::sync::Arc<Cluster>, budget: i64, tenants: usize) -> Fleet {
+    Setup::schemas(tenants)
+        .migrations(Tool::Sql, steps(3))
+        .on(cluster)
+        .control_on(cluster)
+        .set("servers.main.budget", budget)
+        .start()
+        .await
+}
+
+#[tokio::test]
+async fn workers_own_connections_count_where_the_control_database_has_tenants() {
+    let cluster = Cluster::own(Settings::default()).await;
+    let fleet = together(&cluster, 9, 300).await;
+    let workers: Vec<_> = (0..3)
+        .map(|_| fleet.worker(&["--concurrency", "8", "--listen", "127.0.0.1:0"]))
+        .collect();
+    let control = "select count(*) from herder.slot where purpose = 'control'";
+    fleet
+        .wait_until("all three have their slots", async || {
+            fleet.ask::<i64>(control).await == 6
+        })
+        .await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    let (most, samples) = most_sessions(&cluster, fleet.over()).await;
+    // Six of their own, two for attempts and one for reclaim: a budget that is never used up would prove nothing.
+    assert!((7..=9).contains(&most), "{most} in {samples} samples");
+    for worker in workers {
+        assert_eq!(worker.drain().await, Some(0));
+    }
+    let left: i64 = fleet
+        .ask("select count(*) from herder.slot where worker is not null")
+        .await;
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn a_worker_that_finds_no_room_waits_ready_and_takes_over() {
+    let cluster = Cluster::own(Settings::default()).await;
+    let [first, second, third] = steps(3).try_into().expect("three");
+    let fleet = Setup::schemas(40)
+        .migrations(Tool::Sql, vec![first, second.gated(), third])
+        .on(&cluster)
+        .control_on(&cluster)
+        .set("servers.main.budget", 4)
+        .start()
+        .await;
+    let gate = fleet.close_gate().await;
+    let first = fleet.worker(&["--listen", "127.0.0.1:0", "--name", "first"]);
+    let admitted = "select count(*) from herder.slot where purpose = 'control'";
+    fleet
+        .wait_until("the first has its slots", async || {
+            fleet.ask::<i64>(admitted).await == 2
+        })
+        .await;
+    let second = fleet.worker(&["--listen", "127.0.0.1:0", "--name", "second"]);
+    second.says("no room for another worker").await;
+    assert_eq!(second.get("/readyz").await.0, 200);
+    assert_eq!(second.get("/livez").await.0, 200);
+    fleet.herder(&["upgrade"]).await.expect(0);
+    fleet.wait_at_gate(1).await;
+    let workers: Vec<String> = crate::fleet::list(&fleet.control, "select name from herder.worker").await;
+    assert_eq!(workers, ["first"]);
+    first.kill().await;
+    gate.open().await;
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    fleet
+        .assert_effects(&["up 20250101", "up 20250102", "up 20250203"])
+        .await;
+    assert_eq!(second.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_connection_serves_one_tenant_after_the_other_and_brings_nothing_along() {
+    let noted = "create table seen as select pg_backend_pid() as pid, current_setting('work_mem') as mem, \
+                 to_regclass('pg_temp.left_behind') is not null as temp";
+    // Whatever a migration leaves in its session must not reach the next tenant's.
+    let litter = "set work_mem = '123MB'; create temp table left_behind (a int); prepare p as select 1; \
+                  declare c cursor with hold for select 1; listen l; select pg_advisory_lock(4711)";
+    let [first, second] = steps(2).try_into().expect("two");
+    let fleet = Setup::schemas(60)
+        .migrations(Tool::Sql, vec![first.then(noted), second.then(litter)])
+        .start()
+        .await;
+    fleet.herder(&["upgrade", "--local", "2"]).await.expect(0);
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    let all: Vec<String> = fleet
+        .tenants
+        .iter()
+        .map(|t| format!("select * from {}.seen", t.schema_name()))
+        .collect();
+    let all = all.join(" union all ");
+    let backends: i64 = ask(&fleet.home, &format!("select count(distinct pid) from ({all}) s")).await;
+    assert!(backends <= 10, "{backends} connections for 60 tenants");
+    let dirty: i64 = ask(
+        &fleet.home,
+        &format!("select count(*) from ({all}) s where mem = '123MB' or temp"),
+    )
+    .await;
+    assert_eq!(dirty, 0);
+    let locks: i64 = ask(
+        &fleet.home,
+        "select count(*) from pg_locks where locktype = 'advisory' and objid = 4711
+         and database = (select oid from pg_database where datname = current_database())",
+    )
+    .await;
+    assert_eq!(locks, 0);
+}
