@@ -160,7 +160,7 @@ pub(crate) struct Init {
 #[derive(Args, Debug)]
 pub(crate) struct Setup {
     /// Let this role use the tables, for workers and commands that connect as another one; may be given several times
-    #[arg(long, value_name = "ROLE")]
+    #[arg(long, value_name = "ROLE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) grant: Vec<String>,
 }
 

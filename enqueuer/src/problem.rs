@@ -151,6 +151,12 @@ fn hint_of_one(cause: &(dyn StdError + 'static)) -> Option<String> {
         ConfigError::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound => Some(
             "`herder init` writes a config to start from; --config or HERDER_CONFIG names another".into(),
         ),
+        ConfigError::Unreadable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Some("let this user read it; --config or HERDER_CONFIG names another".into())
+        }
+        ConfigError::Unreadable { .. } => {
+            Some("a config is a text file in TOML; --config or HERDER_CONFIG names another".into())
+        }
         ConfigError::Missing { .. } => Some("set it, or write the value into the config".into()),
         _ => None,
     }

@@ -215,6 +215,13 @@ fn decode<T: DeserializeOwned>(section: &str, value: Value) -> Result<T, ConfigE
 
 /// A URL that stands in the wrong place must not be repeated: serde would, in `invalid type: string "…", expected …`.
 fn without_value(message: &str) -> String {
+    // In words of TOML, not of Rust.
+    if message.starts_with("invalid type: ")
+        && let Some((_, "struct ControlConfig" | "struct ServerConfig" | "a map")) =
+            message.rsplit_once(", expected ")
+    {
+        return "must be a section with keys, like those that `herder init` writes".to_owned();
+    }
     for kind in ["type", "value"] {
         let begin = format!("invalid {kind}: string \"");
         if let Some(rest) = message.strip_prefix(&begin)
@@ -407,6 +414,55 @@ mod tests {
             &|_| Some("postgresql://h/d".into()),
         );
         config.expect("the template is valid");
+    }
+
+    #[test]
+    fn what_stands_in_the_wrong_place_is_not_repeated() {
+        for (text, words) in [
+            (
+                "control = 'postgresql://u:hunter2@h/d'",
+                "[control] must be a section",
+            ),
+            (
+                "[control]\nurl = ['postgresql://u:hunter2@h/d']",
+                "[control] invalid type: sequence",
+            ),
+            (
+                "[control]\nurl = 'postgresql://h/d'\n[limits]\nmax_attempts = 'postgresql://u:hunter2@h/d'",
+                "[limits] a text stands where i32 is expected",
+            ),
+        ] {
+            let complaint = complaint(&format!(
+                "{text}\n{}",
+                &MINIMAL[MINIMAL.find("[tenants]").expect("it")..]
+            ));
+            assert!(
+                complaint.starts_with(words) && !complaint.contains("hunter2"),
+                "{complaint}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_what_migrations_need_is_handed_down() {
+        let text = r#"
+            control.url = "${CONTROL}"
+            [tenants]
+            source = "sql"
+            url = "${CATALOG}?application_name=${SHARED}"
+            query = "select 1"
+            [servers.main]
+            url = "${SHARED}"
+            [runner]
+            kind = "alembic"
+        "#;
+        let env = |_: &str| Some("postgresql://h/d".to_owned());
+        let config =
+            Config::parse(text, Path::new("herder.toml"), Path::new("/"), &env).expect("it is right");
+        let RunnerConfig::Alembic(alembic) = config.runner else {
+            panic!("it is Alembic");
+        };
+        assert_eq!(alembic.private_variables, ["CATALOG", "CONTROL"]);
     }
 
     #[test]
