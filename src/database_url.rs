@@ -55,6 +55,9 @@ pub enum DatabaseUrlError {
     /// It is one of something else.
     #[error("`{0}://` is not a Postgres URL; it looks like postgresql://user@host:5432/database")]
     Scheme(String),
+    /// A password in it ends too early: what is left of it would be shown as a database.
+    #[error("ambiguous: in a user or password, `/` is written %2F, `?` %3F, `#` %23 and `@` %40")]
+    Separators,
     /// It names what the client library does not know.
     #[error("not usable: {0}")]
     Options(String),
@@ -74,6 +77,7 @@ impl DatabaseUrl {
             Some("postgres" | "postgresql") => {}
             _ => return Err(DatabaseUrlError::Scheme(scheme.to_owned())),
         }
+        check_separators(rest)?;
         let url = Self(Url::parse(&format!("postgresql://{rest}"))?);
         url.check_tls()?;
         url.options()?;
@@ -306,6 +310,19 @@ impl fmt::Display for DatabaseUrl {
     }
 }
 
+/// Whether what stands before the host is over where it seems to be. An `@` further on belongs to a password that was
+/// not encoded.
+fn check_separators(rest: &str) -> Result<(), DatabaseUrlError> {
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, rest) = rest.split_at(end);
+    let path = rest.split('?').next().unwrap_or_default();
+    let early = path.contains('@') || (rest.contains('@') && !authority.contains('@'));
+    match early || rest.contains('#') {
+        true => Err(DatabaseUrlError::Separators),
+        false => Ok(()),
+    }
+}
+
 fn decode(text: &str) -> String {
     percent_encoding::percent_decode_str(text)
         .decode_utf8_lossy()
@@ -385,6 +402,10 @@ mod tests {
             "mysql://u:hunter2@h/d",
             "u:hunter2@h/d",
             "postgresql://u:hunter2@h:port/d",
+            "postgresql://u:@/hunter2@h/d",
+            "postgresql://u:1/hunter2@h/d",
+            "postgresql://u:1?hunter2@h/d",
+            "postgresql://u:1#hunter2@h/d",
         ] {
             let error = DatabaseUrl::parse(text).expect_err("it is wrong").to_string();
             assert!(!error.contains("hunter2"), "{error}");
