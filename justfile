@@ -16,6 +16,25 @@ test *ARGS:
 test-large:
     cargo test --test it example_fleets -- --ignored --nocapture --test-threads=1
 
+# Herder beside what people use today: about ten minutes. See benches/README.md.
+bench *ARGS:
+    cargo build --profile bench --bins
+    cargo bench --bench fleet -- {{ARGS}}
+
+# How enqueue and run grow, up to 100,000 tenants: takes long.
+bench-growth *ARGS:
+    cargo build --profile bench --bins
+    cargo bench --bench fleet -- growth {{ARGS}}
+
+# A real fleet under a random stream of faults: see docs/RELIABILITY.md. --minutes M --seed S
+chaos *ARGS:
+    cargo build -p herder-worker -p herder-enqueuer
+    cargo test -p herder --test chaos -- {{ARGS}}
+
+# The state machine against its model, 100,000 steps; `cargo test` takes 1,000.
+model STEPS="100000":
+    HERDER_MODEL_STEPS={{STEPS}} cargo test -p herder --test it model:: -- --nocapture
+
 # Formats the code.
 fmt:
     cargo fmt --all

@@ -51,5 +51,7 @@ pub mod secret;
 pub mod servers;
 pub mod session;
 pub mod store;
+pub mod telemetry;
 pub mod tenant_source;
 pub mod throwaway;
+pub mod webhook;

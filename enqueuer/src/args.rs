@@ -81,8 +81,15 @@ pub(crate) enum Command {
     /// Show what a run would do
     ///
     /// Tenants that stand at the same revision have the same way to go: they are shown together, with the revisions
-    /// that are pending for them. Changes nothing.
+    /// that are pending for them, and whether they are migrated by a plan or live, and why. Changes no tenant: a plan
+    /// of Alembic's is proven in scratch schemas beside them, which are removed again.
     Plan(Plan),
+    /// Apply the plan of a run in some tenants, and roll it back
+    ///
+    /// Says who would fail and why, and for how long the locks were held. Nothing remains but what a rollback leaves:
+    /// sequences that went on, and dead rows. Steps outside a transaction, and what a run does live, are not rehearsed.
+    /// The tenants are really locked meanwhile, one at a time. Ends with 7 if any would fail.
+    Rehearse(Rehearse),
     /// Start a run that brings tenants up to a revision
     ///
     /// Prints the run's id. Workers do the work: `herder-worker` processes, or this one with --local.
@@ -116,6 +123,11 @@ pub(crate) enum Command {
     ///
     /// The migrations count as they are now: what was wrong may have been mended there.
     Retry(GoOn),
+    /// Forget old runs: delete them from the control database
+    ///
+    /// With their jobs, attempts and deliveries, and with plans and workers that nothing points to any more. Only
+    /// runs that are over go, and no tenant is touched. Safe to interrupt, and to run by a schedule.
+    Prune(Prune),
     /// Watch a fleet of demo tenants being migrated, with a failure and a killed worker
     ///
     /// Starts a throw-away PostgreSQL, makes tenants with data, starts two workers, kills one of them, mends a
@@ -207,6 +219,9 @@ pub(crate) struct Plan {
     /// Plan the way down (understood by itself for `base` and -N)
     #[arg(long)]
     pub(crate) downgrade: bool,
+    /// Show the SQL of each plan, in the form of a script
+    #[arg(long)]
+    pub(crate) sql: bool,
     /// End with 7 if anything is pending, or not known, for any tenant
     #[arg(long)]
     pub(crate) check: bool,
@@ -214,6 +229,46 @@ pub(crate) struct Plan {
     pub(crate) selection: Selection,
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Rehearse {
+    /// The target: head, base, a revision, the beginning of one, +N or -N
+    #[arg(
+        long,
+        value_name = "TARGET",
+        default_value = "head",
+        allow_hyphen_values = true
+    )]
+    pub(crate) to: Target,
+    /// Rehearse the way down (understood by itself for `base` and -N)
+    #[arg(long)]
+    pub(crate) downgrade: bool,
+    /// In so many tenants, and at least one of those that stand at the same revision
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) sample: u32,
+    /// In all tenants
+    #[arg(long, conflicts_with = "sample")]
+    pub(crate) all: bool,
+    /// How long to wait for a lock; the application queues up behind who waits
+    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = limit)]
+    pub(crate) lock_timeout: Duration,
+    /// How long one statement may take; it keeps its locks for as long
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = limit)]
+    pub(crate) statement_timeout: Duration,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// A duration that is a limit: to the server, none at all would be no limit.
+fn limit(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(limit) if limit.as_millis() == 0 => Err("at least 1ms".into()),
+        Ok(limit) => Ok(limit),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// How a run is released. What is not given here is taken from [rollout].
@@ -337,6 +392,16 @@ pub(crate) struct GoOn {
 pub(crate) struct Cancel {
     #[command(flatten)]
     pub(crate) run: RunArg,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Prune {
+    /// Forget the runs that ended longer ago than this, e.g. 90d
+    #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = humantime::parse_duration)]
+    pub(crate) older_than: Duration,
     /// Do not ask
     #[arg(long)]
     pub(crate) yes: bool,

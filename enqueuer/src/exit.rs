@@ -22,7 +22,7 @@ pub(crate) enum Exit {
     Halted = 5,
     /// The run that was waited for was cancelled.
     Cancelled = 6,
-    /// `plan --check` or `check` found something to do or to mend.
+    /// `plan --check`, `check` or `rehearse` found something to do or to mend.
     Found = 7,
     /// Nothing moved for `--stall-timeout`. The run goes on.
     Stalled = 8,
@@ -55,7 +55,7 @@ impl Exit {
             Self::Failed => "the run finished with failed tenants",
             Self::Halted => "the run was halted by its failure limit",
             Self::Cancelled => "the run was cancelled",
-            Self::Found => "`plan --check` or `check` found something",
+            Self::Found => "`plan --check`, `check` or `rehearse` found something",
             Self::Stalled => "no tenant was settled for --stall-timeout; the run goes on",
             Self::Interrupted => "Ctrl-C ended the wait, not the run",
         }

@@ -8,6 +8,7 @@ mod control;
 mod exit;
 mod follow;
 mod log;
+mod news;
 mod output;
 mod problem;
 mod render;

@@ -78,6 +78,7 @@ fn exit_of_one(cause: &(dyn StdError + 'static)) -> Option<Exit> {
             EnqueueError::Resolve(ResolveError::Unknown { .. } | ResolveError::NothingLeft(_))
             | EnqueueError::Overlap { .. } => Exit::Usage,
             EnqueueError::Runner(error) => exit_of_runner(error),
+            EnqueueError::Stopped => Exit::Interrupted,
             EnqueueError::Resolve(_)
             | EnqueueError::Source(_)
             | EnqueueError::Store(_)
@@ -138,7 +139,10 @@ fn hint_of_one(cause: &(dyn StdError + 'static)) -> Option<String> {
                 Some("`herder tenants` lists them all".into())
             }
             EnqueueError::Budget { server, .. } => Some(format!("raise [servers.{server}] `budget`")),
-            EnqueueError::Resolve(_) | EnqueueError::Source(_) | EnqueueError::Store(_) => None,
+            EnqueueError::Resolve(_)
+            | EnqueueError::Source(_)
+            | EnqueueError::Store(_)
+            | EnqueueError::Stopped => None,
         };
     }
     let config = match cause.downcast_ref::<ContextError>() {

@@ -49,8 +49,8 @@ pub enum ConfigError {
     },
 }
 
-const SECTIONS: [&str; 7] = [
-    "control", "tenants", "servers", "runner", "limits", "rollout", "worker",
+const SECTIONS: [&str; 8] = [
+    "control", "tenants", "servers", "runner", "limits", "rollout", "worker", "notify",
 ];
 
 impl Config {
@@ -124,6 +124,7 @@ impl Config {
             limits: section(&mut table, "limits", true)?,
             rollout: section::<RolloutConfig>(&mut table, "rollout", true)?,
             worker: section(&mut table, "worker", true)?,
+            notify: section(&mut table, "notify", true)?,
         };
         match &mut config.runner {
             RunnerConfig::Alembic(c) => c.private_variables = private_variables,
@@ -179,6 +180,9 @@ impl Config {
         }
         if self.limits.max_attempts < 1 || self.limits.max_starts < 1 {
             return wrong("limits", "`max_attempts` and `max_starts` must be at least 1");
+        }
+        if let Some(problem) = self.notify.problem() {
+            return wrong("notify", problem);
         }
         if let RunnerConfig::Command(c) = &self.runner
             && c.command.is_empty()
@@ -264,7 +268,7 @@ fn expand_all(
     let (private, shared) = (RefCell::new(BTreeSet::new()), RefCell::new(BTreeSet::new()));
     for (key, value) in table {
         let names = match key.as_str() {
-            "control" | "tenants" => &private,
+            "control" | "tenants" | "notify" => &private,
             _ => &shared,
         };
         let env = |name: &str| {
@@ -463,6 +467,31 @@ mod tests {
             panic!("it is Alembic");
         };
         assert_eq!(alembic.private_variables, ["CATALOG", "CONTROL"]);
+    }
+
+    #[test]
+    fn a_webhook_is_checked_and_never_shown() {
+        let notify = |keys: &str| parse(&format!("{MINIMAL}\n[notify]\n{keys}")).map(|config| config.notify);
+        let complaint = |keys: &str| notify(keys).expect_err("it is wrong").to_string();
+        let config = notify("webhook = \"https://h/T0ken\"\nevents = [\"halt\"]").expect("it is right");
+        assert_eq!(config.webhook().map(|url| url.expose()), Some("https://h/T0ken"));
+        assert!(!format!("{config:?}").contains("T0ken"));
+        assert!(notify("webhook = \"\"").expect("none").webhook().is_none());
+        for keys in [
+            "webhook = \"h/T0ken\"",
+            "webhook = \"ftp://h/T0ken\"",
+            "webhook = [\"T0ken\"]",
+        ] {
+            assert!(!complaint(keys).contains("T0ken"), "{}", complaint(keys));
+        }
+        assert_eq!(
+            complaint("events = [\"finished\"]"),
+            "[notify] unknown variant `finished`; the nearest known one is `finish`"
+        );
+        assert_eq!(
+            complaint("timeout = \"0s\""),
+            "[notify] `timeout` must be more than 0s, and at most 1min"
+        );
     }
 
     #[test]

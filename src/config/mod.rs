@@ -1,6 +1,7 @@
 //! `herder.toml`: what it may hold, what is taken where it holds nothing, and what to say where it is wrong.
 
 mod load;
+mod notify;
 mod runner;
 mod tenants;
 
@@ -10,6 +11,7 @@ use serde::Deserialize;
 
 pub use self::{
     load::ConfigError,
+    notify::NotifyConfig,
     runner::{AlembicConfig, CommandConfig, PlanConfig, RunnerConfig, SqlConfig},
     tenants::{
         DiscoverConfig, FastapiId, FastapiStrategy, FastapiTenancyConfig, FileConfig, SqlSourceConfig,
@@ -43,6 +45,8 @@ pub struct Config {
     pub rollout: RolloutConfig,
     /// How a worker behaves.
     pub worker: WorkerConfig,
+    /// Who is told of runs.
+    pub notify: NotifyConfig,
 }
 
 /// `[control]`

@@ -16,6 +16,16 @@ pub enum RunnerConfig {
     Command(CommandConfig),
 }
 
+impl RunnerConfig {
+    /// Schemas to search after the tenant's own.
+    pub fn extra_search_path(&self) -> &[String] {
+        match self {
+            Self::Sql(config) => &config.extra_search_path,
+            Self::Alembic(_) | Self::Command(_) => &[],
+        }
+    }
+}
+
 /// `kind = "alembic"`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,13 +56,14 @@ pub struct AlembicConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PlanConfig {
-    /// Only where the plan is proven: rendered twice alike, and the same as live Alembic in a scratch schema.
+    /// Only where the plan is proven: rendered twice alike, and the same as live Alembic in a scratch schema. All
+    /// else is migrated live. The default.
+    #[default]
     Auto,
     /// Everywhere, without a proof: what cannot be rendered, twice alike, is an error. For who knows that their
     /// offline mode is right, or may not make scratch schemas.
     Always,
-    /// Nowhere: live Alembic, in warm processes. The default, until plans have been through the same faults.
-    #[default]
+    /// Nowhere: live Alembic, in warm processes.
     Never,
 }
 

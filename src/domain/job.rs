@@ -9,6 +9,7 @@ use super::{
     revision::{Direction, Target},
     run::RunId,
     tenant::{Isolation, Place},
+    trace::TraceContext,
 };
 
 /// The id of a job: unique in the control database.
@@ -148,6 +149,8 @@ pub struct Claim {
     pub plan: Option<String>,
     /// How far a former attempt got with that plan, where the ledger cannot say so.
     pub note: Option<Note>,
+    /// The trace of whoever made the run.
+    pub trace: Option<TraceContext>,
     /// The numbers of the slots that it holds on its server.
     pub slots: Vec<i32>,
 }

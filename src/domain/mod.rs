@@ -3,10 +3,12 @@
 pub mod backoff;
 pub mod failure;
 pub mod job;
+pub mod notice;
 pub mod outcome;
 pub mod plan;
 pub mod revision;
 pub mod run;
 pub mod tenant;
+pub mod trace;
 pub mod wave;
 pub mod worker;

@@ -72,6 +72,22 @@ pub enum StepForm {
     },
 }
 
+impl StepForm {
+    /// All that it says to the server where nothing goes wrong, in order.
+    pub fn statements(&self) -> impl Iterator<Item = &str> {
+        let (first, body, last) = match self {
+            Self::Transaction { sql } => (None, std::slice::from_ref(sql), None),
+            Self::Outside {
+                announce,
+                statements,
+                record,
+                ..
+            } => (announce.as_ref(), statements.as_slice(), record.as_ref()),
+        };
+        first.into_iter().chain(body).chain(last).map(String::as_str)
+    }
+}
+
 /// How far an attempt got where the ledger cannot say so: between two of its revisions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {

@@ -1,8 +1,12 @@
 //! What every command and every worker starts with: the config, made into things that work.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, ConfigError},
@@ -26,6 +30,19 @@ pub struct Context {
     pub source: Box<dyn TenantSource>,
     /// The migration tool.
     pub runner: Arc<dyn MigrationRunner>,
+    /// Told when a command is to end early: a proof then removes what it has made.
+    pub stop: CancellationToken,
+    /// How many things are going on that must not be dropped in the middle.
+    busy: AtomicUsize,
+}
+
+/// Something that must not be dropped in the middle goes on as long as this lives.
+pub(super) struct Busy<'a>(&'a AtomicUsize);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Why a config cannot be worked with.
@@ -61,7 +78,20 @@ impl Context {
             runner: runner::build(&config.runner, config.worker.concurrency)?,
             servers,
             config,
+            stop: CancellationToken::new(),
+            busy: AtomicUsize::new(0),
         })
+    }
+
+    /// Says that what comes must not be dropped in the middle.
+    pub(super) fn busy(&self) -> Busy<'_> {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(&self.busy)
+    }
+
+    /// Whether there is something to wait for after `stop` was told: a proof that clears up, a run that is written.
+    pub fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) > 0
     }
 
     /// The database of a claimed job's tenant. A URL of the tenant's own is asked of its source, now.

@@ -11,6 +11,7 @@ use crate::{
         revision::{Direction, History, HistoryError, Ledger, Standing, Target},
         run::RunId,
         tenant::{Isolation, Place, Tenant},
+        trace::TraceContext,
         wave::Rollout,
     },
     flow::{
@@ -43,6 +44,8 @@ pub struct Request {
     pub exclude: Vec<String>,
     /// How the jobs are released.
     pub rollout: Rollout,
+    /// The trace that the attempts join, in whatever process they are made. None: none.
+    pub trace: Option<TraceContext>,
 }
 
 /// A tenant, and what a run would do in it.
@@ -79,11 +82,15 @@ pub struct Way {
 }
 
 impl Way {
-    /// The plan for a tenant on this way. None: it is migrated live.
-    pub fn plan_for(&self, place: &Place) -> Option<&plan::Plan> {
+    /// The plan for a tenant on this way.
+    ///
+    /// # Errors
+    /// Why there is none for it: it is migrated live.
+    pub fn plan_for(&self, place: &Place) -> Result<&plan::Plan, &str> {
         match &self.offer {
-            Offer::Plan(plan) if place.schema.as_deref().is_none_or(|s| fits(plan, s)) => Some(plan),
-            _ => None,
+            Offer::Plan(plan) if place.schema.as_deref().is_none_or(|s| fits(plan, s)) => Ok(plan),
+            Offer::Plan(_) => Err("its SQL cannot hold the schema's name"),
+            Offer::Live { why } => Err(why),
         }
     }
 }
@@ -96,12 +103,14 @@ pub struct Plan {
     pub target: Option<Option<String>>,
     /// One line a tenant, in the source's order.
     pub tenants: Vec<Planned>,
-    /// The ways that they go.
+    /// The ways that they go. Empty in a [`survey`].
     pub ways: Vec<Way>,
     /// The servers with their budgets.
     pub servers: Vec<ServerRow>,
     /// What a person should know.
     pub warnings: Vec<String>,
+    /// The URLs of tenants that came with one.
+    pub(super) own_urls: OwnUrls,
 }
 
 /// A run that was made.
@@ -147,6 +156,9 @@ pub enum EnqueueError {
         /// How many tenants they share.
         places: i64,
     },
+    /// It was told to stop.
+    #[error("it was stopped")]
+    Stopped,
     /// An attempt needs more connections than a server's budget has.
     #[error("the budget of server `{server}` is {budget}, and one attempt needs {needed} connections")]
     Budget {
@@ -168,7 +180,7 @@ pub fn runner_kind(config: &RunnerConfig) -> &'static str {
     }
 }
 
-/// Finds out what a run would do. Changes nothing.
+/// Finds out what a run would do, and how. Changes no tenant; what a proof needs is made beside them, and removed.
 ///
 /// # Errors
 /// See [`EnqueueError`].
@@ -179,6 +191,34 @@ pub async fn plan(
     only: &[String],
     exclude: &[String],
 ) -> Result<Plan, EnqueueError> {
+    let (mut plan, ways) = read(cx, direction, target, only, exclude).await?;
+    plan.ways = offers(cx, direction, ways, &plan.tenants, &plan.own_urls).await?;
+    Ok(plan)
+}
+
+/// Finds out where the tenants stand, and what is pending, but not how it would be done. Changes nothing.
+///
+/// # Errors
+/// See [`EnqueueError`].
+pub async fn survey(
+    cx: &Context,
+    direction: Direction,
+    target: &Target,
+    only: &[String],
+    exclude: &[String],
+) -> Result<Plan, EnqueueError> {
+    let (plan, _) = read(cx, direction, target, only, exclude).await?;
+    Ok(plan)
+}
+
+/// What there is to plan with, the distinct ways among it.
+async fn read(
+    cx: &Context,
+    direction: Direction,
+    target: &Target,
+    only: &[String],
+    exclude: &[String],
+) -> Result<(Plan, Vec<DistinctWay>), EnqueueError> {
     let history = cx.runner.history().await?;
     let absolute = match target {
         Target::Relative(_) => None,
@@ -212,22 +252,26 @@ pub async fn plan(
         .map(|(tenant, read)| planner.plan(tenant, read))
         .collect();
     let ways = planner.ways.known;
-    let ways = offers(cx, direction, ways, &tenants, &own_urls).await?;
-    Ok(Plan {
+    let plan = Plan {
         target: absolute,
         tenants,
-        ways,
+        ways: Vec::new(),
         servers,
         warnings,
         history,
-    })
+        own_urls,
+    };
+    Ok((plan, ways))
 }
+
+/// A ledger, an isolation, and where that goes.
+type DistinctWay = (Ledger, Isolation, Option<String>);
 
 /// Asks the runner for plans, and has those proven that need it, each beside the first tenant that it is for.
 async fn offers(
     cx: &Context,
     direction: Direction,
-    ways: Vec<(Ledger, Isolation, Option<String>)>,
+    ways: Vec<DistinctWay>,
     tenants: &[Planned],
     own_urls: &OwnUrls,
 ) -> Result<Vec<Way>, EnqueueError> {
@@ -246,6 +290,9 @@ async fn offers(
             let first = &first.tenant;
             let own = own_urls.get(&first.id).filter(|_| first.own_url);
             let verdict = prove(cx, plan, to.as_deref(), &first.place, own).await?;
+            if cx.stop.is_cancelled() {
+                return Err(EnqueueError::Stopped);
+            }
             if let Verdict::Unproven { why } = verdict {
                 offer = Offer::Live { why };
             }
@@ -263,7 +310,7 @@ async fn offers(
 /// The distinct ways, in the order in which they first appear.
 #[derive(Default)]
 struct Ways {
-    known: Vec<(Ledger, Isolation, Option<String>)>,
+    known: Vec<DistinctWay>,
     index: HashMap<(Ledger, Isolation), usize>,
 }
 
@@ -445,6 +492,7 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
             .rollout
             .failure_limit
             .map(|l| i32::try_from(l.of(jobs.len())).unwrap_or(i32::MAX)),
+        trace: request.trace,
     };
     let places: Vec<&Place> = open.iter().map(|p| &p.tenant.place).collect();
     let unreachable = |server: &str| ServerRow {
@@ -452,6 +500,10 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
         address: server.into(),
         budget: i32::from(live),
     };
+    let _whole = cx.busy();
+    if cx.stop.is_cancelled() {
+        return Err(EnqueueError::Stopped);
+    }
     let mut tx = cx.pool.begin().await.map_err(StoreError::from)?;
     run::lock_enqueue(&mut tx).await?;
     if let Some((run, places)) = run::overlapping(&mut tx, &places).await? {
@@ -490,7 +542,7 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
 /// The id of the plan that a tenant gets.
 fn plan_of(plan: &Plan, ids: &[Option<String>], planned: &Planned) -> Option<String> {
     let way = planned.way?;
-    plan.ways.get(way)?.plan_for(&planned.tenant.place)?;
+    plan.ways.get(way)?.plan_for(&planned.tenant.place).ok()?;
     ids.get(way)?.clone()
 }
 

@@ -15,7 +15,6 @@ use super::{
     plans::Plans,
 };
 use crate::{
-    config::RunnerConfig,
     database_url::DatabaseUrl,
     domain::{
         failure::FailureClass,
@@ -123,7 +122,8 @@ impl Attempt<'_> {
         ready: Option<KeptSession>,
     ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
         if let Some(mut kept) = ready {
-            kept.session.turn_to(&self.claim.place, self.extra_search_path());
+            kept.session
+                .turn_to(&self.claim.place, self.cx.config.runner.extra_search_path());
             match self.over(kept, plan, false).await {
                 // It was lost since the last tenant, or is lost now. A new one tells how far this tenant got.
                 Err(error)
@@ -167,7 +167,7 @@ impl Attempt<'_> {
         let claim = self.claim;
         (self.enter)(Step::Connecting);
         let url = self.cx.url_of(claim).await?;
-        let (limits, path) = (&self.cx.config.limits, self.extra_search_path());
+        let (limits, path) = (&self.cx.config.limits, self.cx.config.runner.extra_search_path());
         let session = TenantSession::connect(&url, &claim.place, label, limits, path).await?;
         Ok(KeptSession::new(session, &claim.place.database))
     }
@@ -254,7 +254,7 @@ impl Attempt<'_> {
             &claim.place,
             &claim.application_name(),
             &self.cx.config.limits,
-            self.extra_search_path(),
+            self.cx.config.runner.extra_search_path(),
         )
         .await?;
         let settled = self.in_session(&mut session, &url, &history).await;
@@ -413,13 +413,6 @@ impl Attempt<'_> {
                 found: history.describe(after).unwrap_or_else(|| "base".into()),
                 hint: None,
             }),
-        }
-    }
-
-    fn extra_search_path(&self) -> &[String] {
-        match &self.cx.config.runner {
-            RunnerConfig::Sql(c) => &c.extra_search_path,
-            RunnerConfig::Alembic(_) | RunnerConfig::Command(_) => &[],
         }
     }
 

@@ -1,6 +1,6 @@
 //! Whether a plan may take the place of the live tool: known from before, or proven now.
 
-use tokio_util::sync::CancellationToken;
+use sha2::{Digest, Sha256};
 use tracing::info;
 
 use crate::{
@@ -36,8 +36,10 @@ pub(super) async fn prove(
         url: &url,
         place,
         limits: &cx.config.limits,
-        cancel: &CancellationToken::new(),
+        cancel: &cx.stop,
+        owner: &owner(cx),
     };
+    let _whole = cx.busy();
     let verdict = known_or_proven(cx, plan, to, ground).await;
     service.release().await;
     match verdict {
@@ -47,6 +49,22 @@ pub(super) async fn prove(
             why: format!("its proof failed: {}", chain(&error)),
         }),
     }
+}
+
+/// What tells the scratch schemas of this fleet from those of others in the same database: a proof holds the server's
+/// service connection, so whatever else this fleet has there was left behind.
+fn owner(cx: &Context) -> String {
+    let options = cx.pool.connect_options();
+    let place = format!(
+        "{}:{}/{}",
+        options.get_host(),
+        options.get_port(),
+        options.get_database().unwrap_or_default()
+    );
+    let digest = Sha256::digest(place);
+    digest[..4]
+        .iter()
+        .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
 }
 
 /// Why nobody knows.

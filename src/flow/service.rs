@@ -1,5 +1,5 @@
-//! The service connection of a server: the one of its budget that belongs to no job. Inspection, proofs and reclaim take
-//! turns at it; whoever holds it may connect once.
+//! The service connection of a server: the one of its budget that belongs to no job. Inspection, proofs,
+//! rehearsals and reclaim take turns at it; whoever holds it may connect once.
 
 use std::time::{Duration, Instant};
 
@@ -22,14 +22,17 @@ const RENEWAL: Duration = Duration::from_secs(1);
 /// How often somebody who waits for it asks.
 const POLL: Duration = Duration::from_millis(100);
 
-/// What the sessions call themselves that are opened by its holder.
-const LABELS: [&str; 3] = [INSPECT, "herder/shadow", RECLAIM];
+/// What the sessions call themselves that are opened by its holder, as patterns: a proof's bear a mark of the fleet.
+const LABELS: [&str; 4] = [INSPECT, "herder/shadow/%", RECLAIM, REHEARSAL];
 
 /// The label of a session that reads ledgers.
 pub(super) const INSPECT: &str = "herder/inspect";
 
 /// The label of a session that ends what lost attempts have left.
 pub(super) const RECLAIM: &str = "herder/reclaim";
+
+/// The label of a session that rehearses plans.
+pub(super) const REHEARSAL: &str = "herder/rehearsal";
 
 /// The service connection of one server, held. Dropped without [`release`](Self::release), it is free when the lease has
 /// run out.
@@ -96,7 +99,7 @@ impl Service {
         }
         sqlx::query(
             "select pg_terminate_backend(pid, 3000) from pg_stat_activity
-             where application_name = any($1) and usename = current_user and pid <> pg_backend_pid()",
+             where application_name like any($1) and usename = current_user and pid <> pg_backend_pid()",
         )
         .bind(LABELS)
         .persistent(false)

@@ -12,7 +12,7 @@ use std::{
 use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tracing::{Instrument, debug, error, field, info, info_span, warn};
 use uuid::Uuid;
 
 use super::{
@@ -21,6 +21,7 @@ use super::{
     enqueue::runner_kind,
     execute::{Attempt, Executed, close_all, verb},
     held::{Held, StopReason},
+    herald::Herald,
     keeper::Keeper,
     kept::{Kept, KeptSession},
     plans::Plans,
@@ -220,6 +221,9 @@ impl Worker {
         };
         let pulse = tokio::spawn(pulse.run());
         let keeper = tokio::spawn(keeper.run());
+        let silence = CancellationToken::new();
+        let herald = Herald::new(&shared.cx.config.notify, shared.cx.pool.clone())
+            .map(|herald| tokio::spawn(herald.run(silence.clone())));
         let queue = QueueConfig {
             pool: shared.cx.pool.clone(),
             appetite: Appetite {
@@ -249,6 +253,11 @@ impl Worker {
         pulse.abort();
         if let Err(error) = worker::remove(&shared.cx.pool, &shared.id).await {
             warn!(%error, "Could not sign off; the lease runs out by itself");
+        }
+        silence.cancel();
+        if let Some(herald) = herald {
+            // What it is telling would be told twice. What it does not get done is left to others.
+            let _ = tokio::time::timeout(LAST_WORDS, herald).await;
         }
         ran
     }
@@ -299,8 +308,13 @@ impl Shared {
     async fn deliver(&self, delivery: Delivery) {
         let claim = &delivery.claim;
         let started = Instant::now();
-        let span =
-            info_span!("attempt", run.id = %claim.run, tenant.id = %claim.tenant, attempt = claim.epoch);
+        let span = info_span!(
+            "attempt", run.id = %claim.run, job.id = claim.job, tenant.id = %claim.tenant, attempt = claim.epoch,
+            trace_id = field::Empty
+        );
+        if let Some(trace) = &claim.trace {
+            span.record("trace_id", field::display(trace.trace()));
+        }
         async {
             let Executed { settlement, kept } = self.attempt(claim).await;
             match settlement {

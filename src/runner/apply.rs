@@ -10,6 +10,7 @@ mod message;
 mod outside;
 mod place;
 mod refusal;
+mod rehearse;
 
 use std::{collections::BTreeSet, ops::Range};
 
@@ -23,6 +24,7 @@ use self::{
 pub(crate) use self::{
     place::{fits, placed},
     refusal::{DIRTY, EDITED, block, raise},
+    rehearse::{Rehearsed, rehearse},
 };
 use super::{LedgerTable, RunnerError};
 use crate::{
@@ -329,11 +331,13 @@ impl Applier<'_> {
     /// What a step's transaction begins with.
     fn begin(&self, step: &PlanStep, first: bool, checks: Checks) -> Result<String, RunnerError> {
         // READ COMMITTED: what is read behind a lock must not be older than the lock.
-        let mut sql = "begin isolation level read committed".to_owned();
-        sql.push_str(&format!(
-            "; set local application_name = {}",
-            literal(self.order.name)
-        ));
+        let enter = self.enter(step, first, checks)?;
+        Ok(format!("begin isolation level read committed; {enter}"))
+    }
+
+    /// What a step's transaction begins with, behind its BEGIN.
+    fn enter(&self, step: &PlanStep, first: bool, checks: Checks) -> Result<String, RunnerError> {
+        let mut sql = format!("set local application_name = {}", literal(self.order.name));
         if let Some(path) = self.session.search_path() {
             sql.push_str(&format!("; set local search_path = {path}"));
         }

@@ -21,7 +21,7 @@ use tokio::sync::Mutex;
 use self::{
     checks::{UNKNOWN_TO_CURRENT, command, placeholder_error, program, secrets, setup},
     environment::{BASE, Environment, Errand, Session, WITHOUT},
-    output::{last_words, sqlstate},
+    output::{last_words, lost_connection, sqlstate},
     process::{Finished, Invocation},
     template::{Template, Values},
 };
@@ -149,9 +149,13 @@ impl CommandRunner {
             true => format!("`{name}` ended with {ended} and said nothing"),
             false => format!("`{name}` ended with {ended}: {words}"),
         };
+        let sqlstate = sqlstate(&talk);
+        if sqlstate.is_none() && lost_connection(&talk) {
+            return Err(RunnerError::Connection(message));
+        }
         Err(RunnerError::Tool {
             message,
-            sqlstate: sqlstate(&talk),
+            sqlstate,
             revision: None,
             statement: None,
             hint: None,

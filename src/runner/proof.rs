@@ -15,6 +15,8 @@ pub struct Ground<'a> {
     pub limits: &'a LimitsConfig,
     /// Told to stop. What was made is removed then.
     pub cancel: &'a CancellationToken,
+    /// Whose proof it is, in a few letters: one after the other, so that what else bears this mark was left behind.
+    pub owner: &'a str,
 }
 
 /// What a proof found.

@@ -155,6 +155,8 @@ pub async fn claim(
                     .map(serde_json::from_value)
                     .transpose()
                     .map_err(|e| wrong(e.to_string()))?,
+                // One that makes no sense costs a run its trace, not its tenants.
+                trace: row.traceparent.and_then(|text| text.parse().ok()),
                 slots: row.slots,
             })
         })

@@ -2,11 +2,12 @@
 
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 
-use super::{StoreError, job::push_deliveries};
+use super::{StoreError, job::push_deliveries, notice};
 use crate::domain::{
     revision::Direction,
     run::{RunId, RunState},
     tenant::Place,
+    trace::TraceContext,
 };
 
 /// A run as it is made.
@@ -32,6 +33,8 @@ pub struct NewRun {
     pub canary: bool,
     /// How many tenants may fail.
     pub failure_limit: Option<i32>,
+    /// The trace that its attempts join.
+    pub trace: Option<TraceContext>,
 }
 
 /// Keeps enqueuers apart: two of them at the same moment must see each other's jobs. Gone at the transaction's end.
@@ -45,14 +48,15 @@ pub async fn lock_enqueue(tx: &mut PgConnection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Writes a run.
+/// Writes a run, and that there is one to tell of.
 ///
 /// # Errors
 /// The control database fails.
 pub async fn insert(tx: &mut PgConnection, run: &NewRun) -> Result<(), StoreError> {
     sqlx::query!(
-        "insert into herder.run (id, direction, target, runner, checksum, connections, tenants, waves, canary, failure_limit)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        "insert into herder.run
+           (id, direction, target, runner, checksum, connections, tenants, waves, canary, failure_limit, traceparent)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         run.id,
         run.direction.as_str(),
         run.target,
@@ -63,10 +67,11 @@ pub async fn insert(tx: &mut PgConnection, run: &NewRun) -> Result<(), StoreErro
         run.waves,
         run.canary,
         run.failure_limit,
+        run.trace.map(|trace| trace.to_string()),
     )
-    .execute(tx)
+    .execute(&mut *tx)
     .await?;
-    Ok(())
+    notice::write(tx, run.id, RunState::Running, None).await
 }
 
 /// An open run that still has work in one of these places, with the number of such places. None: they are all free.
@@ -224,6 +229,7 @@ async fn advance_locked(tx: &mut Transaction<'_, Postgres>, run: RunId) -> Resul
         )
         .execute(&mut **tx)
         .await?;
+        notice::write(tx, run, RunState::Halted, Some(&reason)).await?;
         return Ok(Advanced::Halted(reason));
     }
     if counts.open > 0 {
@@ -255,6 +261,7 @@ async fn advance_locked(tx: &mut Transaction<'_, Postgres>, run: RunId) -> Resul
     )
     .execute(&mut **tx)
     .await?;
+    notice::write(tx, run, state, None).await?;
     Ok(Advanced::Settled(state))
 }
 
@@ -370,6 +377,9 @@ pub async fn cancel(pool: &PgPool, run: RunId) -> Result<bool, StoreError> {
     .await?
     .rows_affected();
     cancel_open_jobs(&mut tx, run).await?;
+    if done == 1 {
+        notice::write(&mut tx, run, RunState::Cancelled, None).await?;
+    }
     tx.commit().await?;
     Ok(done == 1)
 }
@@ -454,8 +464,8 @@ pub async fn mend(pool: &PgPool) -> Result<u64, StoreError> {
     let lost = sqlx::query!(
         "select job.run_id, array_agg(job.id) as jobs from herder.run join herder.job on job.run_id = run.id
          where run.state = 'running' and job.state = 'ready'
-           and not exists (select from apalis.jobs
-                           where jobs.id = lpad(to_hex(job.id), 26, '0') and jobs.status = 'Pending')
+           -- A look into one index for each: a join would be planned for far fewer pending deliveries than there may be.
+           and (select status from apalis.jobs where jobs.id = lpad(to_hex(job.id), 26, '0')) is distinct from 'Pending'
          group by job.run_id"
     )
     .fetch_all(&mut *connection)

@@ -47,6 +47,9 @@ def online():
 offline() if context.is_offline_mode() else online()
 "#;
 
+/// Whose proofs they are.
+const OWNER: &str = "0badcafe";
+
 /// A project, and a database with tenants of it.
 struct Fleet {
     runner: AlembicRunner,
@@ -170,6 +173,7 @@ impl Fleet {
             place: &self.place(),
             limits: &LimitsConfig::default(),
             cancel: &CancellationToken::new(),
+            owner: OWNER,
         };
         self.runner.prove(plan, to, ground).await
     }
@@ -274,7 +278,7 @@ async fn a_tenant_that_is_a_database_is_proven_in_scratch_databases() {
     assert!(!sql(&plan).contains("Herder:"));
     let mut admin = fleet.admin().await;
     let sessions: i64 = sqlx::query_scalar(
-        "select count(*) from pg_stat_activity where application_name = 'herder/shadow' and datname = current_database()",
+        "select count(*) from pg_stat_activity where application_name like 'herder/shadow/%' and datname = current_database()",
     )
     .fetch_one(&mut admin)
     .await
@@ -664,7 +668,9 @@ async fn a_proof_clears_away_what_a_killed_one_left() {
     let fleet = Fleet::new(ENV, &[("a", TABLE)]).await;
     run(
         &mut fleet.admin().await,
-        "create schema herder_shadow_1700000000_00000000_a; create table herder_shadow_1700000000_00000000_a.t ()",
+        "create schema herder_shadow_0000abcd_1700000000_00000000_a;
+         create table herder_shadow_0000abcd_1700000000_00000000_a.t ();
+         create schema herder_shadow_0badcafe_9900000000_00000000_b",
     )
     .await;
     fleet.up(&[], "a").await.expect("a proof");
@@ -711,10 +717,11 @@ async fn a_proof_that_is_told_to_stop_leaves_nothing() {
         place: &fleet.place(),
         limits: &limits,
         cancel: &cancel,
+        owner: OWNER,
     };
     let mut admin = fleet.admin().await;
     let stop = async {
-        let busy = "select count(*) from pg_stat_activity where application_name = 'herder/shadow' and query ~ 'pg_sleep'
+        let busy = "select count(*) from pg_stat_activity where application_name like 'herder/shadow/%' and query ~ 'pg_sleep'
                     and datname = current_database()";
         while sqlx::query_scalar::<_, i64>(busy)
             .fetch_one(&mut admin)
@@ -764,6 +771,7 @@ async fn a_proof_is_kept_under_all_that_it_hangs_on() {
         place: &fleet.place(),
         limits: &limits,
         cancel: &cancel,
+        owner: OWNER,
     };
     let key = async || {
         let key = fleet.runner.proof_key(&plan, Some("b"), ground).await;

@@ -13,7 +13,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn read(path: &str) -> String {
+pub(crate) fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).expect(path)
 }
 
@@ -94,7 +94,7 @@ fn a_pod_has_time_to_drain() {
 
 /// The commands of ours in a text: between backticks, and in code blocks from the beginning of a line, after a prompt
 /// or behind ` -- `.
-fn commands(text: &str) -> Vec<Vec<String>> {
+pub(crate) fn commands(text: &str) -> Vec<Vec<String>> {
     let mut pieces: Vec<&str> = Vec::new();
     let mut in_block = false;
     for line in text.lines() {

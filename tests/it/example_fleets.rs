@@ -95,7 +95,48 @@ async fn alembic(tenants: usize) {
         .start()
         .await;
     migrated_despite_a_kill(&fleet).await;
+    fleet.assert_by_plan().await;
     all_schemas_look_the_same(&fleet, "alembic_version", 1).await;
+    nothing_is_left_to_do(&fleet).await;
+}
+
+/// Two fleets, one by plan and one by live Alembic, end alike.
+async fn plans_and_live_alembic_end_alike(tenants: usize) {
+    let mut shapes = Vec::new();
+    for plan in ["auto", "never"] {
+        let setup = Setup::schemas(tenants).alembic_saas("alembic_schema.ini");
+        let fleet = setup.set("runner.plan", plan).start().await;
+        let worker = fleet.worker(&["--concurrency", "2"]);
+        fleet.herder(&["upgrade"]).await.expect(0);
+        fleet
+            .wait_long("the run is over", async || fleet.state().await != "running")
+            .await;
+        assert_eq!(fleet.state().await, "succeeded", "{}", fleet.last_seen().await);
+        assert_eq!(worker.drain().await, Some(0));
+        all_schemas_look_the_same(&fleet, "alembic_version", 1).await;
+        let live: i64 = fleet
+            .ask("select count(*) from herder.job where plan_id is null")
+            .await;
+        assert_eq!(live == 0, plan == "auto");
+        let shape = sqlx::query_scalar::<_, String>(SHAPE).bind(fleet.tenants[0].schema.as_deref());
+        shapes.push(shape.fetch_one(&fleet.home).await.expect("a shape"));
+    }
+    assert_eq!(shapes[0], shapes[1]);
+}
+
+async fn alembic_databases(tenants: usize) {
+    let fleet = Setup::databases(tenants)
+        .alembic_saas("alembic_database.ini")
+        .start()
+        .await;
+    migrated_despite_a_kill(&fleet).await;
+    fleet.assert_by_plan().await;
+    for tenant in &fleet.tenants {
+        let pool = fleet.pool(tenant.database.as_deref().expect("a database"));
+        let at = list(&pool, "select version_num from alembic_version").await;
+        assert_eq!(at, ["0012_task_priority"], "{}", tenant.id);
+        pool.close().await;
+    }
     nothing_is_left_to_do(&fleet).await;
 }
 
@@ -125,6 +166,16 @@ async fn databases(tenants: usize) {
 #[tokio::test]
 async fn alembic_saas_brings_60_schemas_to_the_head_despite_a_kill() {
     alembic(60).await;
+}
+
+#[tokio::test]
+async fn alembic_saas_brings_12_databases_to_the_head_despite_a_kill() {
+    alembic_databases(12).await;
+}
+
+#[tokio::test]
+async fn alembic_saas_ends_alike_by_plan_and_live() {
+    plans_and_live_alembic_end_alike(2).await;
 }
 
 #[tokio::test]

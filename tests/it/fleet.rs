@@ -71,12 +71,17 @@ impl Fleet {
 
     /// Starts `herder`.
     pub(crate) fn start_herder(&self, args: &[&str]) -> Herder {
-        Herder::start(self.dir(), args, &[])
+        Herder::start(self.dir(), args)
     }
 
     /// Starts `herder` with these variables in its environment.
     pub(crate) fn start_herder_with(&self, args: &[&str], env: &[(&str, &str)]) -> Herder {
-        Herder::start(self.dir(), args, env)
+        Herder::start_with(self.dir(), args, env)
+    }
+
+    /// Runs `herder` to its end, with these variables in its environment.
+    pub(crate) async fn herder_with(&self, args: &[&str], env: &[(&str, &str)]) -> Output {
+        Herder::start_with(self.dir(), args, env).end().await
     }
 
     /// Starts a worker. Its log is shown when a condition does not come true.
@@ -134,6 +139,18 @@ impl Fleet {
         })
         .await;
         self.state().await
+    }
+
+    /// Every job of the latest run that had something to do was given a plan.
+    pub(crate) async fn assert_by_plan(&self) {
+        let live: i64 = self
+            .ask(
+                "select count(*) from herder.job where plan_id is null and outcome is distinct from 'already_current'
+                 and run_id = (select id from herder.run order by created_at desc limit 1)",
+            )
+            .await;
+        let plan = self.herder(&["plan"]).await;
+        assert_eq!(live, 0, "{}", plan.all());
     }
 
     /// Asks the control database for one value.

@@ -13,6 +13,12 @@ fn gated(tool: Tool, tenants: usize) -> Setup {
     Setup::schemas(tenants).migrations(tool, vec![first, second.gated(), third])
 }
 
+/// The same for Alembic by plan.
+fn planned(tenants: usize) -> Setup {
+    let [first, second, third] = steps(3).try_into().expect("three");
+    Setup::schemas(tenants).plans(vec![first, second.gated(), third])
+}
+
 /// Every tenant is at the head by its own ledger, and saw each migration once.
 async fn all_is_well(fleet: &Fleet) {
     assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
@@ -41,11 +47,12 @@ async fn nothing_is_left(fleet: &Fleet) {
 }
 
 /// A worker is killed while it is in the middle of four tenants. Another one takes over.
-async fn a_killed_worker_is_replaced(tool: Tool) {
-    let fleet = gated(tool, 10).start().await;
+async fn a_killed_worker_is_replaced(setup: Setup) {
+    let fleet = setup.start().await;
+    // First: a proof would wait at the gate, too.
+    fleet.herder(&["upgrade"]).await.expect(0);
     let gate = fleet.close_gate().await;
     let doomed = fleet.worker(&["--concurrency", "4", "--name", "doomed"]);
-    fleet.herder(&["upgrade"]).await.expect(0);
     fleet.wait_at_gate(4).await;
     let heir = fleet.worker(&["--concurrency", "4", "--name", "heir"]);
     fleet.wait_at_gate(8).await;
@@ -64,17 +71,23 @@ async fn a_killed_worker_is_replaced(tool: Tool) {
 
 #[tokio::test]
 async fn a_killed_worker_costs_no_tenant_and_nothing_is_done_twice() {
-    a_killed_worker_is_replaced(Tool::Sql).await;
+    a_killed_worker_is_replaced(gated(Tool::Sql, 10)).await;
 }
 
 #[tokio::test]
 async fn a_killed_worker_takes_its_alembic_along() {
-    a_killed_worker_is_replaced(Tool::Alembic).await;
+    a_killed_worker_is_replaced(gated(Tool::Alembic, 10)).await;
+}
+
+#[tokio::test]
+async fn a_killed_worker_in_the_middle_of_alembics_plans_costs_nothing() {
+    // All of a tenant's plan is one message: it was killed with that on its way.
+    a_killed_worker_is_replaced(planned(10)).await;
 }
 
 #[tokio::test]
 async fn a_killed_workers_commands_come_to_nothing() {
-    a_killed_worker_is_replaced(Tool::Command).await;
+    a_killed_worker_is_replaced(gated(Tool::Command, 10)).await;
 }
 
 #[tokio::test]

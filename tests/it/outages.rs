@@ -11,6 +11,12 @@ fn gated(tool: Tool, tenants: usize) -> Setup {
     Setup::schemas(tenants).migrations(tool, vec![first, second.gated()])
 }
 
+/// The same for Alembic by plan.
+fn planned(tenants: usize) -> Setup {
+    let [first, second] = steps(2).try_into().expect("two");
+    Setup::schemas(tenants).plans(vec![first, second.gated()])
+}
+
 /// Nothing was lost, nothing was done twice, and the outage has cost nobody an attempt.
 async fn nothing_was_lost(fleet: &Fleet) {
     assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
@@ -27,16 +33,16 @@ async fn restart(cluster: &Arc<Cluster>) {
         .expect("no panic");
 }
 
-#[tokio::test]
-async fn a_control_database_that_goes_away_loses_nothing() {
+async fn an_outage_of_the_control_database_loses_nothing(setup: Setup) {
     let cluster = Cluster::own(Settings::default()).await;
-    let fleet = gated(Tool::Sql, 12).control_on(&cluster).start().await;
+    let fleet = setup.control_on(&cluster).start().await;
+    // First: a proof would wait at the gate, too.
+    fleet.herder(&["upgrade"]).await.expect(0);
     let gate = fleet.close_gate().await;
     let mut workers = Vec::new();
     for _ in 0..2 {
         workers.push(fleet.worker(&["--concurrency", "2", "--listen", "127.0.0.1:0"]));
     }
-    fleet.herder(&["upgrade"]).await.expect(0);
     fleet.wait_at_gate(4).await;
     cluster.server().stop_immediate();
     for worker in &workers {
@@ -63,6 +69,16 @@ async fn a_control_database_that_goes_away_loses_nothing() {
         );
         assert_eq!(worker.drain().await, Some(0));
     }
+}
+
+#[tokio::test]
+async fn a_control_database_that_goes_away_loses_nothing() {
+    an_outage_of_the_control_database_loses_nothing(gated(Tool::Sql, 12)).await;
+}
+
+#[tokio::test]
+async fn a_control_database_that_goes_away_loses_nothing_of_alembics_plans() {
+    an_outage_of_the_control_database_loses_nothing(planned(12)).await;
 }
 
 #[tokio::test]
@@ -103,12 +119,12 @@ async fn a_worker_may_come_before_its_control_database() {
 }
 
 /// The tenants' server crashes while a worker is in the middle of some.
-async fn a_crash_costs_no_attempt(tool: Tool) {
+async fn a_crash_costs_no_attempt(setup: Setup) {
     let cluster = Cluster::own(Settings::default()).await;
-    let fleet = gated(tool, 6).on(&cluster).start().await;
+    let fleet = setup.on(&cluster).start().await;
+    fleet.herder(&["upgrade"]).await.expect(0);
     let gate = fleet.close_gate().await;
     let worker = fleet.worker(&["--concurrency", "3"]);
-    fleet.herder(&["upgrade"]).await.expect(0);
     fleet.wait_at_gate(3).await;
     cluster.server().stop_immediate();
     let snoozed = "select count(distinct job_id) from herder.attempt where result = 'snoozed'";
@@ -128,17 +144,22 @@ async fn a_crash_costs_no_attempt(tool: Tool) {
 
 #[tokio::test]
 async fn a_crash_of_the_tenants_server_costs_no_attempt() {
-    a_crash_costs_no_attempt(Tool::Sql).await;
+    a_crash_costs_no_attempt(gated(Tool::Sql, 6)).await;
 }
 
 #[tokio::test]
 async fn a_crash_of_the_tenants_server_costs_no_attempt_with_alembic() {
-    a_crash_costs_no_attempt(Tool::Alembic).await;
+    a_crash_costs_no_attempt(gated(Tool::Alembic, 6)).await;
+}
+
+#[tokio::test]
+async fn a_crash_of_the_tenants_server_costs_no_attempt_with_alembics_plans() {
+    a_crash_costs_no_attempt(planned(6)).await;
 }
 
 #[tokio::test]
 async fn a_crash_of_the_tenants_server_costs_no_attempt_with_a_command() {
-    a_crash_costs_no_attempt(Tool::Command).await;
+    a_crash_costs_no_attempt(gated(Tool::Command, 6)).await;
 }
 
 #[tokio::test]

@@ -97,6 +97,7 @@ impl Bench {
             only: Vec::new(),
             exclude: Vec::new(),
             rollout: Rollout::default(),
+            trace: None,
         };
         enqueue::enqueue(&self.cx, &request).await.expect("a run")
     }

@@ -6,7 +6,10 @@ use crate::fleet::{Fleet, Setup, Tool, steps};
 
 /// Up, down and to the base, over each kind of target.
 async fn goes_everywhere(tool: Tool, setup: Setup) {
-    let fleet = setup.migrations(tool, steps(4)).start().await;
+    takes_everywhere(&setup.migrations(tool, steps(4)).start().await).await;
+}
+
+async fn takes_everywhere(fleet: &Fleet) {
     let worker = fleet.worker(&["--concurrency", "4"]);
     for (args, at) in [
         (&["upgrade", "--to", "+1"][..], Some("20250101")),
@@ -26,7 +29,7 @@ async fn goes_everywhere(tool: Tool, setup: Setup) {
         }
         // Once in the middle, and once at the end: each look costs as much as a run.
         if at.is_none_or(|at| at == "20250102") {
-            stands_at(&fleet, at).await;
+            stands_at(fleet, at).await;
         }
     }
     fleet
@@ -49,6 +52,29 @@ async fn goes_everywhere(tool: Tool, setup: Setup) {
         fleet.assert_public_untouched().await;
     }
     assert_eq!(worker.drain().await, Some(0));
+}
+
+/// The same for Alembic by plan.
+async fn plans_go_everywhere(setup: Setup) {
+    let fleet = setup.plans(steps(4)).start().await;
+    takes_everywhere(&fleet).await;
+    let live = "select count(*) from herder.job where plan_id is null";
+    assert_eq!(fleet.ask::<i64>(live).await, 0, "{}", fleet.last_seen().await);
+}
+
+#[tokio::test]
+async fn alembics_plans_take_schemas_everywhere() {
+    plans_go_everywhere(Setup::schemas(5)).await;
+}
+
+#[tokio::test]
+async fn alembics_plans_take_databases_everywhere() {
+    plans_go_everywhere(Setup::databases(3)).await;
+}
+
+#[tokio::test]
+async fn alembics_plans_take_a_shared_schema_everywhere() {
+    plans_go_everywhere(Setup::shared(3)).await;
 }
 
 /// By their own ledgers, as `herder tenants --revisions` reads them.

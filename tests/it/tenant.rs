@@ -108,6 +108,7 @@ impl Tenant {
             blocked_since: None,
             plan: None,
             note: None,
+            trace: None,
             slots: vec![1],
         }
     }

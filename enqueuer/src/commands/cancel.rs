@@ -12,6 +12,7 @@ use super::Setting;
 use crate::{
     args, confirm, control,
     exit::Exit,
+    news::News,
     output,
     problem::Problem,
     render::words::{count, run_is},
@@ -48,6 +49,7 @@ pub(crate) async fn run(setting: &Setting, args: &args::Cancel) -> anyhow::Resul
     }
     if store::run::cancel(&pool, id).await? {
         output::say(&format!("Cancelled run {name}"));
+        News::of(&config.notify, &pool, id).told().await;
     } else {
         output::say(&format!("Run {name} was over before it could be cancelled"));
     }

@@ -15,6 +15,7 @@ use crate::{
     control,
     exit::Exit,
     follow::Follower,
+    news::News,
     output,
     problem::Problem,
     render::words::{count, run_is},
@@ -43,12 +44,17 @@ pub(crate) async fn resume(setting: &Setting, args: &GoOn) -> anyhow::Result<Exi
             count(left, "tenant")
         ),
     });
+    // It may have been over with that: then nobody else tells.
+    let news = News::of(&config.notify, &pool, id);
     if !waits {
         output::hint(&format!("`herder watch {name}{more}` follows it"));
+        news.told().await;
         return Ok(Exit::Done);
     }
     let cx = setting.context(args.follow.local).await?;
-    Ok(work::wait(cx, follower, id, args.follow, &more).await?.exit)
+    let exit = work::wait(cx, follower, id, args.follow, &more).await?.exit;
+    news.told().await;
+    Ok(exit)
 }
 
 pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit> {
@@ -80,7 +86,10 @@ pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit
         output::hint(&format!("`herder watch {name}{more}` follows it"));
         return Ok(Exit::Done);
     }
-    Ok(work::wait(cx, follower, id, args.follow, &more).await?.exit)
+    let news = News::of(&cx.config.notify, &cx.pool, id);
+    let exit = work::wait(cx, follower, id, args.follow, &more).await?.exit;
+    news.told().await;
+    Ok(exit)
 }
 
 fn waits(follow: Follow) -> bool {

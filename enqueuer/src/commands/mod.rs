@@ -8,6 +8,8 @@ mod go_on;
 mod init;
 mod pause;
 pub(crate) mod plan;
+mod prune;
+pub(crate) mod rehearse;
 mod report;
 mod runs;
 mod setup;
@@ -16,18 +18,25 @@ mod status;
 pub(crate) mod tenants;
 mod watch;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
-use herder::{config::Config, flow::context::Context};
+use herder::{
+    config::Config,
+    flow::{context::Context, enqueue::EnqueueError},
+};
 
 use crate::{
     args::{Cli, Command, Global},
     control,
     exit::Exit,
+    signals::Interrupts,
 };
 
 /// Connections to the control database: for what a command does, and for what it shows meanwhile.
 const CONNECTIONS: u32 = 2;
+
+/// How long a command that was stopped may take to clear away what it made.
+const CLEAR_LIMIT: Duration = Duration::from_secs(30);
 
 /// What every command is told.
 #[derive(Debug)]
@@ -77,6 +86,28 @@ impl Setting {
     }
 }
 
+/// Waits for work that may be in the middle of a proof. Ctrl-C stops it, as soon as what the proof made is removed;
+/// a second one stops it at once.
+pub(crate) async fn unless_interrupted<T>(
+    cx: &Context,
+    work: impl Future<Output = Result<T, EnqueueError>>,
+) -> anyhow::Result<Result<T, EnqueueError>> {
+    let mut interrupts = Interrupts::new()?;
+    tokio::pin!(work);
+    tokio::select! {
+        done = &mut work => return Ok(done),
+        () = interrupts.next() => cx.stop.cancel(),
+    }
+    if cx.is_busy() {
+        tokio::select! {
+            done = &mut work => return Ok(done),
+            () = interrupts.next() => {}
+            () = tokio::time::sleep(CLEAR_LIMIT) => {}
+        }
+    }
+    Ok(Err(EnqueueError::Stopped))
+}
+
 /// Does what the command line says.
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
     dispatch(&Setting::new(&cli.global), cli.command).await
@@ -89,6 +120,7 @@ async fn dispatch(setting: &Setting, command: Command) -> anyhow::Result<Exit> {
         Command::Check(args) => check::run(setting, &args).await,
         Command::Tenants(args) => tenants::run(setting, &args).await,
         Command::Plan(args) => plan::run(setting, &args).await,
+        Command::Rehearse(args) => rehearse::run(setting, &args).await,
         Command::Upgrade(args) => start::upgrade(setting, args).await,
         Command::Downgrade(args) => start::downgrade(setting, args).await,
         Command::Runs(args) => runs::run(setting, &args).await,
@@ -99,6 +131,7 @@ async fn dispatch(setting: &Setting, command: Command) -> anyhow::Result<Exit> {
         Command::Resume(args) => go_on::resume(setting, &args).await,
         Command::Retry(args) => go_on::retry(setting, &args).await,
         Command::Cancel(args) => cancel::run(setting, &args).await,
+        Command::Prune(args) => prune::run(setting, &args).await,
         Command::Completions { shell } => completions::run(shell),
         Command::Demo(args) => demo::run(&args).await,
     }

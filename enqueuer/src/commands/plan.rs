@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use herder::{
-    domain::revision::{Direction, Target},
-    flow::enqueue::{self, Plan, Planned},
+    domain::{
+        plan::{self, PlanStep, StepForm},
+        revision::{Direction, Target},
+    },
+    flow::enqueue::{self, EnqueueError, Plan, Planned},
 };
 use serde::Serialize;
 
@@ -25,6 +28,8 @@ pub(crate) struct Report {
     pub(crate) pending: usize,
     pub(crate) groups: Vec<Group>,
     pub(crate) unknown: Vec<Unknown>,
+    /// What stands for the tenant's schema in the SQL of a plan.
+    pub(crate) schema_placeholder: &'static str,
 }
 
 /// Tenants with the same way to go.
@@ -37,6 +42,36 @@ pub(crate) struct Group {
     pub(crate) current: bool,
     /// What is applied or undone, in order. Empty also where the tool does not list its revisions.
     pub(crate) pending: Vec<Pending>,
+    /// How they are migrated. Null: they are at the target.
+    pub(crate) by: Option<By>,
+    /// Why they are migrated live.
+    pub(crate) why: Option<String>,
+    /// The plan's id: the hash of its content.
+    pub(crate) plan: Option<String>,
+    /// What the plan does, in order.
+    pub(crate) steps: Vec<Step>,
+}
+
+/// How tenants are migrated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum By {
+    /// By SQL that is the same for all of them, and needs no tool.
+    Plan,
+    /// By the migration tool itself, one by one.
+    Live,
+}
+
+/// A piece of a plan.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Step {
+    /// The revisions that are done with it. Empty where a revision takes several steps, but for its last.
+    pub(crate) revisions: Vec<String>,
+    /// Whether it is one transaction, with its own word in the ledger.
+    pub(crate) transactional: bool,
+    /// Its statements, with --sql.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sql: Option<String>,
 }
 
 /// A revision that is to be applied or undone.
@@ -57,22 +92,22 @@ pub(crate) struct Unknown {
 
 pub(crate) async fn run(setting: &Setting, args: &args::Plan) -> anyhow::Result<Exit> {
     let cx = setting.context(None).await?;
-    let direction = match args.to {
-        Target::Base | Target::Relative(..0) => Direction::Downgrade,
-        _ if args.downgrade => Direction::Downgrade,
-        _ => Direction::Upgrade,
-    };
+    let direction = direction(&args.to, args.downgrade);
     let args::Selection { only, exclude } = &args.selection;
-    let plan = match enqueue::plan(&cx, direction, &args.to, only, exclude).await {
+    let planned = enqueue::plan(&cx, direction, &args.to, only, exclude);
+    let plan = match super::unless_interrupted(&cx, planned).await? {
         Ok(plan) => plan,
+        Err(EnqueueError::Stopped) => return Ok(Exit::Interrupted),
         Err(error) => return Err(cannot(&cx, "cannot plan", error).await),
     };
     for warning in &plan.warnings {
         output::warning(warning);
     }
-    let report = report(&plan, direction, &args.to);
+    let report = report(&plan, direction, &args.to, args.sql);
     if args.output.is_json() {
         output::json(&report)?;
+    } else if args.sql {
+        output::data(&render::plan_sql::render(&report))?;
     } else {
         output::data(&render::plan::render(&report))?;
     }
@@ -84,7 +119,16 @@ pub(crate) async fn run(setting: &Setting, args: &args::Plan) -> anyhow::Result<
     })
 }
 
-fn report(plan: &Plan, direction: Direction, target: &Target) -> Report {
+/// Which way a target is meant.
+pub(crate) fn direction(to: &Target, downgrade: bool) -> Direction {
+    match to {
+        Target::Base | Target::Relative(..0) => Direction::Downgrade,
+        _ if downgrade => Direction::Downgrade,
+        _ => Direction::Upgrade,
+    }
+}
+
+fn report(plan: &Plan, direction: Direction, target: &Target, sql: bool) -> Report {
     let current = plan.tenants.iter().filter(|p| p.current).count();
     let unknown: Vec<Unknown> = plan.tenants.iter().filter_map(unknown).collect();
     Report {
@@ -93,34 +137,78 @@ fn report(plan: &Plan, direction: Direction, target: &Target) -> Report {
         revision: plan.target.clone().flatten(),
         current,
         pending: plan.tenants.len() - current - unknown.len(),
-        groups: groups(plan),
+        groups: groups(plan, sql),
         unknown,
+        schema_placeholder: plan::SCHEMA,
     }
 }
 
-/// Where from, where to, and over which revisions.
-type Way<'a> = (Option<&'a str>, Option<&'a str>, &'a [String]);
+/// What tenants of one group have in common.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Key<'a> {
+    from: Option<&'a str>,
+    to: Option<&'a str>,
+    pending: &'a [String],
+    /// Two isolations may have two plans.
+    way: Option<usize>,
+    /// One with an odd name runs live where all others have a plan.
+    by: Option<By>,
+}
 
 /// In the order in which a way first appears among the tenants.
-fn groups(plan: &Plan) -> Vec<Group> {
-    let mut index: BTreeMap<Way<'_>, usize> = BTreeMap::new();
+fn groups(plan: &Plan, sql: bool) -> Vec<Group> {
+    let mut index: BTreeMap<Key<'_>, usize> = BTreeMap::new();
     let mut groups: Vec<Group> = Vec::new();
     for planned in plan.tenants.iter().filter(|p| p.unknown.is_none()) {
-        let n = *index
-            .entry((planned.from.as_deref(), planned.to.as_deref(), &planned.pending))
-            .or_insert_with(|| {
-                groups.push(Group {
-                    from: planned.from.clone(),
-                    to: planned.to.clone(),
-                    tenants: Vec::new(),
-                    current: planned.current,
-                    pending: planned.pending.iter().map(|id| pending(plan, id)).collect(),
-                });
-                groups.len() - 1
+        let way = planned.way.and_then(|way| plan.ways.get(way));
+        let offer = way.map(|way| way.plan_for(&planned.tenant.place));
+        let key = Key {
+            from: planned.from.as_deref(),
+            to: planned.to.as_deref(),
+            pending: &planned.pending,
+            way: planned.way,
+            by: offer.map(|offer| if offer.is_ok() { By::Plan } else { By::Live }),
+        };
+        let by = key.by;
+        let n = *index.entry(key).or_insert_with(|| {
+            let by_plan = offer.and_then(Result::ok);
+            groups.push(Group {
+                from: planned.from.clone(),
+                to: planned.to.clone(),
+                tenants: Vec::new(),
+                current: planned.current,
+                pending: planned.pending.iter().map(|id| pending(plan, id)).collect(),
+                by,
+                why: offer.and_then(Result::err).map(str::to_owned),
+                plan: by_plan.map(plan::Plan::id),
+                steps: by_plan.map_or_else(Vec::new, |plan| steps(plan, sql)),
             });
+            groups.len() - 1
+        });
         groups[n].tenants.push(planned.tenant.id.clone());
     }
     groups
+}
+
+/// The steps of a plan, with their SQL if that is asked for.
+fn steps(plan: &plan::Plan, sql: bool) -> Vec<Step> {
+    let step = |step: &PlanStep| Step {
+        revisions: step.revisions.clone(),
+        transactional: matches!(step.form, StepForm::Transaction { .. }),
+        sql: sql.then(|| step.form.statements().map(ended).collect()),
+    };
+    plan.steps.iter().map(step).collect()
+}
+
+/// Statements with their end. A comment on the last line must not swallow the semicolon.
+fn ended(sql: &str) -> String {
+    let sql = sql.trim();
+    let last = sql.lines().last().unwrap_or_default();
+    match last {
+        _ if last.contains("--") => format!("{sql}\n;\n"),
+        _ if last.ends_with(';') => format!("{sql}\n"),
+        _ => format!("{sql};\n"),
+    }
 }
 
 fn pending(plan: &Plan, id: &str) -> Pending {
@@ -132,7 +220,7 @@ fn pending(plan: &Plan, id: &str) -> Pending {
     }
 }
 
-fn unknown(planned: &Planned) -> Option<Unknown> {
+pub(crate) fn unknown(planned: &Planned) -> Option<Unknown> {
     planned.unknown.as_ref().map(|error| Unknown {
         tenant: planned.tenant.id.clone(),
         why: error.to_string(),

@@ -66,7 +66,8 @@ pub(crate) async fn run(setting: &Setting, args: &args::Report) -> anyhow::Resul
             let Report { run, outcomes, .. } = &report;
             let took = between(run.created_at, run.settled_at.unwrap_or_else(Utc::now));
             let summary = summary::render(run, outcomes, took, &setting.more());
-            output::data(&(failures(&report.failures) + &summary))?;
+            let text = failures(&report.failures) + &summary;
+            output::data(text.trim_start_matches('\n'))?;
         }
     }
     Ok(Exit::Done)

@@ -16,6 +16,7 @@ use herder::{
     },
     runner::RunnerError,
     store::view,
+    telemetry,
 };
 use serde::Serialize;
 
@@ -25,6 +26,7 @@ use crate::{
     confirm,
     exit::Exit,
     follow::{self, Follower},
+    news::News,
     output,
     problem::{Problem, is_broken_pipe},
     render::{
@@ -77,15 +79,21 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
         only: args.selection.only.clone(),
         exclude: args.selection.exclude.clone(),
         rollout,
+        trace: Some(telemetry::incoming()),
     };
     if direction == Direction::Downgrade && !args.yes && !confirmed(&cx, &request).await? {
         output::say("Nothing was done");
         return Ok(Exit::Done);
     }
-    let enqueued = match enqueue::enqueue(&cx, &request).await {
+    let enqueued = match super::unless_interrupted(&cx, enqueue::enqueue(&cx, &request)).await? {
         Ok(enqueued) => enqueued,
+        Err(EnqueueError::Stopped) => {
+            output::say("No run was started");
+            return Ok(Exit::Interrupted);
+        }
         Err(error) => return Err(cannot(&cx, CANNOT_START, error).await),
     };
+    let news = News::of(&cx.config.notify, &cx.pool, enqueued.run);
     announce(&enqueued, direction, &request.target);
     if !args.output.is_json() {
         print_id(&enqueued)?;
@@ -113,6 +121,7 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
         }
         output::hint(&format!("`herder watch {}{more}` follows it", short(&run)));
     }
+    news.told().await;
     if args.output.is_json() {
         output::json(&report)?;
     }
@@ -161,7 +170,7 @@ fn announce(enqueued: &Enqueued, direction: Direction, target: &Target) {
 
 /// Says what will happen, and asks.
 async fn confirmed(cx: &Context, request: &Request) -> anyhow::Result<bool> {
-    let plan = enqueue::plan(
+    let plan = enqueue::survey(
         cx,
         request.direction,
         &request.target,

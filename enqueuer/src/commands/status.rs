@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::Utc;
 use herder::{
-    domain::job::JobState,
+    domain::{job::JobState, run::RunState},
     store::view::{self, JobView, RunView},
 };
 use serde::Serialize;
@@ -14,7 +14,7 @@ use super::Setting;
 use crate::{
     args, control,
     exit::Exit,
-    output,
+    follow, output,
     render::{self, status::complete},
 };
 
@@ -51,6 +51,9 @@ pub(crate) async fn run(setting: &Setting, args: &args::Status) -> anyhow::Resul
         let Report { run, jobs, .. } = &report;
         let text = render::status::render(run, jobs, args.failed, Utc::now(), &setting.more());
         output::data(&text)?;
+        if run.state == RunState::Running && view::live_workers(&pool).await? == 0 {
+            follow::without_worker(run.id, &setting.more());
+        }
     }
     Ok(Exit::Done)
 }

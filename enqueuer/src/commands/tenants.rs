@@ -109,7 +109,7 @@ async fn inspected(setting: &Setting, args: &args::Tenants) -> anyhow::Result<Re
         Target::Base | Target::Relative(..0) => Direction::Downgrade,
         _ => Direction::Upgrade,
     };
-    let plan = match enqueue::plan(&cx, direction, &args.to, only, exclude).await {
+    let plan = match enqueue::survey(&cx, direction, &args.to, only, exclude).await {
         Ok(plan) => plan,
         Err(error) => return Err(cannot(&cx, "cannot read where the tenants stand", error).await),
     };

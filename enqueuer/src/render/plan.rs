@@ -4,7 +4,7 @@ use super::{
     style::{DIM, HINT, STRONG, WARNING},
     words::{count, first_line, revision, way},
 };
-use crate::commands::plan::{Group, Report};
+use crate::commands::plan::{By, Group, Report};
 
 /// How many tenants of a group are named: enough to recognise it. JSON has them all.
 const NAMED: usize = 5;
@@ -25,12 +25,17 @@ pub(crate) fn render(report: &Report) -> String {
             text += &format!("  {HINT}hint:{HINT:#} {}\n", first_line(hint));
         }
     }
+    text + &format!("\n{}\n", sums(report))
+}
+
+/// Where to, and how many tenants are how far.
+pub(super) fn sums(report: &Report) -> String {
     let target = match &report.revision {
         Some(revision) if *revision != report.target => format!("{} ({revision})", report.target),
         _ => report.target.clone(),
     };
-    text + &format!(
-        "\n{} to {target}: {} pending, {} current, {} unknown\n",
+    format!(
+        "{} to {target}: {} pending, {} current, {} unknown",
         report.direction,
         report.pending,
         report.current,
@@ -38,8 +43,8 @@ pub(crate) fn render(report: &Report) -> String {
     )
 }
 
-fn block(group: &Group) -> String {
-    let tenants = count(group.tenants.len() as u64, "tenant");
+/// How many tenants of a group there are, and who the first ones are.
+pub(super) fn members(group: &Group) -> (String, String) {
     let mut named = group
         .tenants
         .iter()
@@ -50,12 +55,38 @@ fn block(group: &Group) -> String {
     if group.tenants.len() > NAMED {
         named += &format!(" and {} more", group.tenants.len() - NAMED);
     }
+    (count(group.tenants.len() as u64, "tenant"), named)
+}
+
+/// How a group is migrated.
+pub(super) fn manner(group: &Group) -> Option<String> {
+    Some(match group.by? {
+        By::Live => format!("live: {}", first_line(group.why.as_deref().unwrap_or_default())),
+        By::Plan => {
+            let outside = group.steps.iter().filter(|step| !step.transactional).count();
+            let inside = count((group.steps.len() - outside) as u64, "transaction");
+            match outside {
+                0 => format!("by plan: {inside}"),
+                _ => format!(
+                    "by plan: {inside}, {} outside a transaction",
+                    count(outside as u64, "step")
+                ),
+            }
+        }
+    })
+}
+
+fn block(group: &Group) -> String {
+    let (tenants, named) = members(group);
     if group.current {
         let at = revision(group.from.as_deref());
         return format!("{STRONG}{at}{STRONG:#}  {tenants}, nothing to do: {DIM}{named}{DIM:#}\n");
     }
     let way = way(group.from.as_deref(), group.to.as_deref());
     let mut text = format!("{STRONG}{way}{STRONG:#}  {tenants}: {DIM}{named}{DIM:#}\n");
+    if let Some(manner) = manner(group) {
+        text += &format!("    {manner}\n");
+    }
     let width = |f: &dyn Fn(&crate::commands::plan::Pending) -> usize| {
         group.pending.iter().map(f).max().unwrap_or_default()
     };
@@ -74,7 +105,7 @@ mod tests {
     use herder::domain::revision::Direction;
 
     use super::*;
-    use crate::commands::plan::{Pending, Unknown};
+    use crate::commands::plan::{Pending, Step, Unknown};
 
     #[test]
     fn tenants_with_the_same_way_stand_together() {
@@ -83,7 +114,13 @@ mod tests {
             label: label.into(),
             file: Some(format!("000{id}_{label}.up.sql")),
         };
+        let step = |transactional| Step {
+            revisions: vec![],
+            transactional,
+            sql: None,
+        };
         let report = Report {
+            schema_placeholder: "Herder:Tenant",
             direction: Direction::Upgrade,
             target: "head".into(),
             revision: Some("9".into()),
@@ -95,6 +132,10 @@ mod tests {
                     to: Some("9".into()),
                     tenants: (1..=7).map(|n| format!("t{n}")).collect(),
                     current: false,
+                    by: Some(By::Plan),
+                    why: None,
+                    plan: Some("5a1c".into()),
+                    steps: vec![step(true), step(false)],
                     pending: vec![pending("8", "tags_and_settings"), pending("9", "open_tasks")],
                 },
                 Group {
@@ -102,6 +143,21 @@ mod tests {
                     to: Some("9".into()),
                     tenants: vec!["acme".into()],
                     current: true,
+                    by: None,
+                    why: None,
+                    plan: None,
+                    steps: vec![],
+                    pending: vec![],
+                },
+                Group {
+                    from: None,
+                    to: Some("9".into()),
+                    tenants: vec!["late".into()],
+                    current: false,
+                    by: Some(By::Live),
+                    why: Some("revision 8: it reads what a statement found".into()),
+                    plan: None,
+                    steps: vec![],
                     pending: vec![],
                 },
             ],

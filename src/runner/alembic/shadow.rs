@@ -1,8 +1,9 @@
 //! The proof of a plan. In two scratch schemas (or databases) that stand where the plan begins, one is brought on by
 //! live Alembic, the other by the plan. Then both must be the same, and nothing around them another than before.
 //!
-//! Never more than one connection is open: ours is closed while Alembic has its own. The scratch names carry the time,
-//! so that a proof that was killed is cleared away by a later one.
+//! Never more than one connection is open: ours is closed while Alembic has its own. The scratch names carry a mark of
+//! the fleet, whose proofs come one after the other, and the time: so a proof that was killed is cleared away by the
+//! next one, or by another fleet's an hour later.
 
 use std::{
     collections::BTreeSet,
@@ -36,8 +37,8 @@ use crate::{
 /// How every scratch schema and database begins. No tenant may.
 pub const SHADOW_PREFIX: &str = "herder_shadow_";
 
-/// What `pg_stat_activity` calls a proof's connections.
-const APPLICATION_NAME: &str = "herder/shadow";
+/// What `pg_stat_activity` calls a proof's connections, before its owner's mark.
+const APPLICATION_NAME: &str = "herder/shadow/";
 
 /// After how long a scratch schema is one that nobody removed.
 const STALE: Duration = Duration::from_secs(60 * 60);
@@ -46,7 +47,10 @@ const STALE: Duration = Duration::from_secs(60 * 60);
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long the removal of the scratch schemas may take, when everything else was told to stop.
-const CLEAR_LIMIT: Duration = Duration::from_secs(30);
+const CLEAR_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long a whole proof may take. Old revisions that need longer on empty tables wait for something.
+const LIMIT: Duration = Duration::from_secs(10 * 60);
 
 /// Why a proof ended early.
 enum Stop {
@@ -86,6 +90,8 @@ pub(super) struct Shadow<'a> {
     target: &'a str,
     live: Scratch,
     planned: Scratch,
+    /// What its connections call themselves.
+    name: String,
 }
 
 impl<'a> Shadow<'a> {
@@ -97,7 +103,8 @@ impl<'a> Shadow<'a> {
     ) -> Result<Self, RunnerError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let name = format!(
-            "{SHADOW_PREFIX}{}_{:08x}",
+            "{SHADOW_PREFIX}{}_{}_{:08x}",
+            ground.owner,
             now.as_secs(),
             rand::rng().random::<u32>()
         );
@@ -115,6 +122,7 @@ impl<'a> Shadow<'a> {
         Ok(Self {
             live: scratch("a")?,
             planned: scratch("b")?,
+            name: application_name(&ground),
             runner,
             ground,
             plan,
@@ -126,7 +134,8 @@ impl<'a> Shadow<'a> {
     pub(super) async fn prove(self) -> Result<Verdict, RunnerError> {
         let cancel = self.ground.cancel;
         let proven = tokio::select! {
-            proven = self.run() => proven,
+            proven = tokio::time::timeout(LIMIT, self.run()) => proven
+                .unwrap_or_else(|_| unproven(format!("its proof was not done in {} min", LIMIT.as_secs() / 60))),
             () = cancel.cancelled() => Err(Stop::Error(RunnerError::Cancelled)),
         };
         let cleared = tokio::time::timeout(CLEAR_LIMIT, self.clear()).await;
@@ -314,7 +323,7 @@ impl<'a> Shadow<'a> {
             url: scratch.url.expose(),
             scheme: self.runner.scheme(),
             schema: scratch.schema.as_deref(),
-            application_name: APPLICATION_NAME,
+            application_name: &self.name,
             settings,
         }
     }
@@ -349,14 +358,14 @@ impl<'a> Shadow<'a> {
             ..self.ground.place.clone()
         };
         let (url, limits) = (&self.planned.url, self.ground.limits);
-        let mut session = TenantSession::open(url, &place, APPLICATION_NAME, limits, &[]).await?;
+        let mut session = TenantSession::open(url, &place, &self.name, limits, &[]).await?;
         // Steps outside a transaction want the tenant's lock to be held. Nobody else knows this one.
         let locked = plan.is_transactional() || session.try_lock().await?;
         let ledger = self.runner.ledger();
         let order = Order {
             plan: &plan,
             ledger: &ledger,
-            name: APPLICATION_NAME,
+            name: &self.name,
             forget: false,
             journal: &NoJournal,
         };
@@ -468,12 +477,16 @@ fn at(revision: Option<&str>) -> String {
     revision.map(|r| format!("revision {r}: ")).unwrap_or_default()
 }
 
+fn application_name(ground: &Ground<'_>) -> String {
+    format!("{APPLICATION_NAME}{}", ground.owner)
+}
+
 /// The one connection of a proof.
 async fn open(url: &DatabaseUrl, ground: &Ground<'_>) -> Result<PgConnection, RunnerError> {
     let options = url
         .options()
         .map_err(|e| RunnerError::Connection(e.to_string()))?
-        .application_name(APPLICATION_NAME)
+        .application_name(&application_name(ground))
         .options(settings(ground.limits));
     tokio::time::timeout(CONNECT_LIMIT, PgConnection::connect_with(&options))
         .await
@@ -510,8 +523,19 @@ fn about_outside(error: &RunnerError) -> Option<String> {
     }
 }
 
-/// Removes what earlier proofs left behind, as far as we may.
+/// Removes what earlier proofs left behind, as far as we may: their sessions first, which may be in the middle of
+/// something there, and count against the budget.
 async fn sweep(on: &mut PgConnection, ground: &Ground<'_>) {
+    let _ = sqlx::query(
+        "select pg_terminate_backend(pid, 5000) from pg_stat_activity
+         where application_name = $1 and pid <> pg_backend_pid() and usename = current_user
+           and (datname = current_database() or starts_with(datname, $2))",
+    )
+    .bind(application_name(ground))
+    .bind(format!("{SHADOW_PREFIX}{}_", ground.owner))
+    .persistent(false)
+    .execute(&mut *on)
+    .await;
     let list = match ground.place.schema.is_some() {
         true => "select nspname::text from pg_namespace where nspname like 'herder\\_shadow\\_%'",
         false => "select datname::text from pg_database where datname like 'herder\\_shadow\\_%'",
@@ -521,19 +545,23 @@ async fn sweep(on: &mut PgConnection, ground: &Ground<'_>) {
         .await
         .unwrap_or_default();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    for name in names.iter().filter(|name| is_stale(name, now)) {
+    for name in names
+        .iter()
+        .filter(|name| is_left_behind(name, ground.owner, now))
+    {
         // Somebody else's, perhaps.
         let _ = remove(on, name, ground.place.schema.is_some()).await;
     }
 }
 
-/// Whether a scratch name was made more than an hour ago.
-fn is_stale(name: &str, now: Duration) -> bool {
-    let made = name
-        .strip_prefix(SHADOW_PREFIX)
-        .and_then(|rest| rest.split('_').next())
-        .and_then(|seconds| seconds.parse().ok());
-    made.is_some_and(|made| Duration::from_secs(made) + STALE < now)
+/// Whether nobody needs a scratch schema any more: it is ours, or another's and an hour old.
+fn is_left_behind(name: &str, owner: &str, now: Duration) -> bool {
+    let mut parts = name.strip_prefix(SHADOW_PREFIX).unwrap_or_default().split('_');
+    let (whose, made) = (parts.next().unwrap_or_default(), parts.next());
+    match made.and_then(|seconds| seconds.parse().ok()) {
+        Some(made) => whose == owner || Duration::from_secs(made) + STALE < now,
+        None => false,
+    }
 }
 
 async fn remove(on: &mut PgConnection, name: &str, is_schema: bool) -> Result<(), RunnerError> {
@@ -551,11 +579,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_old_name_of_ours_is_stale() {
+    fn what_is_ours_or_old_is_left_behind() {
         let now = Duration::from_secs(10_000);
-        assert!(is_stale("herder_shadow_6399_ab_a", now));
-        assert!(!is_stale("herder_shadow_6400_ab_a", now));
-        assert!(!is_stale("herder_shadow_x_1", now));
-        assert!(!is_stale("acme_6399", now));
+        let left = |name: &str| is_left_behind(name, "0a1b", now);
+        assert!(left("herder_shadow_ffff_6399_ab_a"));
+        assert!(!left("herder_shadow_ffff_6400_ab_a"));
+        assert!(left("herder_shadow_0a1b_9999_ab_a"));
+        assert!(!left("herder_shadow_0a1b_x_1"));
+        assert!(!left("acme_0a1b_6399"));
     }
 }

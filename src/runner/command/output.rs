@@ -140,6 +140,28 @@ pub(super) fn sqlstate(text: &str) -> Option<String> {
     codes.rfind(|code| code != ECHO)
 }
 
+/// Whether a program's last words are that it lost its server, in the words of libpq and of those who pass the server's
+/// on. Clients that do so give no code: there is nobody any more who would tell them one.
+pub(super) fn lost_connection(text: &str) -> bool {
+    const WORDS: [&str; 8] = [
+        "server closed the connection unexpectedly",
+        "connection to server was lost",
+        "connection has been closed unexpectedly",
+        "terminating connection due to",
+        "the database system is ",
+        "connection refused",
+        "connection reset by peer",
+        "too many clients already",
+    ];
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(MESSAGE_LINES)..]
+        .iter()
+        .any(|line| {
+            let line = line.to_ascii_lowercase();
+            WORDS.iter().any(|words| line.contains(words))
+        })
+}
+
 /// The code at the beginning of a text. All codes of PostgreSQL have at least two digits, which few words have.
 fn code(text: &str) -> Option<String> {
     let code = text.get(..5)?;
@@ -180,6 +202,39 @@ mod tests {
             ("İSQLSTATE 42P07", Some("42P07")),
         ] {
             assert_eq!(sqlstate(text).as_deref(), code, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_lost_server_is_told_from_a_failed_migration() {
+        for (text, lost) in [
+            (
+                "psql: error: connection to server at \"127.0.0.1\", port 5432 failed: server closed the connection \
+                 unexpectedly\n\tThis probably means the server terminated abnormally\n\tbefore or while processing the request.",
+                true,
+            ),
+            (
+                "psql: error: connection to server at \"db\" failed: Connection refused\n\tIs the server running on that \
+                 host and accepting TCP/IP connections?",
+                true,
+            ),
+            (
+                "psql: error: connection to server at \"db\" failed: FATAL:  the database system is in recovery mode",
+                true,
+            ),
+            (
+                "psql:1.up:3: FATAL:  terminating connection due to administrator command",
+                true,
+            ),
+            (
+                "psql: error: connection to server at \"db\" failed: FATAL:  password authentication failed for user \"a\"",
+                false,
+            ),
+            ("psql:1.up:3: ERROR:  relation \"a\" already exists", false),
+            ("connection refused\n1\n2\n3\n4\n5\nno such table", false),
+            ("", false),
+        ] {
+            assert_eq!(lost_connection(text), lost, "{text}");
         }
     }
 

@@ -31,13 +31,11 @@ due as (
     cross join lateral (
         select job.id, job.server, job.ready_at, job.connections
         from herder.job
-        -- OFFSET: one look into one index for each job, whatever the statistics say. A plan that goes through the pending
-        -- deliveries instead goes through a hundred thousand.
-        cross join lateral (
-            select jobs.status from apalis.jobs where jobs.id = lpad(to_hex(job.id), 26, '0') offset 0
-        ) delivery
         where job.run_id = run.id and job.server = supply.server and job.state = 'ready' and job.ready_at <= now()
-          and delivery.status = 'Pending' and (job.own_url or job.server = any($5::text[]))
+          and (job.own_url or job.server = any($5::text[]))
+          -- A look into one index for each job, whatever the statistics say. A join would be planned for far fewer pending
+          -- deliveries than there may be, and go through all of them.
+          and (select status from apalis.jobs where jobs.id = lpad(to_hex(job.id), 26, '0')) = 'Pending'
         order by job.ready_at, job.id
         limit $2
         for update of job skip locked
@@ -86,5 +84,6 @@ select claimed.id as "job!", claimed.epoch as "epoch!", claimed.run_id as "run!"
        claimed.resolved as "resolved!", claimed.failures as "failures!", claimed.starts as "starts!",
        claimed.orphaned as "orphaned!", claimed.blocked_since, claimed.plan_id, claimed.plan_note,
        (select array_agg(taken.number) from taken where taken.job_id = claimed.id) as "slots!",
-       run.direction as "direction!", run.target as "target!", run.checksum as "checksum!"
+       run.direction as "direction!", run.target as "target!", run.checksum as "checksum!",
+       run.traceparent
 from claimed join herder.run on run.id = claimed.run_id

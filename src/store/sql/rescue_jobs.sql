@@ -16,9 +16,10 @@ returned as (
             'hint', 'the logs of the lost workers say what it did to them; `herder retry` starts it again')
             else job.error end,
         worker = null, step = null, orphaned = true,
-        -- At once the first time. After that each at a moment of its own: jobs that went down with the same worker
-        -- again and again must part, so that only the one to blame is parked.
-        ready_at = now() + random() * least(job.starts - 1, 10) * interval '2 seconds'
+        -- The first time it keeps its place: it has waited for its turn already. After that each comes at a moment of its
+        -- own: jobs that went down with the same worker again and again must part, so that only the one to blame is parked.
+        ready_at = case when job.starts <= 1 then job.ready_at
+                        else now() + random() * least(job.starts - 1, 10) * interval '2 seconds' end
     from lost where job.id = lost.id and job.epoch = lost.epoch
     returning job.id, job.run_id, job.epoch, job.state, job.tenant, job.ready_at, lost.worker
 ),
@@ -28,7 +29,8 @@ ended as (
 ),
 suspected as (
     update herder.slot set suspect_since = now()
-    from returned where slot.job_id = returned.id and slot.suspect_since is null
+    -- Of this attempt: whoever made a former one may have kept its slot, and be alive.
+    from returned where slot.job_id = returned.id and slot.epoch = returned.epoch and slot.suspect_since is null
 ),
 delivered as (
     update apalis.jobs

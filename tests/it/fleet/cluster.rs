@@ -61,7 +61,7 @@ impl Cluster {
     }
 
     /// Makes a control database, set up.
-    pub(super) async fn control(&self, name: &str) {
+    pub(crate) async fn control(&self, name: &str) {
         self.template
             .get_or_init(async || self.make_template().await)
             .await;

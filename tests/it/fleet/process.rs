@@ -28,13 +28,24 @@ fn program(name: &str) -> PathBuf {
 
 /// A program in the folder of a fleet, with nothing in its environment that would lead it astray.
 fn command(name: &str, dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(program(name));
+    command_for(Command::new(program(name)), dir, args)
+}
+
+fn command_for(mut command: Command, dir: &Path, args: &[&str]) -> Command {
     command.args(args).current_dir(dir).kill_on_drop(true);
     for (variable, _) in std::env::vars_os() {
         let variable_name = variable.to_string_lossy();
-        if ["HERDER_", "PG", "RUST_LOG", "NO_COLOR"]
-            .iter()
-            .any(|prefix| variable_name.starts_with(prefix))
+        if [
+            "HERDER_",
+            "PG",
+            "RUST_LOG",
+            "NO_COLOR",
+            "GITHUB_",
+            "TRACEPARENT",
+            "OTEL_",
+        ]
+        .iter()
+        .any(|prefix| variable_name.starts_with(prefix))
         {
             command.env_remove(&variable);
         }
@@ -56,7 +67,12 @@ pub(crate) struct Herder {
 }
 
 impl Herder {
-    pub(super) fn start(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(dir: &Path, args: &[&str]) -> Self {
+        Self::start_with(dir, args, &[])
+    }
+
+    /// With these variables in its environment.
+    pub(crate) fn start_with(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut command = command("herder", dir, args);
         command.envs(env.iter().copied());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -131,7 +147,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn start(dir: &Path, log: PathBuf, args: &[&str], env: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(dir: &Path, log: PathBuf, args: &[&str], env: &[(&str, &str)]) -> Self {
         let file = File::create(&log).expect("a log file");
         let mut command = command("herder-worker", dir, args);
         command.envs(env.iter().copied());

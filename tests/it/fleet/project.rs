@@ -25,7 +25,7 @@ pub(crate) struct Step {
     pub(crate) id: &'static str,
     /// Statements. Some drivers take only one at a time.
     up: Vec<String>,
-    down: String,
+    down: Vec<String>,
 }
 
 /// So many migrations. Each does nothing but leave a trace.
@@ -33,7 +33,7 @@ pub(crate) fn steps(count: usize) -> Vec<Step> {
     let step = |id: &'static str| Step {
         id,
         up: vec![format!("insert into effects (step) values ('up {id}')")],
-        down: format!("insert into effects (step) values ('down {id}')"),
+        down: vec![format!("insert into effects (step) values ('down {id}')")],
     };
     IDS[..count].iter().copied().map(step).collect()
 }
@@ -44,9 +44,32 @@ impl Step {
         self.then(gate::PASS)
     }
 
+    /// On the way up it also makes the table that the traces are left in, so that it works in a schema that the harness
+    /// knows nothing of.
+    pub(crate) fn with_its_table(mut self) -> Self {
+        self.up.insert(
+            0,
+            "create table if not exists effects (n int generated always as identity, step text)".into(),
+        );
+        self
+    }
+
+    /// On the way up it does nothing but this, outside a transaction. Only the SQL runner knows how.
+    pub(crate) fn outside(mut self, sql: &str) -> Self {
+        self.up = vec![format!("-- no-transaction\n{sql}")];
+        self
+    }
+
     /// On the way up it does this as well.
     pub(crate) fn then(mut self, sql: &str) -> Self {
         self.up.push(sql.to_owned());
+        self
+    }
+
+    /// On the way down it does this as well.
+    #[allow(dead_code, reason = "it is for the long run in tests/chaos")]
+    pub(crate) fn undone_by(mut self, sql: &str) -> Self {
+        self.down.push(sql.to_owned());
         self
     }
 }
@@ -60,7 +83,7 @@ pub(crate) struct Project {
 
 impl Project {
     /// Writes one below `dir`.
-    pub(super) fn write(tool: Tool, dir: &Path, cluster: &Cluster, steps: &[Step]) -> Self {
+    pub(crate) fn write(tool: Tool, dir: &Path, cluster: &Cluster, steps: &[Step]) -> Self {
         let project = Self {
             tool,
             dir: dir.join("project"),
@@ -87,7 +110,10 @@ impl Project {
             Tool::Sql => {
                 for Step { id, up, down } in steps {
                     self.file(&format!("{id}_step.up.sql"), &format!("{};\n", up.join(";\n")));
-                    self.file(&format!("{id}_step.down.sql"), &format!("{down};\n"));
+                    self.file(
+                        &format!("{id}_step.down.sql"),
+                        &format!("{};\n", down.join(";\n")),
+                    );
                 }
             }
             Tool::Alembic => {
@@ -95,10 +121,10 @@ impl Project {
                 for Step { id, up, down } in steps {
                     let execute = |sql: &String| format!("    op.execute(\"\"\"{sql}\"\"\")\n");
                     let up: String = up.iter().map(execute).collect();
+                    let down: String = down.iter().map(execute).collect();
                     let text = format!(
                         "from alembic import op\nrevision = '{id}'\ndown_revision = {below}\n\n\
-                         def upgrade():\n{up}\ndef downgrade():\n{}",
-                        execute(down)
+                         def upgrade():\n{up}\ndef downgrade():\n{down}"
                     );
                     self.file(&format!("versions/{id}_step.py"), &text);
                     below = format!("'{id}'");
@@ -122,6 +148,7 @@ impl Project {
                 ),
             );
             let back = below.map_or_else(String::new, |b| format!("insert into version values ('{b}');"));
+            let down = down.join(";\n");
             self.file(&format!("{id}.down"), &format!("{down};\n{ledger}; {back}\n"));
             below = Some(*id);
         }
@@ -155,12 +182,13 @@ fi
         self.file("revisions", &ids.join("\n"));
     }
 
-    fn file(&self, name: &str, text: &str) {
+    /// Writes one file of it.
+    pub(crate) fn file(&self, name: &str, text: &str) {
         fs::write(self.dir.join(name), text).expect(name);
     }
 
     /// What stands under `[runner]`.
-    pub(super) fn runner(&self) -> Table {
+    pub(crate) fn runner(&self) -> Table {
         let dir = self.dir.display();
         let entry = |name: &str, value: Value| (name.to_owned(), value);
         let text = |text: String| Value::String(text);
@@ -172,7 +200,7 @@ fi
             ],
             Tool::Alembic => vec![
                 entry("kind", text("alembic".into())),
-                // What it waits for, it would wait for in a proof, too. `runners.rs` has whole fleets with plans.
+                // What it waits for, it would wait for in a proof, too. `Setup::plans` makes fleets with plans.
                 entry("plan", text("never".into())),
                 entry("config", text(format!("{dir}/alembic.ini"))),
                 entry("python", text(venv::python().display().to_string())),

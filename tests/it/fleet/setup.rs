@@ -110,6 +110,13 @@ impl Setup {
         self
     }
 
+    /// These migrations, for Alembic by plan. The first one works in any schema, as a proof wants it.
+    pub(crate) fn plans(self, mut steps: Vec<Step>) -> Self {
+        let first = steps.remove(0).with_its_table();
+        steps.insert(0, first);
+        self.migrations(Tool::Alembic, steps).set("runner.plan", "auto")
+    }
+
     /// Another `[runner]`.
     pub(crate) fn runner(mut self, toml: &str) -> Self {
         self.runner = Some(toml.parse().expect("TOML"));

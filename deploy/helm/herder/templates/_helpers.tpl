@@ -140,12 +140,16 @@ initContainers:
 {{- $runner := $config.runner | default dict -}}
 {{/* The least that a job takes. Where Alembic itself must run, and not its plan, it takes two. */}}
 {{- $perJob := ternary 2 1 (eq ($runner.kind | default "") "command") -}}
-{{- $jobs := max 1 (div (include "herder.connections" . | int) $perJob) -}}
+{{- $connections := include "herder.connections" . | int -}}
+{{- $jobs := max 1 (div $connections $perJob) -}}
 {{- $concurrency := int .Values.worker.concurrency -}}
-{{- $most := div (add $jobs $concurrency -1) $concurrency -}}
+{{/* What a worker takes of the budget besides its jobs. */}}
+{{- $control := ternary 2 0 .Values.autoscaling.controlDatabaseOnServer -}}
+{{- $perWorker := add (mul $concurrency $perJob) $control -}}
+{{- $most := max 1 (div (add $connections $perWorker -1) $perWorker) -}}
 {{- $wanted := int .Values.autoscaling.maxReplicas -}}
 {{- if gt $wanted (int $most) -}}
-{{- fail (printf "autoscaling.maxReplicas %d is more than can work: the budget lets %d jobs run at a time, and a worker runs %d. At most %d; or raise the budget, or lower worker.concurrency" $wanted (int $jobs) $concurrency (int $most)) -}}
+{{- fail (printf "autoscaling.maxReplicas %d is more than can work: the budget lets %d jobs run at a time, and a worker runs %d%s. At most %d; or raise the budget, or lower worker.concurrency" $wanted (int $jobs) $concurrency (ternary " and has 2 connections to the control database" "" .Values.autoscaling.controlDatabaseOnServer) (int $most)) -}}
 {{- end -}}
 {{- $max := default (int $most) $wanted -}}
 {{- if gt (int .Values.autoscaling.minReplicas) (int $max) -}}

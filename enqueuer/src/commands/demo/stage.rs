@@ -211,6 +211,7 @@ impl Stage {
             only: vec![],
             exclude: vec![],
             rollout: Rollout::default(),
+            trace: None,
         };
         let run = enqueue(&cx, &request).await?.run;
         let worker = Worker::new(std::sync::Arc::clone(&cx), options, Metrics::new()?);

@@ -76,7 +76,9 @@ def database_failure(chain, run):
     statement = next((each.statement for each in below if getattr(each, "statement", None)), None)
     message = next(filter(None, map(primary_message, reversed(below))), None) or describe_error(error)
     sqlstate = next(filter(None, map(sqlstate_of, reversed(below))), None) or sqlstate_of_refusal(message)
-    lost = sqlstate is None and isinstance(error, (OperationalError, InterfaceError))
+    # asyncpg's own state machine stumbles where a connection breaks in the middle of an operation.
+    stumbled = message.startswith("cannot switch to state")
+    lost = sqlstate is None and (stumbled or isinstance(error, (OperationalError, InterfaceError)))
     kind = "connect" if lost else "database"
     return Failure(kind, message, database_hint(message), sqlstate, cut(statement), run.step)
 

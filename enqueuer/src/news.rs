@@ -1,0 +1,45 @@
+//! Telling the webhook before a command ends: no worker may be there to do it.
+
+use herder::{
+    config::NotifyConfig,
+    domain::run::{RunId, short},
+    flow::herald::Herald,
+};
+use sqlx::PgPool;
+use tokio::task::JoinHandle;
+
+use crate::output;
+
+/// What there is to tell of a run that this command moves.
+#[must_use = "what is not told here is left to the workers"]
+pub(crate) struct News {
+    herald: Option<Herald>,
+    run: RunId,
+    first: Option<JoinHandle<bool>>,
+}
+
+impl News {
+    /// Begins to tell of a run, beside whatever the command does next.
+    pub(crate) fn of(config: &NotifyConfig, pool: &PgPool, run: RunId) -> Self {
+        let herald = Herald::new(config, pool.clone());
+        let first = herald
+            .clone()
+            .map(|herald| tokio::spawn(async move { herald.tell(run).await }));
+        Self { herald, run, first }
+    }
+
+    /// Tells the rest, for as long as one message may take. How the command ends does not depend on it.
+    pub(crate) async fn told(self) {
+        let (Some(herald), Some(first)) = (self.herald, self.first) else {
+            return;
+        };
+        // Where the first one has waited in vain until now, another wait would be in vain as well.
+        let hope = first.is_finished() || first.await.unwrap_or(false);
+        if !(hope && herald.tell(self.run).await) {
+            output::warning(&format!(
+                "the webhook has not taken all messages about run {} yet; workers try again",
+                short(&self.run)
+            ));
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! A rehearsal: a plan up to its first step outside a transaction, in one transaction that is rolled back.
+
+use std::time::{Duration, Instant};
+
+use super::{Applier, Checks, Message, Order, RESET, Refusal, failed};
+use crate::{
+    domain::{
+        plan::{PlanStep, StepForm},
+        revision::Ledger,
+    },
+    runner::RunnerError,
+    session::{TenantSession, quote},
+};
+
+/// Between two steps, what their COMMIT would have done: check what was deferred. What comes may defer again.
+const AS_COMMITTED: &str = "set constraints all immediate; set constraints all deferred";
+
+/// What the server says where a step uses an enum's value that the same transaction has added.
+const UNSAFE_ENUM_VALUE: &str = "55P04";
+
+/// How a rehearsal went. The tenant is as it was, its sequences excepted.
+pub(crate) enum Rehearsed {
+    /// These steps, the first so many, would go through.
+    Fine {
+        /// How many.
+        steps: usize,
+        /// Why not all of them. None: they are all.
+        left_out: Option<&'static str>,
+    },
+    /// Somebody else holds the tenant's lock.
+    Locked,
+    /// The ledger stands where the plan does not begin.
+    Elsewhere(Ledger),
+}
+
+/// Rehearses a plan, and says for how long its transaction held locks: from its beginning to its end, as the server
+/// tells the time, or as we saw it where it failed. After an error the session is good for closing only.
+pub(crate) async fn rehearse(
+    session: &mut TenantSession,
+    order: &Order<'_>,
+) -> (Result<Rehearsed, RunnerError>, Duration) {
+    let home = match session.home().await {
+        Ok(home) => home,
+        Err(error) => return (Err(error), Duration::ZERO),
+    };
+    let mut applier = Applier {
+        ledger: format!("{}.{}", quote(&home), quote(&order.ledger.table)),
+        home,
+        session,
+        noted: None,
+        order,
+        checked: false,
+        read: None,
+    };
+    applier.rehearse().await
+}
+
+impl Applier<'_> {
+    async fn rehearse(&mut self) -> (Result<Rehearsed, RunnerError>, Duration) {
+        let all = &self.order.plan.steps;
+        let mut steps = all
+            .iter()
+            .take_while(|s| matches!(s.form, StepForm::Transaction { .. }))
+            .count();
+        let mut left_out =
+            (steps < all.len()).then_some("what runs outside a transaction cannot be rolled back");
+        loop {
+            if steps == 0 {
+                return (Ok(Rehearsed::Fine { steps, left_out }), Duration::ZERO);
+            }
+            let began = Instant::now();
+            let refusal = match self.try_out(&all[..steps]).await {
+                Ok(held) => {
+                    let clean = match self.order.forget {
+                        true => self.clean_up().await,
+                        false => Ok(()),
+                    };
+                    return (clean.map(|()| Rehearsed::Fine { steps, left_out }), held);
+                }
+                Err(refusal) => refusal,
+            };
+            let held = began.elapsed();
+            if let Err(lost) = self.clean_up().await {
+                return (Err(lost), held);
+            }
+            match refusal {
+                Refusal::Locked => return (Ok(Rehearsed::Locked), Duration::ZERO),
+                Refusal::Moved(found) => return (Ok(Rehearsed::Elsewhere(found)), Duration::ZERO),
+                other => {
+                    let error = failed(other);
+                    let Some(fewer) = self.before_enum_value(&error, steps) else {
+                        return (Err(error), held);
+                    };
+                    steps = fewer;
+                    left_out =
+                        Some("it uses an enum's value that is not there before an earlier step commits");
+                }
+            }
+        }
+    }
+
+    /// Does all steps in one transaction, and takes them back. The time from its beginning to its end.
+    async fn try_out(&mut self, steps: &[PlanStep]) -> Result<Duration, Refusal> {
+        let mut message = Message::default();
+        for (i, step) in steps.iter().enumerate() {
+            let StepForm::Transaction { sql } = &step.form else {
+                continue;
+            };
+            let begin = match i {
+                0 => self.begin(step, true, Checks::Careful)?,
+                _ => self.enter(step, false, Checks::Careful)?,
+            };
+            message.before(step, &begin);
+            message.step(step, &self.placed(sql)?);
+            message.behind(step, &self.end(Checks::Careful));
+            message.behind(step, AS_COMMITTED);
+            message.behind(step, RESET);
+            if message.len() > super::MESSAGE_LIMIT {
+                std::mem::take(&mut message)
+                    .send(self.session.connection())
+                    .await?;
+            }
+        }
+        message.besides(
+            "select (extract(epoch from pg_catalog.clock_timestamp() - pg_catalog.transaction_timestamp()))\
+             ::pg_catalog.float8",
+        );
+        message.besides("rollback");
+        message.besides(RESET);
+        let reply = message.send(self.session.connection()).await?;
+        let seconds: f64 = match &reply.row {
+            Some(row) => sqlx::Row::try_get(row, 0)?,
+            None => 0.0,
+        };
+        Ok(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+    }
+
+    /// How many steps come before the one that uses an enum's value too early. In a run, each commits before the next.
+    fn before_enum_value(&self, error: &RunnerError, steps: usize) -> Option<usize> {
+        let RunnerError::Database {
+            sqlstate, revision, ..
+        } = error
+        else {
+            return None;
+        };
+        let steps = self.order.plan.steps.iter().take(steps);
+        let at = revision
+            .as_ref()
+            .and_then(|r| steps.clone().position(|s| s.revisions.contains(r)))?;
+        (sqlstate == UNSAFE_ENUM_VALUE && at > 0).then_some(at)
+    }
+}
