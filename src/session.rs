@@ -15,6 +15,7 @@ use crate::{
         run::RunId,
         tenant::Place,
     },
+    handshake,
     runner::{LedgerTable, RunnerError},
 };
 
@@ -377,6 +378,12 @@ pub fn lock_key(place: &Place) -> i64 {
 
 /// sqlx's words for a failed connect name no secret, but also not the place.
 pub(crate) fn connect_error(error: sqlx::Error, url: &DatabaseUrl) -> RunnerError {
+    if let Some((why, hint)) = handshake::untrusted(&error) {
+        return RunnerError::Untrusted {
+            message: format!("the server at {} is not to be trusted: {why}", url.address()),
+            hint: hint.to_owned(),
+        };
+    }
     match error {
         sqlx::Error::Database(_) => error.into(),
         other => RunnerError::Connection(format!("cannot connect to {}: {other}", url.address())),

@@ -70,7 +70,7 @@ pub(crate) enum Command {
     /// Make Herder's tables in the control database, or bring them up to date
     ///
     /// Safe to run again, and by two at once. The role needs the right to create schemas and extensions.
-    Setup,
+    Setup(Setup),
     /// Look whether config, databases, migrations and tenants are fit for a run
     ///
     /// One line per thing looked at. Changes nothing. Ends with 7 where something must be mended, with 3 where the
@@ -203,6 +203,13 @@ fn set_budget(text: &str) -> Result<SetBudget, String> {
         Ok(_) => Err("it must be at least 1; `herder pause` stops a run".into()),
         Err(_) => Err("write a number, or `config`".into()),
     }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Setup {
+    /// Let this role use the tables, for workers and commands that connect as another one; may be given several times
+    #[arg(long, value_name = "ROLE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) grant: Vec<String>,
 }
 
 /// Which tenants.

@@ -8,6 +8,7 @@ use herder::{
     database_url::DatabaseUrl,
     domain::run::{RunId, short},
     flow::pooler::{self, Pooled},
+    handshake,
     runner::{POOLED_HINT, RunnerError},
     store::{
         self,
@@ -95,6 +96,14 @@ fn unreachable(url: &DatabaseUrl) -> Problem {
 
 /// What a failed connection means to the person who wrote the URL. No password is ever in a server's answer.
 fn refused(error: sqlx::Error, url: &DatabaseUrl) -> Problem {
+    if let Some((_, hint)) = handshake::untrusted(&error) {
+        return Problem::set_up(format!(
+            "the control database at {} is not to be trusted",
+            url.address()
+        ))
+        .hint(hint)
+        .caused_by(cause(error));
+    }
     let code = error
         .as_database_error()
         .and_then(|e| e.code())
@@ -106,7 +115,7 @@ fn refused(error: sqlx::Error, url: &DatabaseUrl) -> Problem {
                 "the control database at {} does not let `{user}` in",
                 url.address()
             ))
-            .hint("check user and password in [control] `url`")
+            .hint(refusal(code.as_deref().unwrap_or_default(), &error))
         }
         Some("3D000") => Problem::set_up(format!(
             "the server at {} has no database `{}`",
@@ -122,6 +131,13 @@ fn refused(error: sqlx::Error, url: &DatabaseUrl) -> Problem {
         _ => unreachable(url),
     };
     problem.caused_by(cause(error))
+}
+
+/// What to do about it, in terms of the config.
+fn refusal(code: &str, error: &sqlx::Error) -> String {
+    let message = error.as_database_error().map_or("", |e| e.message());
+    let hint = handshake::refused(code, message).unwrap_or("check user and password in the URL");
+    hint.replace("the URL", "[control] `url`")
 }
 
 /// The bare cause: sqlx adds the line of the server's source code, or that this is about a database.

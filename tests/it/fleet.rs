@@ -78,6 +78,11 @@ impl Fleet {
         Herder::start(self.dir(), args)
     }
 
+    /// Starts `herder` with these variables in its environment.
+    pub(crate) fn start_herder_with(&self, args: &[&str], env: &[(&str, &str)]) -> Herder {
+        Herder::start_with(self.dir(), args, env)
+    }
+
     /// Runs `herder` to its end, with these variables in its environment.
     pub(crate) async fn herder_with(&self, args: &[&str], env: &[(&str, &str)]) -> Output {
         Herder::start_with(self.dir(), args, env).end().await

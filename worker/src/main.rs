@@ -100,7 +100,7 @@ fn main() -> ExitCode {
     match ran {
         Ok(code) => code,
         Err(error) => {
-            error!("{error:#}");
+            error!("{}", one_line(&error));
             ExitCode::from(SETUP)
         }
     }
@@ -138,6 +138,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let state = setup_state(&looking).await;
     looking.close().await;
+    let state = state.map_err(|error| anyhow::anyhow!(error.explain(&cx.config.control.url)));
     match state? {
         SetupState::Current => {}
         SetupState::Missing => anyhow::bail!("the control database is not set up: run `herder setup`"),
@@ -177,6 +178,16 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
             error!(%error, "The queue broke");
             ExitCode::from(UNEXPECTED)
         }
+    })
+}
+
+/// The whole chain. Some errors repeat their source: it is said once.
+fn one_line(error: &anyhow::Error) -> String {
+    let causes = error.chain().map(ToString::to_string);
+    causes.fold(String::new(), |said, cause| match () {
+        () if said.contains(&cause) => said,
+        () if said.is_empty() => cause,
+        () => format!("{said}: {cause}"),
     })
 }
 

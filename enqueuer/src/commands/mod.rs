@@ -118,7 +118,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
 async fn dispatch(setting: &Setting, command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Init(args) => init::run(setting, &args),
-        Command::Setup => setup::run(setting).await,
+        Command::Setup(args) => setup::run(setting, &args).await,
         Command::Check(args) => check::run(setting, &args).await,
         Command::Budget(args) => budget::run(setting, &args).await,
         Command::Tenants(args) => tenants::run(setting, &args).await,

@@ -1,6 +1,6 @@
 //! `herder upgrade` and `herder downgrade`: the start of a run.
 
-use std::{collections::BTreeMap, io};
+use std::collections::BTreeMap;
 
 use herder::{
     config::RunnerConfig,
@@ -28,7 +28,7 @@ use crate::{
     follow::{self, Follower},
     news::News,
     output,
-    problem::Problem,
+    problem::{Problem, is_broken_pipe},
     render::{
         status::complete,
         words::{count, way},
@@ -151,7 +151,7 @@ fn rollout(cx: &Context, args: &Start) -> Rollout {
 /// Nobody reading the id must not keep the work from being done.
 fn print_id(enqueued: &Enqueued) -> anyhow::Result<()> {
     match output::data(&format!("{}\n", enqueued.run)) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        Err(error) if !is_broken_pipe(&error) => Err(error),
         _ => Ok(()),
     }
 }

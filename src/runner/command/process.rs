@@ -41,7 +41,7 @@ pub(super) struct Invocation {
     /// Set in addition to our own environment.
     pub(super) env: Vec<(String, OsString)>,
     /// Taken out of it.
-    pub(super) without: &'static [&'static str],
+    pub(super) without: Vec<String>,
     pub(super) stdin: Option<String>,
     /// Whether its standard output is an answer, and not talk.
     pub(super) asked: bool,
@@ -160,7 +160,7 @@ impl Running {
         } else {
             command.stdout(talk_end);
         }
-        for name in invocation.without {
+        for name in &invocation.without {
             command.env_remove(name);
         }
         command.envs(invocation.env.iter().map(|(name, value)| (name, value)));
