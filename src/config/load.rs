@@ -362,8 +362,12 @@ pub(super) mod duration {
 
     pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(d)?;
-        humantime::parse_duration(&text)
-            .map_err(|e| D::Error::custom(format!("`{text}` is no duration like \"3s\": {e}")))
+        humantime::parse_duration(&text).map_err(|e| {
+            D::Error::custom(format!(
+                "`{}` is no duration like \"3s\": {e}",
+                crate::secret::shown(&text)
+            ))
+        })
     }
 }
 

@@ -388,10 +388,10 @@ async fn no_secret_shows_of_a_failure_with_a_command() {
     no_secret_shows_of_a_failure(Tool::Command).await;
 }
 
-/// What can be wrong with a URL, or with where it stands in the config.
 /// What is wrong with a URL, and how a right one is made so.
 type Mistake = (&'static str, fn(&str) -> String);
 
+/// What can be wrong with a URL, or with where it stands in the config.
 const MISTAKES: [Mistake; 11] = [
     ("nothing", |url| url.to_owned()),
     ("the password", |url| url.replace("hunter2", "hunter2-wrong")),

@@ -115,6 +115,8 @@ async fn connect(client: TcpStream, server: u16, mut rules: watch::Receiver<Rule
     let requests = requests(from_client, to_server, rules.clone(), &held);
     let answers = answers(from_server, to_client, rules.clone());
     tokio::select! {
+        // A cut comes before whatever is let through again in the same moment.
+        biased;
         _ = rules.wait_for(|r| r.cuts > born) => {}
         // Whoever closes their end closes the other's: PostgreSQL's protocol knows no half of a connection.
         () = requests => {}
