@@ -2,8 +2,9 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::secret::shown;
 use serde::{Deserialize, Deserializer};
+
+use crate::secret::shown;
 
 /// A number of tenants, or a share of them.
 #[derive(Clone, Copy, Debug, PartialEq)]

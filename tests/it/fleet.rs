@@ -88,6 +88,11 @@ impl Fleet {
         Herder::start_with(self.dir(), args, env).end().await
     }
 
+    /// Runs a script, which finds the programs on its PATH.
+    pub(crate) async fn shell(&self, script: &str, env: &[(&str, &str)]) -> Output {
+        Herder::shell(self.dir(), script, env).end().await
+    }
+
     /// Starts a worker. Its log is shown when a condition does not come true.
     pub(crate) fn worker(&self, args: &[&str]) -> Worker {
         self.worker_with(args, &[])

@@ -4,6 +4,7 @@ mod alembic_plans;
 mod alembic_process;
 mod alembic_proofs;
 mod budget;
+mod ci;
 mod conformance;
 mod deploy;
 mod drain;

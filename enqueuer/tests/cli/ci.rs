@@ -1,7 +1,5 @@
 //! What a pipeline sees: reports, annotations, the last line, and an end where nothing moves.
 
-use std::{path::Path, process::Command};
-
 use crate::fleet::Fleet;
 
 /// Three tenants, of which one cannot have revision 3.
@@ -93,46 +91,4 @@ fn nobody_waits_for_ever_where_nothing_moves() {
     fleet
         .herder(&["resume", "--local", "1", "--stall-timeout", "10min"])
         .ok();
-}
-
-#[test]
-fn the_recipe_for_a_plain_shell_works() {
-    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/CI.md");
-    let docs = std::fs::read_to_string(docs).expect("docs/CI.md");
-    let script = docs
-        .split("```sh\n")
-        .nth(1)
-        .and_then(|rest| rest.split("```").next());
-    let script = script
-        .expect("a script")
-        .replace("--tenant internal-1", "--tenant t_a")
-        .replace(" --wait", " --local 2");
-    let run = |fleet: &Fleet| {
-        let bin = Path::new(env!("CARGO_BIN_EXE_herder"))
-            .parent()
-            .expect("a folder");
-        let path = std::env::var("PATH").unwrap_or_default();
-        let output = Command::new("/bin/sh")
-            .args(["-c", &script])
-            .current_dir(fleet.dir.path())
-            .env("PATH", format!("{}:{path}", bin.display()))
-            .env_remove("GITHUB_ACTIONS")
-            .env_remove("HERDER_CONFIG")
-            .output()
-            .expect("a shell");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
-    };
-    let fleet = Fleet::new(&["a", "b", "c"]);
-    let (code, said) = run(&fleet);
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("all tenants are at head"), "{said}");
-    let report = std::fs::read_to_string(fleet.path("report.md")).expect("report.md");
-    assert!(report.contains("3 tenants"), "{report}");
-    // One more revision, which one tenant cannot have.
-    fleet.migration(3, "create table c (x int)", "drop table c");
-    fleet.tenants("create table t_b.c (y int)");
-    let (code, said) = run(&fleet);
-    assert_eq!(code, Some(5), "{said}");
-    assert!(said.contains("halted: nothing more happens"), "{said}");
 }

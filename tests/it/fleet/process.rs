@@ -82,6 +82,20 @@ impl Herder {
         }
     }
 
+    /// A script for `sh -e`, which finds the programs on its PATH.
+    pub(super) fn shell(dir: &Path, script: &str, env: &[(&str, &str)]) -> Self {
+        let programs = program("herder").with_file_name("");
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = command_for(Command::new("sh"), dir, &["-e", "-c", script]);
+        command.env("PATH", format!("{}:{path}", programs.display()));
+        command.envs(env.iter().copied());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self {
+            child: command.spawn().expect("a shell"),
+            args: script.to_owned(),
+        }
+    }
+
     /// Waits for its end.
     pub(crate) async fn end(self) -> Output {
         let output = tokio::time::timeout(LIMIT, self.child.wait_with_output());
