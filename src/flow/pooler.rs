@@ -43,7 +43,7 @@ pub fn refusal(error: &sqlx::Error) -> Option<Pooled> {
     (is(error, &["08P01"]) && error.as_database_error().is_some_and(says_so)).then_some(Pooled::Stripped)
 }
 
-/// Looks at a session that was opened with [`PROBE`]. None: it is one, as far as one alone can tell. Every known pooler
+/// Looks at a session that was opened with the options of a probe. None: it is one, as far as one alone can tell. Every known pooler
 /// that shares sessions keeps what a connection is opened with to itself, so that alone is telling.
 ///
 /// # Errors
