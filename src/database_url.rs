@@ -11,6 +11,41 @@ use crate::secret::Secret;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct DatabaseUrl(Url);
 
+/// The parameters that sqlx reads.
+const KNOWN_TO_SQLX: [&str; 18] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];
+
+/// How much TLS there may be.
+const SSL_MODES: [&str; 6] = [
+    "disable",
+    "allow",
+    "prefer",
+    "require",
+    "verify-ca",
+    "verify-full",
+];
+
+/// The words for the file of the authorities that a server's certificate may come from.
+const ROOT_CERTIFICATE: [&str; 3] = ["sslrootcert", "ssl-root-cert", "ssl-ca"];
+
 /// Why a URL is none. The text never repeats the URL: a password may stand in it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DatabaseUrlError {
@@ -20,6 +55,9 @@ pub enum DatabaseUrlError {
     /// It is one of something else.
     #[error("`{0}://` is not a Postgres URL; it looks like postgresql://user@host:5432/database")]
     Scheme(String),
+    /// A password in it ends too early: what is left of it would be shown as a database.
+    #[error("ambiguous: in a user or password, `/` is written %2F, `?` %3F, `#` %23 and `@` %40")]
+    Separators,
     /// It names what the client library does not know.
     #[error("not usable: {0}")]
     Options(String),
@@ -39,7 +77,9 @@ impl DatabaseUrl {
             Some("postgres" | "postgresql") => {}
             _ => return Err(DatabaseUrlError::Scheme(scheme.to_owned())),
         }
+        check_separators(rest)?;
         let url = Self(Url::parse(&format!("postgresql://{rest}"))?);
+        url.check_tls()?;
         url.options()?;
         Ok(url)
     }
@@ -87,22 +127,24 @@ impl DatabaseUrl {
             .map(|(_, v)| v.into_owned())
     }
 
-    /// The host, or the folder of its Unix socket.
+    /// The host, or the folder of its Unix socket. A parameter wins, as it does in libpq and in sqlx: else a URL could
+    /// lead to another server than the one whose budget it counts against.
     pub fn host(&self) -> String {
-        let host = self
-            .0
-            .host_str()
-            .filter(|h| !h.is_empty())
-            .map(|h| decode(h.trim_matches(['[', ']'])));
-        host.or_else(|| self.parameter("host"))
+        let host = || {
+            let host = self.0.host_str().filter(|h| !h.is_empty())?;
+            Some(decode(host.trim_matches(['[', ']'])))
+        };
+        self.parameter("hostaddr")
+            .or_else(|| self.parameter("host"))
+            .or_else(host)
             .unwrap_or_else(|| "localhost".into())
     }
 
     /// The port. 5432 where the URL names none.
     pub fn port(&self) -> u16 {
-        self.0
-            .port()
-            .or_else(|| self.parameter("port")?.parse().ok())
+        self.parameter("port")
+            .and_then(|port| port.parse().ok())
+            .or_else(|| self.0.port())
             .unwrap_or(5432)
     }
 
@@ -124,18 +166,38 @@ impl DatabaseUrl {
 
     /// The user, where the URL names one.
     pub fn user(&self) -> Option<String> {
-        (!self.0.username().is_empty())
-            .then(|| decode(self.0.username()))
-            .or_else(|| self.parameter("user"))
+        self.parameter("user")
+            .or_else(|| (!self.0.username().is_empty()).then(|| decode(self.0.username())))
     }
 
     /// The password, where the URL holds one.
     pub fn password(&self) -> Option<Secret> {
-        self.0
-            .password()
-            .map(decode)
-            .or_else(|| self.parameter("password"))
+        self.parameter("password")
+            .or_else(|| self.0.password().map(decode))
             .map(Secret::new)
+    }
+
+    /// All that must not be repeated of it, as it is and as it stands there: passwords, that of a key file too, and the
+    /// whole.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        let written = self.0.password().map(str::to_owned);
+        let mut secrets: Vec<String> = written.iter().map(|w| decode(w)).chain(written.clone()).collect();
+        for pair in self.0.query().unwrap_or_default().split('&') {
+            if let Some(("password" | "sslpassword", written)) = pair.split_once('=') {
+                secrets.extend([
+                    written.to_owned(),
+                    decode(&written.replace('+', " ")),
+                    decode(written),
+                ]);
+            }
+        }
+        // As other programs write what is odd in it.
+        secrets.extend(secrets.iter().map(|s| encode(&decode(s))).collect::<Vec<_>>());
+        secrets.push(self.0.as_str().to_owned());
+        secrets.retain(|secret| !secret.is_empty());
+        secrets.sort();
+        secrets.dedup();
+        secrets
     }
 
     /// All of it, under another scheme, e.g. `postgresql+asyncpg`.
@@ -171,9 +233,68 @@ impl DatabaseUrl {
     /// # Errors
     /// A parameter that sqlx cannot read.
     pub fn options(&self) -> Result<PgConnectOptions, DatabaseUrlError> {
-        PgConnectOptions::from_str(self.0.as_str())
+        PgConnectOptions::from_str(self.for_sqlx().as_str())
             .map(ConnectOptions::disable_statement_logging)
             .map_err(|e| DatabaseUrlError::Options(e.to_string()))
+    }
+
+    /// sqlx would say of a certificate that is not there only that there is no such file.
+    fn check_tls(&self) -> Result<(), DatabaseUrlError> {
+        for name in ["sslmode", "ssl-mode", "ssl"] {
+            let Some(mode) = self.parameter(name) else {
+                continue;
+            };
+            if !SSL_MODES.contains(&mode.as_str()) {
+                let known = SSL_MODES.join(", ");
+                return Err(DatabaseUrlError::Options(format!(
+                    "`{name}` is `{}`; the sslmodes are {known}",
+                    mode.escape_debug()
+                )));
+            }
+        }
+        for name in ["sslrootcert", "sslcert", "sslkey"] {
+            let Some(path) = self
+                .parameter(name)
+                .filter(|path| path != "system" && !path.starts_with("-----BEGIN"))
+            else {
+                continue;
+            };
+            if let Err(error) = std::fs::File::open(&path) {
+                return Err(DatabaseUrlError::Options(format!(
+                    "`{name}` names {path}, which cannot be read: {error}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The URL in sqlx's words. What it does not know is left out: it would log the value, and `sslpassword` is one of
+    /// those. Two things mean what libpq means by them: `require` with a root certificate looks at the certificate, and
+    /// the root certificate `system` is the well-known ones, which sqlx trusts anyway.
+    fn for_sqlx(&self) -> Url {
+        let known = |name: &str| KNOWN_TO_SQLX.contains(&name) || name.starts_with("options[");
+        let rooted = ROOT_CERTIFICATE.iter().any(|name| self.parameter(name).is_some());
+        let pairs = self.0.query_pairs().filter_map(|(name, value)| {
+            let name = match &*name {
+                // SQLAlchemy's word for asyncpg.
+                "ssl" => "sslmode",
+                other => other,
+            };
+            match (name, &*value) {
+                ("sslmode" | "ssl-mode", "require") if rooted => {
+                    Some((name.to_owned(), "verify-ca".to_owned()))
+                }
+                (name, "system") if ROOT_CERTIFICATE.contains(&name) => None,
+                (name, value) => known(name).then(|| (name.to_owned(), value.to_owned())),
+            }
+        });
+        let pairs: Vec<(String, String)> = pairs.collect();
+        let mut url = self.0.clone();
+        url.set_query(None);
+        if !pairs.is_empty() {
+            url.query_pairs_mut().extend_pairs(pairs);
+        }
+        url
     }
 }
 
@@ -186,6 +307,19 @@ impl fmt::Debug for DatabaseUrl {
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "postgresql://{}/{}", self.address(), self.database())
+    }
+}
+
+/// Whether what stands before the host is over where it seems to be. An `@` further on belongs to a password that was
+/// not encoded.
+fn check_separators(rest: &str) -> Result<(), DatabaseUrlError> {
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, rest) = rest.split_at(end);
+    let path = rest.split('?').next().unwrap_or_default();
+    let early = path.contains('@') || (rest.contains('@') && !authority.contains('@'));
+    match early || rest.contains('#') {
+        true => Err(DatabaseUrlError::Separators),
+        false => Ok(()),
     }
 }
 
@@ -268,6 +402,10 @@ mod tests {
             "mysql://u:hunter2@h/d",
             "u:hunter2@h/d",
             "postgresql://u:hunter2@h:port/d",
+            "postgresql://u:@/hunter2@h/d",
+            "postgresql://u:1/hunter2@h/d",
+            "postgresql://u:1?hunter2@h/d",
+            "postgresql://u:1#hunter2@h/d",
         ] {
             let error = DatabaseUrl::parse(text).expect_err("it is wrong").to_string();
             assert!(!error.contains("hunter2"), "{error}");

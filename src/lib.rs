@@ -42,6 +42,7 @@ pub mod config;
 pub mod database_url;
 pub mod domain;
 pub mod flow;
+pub mod handshake;
 pub mod metrics;
 pub mod nearest;
 pub mod queue;

@@ -142,7 +142,7 @@ impl Metrics {
             budget: Labelled::new(gauges(
                 r,
                 "herder_connections_budget",
-                "Connections that all of Herder may hold to a server.",
+                "Connections that all of Herder may hold to a server, as `herder budget` has it.",
                 &["server"],
             )?),
             in_use: Labelled::new(gauges(

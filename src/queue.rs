@@ -9,7 +9,7 @@ use std::{
     future::Future,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use apalis::prelude::{Data, Task, TaskBuilder, WorkerBuilder};
@@ -30,7 +30,10 @@ use tracing::warn;
 
 use crate::{
     domain::{backoff::Backoff, job::Claim},
-    store::{StoreError, job::Appetite, job::claim},
+    store::{
+        StoreError,
+        job::{Allowances, Appetite, claim},
+    },
 };
 
 /// How long a claim may take. A connection that died in the middle of it answers never.
@@ -67,8 +70,13 @@ pub struct Delivery {
 
 /// What tells the rest of the worker about claims, in the moment that they are made.
 pub trait Intake: Send + Sync + 'static {
-    /// These jobs are this worker's now. None: nothing is due, or no slot is free for it.
-    fn claimed(&self, claims: &[Claim]);
+    /// How many more jobs may be taken of each server, now.
+    fn allowances(&self) -> Allowances;
+    /// Until when this worker's lease runs at least. Asked before a claim is sent.
+    fn sure_until(&self) -> Option<Instant>;
+    /// These jobs are this worker's now, under the lease that ran when they were asked for. None: nothing is due, or no
+    /// slot is free for it.
+    fn claimed(&self, claims: &[Claim], sure_until: Option<Instant>);
     /// The control database answered a claim (`true`) or did not.
     fn answered(&self, well: bool);
 }
@@ -198,11 +206,12 @@ impl Claims {
 
     /// One look at the control database. A fault is waited out here: nobody above can do better.
     async fn claim(&mut self, limit: usize) -> Vec<Claim> {
+        let sure_until = self.intake.sure_until();
         let problem = match self.try_claim(limit).await {
             Ok(claims) => {
                 self.faults = 0;
                 self.intake.answered(true);
-                self.intake.claimed(&claims);
+                self.intake.claimed(&claims, sure_until);
                 return claims;
             }
             Err(e) => e.to_string(),
@@ -218,7 +227,8 @@ impl Claims {
 
     async fn try_claim(&self, limit: usize) -> Result<Vec<Claim>, StoreError> {
         let mut connection = self.config.pool.acquire().await?;
-        let claiming = claim(&mut connection, &self.config.appetite, limit);
+        let allowances = self.intake.allowances();
+        let claiming = claim(&mut connection, &self.config.appetite, &allowances, limit);
         match tokio::time::timeout(CLAIM_TIMEOUT, claiming).await {
             Ok(claimed) => claimed,
             Err(_) => {

@@ -29,3 +29,20 @@ impl<'de> serde::Deserialize<'de> for Secret {
         String::deserialize(d).map(Self)
     }
 }
+
+/// Whether a text is a URL with a password in it. Where a name belongs, it is there by mistake, and must not be repeated.
+pub(crate) fn is_secret_url(text: &str) -> bool {
+    let authority = text
+        .split_once("://")
+        .and_then(|(_, rest)| rest.split('/').next());
+    let user = authority.and_then(|authority| authority.rsplit_once('@'));
+    user.is_some_and(|(user, _)| user.contains(':'))
+}
+
+/// A name for a message, as it was written, or without what must not be repeated.
+pub(crate) fn shown(name: &str) -> String {
+    match is_secret_url(name) {
+        true => "[secret]".to_owned(),
+        false => name.escape_debug().to_string(),
+    }
+}

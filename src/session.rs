@@ -15,6 +15,7 @@ use crate::{
         run::RunId,
         tenant::Place,
     },
+    handshake,
     runner::{LedgerTable, RunnerError},
 };
 
@@ -26,12 +27,19 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// healthy one says something every second.
 const IDLE_LIMIT: Duration = Duration::from_secs(20);
 
-/// How often a guard says something while a tool works: well within the idle limit.
-const PING: Duration = Duration::from_secs(5);
+/// How often a guard says something while a tool works: well within the idle limit, and often enough that a tool does
+/// not go on for long without its guard.
+const PING: Duration = Duration::from_secs(1);
+
+/// How long an idle session may take to answer. After that its link is dead: TCP alone would never say so.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// How often the server looks whether we are still there while it works for us. It costs next to nothing, and a
 /// killed worker's statement would hold its locks to its end otherwise.
 const CLIENT_CHECK: Duration = Duration::from_secs(1);
+
+/// What a connection is opened with to see whether that reaches the server. The setting does nothing.
+pub(crate) const PROBE: (&str, &str) = ("herder.probe", "on");
 
 /// A name as an SQL identifier, whatever stands in it.
 pub fn quote(name: &str) -> String {
@@ -145,7 +153,7 @@ impl TenantSession {
 
     /// Makes unqualified names mean the tenant's schema, and proves it: with a schema that does not exist, the first
     /// writable schema of the path would silently take its place.
-    async fn enter(&mut self) -> Result<(), RunnerError> {
+    pub(crate) async fn enter(&mut self) -> Result<(), RunnerError> {
         let (Some(schema), Some(path)) = (&self.schema, &self.search_path) else {
             return Ok(());
         };
@@ -253,15 +261,17 @@ impl TenantSession {
     /// # Errors
     /// The connection broke.
     pub async fn end_tool(&mut self, application_name: &str) -> Result<(), RunnerError> {
-        sqlx::query(
+        let end = sqlx::query(
             "select pg_terminate_backend(pid, 5000) from pg_stat_activity
              where application_name = $1 and pid <> pg_backend_pid()",
         )
         .bind(application_name)
         .persistent(false)
-        .execute(&mut self.connection)
-        .await?;
-        Ok(())
+        .execute(&mut self.connection);
+        match tokio::time::timeout(2 * ANSWER_LIMIT, end).await {
+            Ok(answer) => answer.map(|_| ()).map_err(RunnerError::from),
+            Err(_) => Err(RunnerError::Connection("the session does not answer".into())),
+        }
     }
 
     /// Waits for a tool's work while this session keeps the tenant's lock. Ends with an error, and drops the work, as
@@ -279,7 +289,11 @@ impl TenantSession {
             tokio::select! {
                 done = &mut work => return Ok(done),
                 () = cancel.cancelled() => return Err(RunnerError::Cancelled),
-                () = tokio::time::sleep(PING) => self.ping().await?,
+                () = tokio::time::sleep(PING) => {}
+            }
+            tokio::select! {
+                pinged = self.ping() => pinged?,
+                () = cancel.cancelled() => return Err(RunnerError::Cancelled),
             }
         }
     }
@@ -336,14 +350,19 @@ impl TenantSession {
     /// # Errors
     /// The connection broke.
     pub async fn ping(&mut self) -> Result<(), RunnerError> {
-        sqlx::query("select 1").execute(&mut self.connection).await?;
-        Ok(())
+        let ping = sqlx::query("select 1").execute(&mut self.connection);
+        match tokio::time::timeout(ANSWER_LIMIT, ping).await {
+            Ok(answer) => answer.map(|_| ()).map_err(RunnerError::from),
+            Err(_) => Err(RunnerError::Connection(format!(
+                "the session did not answer in {ANSWER_LIMIT:?}"
+            ))),
+        }
     }
 
     /// Ends the session. Its locks go with it.
     pub async fn close(self) {
-        // A connection that is broken already is closed, too.
-        let _ = self.connection.close().await;
+        // A connection that is broken already is closed, too; one whose link is dead is let go.
+        let _ = tokio::time::timeout(ANSWER_LIMIT, self.connection.close()).await;
     }
 }
 
@@ -359,6 +378,12 @@ pub fn lock_key(place: &Place) -> i64 {
 
 /// sqlx's words for a failed connect name no secret, but also not the place.
 pub(crate) fn connect_error(error: sqlx::Error, url: &DatabaseUrl) -> RunnerError {
+    if let Some((why, hint)) = handshake::untrusted(&error) {
+        return RunnerError::Untrusted {
+            message: format!("the server at {} is not to be trusted: {why}", url.address()),
+            hint: hint.to_owned(),
+        };
+    }
     match error {
         sqlx::Error::Database(_) => error.into(),
         other => RunnerError::Connection(format!("cannot connect to {}: {other}", url.address())),

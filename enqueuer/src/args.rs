@@ -70,12 +70,18 @@ pub(crate) enum Command {
     /// Make Herder's tables in the control database, or bring them up to date
     ///
     /// Safe to run again, and by two at once. The role needs the right to create schemas and extensions.
-    Setup,
+    Setup(Setup),
     /// Look whether config, databases, migrations and tenants are fit for a run
     ///
     /// One line per thing looked at. Changes nothing. Ends with 7 where something must be mended, with 3 where the
     /// config or the control database keep it from looking at all.
     Check(Output),
+    /// Show the connections of each server, or change a budget while runs are on
+    ///
+    /// How many connections Herder may hold, how many it holds, what waits for one, and how many sessions others have.
+    /// A budget that is set here goes for all runs until `--set config` takes it back. With a smaller one nothing is
+    /// ended: what is above it is not taken again.
+    Budget(Budget),
     /// List the tenants, and with --revisions where each of them stands
     Tenants(Tenants),
     /// Show what a run would do
@@ -167,6 +173,43 @@ pub(crate) struct Init {
     /// Replace the file if it is there
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Budget {
+    /// The server [default: all; with --set, the only one]
+    #[arg(value_name = "SERVER")]
+    pub(crate) server: Option<String>,
+    /// The budget from now on: a number of connections, or `config` for what the config says
+    #[arg(long, value_name = "N|config", value_parser = set_budget)]
+    pub(crate) set: Option<SetBudget>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// What a budget is set to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SetBudget {
+    /// So many connections.
+    To(i32),
+    /// What the config says.
+    Config,
+}
+
+fn set_budget(text: &str) -> Result<SetBudget, String> {
+    match text.parse() {
+        _ if text == "config" => Ok(SetBudget::Config),
+        Ok(n) if n > 0 => Ok(SetBudget::To(n)),
+        Ok(_) => Err("it must be at least 1; `herder pause` stops a run".into()),
+        Err(_) => Err("write a number, or `config`".into()),
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Setup {
+    /// Let this role use the tables, for workers and commands that connect as another one; may be given several times
+    #[arg(long, value_name = "ROLE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) grant: Vec<String>,
 }
 
 /// Which tenants.
@@ -325,6 +368,11 @@ pub(crate) struct Start {
     /// Do not ask
     #[arg(long)]
     pub(crate) yes: bool,
+    /// Where another run is open over some of these tenants, wait until it has ended, instead of being refused
+    ///
+    /// What --stall-timeout or Ctrl-C end before that has started nothing.
+    #[arg(long)]
+    pub(crate) queue: bool,
     #[command(flatten)]
     pub(crate) rollout: Rollout,
     #[command(flatten)]

@@ -7,6 +7,9 @@ use herder::{
     config::{Config, ControlConfig},
     database_url::DatabaseUrl,
     domain::run::{RunId, short},
+    flow::pooler::{self, Pooled},
+    handshake,
+    runner::{POOLED_HINT, RunnerError},
     store::{
         self,
         run::Found,
@@ -57,10 +60,20 @@ pub(crate) async fn connect_unchecked(control: &ControlConfig) -> anyhow::Result
         .map_err(|error| Problem::set_up("[control] `url` cannot be used").caused_by(error))?;
     let pool = store::pool(&control.url, "herder", CONNECTIONS)?;
     let options = pool.connect_options();
-    let connecting = async { PgConnection::connect_with(&options).await?.close().await };
+    let connecting = async {
+        let mut connection = PgConnection::connect_with(&options).await?;
+        let pooled = pooler::examine(&mut connection).await?;
+        connection.close().await?;
+        Ok(pooled)
+    };
     match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(Ok(())) => Ok(pool),
-        Ok(Err(error)) => Err(refused(error, &url).into()),
+        Ok(Ok(None)) => Ok(pool),
+        Ok(Ok(Some(pooled))) => Err(pooled_control(pooled).into()),
+        Ok(Err(error)) => Err(match pooler::refusal(&error) {
+            Some(pooled) => pooled_control(pooled),
+            None => refused(error, &url),
+        }
+        .into()),
         Err(_) => Err(unreachable(&url)
             .caused_by(anyhow::anyhow!(
                 "no answer in {} seconds",
@@ -70,6 +83,12 @@ pub(crate) async fn connect_unchecked(control: &ControlConfig) -> anyhow::Result
     }
 }
 
+fn pooled_control(pooled: Pooled) -> Problem {
+    Problem::set_up("the control database cannot be used by [control] `url`")
+        .caused_by(RunnerError::Pooled(pooled.to_string()))
+        .hint(POOLED_HINT)
+}
+
 fn unreachable(url: &DatabaseUrl) -> Problem {
     Problem::set_up(format!("cannot reach the control database at {}", url.address()))
         .hint("is the server up, and the host and port of [control] `url` right?")
@@ -77,6 +96,14 @@ fn unreachable(url: &DatabaseUrl) -> Problem {
 
 /// What a failed connection means to the person who wrote the URL. No password is ever in a server's answer.
 fn refused(error: sqlx::Error, url: &DatabaseUrl) -> Problem {
+    if let Some((_, hint)) = handshake::untrusted(&error) {
+        return Problem::set_up(format!(
+            "the control database at {} is not to be trusted",
+            url.address()
+        ))
+        .hint(hint)
+        .caused_by(cause(error));
+    }
     let code = error
         .as_database_error()
         .and_then(|e| e.code())
@@ -88,7 +115,7 @@ fn refused(error: sqlx::Error, url: &DatabaseUrl) -> Problem {
                 "the control database at {} does not let `{user}` in",
                 url.address()
             ))
-            .hint("check user and password in [control] `url`")
+            .hint(refusal(code.as_deref().unwrap_or_default(), &error))
         }
         Some("3D000") => Problem::set_up(format!(
             "the server at {} has no database `{}`",
@@ -104,6 +131,13 @@ fn refused(error: sqlx::Error, url: &DatabaseUrl) -> Problem {
         _ => unreachable(url),
     };
     problem.caused_by(cause(error))
+}
+
+/// What to do about it, in terms of the config.
+fn refusal(code: &str, error: &sqlx::Error) -> String {
+    let message = error.as_database_error().map_or("", |e| e.message());
+    let hint = handshake::refused(code, message).unwrap_or("check user and password in the URL");
+    hint.replace("the URL", "[control] `url`")
 }
 
 /// The bare cause: sqlx adds the line of the server's source code, or that this is about a database.

@@ -407,6 +407,15 @@ fn is_over(run: &RunView) -> bool {
     }
 }
 
+/// What was read. None: the control database cannot answer now, but may later.
+pub(crate) fn unless_away<T>(read: anyhow::Result<T>) -> anyhow::Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.downcast_ref().is_some_and(is_away) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether the control database cannot answer now, but may later.
 fn is_away(error: &StoreError) -> bool {
     let StoreError::Database(error) = error else {

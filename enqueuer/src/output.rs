@@ -1,7 +1,7 @@
 //! stdout is data, stderr is talk. Both go through `anstream`, which honours NO_COLOR and leaves out colours off a
 //! terminal.
 
-use std::io::{self, Write};
+use std::io::Write;
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -12,10 +12,12 @@ use crate::render::{
 };
 
 /// Writes data to stdout. The text brings its own line ends.
-pub(crate) fn data(text: &str) -> io::Result<()> {
+pub(crate) fn data(text: &str) -> anyhow::Result<()> {
     let mut stdout = anstream::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .context("cannot write to standard output")
 }
 
 /// Writes one JSON object to stdout, under the number of its shape.
@@ -27,7 +29,7 @@ pub(crate) fn json(report: &impl Serialize) -> anyhow::Result<()> {
         report: &'a T,
     }
     let text = serde_json::to_string(&Versioned { version: 1, report }).context("cannot write JSON")?;
-    Ok(data(&(text + "\n"))?)
+    data(&(text + "\n"))
 }
 
 /// Says something on stderr, above a progress bar if there is one. Nobody listening is no error: what we do matters

@@ -82,6 +82,7 @@ fn exit_of_one(cause: &(dyn StdError + 'static)) -> Option<Exit> {
             EnqueueError::Resolve(_)
             | EnqueueError::Source(_)
             | EnqueueError::Store(_)
+            | EnqueueError::Pooled { .. }
             | EnqueueError::Budget { .. } => Exit::SetUp,
         });
     }
@@ -118,16 +119,21 @@ fn hint_of_one(cause: &(dyn StdError + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<RunnerError>() {
         return error.hint();
     }
+    if let Some(StoreError::NotAllowed { role, .. }) = cause.downcast_ref::<StoreError>() {
+        return Some(format!(
+            "have the role that made them run `herder setup --grant {role}`"
+        ));
+    }
     if let Some(error) = cause.downcast_ref::<EnqueueError>() {
         return match error {
             EnqueueError::Runner(RunnerError::History(HistoryError::SeveralHeads(_))) => {
                 Some("merge them, or name a revision with --to".into())
             }
-            EnqueueError::Runner(error) => error.hint(),
+            EnqueueError::Runner(error) | EnqueueError::Pooled { source: error, .. } => error.hint(),
             EnqueueError::Overlap { run, .. } => {
                 let id = short(run);
                 Some(format!(
-                    "`herder watch {id}` waits for it; `herder cancel {id}` ends it; --exclude leaves its tenants out"
+                    "--queue waits until it has ended; `herder cancel {id}` ends it; --exclude leaves its tenants out"
                 ))
             }
             EnqueueError::Resolve(ResolveError::Unknown { .. }) => {
@@ -150,6 +156,12 @@ fn hint_of_one(cause: &(dyn StdError + 'static)) -> Option<String> {
         ConfigError::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound => Some(
             "`herder init` writes a config to start from; --config or HERDER_CONFIG names another".into(),
         ),
+        ConfigError::Unreadable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Some("let this user read it; --config or HERDER_CONFIG names another".into())
+        }
+        ConfigError::Unreadable { .. } => {
+            Some("a config is a text file in TOML; --config or HERDER_CONFIG names another".into())
+        }
         ConfigError::Missing { .. } => Some("set it, or write the value into the config".into()),
         _ => None,
     }

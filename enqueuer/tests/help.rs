@@ -24,7 +24,7 @@ fn every_command_explains_itself() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    assert_eq!(commands.len(), 19, "{commands:?}");
+    assert_eq!(commands.len(), 20, "{commands:?}");
     let mut text = format!("$ herder --help\n{all}");
     for command in commands {
         text += &format!("\n$ herder {command} --help\n{}", herder(&[command, "--help"]));

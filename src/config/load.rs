@@ -2,7 +2,8 @@
 //! complaint names its section.
 
 use std::{
-    collections::BTreeMap,
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -98,9 +99,7 @@ impl Config {
                 None => e.message().to_owned(),
             },
         })?;
-        for (key, value) in &mut table {
-            expand(key, value, directory, env)?;
-        }
+        let private_variables = expand_all(&mut table, directory, env)?;
         if let Some(unknown) = table.keys().find(|k| !SECTIONS.contains(&k.as_str())) {
             let known = SECTIONS.map(str::to_owned);
             let message = format!("is no section{}", did_you_mean(unknown, &known));
@@ -127,6 +126,12 @@ impl Config {
             worker: section(&mut table, "worker", true)?,
             notify: section(&mut table, "notify", true)?,
         };
+        match &mut config.runner {
+            RunnerConfig::Alembic(c) => c.private_variables = private_variables,
+            RunnerConfig::Command(c) => c.private_variables = private_variables,
+            // It starts nothing.
+            RunnerConfig::Sql(_) => {}
+        }
         config.absolute_paths(directory);
         config.check()?;
         Ok(config)
@@ -207,9 +212,29 @@ fn decode<T: DeserializeOwned>(section: &str, value: Value) -> Result<T, ConfigE
         let message = e.message().trim();
         ConfigError::Section {
             section: section.into(),
-            message: with_nearest(message),
+            message: without_value(&with_nearest(message)),
         }
     })
+}
+
+/// A URL that stands in the wrong place must not be repeated: serde would, in `invalid type: string "…", expected …`.
+fn without_value(message: &str) -> String {
+    // In words of TOML, not of Rust.
+    if message.starts_with("invalid type: ")
+        && let Some((_, "struct ControlConfig" | "struct ServerConfig" | "a map")) =
+            message.rsplit_once(", expected ")
+    {
+        return "must be a section with keys, like those that `herder init` writes".to_owned();
+    }
+    for kind in ["type", "value"] {
+        let begin = format!("invalid {kind}: string \"");
+        if let Some(rest) = message.strip_prefix(&begin)
+            && let Some((_, expected)) = rest.rsplit_once("\", expected ")
+        {
+            return format!("a text stands where {expected} is expected");
+        }
+    }
+    message.to_owned()
 }
 
 /// Adds the nearest of the names that serde lists in ``unknown field `x`, expected one of `a`, `b` ``.
@@ -231,6 +256,32 @@ fn did_you_mean(name: &str, known: &[String]) -> String {
         Some(nearest) => format!("; the nearest known one is `{nearest}`"),
         None => String::new(),
     }
+}
+
+/// Fills in all of a config, and says which variables hold what only Herder needs: those of the control database and the
+/// tenant list, unless a server's URL or the runner is made of them, too.
+fn expand_all(
+    table: &mut Table,
+    directory: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<String>, ConfigError> {
+    let (private, shared) = (RefCell::new(BTreeSet::new()), RefCell::new(BTreeSet::new()));
+    for (key, value) in table {
+        let names = match key.as_str() {
+            "control" | "tenants" | "notify" => &private,
+            _ => &shared,
+        };
+        let env = |name: &str| {
+            names.borrow_mut().insert(name.to_owned());
+            env(name)
+        };
+        expand(key, value, directory, &env)?;
+    }
+    Ok(private
+        .into_inner()
+        .difference(&shared.into_inner())
+        .cloned()
+        .collect())
 }
 
 /// Fills in `${NAME}` and `${file:/path}` in every text of a value. `$${` stands for `${`.
@@ -311,8 +362,12 @@ pub(super) mod duration {
 
     pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(d)?;
-        humantime::parse_duration(&text)
-            .map_err(|e| D::Error::custom(format!("`{text}` is no duration like \"3s\": {e}")))
+        humantime::parse_duration(&text).map_err(|e| {
+            D::Error::custom(format!(
+                "`{}` is no duration like \"3s\": {e}",
+                crate::secret::shown(&text)
+            ))
+        })
     }
 }
 
@@ -367,6 +422,55 @@ mod tests {
             &|_| Some("postgresql://h/d".into()),
         );
         config.expect("the template is valid");
+    }
+
+    #[test]
+    fn what_stands_in_the_wrong_place_is_not_repeated() {
+        for (text, words) in [
+            (
+                "control = 'postgresql://u:hunter2@h/d'",
+                "[control] must be a section",
+            ),
+            (
+                "[control]\nurl = ['postgresql://u:hunter2@h/d']",
+                "[control] invalid type: sequence",
+            ),
+            (
+                "[control]\nurl = 'postgresql://h/d'\n[limits]\nmax_attempts = 'postgresql://u:hunter2@h/d'",
+                "[limits] a text stands where i32 is expected",
+            ),
+        ] {
+            let complaint = complaint(&format!(
+                "{text}\n{}",
+                &MINIMAL[MINIMAL.find("[tenants]").expect("it")..]
+            ));
+            assert!(
+                complaint.starts_with(words) && !complaint.contains("hunter2"),
+                "{complaint}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_what_migrations_need_is_handed_down() {
+        let text = r#"
+            control.url = "${CONTROL}"
+            [tenants]
+            source = "sql"
+            url = "${CATALOG}?application_name=${SHARED}"
+            query = "select 1"
+            [servers.main]
+            url = "${SHARED}"
+            [runner]
+            kind = "alembic"
+        "#;
+        let env = |_: &str| Some("postgresql://h/d".to_owned());
+        let config =
+            Config::parse(text, Path::new("herder.toml"), Path::new("/"), &env).expect("it is right");
+        let RunnerConfig::Alembic(alembic) = config.runner else {
+            panic!("it is Alembic");
+        };
+        assert_eq!(alembic.private_variables, ["CATALOG", "CONTROL"]);
     }
 
     #[test]

@@ -47,6 +47,9 @@ pub struct AlembicConfig {
     /// Whether tenants are migrated by SQL that Alembic renders once, or by Alembic itself.
     #[serde(default)]
     pub plan: PlanConfig,
+    /// Variables with URLs of Herder's own, which a migration has no business with. Filled in when the config is read.
+    #[serde(skip)]
+    pub private_variables: Vec<String>,
 }
 
 /// Where a plan takes the place of a live tool. A plan is many times faster, and it is only as good as offline mode.
@@ -134,4 +137,7 @@ pub struct CommandConfig {
     pub stdin: Option<String>,
     /// The folder to run it in. Default: that of the config.
     pub directory: Option<PathBuf>,
+    /// Variables with URLs of Herder's own, which a migration has no business with. Filled in when the config is read.
+    #[serde(skip)]
+    pub private_variables: Vec<String>,
 }

@@ -20,6 +20,12 @@ pub struct JobError {
 }
 
 impl JobError {
+    /// Whether the server only said "not now": it is full, or a role or a database has all the connections that it may
+    /// have (53300), or it is not up yet (57P03). However long that lasts, nothing has failed.
+    pub fn is_backpressure(&self) -> bool {
+        matches!(self.sqlstate.as_deref(), Some("53300" | "57P03"))
+    }
+
     /// The same without NUL, which no text of PostgreSQL's can hold, and a tool's output may.
     pub fn storable(&self) -> Self {
         let clean = |text: &String| text.replace('\0', "\u{fffd}");

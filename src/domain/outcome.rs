@@ -71,6 +71,12 @@ pub enum Settlement {
 }
 
 impl Settlement {
+    /// Whether the infrastructure was in the way, other than by being busy: a job for which nothing else happens for some
+    /// minutes fails.
+    pub fn is_blocked(&self) -> bool {
+        matches!(self, Self::Retry { error, burns: false, .. } if !error.is_backpressure())
+    }
+
     /// The word as it stands in the attempt row and in `herder_job_attempts_total{outcome}`.
     pub fn as_str(&self) -> &'static str {
         match self {

@@ -43,7 +43,8 @@ impl FromStr for Isolation {
             "database" => Ok(Self::Database),
             "shared" | "rls" => Ok(Self::Shared),
             _ => Err(format!(
-                "unknown isolation `{s}`: it is schema, database or shared"
+                "unknown isolation `{}`: it is schema, database or shared",
+                crate::secret::shown(s)
             )),
         }
     }

@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer};
 
+use crate::secret::shown;
+
 /// A number of tenants, or a share of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Amount {
@@ -32,7 +34,10 @@ impl FromStr for Amount {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        let wrong = || format!("`{s}` is neither a number nor a percentage: write 5 or \"5%\"");
+        let wrong = || {
+            let what = shown(s);
+            format!("`{what}` is neither a number nor a percentage: write 5 or \"5%\"")
+        };
         match s.trim().strip_suffix('%') {
             Some(p) => match p.trim().parse::<f64>() {
                 Ok(p) if (0.0..=100.0).contains(&p) => Ok(Self::Percent(p)),

@@ -2,32 +2,105 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection};
+use futures_util::future::join_all;
+use sqlx::{Connection, PgConnection, Row};
 
+use super::{
+    context::{Context, chain},
+    pooler,
+    privileges::{Owner, owners},
+    service::{INSPECT, Service},
+};
 use crate::{
-    database_url::DatabaseUrl, domain::wave::Amount, runner::RunnerError, session::connect_error,
+    database_url::DatabaseUrl,
+    domain::wave::Amount,
+    runner::RunnerError,
+    session::{PROBE, connect_error},
     store::server::ServerRow,
 };
 
 /// The share of a server's connections that is Herder's where the config says nothing.
 pub const DEFAULT_BUDGET: Amount = Amount::Percent(50.0);
 
+/// How long a server may take to let us in.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a person waits for the connection that may ask a server: while ledgers are read, it is taken.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// What is taken where a server cannot be asked: enough to go on with, too little to hurt. The next run asks again.
 const UNKNOWN_BUDGET: i32 = 4;
 
-/// How a server's budget came about.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+/// A server's connections, and what of them is Herder's.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Arithmetic {
     /// `max_connections`.
     pub max_connections: i32,
-    /// Those that the server keeps for superusers.
+    /// Those that the server keeps for superusers, and for the role that may use reserved ones.
     pub reserved: i32,
+    /// Sessions that are not Herder's, of whoever.
+    pub not_ours: i32,
+    /// Sessions of Herder's, but for the one that asked.
+    pub ours: i32,
+    /// The role that Herder comes as.
+    pub role: Role,
+    /// The limit of the database, where it has one.
+    pub database: Option<Limit>,
+    /// How many locks there can be on the server at once, as it was configured; there is a little more room than that.
+    pub locks: i64,
     /// What remains for Herder.
     pub budget: i32,
 }
 
-/// The arithmetic of a budget: a share is one of what the server does not reserve, and at least one connection.
-pub fn arithmetic(max_connections: i32, reserved: i32, budget: Amount) -> Arithmetic {
+/// The role that Herder comes as.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Role {
+    /// Its name.
+    pub name: String,
+    /// Whether nothing holds it back: no limit does.
+    pub superuser: bool,
+    /// Sessions of it that are not Herder's.
+    pub not_ours: i32,
+    /// Its `CONNECTION LIMIT`, where it has one.
+    pub limit: Option<i32>,
+}
+
+/// What a database has room for.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Limit {
+    /// The database.
+    pub name: String,
+    /// Its `CONNECTION LIMIT`.
+    pub limit: i32,
+    /// Sessions in it that are not Herder's.
+    pub not_ours: i32,
+}
+
+impl Arithmetic {
+    /// How many connections Herder can have at most, now: what the server, the role and the database leave to it.
+    pub fn headroom(&self) -> i32 {
+        let server = self.max_connections - self.reserved - self.not_ours;
+        // A superuser may have as many as he likes, of the reserved ones, too: but a budget that counts on them is none.
+        let role = self
+            .role
+            .limit
+            .filter(|_| !self.role.superuser)
+            .map(|limit| limit - self.role.not_ours);
+        let database = self
+            .database
+            .as_ref()
+            .filter(|_| !self.role.superuser)
+            .map(|database| database.limit - database.not_ours);
+        [role, database]
+            .into_iter()
+            .flatten()
+            .fold(server, i32::min)
+            .max(0)
+    }
+}
+
+/// A budget: a share is one of what the server does not reserve, and at least one connection.
+pub fn budget_of(max_connections: i32, reserved: i32, budget: Amount) -> i32 {
     let open = usize::try_from(max_connections - reserved).unwrap_or_default();
     let budget = match budget {
         Amount::Count(n) => n as usize,
@@ -39,33 +112,62 @@ pub fn arithmetic(max_connections: i32, reserved: i32, budget: Amount) -> Arithm
         )]
         Amount::Percent(p) => (open as f64 * p / 100.0).floor() as usize,
     };
-    Arithmetic {
-        max_connections,
-        reserved,
-        budget: i32::try_from(budget.max(1)).unwrap_or(i32::MAX),
-    }
+    i32::try_from(budget.max(1)).unwrap_or(i32::MAX)
 }
 
-/// Asks a server for its limits.
+/// Asks a server for its limits and its sessions.
 ///
 /// # Errors
-/// It cannot be reached.
+/// It cannot be reached, or only through a pooler that shares sessions.
 pub async fn ask(url: &DatabaseUrl, budget: Option<Amount>) -> Result<Arithmetic, RunnerError> {
+    let mut connection = connect(url).await?;
+    let asked = examined(&mut connection, budget).await;
+    let _ = connection.close().await;
+    asked
+}
+
+/// The same, and whose these schemas are, or the database.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn survey(
+    url: &DatabaseUrl,
+    budget: Option<Amount>,
+    schemas: &[&str],
+) -> Result<(Arithmetic, Vec<Owner>), RunnerError> {
+    let mut connection = connect(url).await?;
+    let asked = async {
+        let sum = examined(&mut connection, budget).await?;
+        Ok((sum, owners(&mut connection, schemas).await?))
+    }
+    .await;
+    let _ = connection.close().await;
+    asked
+}
+
+async fn connect(url: &DatabaseUrl) -> Result<PgConnection, RunnerError> {
     let options = url
         .options()
         .map_err(|e| RunnerError::Connection(e.to_string()))?
-        .application_name("herder/budget");
-    let connect = tokio::time::timeout(Duration::from_secs(10), PgConnection::connect_with(&options));
-    let mut connection = connect
+        .application_name(INSPECT)
+        .options([PROBE]);
+    tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
         .await
         .map_err(|_| RunnerError::Connection(format!("{} did not answer", url.address())))?
-        .map_err(|e| connect_error(e, url))?;
-    let read = read(&mut connection, budget).await;
-    let _ = connection.close().await;
-    Ok(read?)
+        .map_err(|e| match pooler::refusal(&e) {
+            Some(pooled) => RunnerError::Pooled(pooled.to_string()),
+            None => connect_error(e, url),
+        })
 }
 
-/// Reads a server's limits over a connection to it.
+async fn examined(connection: &mut PgConnection, budget: Option<Amount>) -> Result<Arithmetic, RunnerError> {
+    match pooler::examine(connection).await? {
+        Some(pooled) => Err(RunnerError::Pooled(pooled.to_string())),
+        None => Ok(read(connection, budget).await?),
+    }
+}
+
+/// Reads a server's limits and sessions over a connection to it.
 ///
 /// # Errors
 /// The connection broke.
@@ -73,15 +175,86 @@ pub(super) async fn read(
     connection: &mut PgConnection,
     budget: Option<Amount>,
 ) -> Result<Arithmetic, sqlx::Error> {
+    // `backend_type` of a session that is not ours to look at is null; what has a user and a database is a client then.
     // `reserved_connections` is younger than PostgreSQL 15.
-    let (max, reserved): (i32, i32) = sqlx::query_as(
-        "select current_setting('max_connections')::int,
-                current_setting('superuser_reserved_connections')::int
-                + coalesce(current_setting('reserved_connections', true)::int, 0)",
+    let row = sqlx::query(
+        "with client as (
+           select usename, datname, coalesce(application_name, '') ~ '^herder([/ -]|$)' as ours
+           from pg_stat_activity
+           where pid <> pg_backend_pid() and usename is not null and datname is not null
+             and coalesce(backend_type, 'client backend') = 'client backend'
+         ),
+         count as (
+           select count(*) filter (where ours)::int as ours, count(*) filter (where not ours)::int as not_ours,
+                  count(*) filter (where not ours and usename = session_user)::int as of_role,
+                  count(*) filter (where not ours and datname = current_database())::int as of_database
+           from client
+         ),
+         setting as (
+           select current_setting('max_connections')::int as max_connections,
+                  current_setting('superuser_reserved_connections')::int
+                    + coalesce(current_setting('reserved_connections', true)::int, 0) as reserved,
+                  current_setting('max_locks_per_transaction')::bigint
+                    * (current_setting('max_connections')::bigint
+                       + current_setting('max_prepared_transactions')::bigint) as locks
+         )
+         select setting.*, count.*, role.rolname::text as role, role.rolsuper as superuser,
+                nullif(role.rolconnlimit, -1) as role_limit, database.datname::text as database,
+                nullif(database.datconnlimit, -1) as database_limit
+         from setting, count, pg_roles role, pg_database database
+         where role.rolname = session_user and database.datname = current_database()",
     )
+    .persistent(false)
     .fetch_one(connection)
     .await?;
-    Ok(arithmetic(max, reserved, budget.unwrap_or(DEFAULT_BUDGET)))
+    let (max_connections, reserved) = (row.try_get("max_connections")?, row.try_get("reserved")?);
+    let database_limit: Option<i32> = row.try_get("database_limit")?;
+    Ok(Arithmetic {
+        max_connections,
+        reserved,
+        not_ours: row.try_get("not_ours")?,
+        ours: row.try_get("ours")?,
+        role: Role {
+            name: row.try_get("role")?,
+            superuser: row.try_get("superuser")?,
+            not_ours: row.try_get("of_role")?,
+            limit: row.try_get("role_limit")?,
+        },
+        database: match database_limit {
+            None => None,
+            Some(limit) => Some(Limit {
+                name: row.try_get("database")?,
+                limit,
+                not_ours: row.try_get("of_database")?,
+            }),
+        },
+        locks: row.try_get("locks")?,
+        budget: budget_of(max_connections, reserved, budget.unwrap_or(DEFAULT_BUDGET)),
+    })
+}
+
+/// Asks servers of the config about themselves, side by side, each over the connection that is counted for such things.
+/// What keeps one from answering is told in words.
+pub async fn ask_each(cx: &Context, servers: &[&str]) -> Vec<Result<Arithmetic, String>> {
+    join_all(servers.iter().map(async |server| {
+        let url = match cx.servers.contains(server) {
+            true => cx.servers.url(server, None).map_err(|e| chain(&e))?,
+            false => return Err("the config has no url for it".into()),
+        };
+        let service = tokio::time::timeout(PATIENCE, Service::acquire(&cx.pool, server)).await;
+        let service = service
+            .map_err(|_| "its service connection is in use")?
+            .map_err(|e| e.to_string())?;
+        let asked = ask(&url, cx.servers.budget(server)).await;
+        service.release().await;
+        let mut sum = asked.map_err(|e| e.to_string())?;
+        if cx.servers.own_database(server) == Ok(None) {
+            // One of many databases: its limit is its own.
+            sum.database = None;
+        }
+        Ok(sum)
+    }))
+    .await
 }
 
 /// A server's row, with its budget as the config and the server have it.
@@ -95,12 +268,13 @@ pub async fn server_row(
         address: url.address(),
         budget,
     };
-    if let Some(Amount::Count(n)) = budget {
-        return (row(i32::try_from(n.max(1)).unwrap_or(i32::MAX)), None);
-    }
+    let unknown = match budget {
+        Some(amount @ Amount::Count(_)) => budget_of(0, 0, amount),
+        _ => UNKNOWN_BUDGET,
+    };
     match ask(url, budget).await {
         Ok(arithmetic) => (row(arithmetic.budget), None),
-        Err(e) => (row(UNKNOWN_BUDGET), Some(e)),
+        Err(e) => (row(unknown), Some(e)),
     }
 }
 
@@ -110,8 +284,40 @@ mod tests {
 
     #[test]
     fn a_budget_is_a_number_or_a_share_of_what_is_not_reserved() {
-        assert_eq!(arithmetic(100, 3, DEFAULT_BUDGET).budget, 48);
-        assert_eq!(arithmetic(100, 3, Amount::Count(7)).budget, 7);
-        assert_eq!(arithmetic(5, 3, Amount::Percent(10.0)).budget, 1);
+        assert_eq!(budget_of(100, 3, DEFAULT_BUDGET), 48);
+        assert_eq!(budget_of(100, 3, Amount::Count(7)), 7);
+        assert_eq!(budget_of(5, 3, Amount::Percent(10.0)), 1);
+    }
+
+    #[test]
+    fn the_headroom_is_what_server_role_and_database_leave() {
+        let mut sum = Arithmetic {
+            max_connections: 100,
+            reserved: 3,
+            not_ours: 40,
+            ours: 5,
+            role: Role {
+                name: "migrator".into(),
+                superuser: false,
+                not_ours: 1,
+                limit: None,
+            },
+            database: None,
+            locks: 6400,
+            budget: 48,
+        };
+        assert_eq!(sum.headroom(), 57);
+        sum.database = Some(Limit {
+            name: "app".into(),
+            limit: 50,
+            not_ours: 10,
+        });
+        assert_eq!(sum.headroom(), 40);
+        sum.role.limit = Some(20);
+        assert_eq!(sum.headroom(), 19);
+        sum.role.superuser = true;
+        assert_eq!(sum.headroom(), 57);
+        sum.not_ours = 200;
+        assert_eq!(sum.headroom(), 0);
     }
 }

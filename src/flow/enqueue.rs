@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use futures_util::future::join_all;
 use uuid::Uuid;
 
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
         inspect::{OwnUrls, Read, inspect},
         prove::prove,
         resolve::{ResolveError, resolve_selected},
+        service::Service,
     },
     runner::{Offer, RunnerError, Verdict, apply::fits},
     store::{
@@ -156,6 +158,14 @@ pub enum EnqueueError {
         /// How many tenants they share.
         places: i64,
     },
+    /// Nothing that hangs on a session would hold there.
+    #[error("server `{server}` cannot be used by its url")]
+    Pooled {
+        /// The server.
+        server: String,
+        /// What shows it.
+        source: RunnerError,
+    },
     /// It was told to stop.
     #[error("it was stopped")]
     Stopped,
@@ -235,7 +245,7 @@ async fn read(
         .collect();
     let resolved = resolve_selected(listed, &cx.servers, only, exclude)?;
     let mut warnings = resolved.warnings;
-    let servers = servers(cx, &resolved.tenants, &own_urls, &mut warnings).await;
+    let servers = servers(cx, &resolved.tenants, &own_urls, &mut warnings).await?;
     let ledgers = inspect(cx, &resolved.tenants, &own_urls).await?;
     let mut planner = Planner {
         history: &history,
@@ -379,35 +389,51 @@ impl Planner<'_> {
 }
 
 /// The servers of these tenants, each with its budget.
+///
+/// Asked side by side: one that does not answer takes its time. A pooler that shares sessions is refused.
 async fn servers(
     cx: &Context,
     tenants: &[Tenant],
     own_urls: &OwnUrls,
     warnings: &mut Vec<String>,
-) -> Vec<ServerRow> {
+) -> Result<Vec<ServerRow>, EnqueueError> {
     let first: BTreeMap<&str, &Tenant> = tenants
         .iter()
         .rev()
         .map(|t| (t.place.server.as_str(), t))
         .collect();
-    let mut rows = Vec::with_capacity(first.len());
-    for (name, tenant) in first {
+    let asked = first.into_iter().map(|(name, tenant)| async move {
         let own = own_urls.get(&tenant.id).filter(|_| tenant.own_url);
         // A URL that makes no sense fails its tenants, one by one and with its reason.
-        let Ok(url) = cx.servers.url_for(&tenant.place, own) else {
-            continue;
-        };
-        let (row, error) = budget::server_row(name, &url, cx.servers.budget(name)).await;
-        if let Some(error) = error {
-            warnings.push(format!(
-                "the budget of `{name}` is {} until it can be asked: {}",
+        let url = cx.servers.url_for(&tenant.place, own).ok()?;
+        // The connection that it takes is counted.
+        let service = Service::acquire(&cx.pool, name).await;
+        let asked = budget::server_row(name, &url, cx.servers.budget(name)).await;
+        if let Ok(service) = service {
+            service.release().await;
+        }
+        Some(asked)
+    });
+    let mut rows = Vec::new();
+    for (row, error) in join_all(asked).await.into_iter().flatten() {
+        match error {
+            Some(pooled @ RunnerError::Pooled(_)) => {
+                return Err(EnqueueError::Pooled {
+                    server: row.name,
+                    source: pooled,
+                });
+            }
+            Some(error) => warnings.push(format!(
+                "the budget of `{}` is {} until it can be asked: {}",
+                row.name,
                 row.budget,
                 chain(&error)
-            ));
+            )),
+            None => {}
         }
         rows.push(row);
     }
-    rows
+    Ok(rows)
 }
 
 /// Makes a run: all of it, or nothing.

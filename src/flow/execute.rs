@@ -40,6 +40,9 @@ const BLOCKED_LIMIT: Duration = Duration::from_secs(5 * 60);
 /// How many times the lock is asked for while its holder goes away.
 const LOCK_TRIES: usize = 3;
 
+/// How often an attempt in doubt asks whether its job is still its own.
+const DOUBT: Duration = Duration::from_millis(50);
+
 /// What an attempt needs besides its claim.
 pub(super) struct Attempt<'a> {
     pub(super) cx: &'a Context,
@@ -51,6 +54,8 @@ pub(super) struct Attempt<'a> {
     pub(super) metrics: &'a Metrics,
     /// Told each step as it is entered.
     pub(super) enter: &'a (dyn Fn(Step) + Send + Sync),
+    /// Whether this worker's lease still runs, and the job with it, by this worker's own clock.
+    pub(super) is_sure: &'a (dyn Fn() -> bool + Send + Sync),
 }
 
 /// How an attempt ended.
@@ -167,8 +172,7 @@ impl Attempt<'_> {
         let claim = self.claim;
         (self.enter)(Step::Connecting);
         let url = self.cx.url_of(claim).await?;
-        let (limits, path) = (&self.cx.config.limits, self.cx.config.runner.extra_search_path());
-        let session = TenantSession::connect(&url, &claim.place, label, limits, path).await?;
+        let session = self.open(&url, label).await?;
         Ok(KeptSession::new(session, &claim.place.database))
     }
 
@@ -179,6 +183,8 @@ impl Attempt<'_> {
         forget: bool,
         again: bool,
     ) -> Result<Settlement, RunnerError> {
+        // A connection that was kept may be another worker's to use up by now.
+        self.be_sure().await?;
         tokio::select! {
             biased;
             () = self.stop.token().cancelled() => Err(RunnerError::Cancelled),
@@ -242,6 +248,38 @@ impl Attempt<'_> {
         Err(RunnerError::LockedByOther("a session that comes and goes".into()))
     }
 
+    /// A session to the tenant. Only while the job is ours beyond doubt: a worker that stood still since its claim would
+    /// connect without a slot otherwise, because that may be another's by now.
+    async fn open(&self, url: &DatabaseUrl, label: &str) -> Result<TenantSession, RunnerError> {
+        let (place, limits, path) = (
+            &self.claim.place,
+            &self.cx.config.limits,
+            self.cx.config.runner.extra_search_path(),
+        );
+        loop {
+            self.be_sure().await?;
+            let session = TenantSession::connect(url, place, label, limits, path).await?;
+            if (self.is_sure)() {
+                return Ok(session);
+            }
+            session.close().await;
+        }
+    }
+
+    /// Waits until the job is ours beyond doubt, or until this attempt is told that it is not.
+    async fn be_sure(&self) -> Result<(), RunnerError> {
+        while !(self.is_sure)() {
+            tokio::select! {
+                () = self.stop.token().cancelled() => break,
+                () = tokio::time::sleep(DOUBT) => {}
+            }
+        }
+        match self.stop.reason() {
+            Some(_) => Err(RunnerError::Cancelled),
+            None => Ok(()),
+        }
+    }
+
     /// With the migration tool.
     async fn live(&self) -> Result<Settlement, RunnerError> {
         let claim = self.claim;
@@ -249,15 +287,11 @@ impl Attempt<'_> {
         self.check_migrations(&history)?;
         (self.enter)(Step::Connecting);
         let url = self.cx.url_of(claim).await?;
-        let mut session = TenantSession::open(
-            &url,
-            &claim.place,
-            &claim.application_name(),
-            &self.cx.config.limits,
-            self.cx.config.runner.extra_search_path(),
-        )
-        .await?;
-        let settled = self.in_session(&mut session, &url, &history).await;
+        let mut session = self.open(&url, &claim.application_name()).await?;
+        let settled = match session.enter().await {
+            Ok(()) => self.in_session(&mut session, &url, &history).await,
+            Err(error) => Err(error),
+        };
         // Before anything is written: the slot must not be free while its session is there.
         session.close().await;
         settled
@@ -311,6 +345,9 @@ impl Attempt<'_> {
         }
 
         (self.enter)(Step::Migrating);
+        // The tool writes on a session of its own. Whoever took over ends this one first: does it still stand?
+        session.guarded(self.stop.token(), self.be_sure()).await??;
+        session.ping().await?;
         let work = Work {
             claim,
             history,
@@ -447,6 +484,11 @@ impl Attempt<'_> {
                 error: recorded,
                 delay: backoff(claim.failures + 1),
                 burns: true,
+            }),
+            FailureClass::Infrastructure if recorded.is_backpressure() => Some(Settlement::Retry {
+                error: recorded,
+                delay: backoff(1),
+                burns: false,
             }),
             FailureClass::Infrastructure => {
                 let blocked = claim

@@ -1,8 +1,9 @@
 //! What this worker holds: which attempts, in which step, and whether one was told to stop.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Instant,
 };
 
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,8 @@ struct Entry {
     epoch: Epoch,
     step: Step,
     published: bool,
+    /// Until then nobody can have taken the job away. None: that is not known.
+    sure_until: Option<Instant>,
     stop: Stop,
 }
 
@@ -55,6 +58,8 @@ struct Entry {
 #[derive(Default)]
 pub(super) struct Held {
     entries: Mutex<HashMap<JobId, Entry>>,
+    /// Claims that were given back because their answer seemed to be lost: it may arrive after all.
+    disowned: Mutex<HashSet<(JobId, Epoch)>>,
 }
 
 impl Held {
@@ -63,18 +68,48 @@ impl Held {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of a claim.
-    pub(super) fn add(&self, job: JobId, epoch: Epoch) {
+    fn disowned(&self) -> MutexGuard<'_, HashSet<(JobId, Epoch)>> {
+        self.disowned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of a claim, and until when the lease that it was made under runs.
+    pub(super) fn add(&self, job: JobId, epoch: Epoch, sure_until: Option<Instant>) {
         let entry = Entry {
             epoch,
             step: Step::Claimed,
             published: true,
+            sure_until,
             stop: Stop::default(),
         };
+        if self.disowned().remove(&(job, epoch)) {
+            entry.stop.tell(StopReason::Superseded);
+        }
         if let Some(older) = self.entries().insert(job, entry) {
             // Ours, lost for a while and won again: the older attempt is a zombie all the same.
             older.stop.tell(StopReason::Superseded);
         }
+    }
+
+    /// Takes note of a claim that is given back without ever having been held here.
+    pub(super) fn disown(&self, job: JobId, epoch: Epoch) {
+        self.disowned().insert((job, epoch));
+    }
+
+    /// Takes note that the control database knew these attempts as ours, under a lease that runs until `until` at least.
+    pub(super) fn confirm(&self, known: impl Iterator<Item = (JobId, Epoch)>, until: Instant) {
+        let mut entries = self.entries();
+        for (job, epoch) in known {
+            if let Some(entry) = entries.get_mut(&job).filter(|e| e.epoch == epoch) {
+                entry.sure_until = Some(until);
+            }
+        }
+    }
+
+    /// Whether an attempt is ours beyond doubt: its job cannot have been given to another worker by now.
+    pub(super) fn is_sure(&self, job: JobId, epoch: Epoch) -> bool {
+        self.entries()
+            .get(&job)
+            .is_some_and(|e| e.epoch == epoch && e.sure_until.is_some_and(|until| Instant::now() < until))
     }
 
     /// Forgets an attempt, unless a newer one took its place.

@@ -19,7 +19,7 @@ use crate::{
 
 /// How many ledgers are read in one statement. Measured at 50 to 500 alike; far more exceed the parser's stack, and
 /// all in one transaction exceed the lock table.
-const BATCH: usize = 200;
+pub(super) const BATCH: usize = 200;
 
 /// How many schemas are read over one connection. A backend never forgets a table that it has seen, at 8 KB each:
 /// 100,000 of them would take a gigabyte of the tenants' server.

@@ -107,13 +107,18 @@ impl Keeper {
         Ok(())
     }
 
-    /// Frees the slots of lost attempts, server by server, once the server says that their sessions are gone.
+    /// Frees the slots of lost attempts, role by role, once the server says that their sessions are gone.
     async fn reclaim(&self, pool: &PgPool) -> Result<(), StoreError> {
-        let mut servers: BTreeMap<String, Vec<Suspect>> = BTreeMap::new();
+        // A tenant with a URL of its own may come as another role, whose sessions nobody else may end.
+        let mut roles: BTreeMap<(String, Option<String>), Vec<Suspect>> = BTreeMap::new();
         for suspect in slot::suspects(pool).await? {
-            servers.entry(suspect.server.clone()).or_default().push(suspect);
+            let own = suspect.own_url.then(|| suspect.tenant.clone());
+            roles
+                .entry((suspect.server.clone(), own))
+                .or_default()
+                .push(suspect);
         }
-        for (server, suspects) in servers {
+        for ((server, _), suspects) in roles {
             // One of us is enough, and the connection that it takes is counted.
             let Some(service) = Service::try_acquire(pool, &server).await? else {
                 continue;
@@ -174,17 +179,20 @@ impl Keeper {
                 .await
                 .map_err(|_| RunnerError::Connection("no answer".into()))?
                 .map_err(|e| connect_error(e, &url))?;
-        let attempts = suspects
+        let attempts: BTreeSet<String> = suspects
             .iter()
-            .map(|s| format!("herder/{}/{}/{}", s.run, s.job, s.epoch));
-        let kept = suspects.iter().map(|s| kept_label(&s.worker));
-        let names: BTreeSet<String> = attempts.chain(kept).collect();
+            .map(|s| format!("herder/{}/{}/{}", s.run, s.job, s.epoch))
+            .collect();
+        let kept: BTreeSet<String> = suspects.iter().map(|s| kept_label(&s.worker)).collect();
         service.clear(&mut connection).await?;
         let ended: Result<Vec<bool>, _> = sqlx::query_scalar(
-            "select pg_terminate_backend(pid, $2) from pg_stat_activity where application_name = any($1)",
+            // The same worker may have kept connections as other roles: those are ended as such.
+            "select pg_terminate_backend(pid, $2) from pg_stat_activity
+             where application_name = any($1) or (application_name = any($3) and usename = current_user)",
         )
-        .bind(names.into_iter().collect::<Vec<_>>())
+        .bind(attempts.into_iter().collect::<Vec<_>>())
         .bind(TERMINATE_MS)
+        .bind(kept.into_iter().collect::<Vec<_>>())
         .fetch_all(&mut connection)
         .await;
         let _ = connection.close().await;

@@ -61,6 +61,8 @@ struct Entry {
     /// The attempt after which it was kept: what its slot's row names.
     after: (JobId, Epoch),
     since: Instant,
+    /// Whether the end of that attempt was written. Before that its slot is not a kept one yet, and cannot be given back.
+    settled: bool,
 }
 
 /// The kept connections of a worker, by server and slot.
@@ -94,10 +96,20 @@ impl Kept {
             kept,
             after: (claim.job, claim.epoch),
             since: Instant::now(),
+            settled: false,
         };
         self.state()
             .entries
             .insert((claim.place.server.clone(), *slot), entry);
+    }
+
+    /// The end of the attempt that a connection was kept after is written: its slot is a kept one now.
+    pub(super) fn settled(&self, claim: &Claim) {
+        let mut state = self.state();
+        let after = (claim.job, claim.epoch);
+        if let Some(entry) = state.entries.values_mut().find(|entry| entry.after == after) {
+            entry.settled = true;
+        }
     }
 
     /// The connections that came with the slots of a claim: it must use them, or close them before it opens its own.
@@ -117,7 +129,8 @@ impl Kept {
         let _closing = self.closing.lock().await;
         let idle: Vec<Entry> = {
             let mut state = self.state();
-            let is_idle = |_: &(String, i32), entry: &mut Entry| entry.since.elapsed() >= longer_than;
+            let is_idle =
+                |_: &(String, i32), entry: &mut Entry| entry.settled && entry.since.elapsed() >= longer_than;
             state
                 .entries
                 .extract_if(is_idle)

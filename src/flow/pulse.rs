@@ -38,6 +38,7 @@ pub(super) struct Health {
 #[derive(Clone, Copy, Default)]
 struct State {
     unbroken_since: Option<Instant>,
+    /// When the last answered heartbeat was sent. Not when it was answered: the lease began somewhere in between.
     last: Option<Instant>,
 }
 
@@ -46,13 +47,19 @@ impl Health {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn beat(&self, lease: Duration) {
+    /// Takes note of a heartbeat that was sent then, and has just been answered.
+    pub(super) fn beat(&self, sent: Instant, lease: Duration) {
         let mut state = self.state();
         let now = Instant::now();
         if state.last.is_none_or(|last| now.duration_since(last) > lease) {
             state.unbroken_since = Some(now);
         }
-        state.last = Some(now);
+        state.last = Some(sent);
+    }
+
+    /// Until when our lease runs at least: until then, nobody takes from us what we hold.
+    pub(super) fn sure_until(&self, lease: Duration) -> Option<Instant> {
+        Some(self.state().last? + lease)
     }
 
     /// Whether our lease still runs.
@@ -132,8 +139,11 @@ impl Pulse {
         self.row.draining = self.draining.load(Ordering::Relaxed);
         // Before the answer is asked for: what is claimed meanwhile is no contradiction.
         let held = self.held.all();
+        let sent = Instant::now();
         let known = worker::beat(connection, &self.row, self.lease).await?;
-        self.health.beat(self.lease);
+        self.health.beat(sent, self.lease);
+        let ours = known.iter().map(|j| (j.job, j.epoch));
+        self.held.confirm(ours, sent + self.lease);
         self.compare(held, &known).await;
         let steps = self.held.unpublished();
         if !steps.is_empty() {
@@ -153,6 +163,8 @@ impl Pulse {
                 info!(job = job.job, "Stopping an attempt: its run was cancelled");
             }
             if !is_ours && job.age > LOST_AFTER {
+                // First: from the moment that it is given back it may be another worker's.
+                self.held.disown(job.job, job.epoch);
                 match worker::give_back(&self.pool, &self.row.id, job.job, job.epoch).await {
                     Ok(true) => warn!(job = job.job, "Gave back a job whose claim had got lost"),
                     Ok(false) => {}

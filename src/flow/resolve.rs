@@ -7,6 +7,7 @@ use crate::{
     database_url::{DatabaseUrl, DatabaseUrlError},
     domain::tenant::{Isolation, Place, Tenant},
     nearest::did_you_mean,
+    secret::{is_secret_url, shown},
     servers::Servers,
     tenant_source::Listed,
 };
@@ -86,7 +87,7 @@ enum Fault {
     UnknownServer(String, String),
     #[error("has a url of its own that cannot be used: {0}")]
     Url(#[from] DatabaseUrlError),
-    #[error("has {kind} `{name}`: {why}", name = .name.escape_debug())]
+    #[error("has {kind} `{name}`: {why}", name = shown(.name))]
     Name {
         kind: &'static str,
         name: String,
@@ -142,6 +143,9 @@ pub fn resolve(listed: Vec<Listed>, servers: &Servers) -> Result<Resolved, Resol
             && entry.schema.as_deref().is_some_and(|s| s != PUBLIC)
         {
             unused_schemas.push(|| format!("`{}`", entry.id.escape_debug()));
+        }
+        if is_secret_url(&entry.id) {
+            continue;
         }
         let id = entry.id.clone();
         match locate(entry, servers) {
@@ -210,6 +214,10 @@ fn check_ids(listed: &[Listed], complaints: &mut Few) {
         let id = entry.id.as_str();
         if id.trim().is_empty() {
             complaints.push(|| format!("tenant number {} has an empty id", row + 1));
+            continue;
+        }
+        if is_secret_url(id) {
+            complaints.push(|| format!("tenant number {} has a URL with a password for an id", row + 1));
             continue;
         }
         if id.contains(char::is_control) {
@@ -294,7 +302,7 @@ fn server_of(entry: &Listed, own_url: Option<&DatabaseUrl>, servers: &Servers) -
         (Some(name), of_url) if servers.contains(name) || of_url.as_ref() == Some(name) => Ok(name.clone()),
         (Some(name), _) => {
             let nearest = servers.suggestion(name);
-            Err(Fault::UnknownServer(name.clone(), nearest))
+            Err(Fault::UnknownServer(shown(name), nearest))
         }
         (None, Some(of_url)) => Ok(of_url),
         (None, None) => match servers.only() {
@@ -309,6 +317,9 @@ fn server_of(entry: &Listed, own_url: Option<&DatabaseUrl>, servers: &Servers) -
 fn check_name(kind: &'static str, name: &str) -> Result<(), Fault> {
     let why = match name {
         "" => "it is empty",
+        _ if is_secret_url(name) => "it is a URL with a password; there is `url` for that",
+        // In the path of a URL they are no names, however they are written.
+        "." | ".." if kind == "database" => "no URL can hold it",
         _ if name.contains('\0') => "no name holds a NUL",
         _ if name.len() > LONGEST_NAME => "it is longer than the 63 bytes that Postgres keeps of a name",
         _ => return Ok(()),

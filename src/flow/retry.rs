@@ -10,14 +10,15 @@ use crate::{
         enqueue::{EnqueueError, fingerprint_target},
     },
     runner::RunnerError,
-    store::run,
+    store::run::{self, Retried},
 };
 
 /// Sends the failed tenants of a run back, with the migrations as they are now: what was wrong may have been mended in
 /// them. Returns how many there were.
 ///
 /// # Errors
-/// The project is broken, no longer has the run's target, or the control database fails.
+/// The project is broken, no longer has the run's target, another run is at work on these tenants, or the control
+/// database fails.
 pub async fn retry(cx: &Context, id: RunId) -> Result<u64, EnqueueError> {
     let history = cx.runner.history().await?;
     let manifest = run::manifest(&cx.pool, id).await?;
@@ -29,6 +30,8 @@ pub async fn retry(cx: &Context, id: RunId) -> Result<u64, EnqueueError> {
     {
         return Err(RunnerError::History(HistoryError::UnknownTarget(missing.to_owned())).into());
     }
-    let retried = run::retry(&cx.pool, id, &history.fingerprint(covered.as_deref())).await?;
-    Ok(retried)
+    match run::retry(&cx.pool, id, &history.fingerprint(covered.as_deref())).await? {
+        Retried::Jobs(jobs) => Ok(jobs),
+        Retried::Overlap { run, places } => Err(EnqueueError::Overlap { run, places }),
+    }
 }

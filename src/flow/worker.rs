@@ -26,6 +26,7 @@ use super::{
     kept::{Kept, KeptSession},
     plans::Plans,
     pulse::{Health, Pulse},
+    reach::Reach,
     settler::Settler,
 };
 use crate::{
@@ -41,7 +42,7 @@ use crate::{
     queue::{self, Delivery, Intake, QueueConfig},
     store::{
         StoreError,
-        job::{Appetite, Ended},
+        job::{Allowances, Appetite, Ended},
         slot, worker,
     },
     telemetry,
@@ -83,6 +84,7 @@ struct Shared {
     options: Options,
     id: String,
     held: Arc<Held>,
+    reach: Reach,
     kept: Kept,
     settler: Settler,
     /// Told when a slot of ours may have become free.
@@ -119,8 +121,9 @@ impl Worker {
                 waiting: AtomicBool::new(false),
                 cx,
                 id,
-                options,
                 held: Arc::default(),
+                reach: Reach::new(options.concurrency),
+                options,
                 health: Arc::default(),
                 metrics,
                 drain: CancellationToken::new(),
@@ -265,13 +268,22 @@ impl Worker {
 }
 
 impl Intake for Shared {
-    fn claimed(&self, claims: &[Claim]) {
+    fn sure_until(&self) -> Option<Instant> {
+        self.health.sure_until(self.cx.config.worker.lease)
+    }
+
+    fn claimed(&self, claims: &[Claim], sure_until: Option<Instant>) {
         for claim in claims {
-            self.held.add(claim.job, claim.epoch);
+            self.held.add(claim.job, claim.epoch, sure_until);
+            self.reach.claimed(&claim.place.server, claim.job, Instant::now());
         }
         if claims.is_empty() {
             self.idle.notify_one();
         }
+    }
+
+    fn allowances(&self) -> Allowances {
+        self.reach.allowances(Instant::now())
     }
 
     fn answered(&self, _well: bool) {
@@ -301,7 +313,9 @@ impl Shared {
         worker::register(&self.cx.pool, row).await?;
         // Before the first claim: a job whose worker has no lease is anybody's.
         let mut connection = self.cx.pool.acquire().await?;
-        worker::beat(&mut connection, row, self.cx.config.worker.lease).await?;
+        let (sent, lease) = (Instant::now(), self.cx.config.worker.lease);
+        worker::beat(&mut connection, row, lease).await?;
+        self.health.beat(sent, lease);
         Ok(())
     }
 
@@ -319,6 +333,9 @@ impl Shared {
         }
         async {
             let Executed { settlement, kept } = self.attempt(claim).await;
+            let server = &claim.place.server;
+            self.reach
+                .ended(server, claim.job, settlement.as_ref(), Instant::now());
             match settlement {
                 Some(settlement) => {
                     self.held.enter(claim.job, claim.epoch, Step::Settling);
@@ -334,7 +351,11 @@ impl Shared {
 
     async fn attempt(&self, claim: &Claim) -> Executed {
         let stop = self.held.stop(claim.job, claim.epoch);
-        let enter = |step| self.held.enter(claim.job, claim.epoch, step);
+        let enter = |step| {
+            self.held.enter(claim.job, claim.epoch, step);
+            self.reach.entered(&claim.place.server, claim.job, step);
+        };
+        let is_sure = || self.held.is_sure(claim.job, claim.epoch);
         let attempt = Attempt {
             cx: &self.cx,
             plans: &self.plans,
@@ -343,6 +364,7 @@ impl Shared {
             stop: &stop,
             metrics: &self.metrics,
             enter: &enter,
+            is_sure: &is_sure,
         };
         let inherited = self.kept.take(claim).await;
         match AssertUnwindSafe(attempt.execute(inherited)).catch_unwind().await {
@@ -392,6 +414,7 @@ impl Shared {
             );
             return;
         }
+        self.kept.settled(claim);
         self.metrics.settled(settlement, took);
         log(claim, settlement, took);
     }

@@ -53,6 +53,8 @@ pub(super) struct CommandRunner {
     env: BTreeMap<String, Template>,
     stdin: Option<Template>,
     directory: PathBuf,
+    /// Variables that the program does not inherit.
+    without: Vec<String>,
     /// Values of the config that look like secrets by their names.
     secrets: Vec<String>,
 }
@@ -97,6 +99,9 @@ impl CommandRunner {
             env: env.collect::<Result<_, RunnerError>>()?,
             stdin: stdin.map_err(|e| placeholder_error("stdin", e))?,
             directory: config.directory.clone().unwrap_or_else(|| ".".into()),
+            without: (WITHOUT.iter().map(|name| (*name).to_owned()))
+                .chain(config.private_variables.iter().cloned())
+                .collect(),
             secrets: secrets(config),
         })
     }
@@ -113,7 +118,7 @@ impl CommandRunner {
             arguments: words.collect(),
             directory: self.directory.clone(),
             env,
-            without: &WITHOUT,
+            without: self.without.clone(),
             stdin: tenant.and_then(|_| self.stdin.as_ref()?.fill(values)),
             asked: false,
             limit,

@@ -1,9 +1,16 @@
 //! What can go wrong in a tenant, and whether trying again can help.
 
-use crate::domain::{
-    failure::{FailureClass, JobError, STATEMENT_LIMIT, classify_sqlstate, cut, reason_of_sqlstate},
-    revision::HistoryError,
+use crate::{
+    domain::{
+        failure::{FailureClass, JobError, STATEMENT_LIMIT, classify_sqlstate, cut, reason_of_sqlstate},
+        revision::HistoryError,
+    },
+    handshake,
 };
+
+/// What to do about a pooler in between.
+pub const POOLED_HINT: &str =
+    "give a url that leads to the server itself, or to a pooler in session mode that passes on `options`";
 
 /// A failed look at, or change of, one tenant. Its texts read on from "failed to migrate tenant `acme`:".
 #[derive(Clone, Debug, thiserror::Error)]
@@ -23,6 +30,17 @@ pub enum RunnerError {
     /// No connection, or it broke.
     #[error("{0}")]
     Connection(String),
+    /// A pooler in between shares sessions among its clients.
+    #[error("a pooler is in between that shares sessions: {0}")]
+    Pooled(String),
+    /// The server is not to be trusted: its certificate is wrong, or it speaks no TLS where that is asked for.
+    #[error("{message}")]
+    Untrusted {
+        /// What is wrong.
+        message: String,
+        /// What to do about it.
+        hint: String,
+    },
     /// The tenant's schema is not there. Without it, statements would land elsewhere.
     #[error("schema `{0}` does not exist")]
     SchemaMissing(String),
@@ -117,6 +135,8 @@ impl RunnerError {
             // Another worker may have the right migrations: while an image is rolled out, both kinds are about.
             Self::OtherMigrations | Self::ToolDied(_) | Self::LedgerMoved { .. } => FailureClass::Transient,
             Self::SchemaMissing(_)
+            | Self::Pooled(_)
+            | Self::Untrusted { .. }
             | Self::Edited { .. }
             | Self::Dirty(_)
             | Self::Irreversible(_)
@@ -137,6 +157,8 @@ impl RunnerError {
                 ..
             } => reason_of_sqlstate(sqlstate),
             Self::Connection(_) => "connection_lost",
+            Self::Pooled(_) => "pooled",
+            Self::Untrusted { .. } => "untrusted_server",
             Self::SchemaMissing(_) => "schema_missing",
             Self::LockedByOther(_) => "locked_by_other",
             Self::Superseded => "superseded",
@@ -162,7 +184,8 @@ impl RunnerError {
             Self::LedgerMismatch { hint, .. } => Some(hint.clone().unwrap_or_else(|| {
                 "the tool must work on the tenant that it is given, and commit".into()
             })),
-            Self::Setup { hint, .. } => Some(hint.clone()),
+            Self::Setup { hint, .. } | Self::Untrusted { hint, .. } => Some(hint.clone()),
+            Self::Pooled(_) => Some(POOLED_HINT.into()),
             Self::SchemaMissing(schema) => {
                 Some(format!("create it (CREATE SCHEMA \"{}\"), or take the tenant off the list", schema.replace('"', "\"\"")))
             }
@@ -174,11 +197,10 @@ impl RunnerError {
             }
             Self::History(HistoryError::NotListed(_)) => Some("name the revision in full, or list all in [runner] `revisions`, or have `history_command` print them".into()),
             Self::Irreversible(revision) => Some(format!("write a down migration for revision {revision}")),
-            Self::Database { sqlstate, .. } => match sqlstate.as_str() {
+            Self::Database { sqlstate, message, .. } => match sqlstate.as_str() {
                 "42704" | "42883" => Some("search_path holds the tenant's schema only; if this is an extension's, name its schema in [runner] extra_search_path".into()),
                 "42501" => Some("`herder check` prints the privileges that the role needs".into()),
-                "28P01" | "28000" => Some("check user and password in the server's URL".into()),
-                _ => None,
+                code => handshake::refused(code, message).map(str::to_owned),
             },
             _ => None,
         }

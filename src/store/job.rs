@@ -104,6 +104,27 @@ pub struct Appetite {
     pub servers: Vec<String>,
 }
 
+/// How many more jobs a worker may take of each server.
+#[derive(Clone, Debug, Default)]
+pub struct Allowances {
+    /// The servers that it has an opinion about.
+    pub servers: Vec<String>,
+    /// How many jobs of each of them.
+    pub jobs: Vec<i64>,
+    /// How many of any other.
+    pub others: i64,
+}
+
+impl Allowances {
+    /// As many of each as there is room for.
+    pub fn unlimited() -> Self {
+        Self {
+            others: i64::MAX,
+            ..Self::default()
+        }
+    }
+}
+
 /// Claims up to `limit` due jobs, each with its slots. It locks what it takes and waits for nobody. Running it again
 /// takes others.
 ///
@@ -112,6 +133,7 @@ pub struct Appetite {
 pub async fn claim(
     connection: &mut PgConnection,
     appetite: &Appetite,
+    allowances: &Allowances,
     limit: usize,
 ) -> Result<Vec<Claim>, StoreError> {
     let rows = sqlx::query_file!(
@@ -121,6 +143,9 @@ pub async fn claim(
         appetite.run,
         appetite.runner,
         &appetite.servers,
+        &allowances.servers,
+        &allowances.jobs,
+        allowances.others,
     )
     .fetch_all(connection)
     .await?;
@@ -235,7 +260,7 @@ impl Ended {
             }
             Settlement::Retry { error, delay, burns } => {
                 (ended.error, ended.delay) = (Some(error.storable()), delay.as_secs_f64());
-                (ended.burns, ended.blocked) = (i32::from(*burns), !burns);
+                (ended.burns, ended.blocked) = (i32::from(*burns), settlement.is_blocked());
             }
             Settlement::Live(_) => ended.live = true,
             Settlement::Returned => {}

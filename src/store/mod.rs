@@ -16,10 +16,11 @@ pub mod worker;
 
 use std::time::Duration;
 
-use sqlx::{PgPool, postgres::PgPoolOptions};
+use sqlx::{Connection, PgPool, postgres::PgPoolOptions};
 
 use crate::{
     database_url::{DatabaseUrl, DatabaseUrlError},
+    handshake,
     secret::Secret,
 };
 
@@ -32,12 +33,47 @@ pub enum StoreError {
     /// It cannot be reached, or refused a statement.
     #[error("the control database does not do its part: {0}")]
     Database(#[from] sqlx::Error),
+    /// They were made by another role, which has not let this one use them.
+    #[error("`{role}` may not use the control tables ({message})")]
+    NotAllowed {
+        /// This role.
+        role: String,
+        /// What the server said.
+        message: String,
+    },
     /// It does not answer.
     #[error("the control database did not answer in {0:?}")]
     Silent(Duration),
     /// Its tables cannot be made.
     #[error("cannot set up the control database: {0}")]
     Setup(String),
+}
+
+impl StoreError {
+    /// In one line, for whoever cannot even begin: with the server's address, and what to do about it.
+    pub fn explain(&self, url: &Secret) -> String {
+        let address = DatabaseUrl::parse(url.expose()).map_or_else(|_| "?".to_owned(), |url| url.address());
+        let place = format!("the control database at {address}");
+        match self {
+            Self::NotAllowed { role, .. } => {
+                format!("{self}: have the role that made them run `herder setup --grant {role}`")
+            }
+            Self::Database(error) => match (handshake::untrusted(error), error) {
+                (Some((why, hint)), _) => format!("{place} is not to be trusted: {why}; {hint}"),
+                (None, sqlx::Error::Database(refusal)) => {
+                    let hint = handshake::refused(&refusal.code().unwrap_or_default(), refusal.message());
+                    let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+                    format!("{place} refuses: {}{hint}", refusal.message())
+                }
+                (None, sqlx::Error::PoolTimedOut) => {
+                    format!("{place} does not answer: is it up, and [control] `url` right?")
+                }
+                (None, sqlx::Error::Io(error)) => format!("cannot reach {place}: {error}"),
+                (None, error) => format!("cannot reach {place}: {error}"),
+            },
+            other => other.to_string(),
+        }
+    }
 }
 
 /// How long a caller waits for a connection to the control database. Callers that must outlive it retry.
@@ -56,6 +92,7 @@ pub fn pool(url: &Secret, application_name: &str, connections: u32) -> Result<Pg
             ("statement_timeout", "60s"),
             ("idle_in_transaction_session_timeout", "30s"),
             ("client_connection_check_interval", "1s"),
+            crate::session::PROBE,
             // Before a table was analyzed the planner takes a claim for an expensive one, and compiles it anew each
             // time: for hundreds of milliseconds, where it takes one.
             ("jit", "off"),
@@ -63,6 +100,16 @@ pub fn pool(url: &Secret, application_name: &str, connections: u32) -> Result<Pg
     Ok(PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_release(|connection, _| {
+            // sqlx asks a connection that comes back whether it lives, and has all the time in the world: over a dead
+            // link its place in the pool would be lost.
+            Box::pin(async {
+                match tokio::time::timeout(ACQUIRE_TIMEOUT, connection.ping()).await {
+                    Ok(alive) => alive.map(|()| true),
+                    Err(_) => Err(sqlx::Error::PoolTimedOut),
+                }
+            })
+        })
         .idle_timeout(Duration::from_secs(60))
         .connect_lazy_with(options))
 }

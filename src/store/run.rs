@@ -399,20 +399,53 @@ async fn cancel_open_jobs(tx: &mut PgConnection, run: RunId) -> Result<(), Store
     Ok(())
 }
 
+/// What [`retry`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Retried {
+    /// So many jobs are ready again.
+    Jobs(u64),
+    /// Nothing: another open run has work in the places of some of them.
+    Overlap {
+        /// The other run.
+        run: RunId,
+        /// How many places they share.
+        places: i64,
+    },
+}
+
 /// Sends the failed tenants of a run back, and with them the run. `checksum` freezes the migrations as they are now:
-/// what was wrong may have been mended there. Returns how many there were.
+/// what was wrong may have been mended there.
 ///
 /// # Errors
 /// The control database fails.
-pub async fn retry(pool: &PgPool, run: RunId, checksum: &str) -> Result<u64, StoreError> {
+pub async fn retry(pool: &PgPool, run: RunId, checksum: &str) -> Result<Retried, StoreError> {
     let mut tx = pool.begin().await?;
+    // A later run may be at work on the same tenants, or about to be.
+    lock_enqueue(&mut tx).await?;
     let state = sqlx::query_scalar!(
         r#"select state as "state: RunState" from herder.run where id = $1 for update"#,
         run,
     );
     // Cancelled is final: its other tenants will not come along.
     if state.fetch_one(&mut *tx).await? == RunState::Cancelled {
-        return Ok(0);
+        return Ok(Retried::Jobs(0));
+    }
+    let other = sqlx::query!(
+        r#"select other.run_id, count(*) as "places!"
+           from herder.job
+           join herder.job other on other.server = job.server and other.database = job.database
+                                and other.schema is not distinct from job.schema
+                                and other.state in ('waiting', 'ready', 'running') and other.run_id <> job.run_id
+           join herder.run on run.id = other.run_id and run.state in ('running', 'paused', 'halted')
+           where job.run_id = $1 and job.state = 'failed'
+           group by other.run_id order by count(*) desc limit 1"#,
+        run,
+    );
+    if let Some(other) = other.fetch_optional(&mut *tx).await? {
+        return Ok(Retried::Overlap {
+            run: other.run_id,
+            places: other.places,
+        });
     }
     let jobs = sqlx::query_scalar!(
         "update herder.job
@@ -440,7 +473,7 @@ pub async fn retry(pool: &PgPool, run: RunId, checksum: &str) -> Result<u64, Sto
         push_deliveries(&mut tx, run, Some(&jobs)).await?;
     }
     tx.commit().await?;
-    Ok(jobs.len() as u64)
+    Ok(Retried::Jobs(jobs.len() as u64))
 }
 
 /// Mends what a death at the wrong moment can leave behind: open jobs of a cancelled run, and ready jobs without a

@@ -28,37 +28,160 @@ pub struct Usage {
     pub suspect: i64,
 }
 
-/// Writes a server and its slots. A smaller budget takes free slots away at once, and taken ones when they are freed.
+/// Writes a server and its slots. An override stays.
 ///
 /// # Errors
 /// The control database fails.
 pub async fn ensure(tx: &mut PgConnection, server: &ServerRow) -> Result<(), StoreError> {
     sqlx::query!(
-        "insert into herder.server (name, address, budget) values ($1, $2, $3)
-         on conflict (name) do update set address = excluded.address, budget = excluded.budget, updated_at = now()
-         where (server.address, server.budget) is distinct from (excluded.address, excluded.budget)",
+        "insert into herder.server as known (name, address, budget, configured) values ($1, $2, $3, $3)
+         on conflict (name) do update
+         set address = excluded.address, configured = excluded.configured,
+             budget = coalesce(known.overridden, excluded.configured), updated_at = now()
+         where (known.address, known.configured) is distinct from (excluded.address, excluded.configured)",
         server.name,
         server.address,
         server.budget,
     )
     .execute(&mut *tx)
     .await?;
+    fit_slots(tx, &server.name).await
+}
+
+/// Makes the slots of a budget. A smaller one takes free slots away at once, and taken ones when they are freed: a claim
+/// looks at no slot above it.
+async fn fit_slots(tx: &mut PgConnection, server: &str) -> Result<(), StoreError> {
     sqlx::query!(
         "insert into herder.slot (server, number)
          select server.name, n from herder.server, generate_series(1, server.job_slots) n where server.name = $1
          on conflict do nothing",
-        server.name,
+        server,
     )
     .execute(&mut *tx)
     .await?;
     sqlx::query!(
         "delete from herder.slot using herder.server
          where slot.server = $1 and server.name = $1 and slot.number > server.job_slots and slot.worker is null",
-        server.name,
+        server,
     )
     .execute(&mut *tx)
     .await?;
     Ok(())
+}
+
+/// What a change of a budget did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// What it was.
+    pub before: i32,
+    /// What it is.
+    pub after: i32,
+}
+
+/// Overrides the budget of a server from now on, or (None) takes the override back. Nothing is ended: slots above a
+/// smaller budget are not taken again. None: no such server.
+///
+/// # Errors
+/// The control database fails.
+pub async fn override_budget(
+    pool: &PgPool,
+    server: &str,
+    budget: Option<i32>,
+) -> Result<Option<Changed>, StoreError> {
+    let mut tx = pool.begin().await?;
+    let changed = sqlx::query_as!(
+        Changed,
+        r#"with former as (select name, budget from herder.server where name = $1 for update)
+           update herder.server
+           set overridden = $2, budget = coalesce($2, server.configured), updated_at = now()
+           from former where server.name = former.name
+           returning former.budget as "before!", server.budget as after"#,
+        server,
+        budget,
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    fit_slots(&mut tx, server).await?;
+    tx.commit().await?;
+    Ok(changed)
+}
+
+/// What must fit into a budget, or nothing would ever be claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Least {
+    /// The connections that the widest of its open jobs takes.
+    pub job: i32,
+    /// The workers' own connections, where the control database is on that server.
+    pub control: i32,
+}
+
+impl Least {
+    /// Whether a budget is enough. One of three or more is kept for inspection.
+    pub fn fits(&self, budget: i32) -> bool {
+        let for_jobs = if budget >= 3 { budget - 1 } else { budget };
+        for_jobs >= self.job + self.control
+    }
+}
+
+/// What must fit into the budget of a server, as its jobs and workers are now.
+///
+/// # Errors
+/// The control database fails.
+pub async fn least(pool: &PgPool, server: &str) -> Result<Least, StoreError> {
+    Ok(sqlx::query_as!(
+        Least,
+        r#"select (select coalesce(max(connections), 1)::int from herder.job
+                   where server = $1 and state in ('waiting', 'ready', 'running')) as "job!",
+                  (select count(*)::int from herder.slot where server = $1 and purpose = 'control') as "control!""#,
+        server
+    )
+    .fetch_one(pool)
+    .await?)
+}
+
+/// A server's budget and what is made of it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct BudgetView {
+    /// The server's name.
+    pub server: String,
+    /// Host and port.
+    pub address: String,
+    /// Connections that all of Herder may hold to it.
+    pub budget: i32,
+    /// What the config and the server came to when a run was last made.
+    pub configured: i32,
+    /// What a person has set instead.
+    pub overridden: Option<i32>,
+    /// Slots that are taken, suspect ones included.
+    pub in_use: i64,
+    /// Slots whose worker is gone and whose session may not be.
+    pub suspect: i64,
+    /// Taken slots above the budget: they are given up as soon as they are free.
+    pub above: i64,
+    /// Due jobs that wait for a slot, or for a worker.
+    pub waiting: i64,
+}
+
+/// The budgets of all servers, or of one.
+///
+/// # Errors
+/// The control database fails.
+pub async fn budgets(pool: &PgPool, server: Option<&str>) -> Result<Vec<BudgetView>, StoreError> {
+    Ok(sqlx::query_as!(
+        BudgetView,
+        r#"select server.name as server, server.address, server.budget, server.configured, server.overridden,
+                  count(slot.worker) as "in_use!", count(slot.suspect_since) as "suspect!",
+                  count(slot.worker) filter (where slot.number > server.job_slots) as "above!",
+                  (select count(*) from herder.run join herder.job on job.run_id = run.id
+                   where run.state = 'running' and job.server = server.name and job.state = 'ready'
+                     and job.ready_at <= now()) as "waiting!"
+           from herder.server left join herder.slot on slot.server = server.name
+           where $1::text is null or server.name = $1
+           group by server.name order by server.name"#,
+        server
+    )
+    .fetch_all(pool)
+    .await?)
 }
 
 /// Whether a server has a row.

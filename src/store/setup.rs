@@ -1,8 +1,9 @@
 //! Making the control tables, and telling whether they are there.
 
-use sqlx::{Connection, PgConnection, PgPool, migrate::Migrator};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, migrate::Migrator};
 
 use super::StoreError;
+use crate::session::quote;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
@@ -54,6 +55,44 @@ async fn setup_locked(pool: &PgPool, connection: &mut PgConnection) -> Result<()
     crate::queue::setup(pool).await
 }
 
+/// Whether the role of this connection may do what `setup` does.
+///
+/// # Errors
+/// The database cannot be reached.
+pub async fn may_set_up(pool: &PgPool) -> Result<bool, StoreError> {
+    let may = sqlx::query_scalar(
+        "select has_database_privilege(current_database(), 'create')
+         and coalesce((select pg_has_role(nspowner, 'usage') from pg_namespace where nspname = 'herder'), true)",
+    );
+    Ok(may.fetch_one(pool).await?)
+}
+
+/// Lets another role use the control tables, those of later versions included, without letting it change their shape.
+/// Safe to run twice.
+///
+/// # Errors
+/// The database cannot be reached, there is no such role, or the tables are somebody else's.
+pub async fn grant(pool: &PgPool, role: &str) -> Result<(), StoreError> {
+    let role = quote(role);
+    let rows = "select, insert, update, delete";
+    let mut statements = String::new();
+    for schema in ["herder", "apalis"] {
+        statements += &format!(
+            "grant usage on schema {schema} to {role};
+             grant {rows} on all tables in schema {schema} to {role};
+             grant usage, select on all sequences in schema {schema} to {role};
+             grant execute on all functions in schema {schema} to {role};
+             alter default privileges in schema {schema} grant {rows} on tables to {role};
+             alter default privileges in schema {schema} grant usage, select on sequences to {role};
+             alter default privileges in schema {schema} grant execute on functions to {role};
+             revoke insert, update, delete on {schema}._sqlx_migrations from {role};"
+        );
+    }
+    // One message, so one transaction.
+    sqlx::raw_sql(AssertSqlSafe(statements)).execute(pool).await?;
+    Ok(())
+}
+
 /// Whether `setup` has to run.
 ///
 /// # Errors
@@ -63,18 +102,30 @@ pub async fn setup_state(pool: &PgPool) -> Result<SetupState, StoreError> {
         "select to_regclass('herder._sqlx_migrations') is not null and to_regclass('apalis.jobs') is not null",
     )
     .fetch_one(pool)
-    .await?;
+    .await
+    .map_err(|error| not_allowed(error, pool))?;
     if !there {
         return Ok(SetupState::Missing);
     }
     let applied: Option<i64> =
         sqlx::query_scalar("select max(version) from herder._sqlx_migrations where success")
             .fetch_one(pool)
-            .await?;
+            .await
+            .map_err(|error| not_allowed(error, pool))?;
     let newest = MIGRATIONS.iter().map(|m| m.version).max();
     Ok(match applied.cmp(&newest) {
         std::cmp::Ordering::Less => SetupState::Outdated,
         std::cmp::Ordering::Equal => SetupState::Current,
         std::cmp::Ordering::Greater => SetupState::Newer,
     })
+}
+
+fn not_allowed(error: sqlx::Error, pool: &PgPool) -> StoreError {
+    match &error {
+        sqlx::Error::Database(e) if e.code().as_deref() == Some("42501") => StoreError::NotAllowed {
+            role: pool.connect_options().get_username().to_owned(),
+            message: e.message().to_owned(),
+        },
+        _ => error.into(),
+    }
 }

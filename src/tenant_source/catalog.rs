@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::{Connection, Execute, Executor, PgConnection, Postgres, postgres::PgRow};
 
 use super::TenantSourceError;
-use crate::database_url::DatabaseUrl;
+use crate::{database_url::DatabaseUrl, handshake};
 
 /// How long opening the connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,7 +63,10 @@ async fn connect(url: &DatabaseUrl) -> Result<PgConnection, CatalogError> {
     let options = options.application_name(APPLICATION_NAME);
     match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await {
         Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) => Err(cannot(words(&error))),
+        Ok(Err(error)) => Err(cannot(match advice(&error) {
+            Some(hint) => format!("{}; {hint}", words(&error)),
+            None => words(&error),
+        })),
         Err(_) => Err(cannot(format!("no answer in {CONNECT_TIMEOUT:?}"))),
     }
 }
@@ -87,6 +90,14 @@ fn refused(error: &sqlx::Error) -> CatalogError {
     match error {
         sqlx::Error::Database(_) => CatalogError::Refused(words(error)),
         _ => CatalogError::Connection(words(error)),
+    }
+}
+
+/// What to do about a server that does not let us in, or should not be let near us.
+fn advice(error: &sqlx::Error) -> Option<&'static str> {
+    match error {
+        sqlx::Error::Database(e) => handshake::refused(&e.code().unwrap_or_default(), e.message()),
+        other => handshake::untrusted(other).map(|(_, hint)| hint),
     }
 }
 

@@ -47,14 +47,13 @@ def online():
 offline() if context.is_offline_mode() else online()
 "#;
 
-/// Whose proofs they are.
-const OWNER: &str = "0badcafe";
-
 /// A project, and a database with tenants of it.
 struct Fleet {
     runner: AlembicRunner,
     url: DatabaseUrl,
     isolation: Isolation,
+    /// Whose proofs they are. Those of one owner come one after the other, so each test is another.
+    owner: String,
     _folder: Option<TempDir>,
 }
 
@@ -120,6 +119,7 @@ impl Fleet {
             runner: AlembicRunner::new(&config, 1),
             url: DatabaseUrl::parse(&server.url(&database)).expect("a URL"),
             isolation,
+            owner: format!("{:08x}", rand::random::<u32>()),
             _folder: folder,
         }
     }
@@ -173,7 +173,7 @@ impl Fleet {
             place: &self.place(),
             limits: &LimitsConfig::default(),
             cancel: &CancellationToken::new(),
-            owner: OWNER,
+            owner: &self.owner,
         };
         self.runner.prove(plan, to, ground).await
     }
@@ -668,9 +668,12 @@ async fn a_proof_clears_away_what_a_killed_one_left() {
     let fleet = Fleet::new(ENV, &[("a", TABLE)]).await;
     run(
         &mut fleet.admin().await,
-        "create schema herder_shadow_0000abcd_1700000000_00000000_a;
-         create table herder_shadow_0000abcd_1700000000_00000000_a.t ();
-         create schema herder_shadow_0badcafe_9900000000_00000000_b",
+        &format!(
+            "create schema herder_shadow_0000abcd_1700000000_00000000_a;
+             create table herder_shadow_0000abcd_1700000000_00000000_a.t ();
+             create schema herder_shadow_{}_9900000000_00000000_b",
+            fleet.owner
+        ),
     )
     .await;
     fleet.up(&[], "a").await.expect("a proof");
@@ -717,7 +720,7 @@ async fn a_proof_that_is_told_to_stop_leaves_nothing() {
         place: &fleet.place(),
         limits: &limits,
         cancel: &cancel,
-        owner: OWNER,
+        owner: &fleet.owner,
     };
     let mut admin = fleet.admin().await;
     let stop = async {
@@ -771,7 +774,7 @@ async fn a_proof_is_kept_under_all_that_it_hangs_on() {
         place: &fleet.place(),
         limits: &limits,
         cancel: &cancel,
-        owner: OWNER,
+        owner: &fleet.owner,
     };
     let key = async || {
         let key = fleet.runner.proof_key(&plan, Some("b"), ground).await;

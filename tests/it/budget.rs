@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use herder::throwaway::Settings;
 use sqlx::{Connection, PgConnection};
 
-use crate::fleet::{Cluster, Fleet, Setup, Tool, steps};
+use crate::fleet::{Cluster, Fleet, Setup, Tool, steps, tell};
 
 /// Looks at a server as often as it can, and keeps what it saw when there was the most of it.
 struct Sampler {
@@ -157,6 +157,243 @@ async fn a_server_that_is_full_fails_nobody() {
     for job in fleet.status().await["jobs"].as_array().expect("jobs") {
         assert_eq!(job["attempts"], 1, "{job:#}");
     }
-    assert_eq!(taken(&fleet).await, 0);
+    fleet
+        .wait_until("all slots are given back", async || taken(&fleet).await == 0)
+        .await;
     assert_eq!(worker.drain().await, Some(0));
+}
+
+/// `herder budget --output-format json`, for the one server.
+async fn budget(fleet: &Fleet, args: &[&str]) -> serde_json::Value {
+    let all = [&["budget", "--output-format", "json"], args].concat();
+    fleet.herder(&all).await.expect(0).json()["servers"][0].clone()
+}
+
+#[tokio::test]
+async fn a_lowered_budget_drains_and_a_raised_one_counts_at_once() {
+    let cluster = Cluster::own(Settings::default()).await;
+    let [first, second] = steps(2).try_into().expect("two");
+    let fleet = Setup::schemas(60)
+        .migrations(Tool::Sql, vec![first, second.gated()])
+        .on(&cluster)
+        .set("servers.main.budget", 8)
+        .start()
+        .await;
+    let mut gate = fleet.close_gate().await;
+    let worker = fleet.worker(&["--concurrency", "16", "--listen", "127.0.0.1:0"]);
+    fleet.herder(&["upgrade"]).await.expect(0);
+    // One of the eight is for inspection.
+    fleet.wait_at_gate(7).await;
+
+    let output = fleet.herder(&["budget", "main", "--set", "2"]).await.expect(0);
+    assert!(
+        output
+            .stderr
+            .contains("The budget of `main` is 2, until `--set config`; it was 8"),
+        "{output:?}"
+    );
+    assert!(
+        output.stderr.contains("5 connections above it finish first"),
+        "{output:?}"
+    );
+    let shown = budget(&fleet, &[]).await;
+    assert_eq!(
+        (&shown["budget"], &shown["configured"]),
+        (&2.into(), &8.into()),
+        "{shown:#}"
+    );
+    assert_eq!(
+        (&shown["in_use"], &shown["above"]),
+        (&7.into(), &5.into()),
+        "{shown:#}"
+    );
+    assert_eq!(
+        (&shown["overridden"], &shown["waiting"]),
+        (&2.into(), &53.into()),
+        "{shown:#}"
+    );
+    assert_eq!(
+        (&shown["reserved"], &shown["suspect"]),
+        (&3.into(), &0.into()),
+        "{shown:#}"
+    );
+    // Ours here: the gate, and the pool that looks on.
+    assert!(shown["not_ours"].as_i64() >= Some(1), "{shown:#}");
+    // The command's own may linger for a moment.
+    fleet
+        .wait_until("nobody was ended", async || fleet.sessions().await == 7)
+        .await;
+
+    let next = async |gate: crate::fleet::Gate| {
+        gate.open().await;
+        fleet.close_gate().await
+    };
+    gate = next(gate).await;
+    fleet
+        .wait_until("what was above has gone", async || fleet.sessions().await <= 2)
+        .await;
+    fleet.wait_at_gate(2).await;
+    let sampler = Sampler::start(cluster.url("postgres"));
+    let done = fleet.count("succeeded").await;
+    while fleet.count("succeeded").await < done + 8 {
+        gate = next(gate).await;
+        fleet.wait_at_gate(2).await;
+    }
+    let seen = sampler.end();
+    assert_eq!(seen.most.len(), 2, "{seen:#?}");
+    fleet
+        .wait_until("the slots above have gone, too", async || {
+            taken(&fleet).await == 2
+        })
+        .await;
+    fleet
+        .wait_until("the metrics have it", async || {
+            worker.metric("herder_connections_budget").await == 2.0
+                && worker.metric("herder_connections_in_use").await == 2.0
+        })
+        .await;
+
+    let shown = budget(&fleet, &["--set", "6"]).await;
+    assert_eq!(
+        (&shown["budget"], &shown["above"]),
+        (&6.into(), &0.into()),
+        "{shown:#}"
+    );
+    fleet.wait_at_gate(5).await;
+    gate.open().await;
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+
+    // The next run reads the config, and leaves what was set.
+    fleet.herder(&["upgrade"]).await.expect(0);
+    assert_eq!(budget(&fleet, &[]).await["budget"], 6);
+    let output = fleet.herder(&["budget", "--set", "config"]).await.expect(0);
+    assert!(
+        output.stderr.contains("is 8, as the config has it; it was 6"),
+        "{output:?}"
+    );
+    assert_eq!(budget(&fleet, &[]).await["overridden"], serde_json::Value::Null);
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_budget_below_what_one_job_needs_is_refused() {
+    let fleet = Setup::schemas(1)
+        .migrations(Tool::Command, steps(1))
+        .start()
+        .await;
+    let output = fleet.herder(&["budget"]).await.expect(2);
+    assert!(output.stderr.contains("no run was made yet"), "{output:?}");
+    fleet.herder(&["upgrade"]).await.expect(0);
+    let output = fleet.herder(&["budget", "--set", "1"]).await.expect(2);
+    assert!(output.stderr.contains("a job takes 2 connections"), "{output:?}");
+    let output = fleet.herder(&["budget", "elsewhere"]).await.expect(2);
+    assert!(
+        output.stderr.contains("there is no server `elsewhere`"),
+        "{output:?}"
+    );
+    fleet.herder(&["budget", "--set", "2"]).await.expect(0);
+}
+
+fn checks(report: &serde_json::Value) -> Vec<(String, String)> {
+    let text = |check: &serde_json::Value, key: &str| check[key].as_str().unwrap_or_default().to_owned();
+    let of_server = |check: &&serde_json::Value| check["name"] == "server main";
+    let checks = report["checks"]
+        .as_array()
+        .expect("checks")
+        .iter()
+        .filter(of_server);
+    checks
+        .map(|check| (text(check, "result"), text(check, "text")))
+        .collect()
+}
+
+#[tokio::test]
+async fn the_role_that_check_prints_is_enough_and_is_held_to_the_budget() {
+    let cluster = Cluster::own(Settings::default()).await;
+    let fleet = Setup::schemas(12)
+        .migrations(Tool::Sql, steps(2))
+        .on(&cluster)
+        .set("servers.main.budget", 4)
+        .start()
+        .await;
+    let owner = "create role app_owner; do $$ declare s text; begin
+                   for s in select nspname from pg_namespace where nspname ~ '^t[0-9]' loop
+                     execute format('alter schema %I owner to app_owner; alter table %I.effects owner to app_owner', s, s);
+                   end loop;
+                 end $$";
+    tell(&fleet.home, owner).await;
+    let check = async || fleet.herder(&["check", "--output-format", "json"]).await;
+    let report = check().await.expect(0).json();
+    let found = checks(&report);
+    assert_eq!(found[0].0, "ok", "{report:#}");
+    assert!(found[0].1.contains("the budget is 4 (4)"), "{report:#}");
+    assert!(
+        found[1].1.contains("role `postgres` is a superuser"),
+        "{report:#}"
+    );
+    let sql = report["checks"]
+        .as_array()
+        .expect("checks")
+        .iter()
+        .find_map(|check| check["sql"].as_str());
+    let sql = sql.expect("SQL").to_owned();
+    tell(&fleet.home, &sql).await;
+
+    let url = cluster
+        .url(&fleet.database("home"))
+        .replace("postgres@", "herder_migrator@");
+    fleet.configure(|config| config["servers"]["main"]["url"] = url.clone().into());
+    let report = check().await.expect(0).json();
+    assert_eq!(checks(&report).len(), 1, "{report:#}");
+    assert!(
+        checks(&report)[0].1.contains("role `herder_migrator` may have 4"),
+        "{report:#}"
+    );
+    assert!(!report.to_string().contains("CREATE ROLE"), "{report:#}");
+    let sampler = Sampler::start(cluster.url("postgres"));
+    fleet.herder(&["upgrade", "--local", "8"]).await.expect(0);
+    let seen = sampler.end();
+    assert!(seen.most.len() <= 4, "{seen:#?}");
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+
+    // Somebody else as that role takes from the same limit.
+    let other = PgConnection::connect(&url).await.expect("a connection");
+    let report = check().await.expect(7).json();
+    let found = checks(&report);
+    assert_eq!(found[0].0, "problem", "{report:#}");
+    assert!(
+        found[1].1.contains("1 session of role `herder_migrator`"),
+        "{report:#}"
+    );
+    other.close().await.expect("an end");
+}
+
+#[tokio::test]
+async fn check_refuses_a_budget_that_the_server_has_no_room_for() {
+    let settings = Settings::default()
+        .parameter("max_connections", 20)
+        .parameter("max_wal_senders", 0)
+        .parameter("max_locks_per_transaction", 10);
+    let cluster = Cluster::own(settings).await;
+    let many: String = (0..100).map(|n| format!("create table t{n} (x int); ")).collect();
+    let [step] = steps(1).try_into().expect("one");
+    let fleet = Setup::schemas(2)
+        .migrations(Tool::Sql, vec![step.then(&many)])
+        .on(&cluster)
+        .set("servers.main.budget", 18)
+        .start()
+        .await;
+    let output = fleet.herder(&["check"]).await.expect(7);
+    assert!(
+        output.stdout.contains("20 connections less 3 reserved and "),
+        "{output:?}"
+    );
+    assert!(
+        output.stdout.contains("lower [servers.main] `budget`"),
+        "{output:?}"
+    );
+    assert!(output.stdout.contains("its table holds 200 locks"), "{output:?}");
+    fleet.configure(|config| config["servers"]["main"]["budget"] = 5.into());
+    fleet.herder(&["check"]).await.expect(0);
 }

@@ -119,6 +119,7 @@ fn alembic(folder: &Path) -> RunnerConfig {
         url_scheme: None,
         version_table: "alembic_version".into(),
         plan: herder::config::PlanConfig::default(),
+        private_variables: Vec::new(),
     })
 }
 
@@ -161,6 +162,7 @@ fn command(folder: &Path) -> RunnerConfig {
         env: Default::default(),
         stdin: None,
         directory: Some(folder.to_owned()),
+        private_variables: Vec::new(),
     })
 }
 

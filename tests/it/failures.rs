@@ -82,6 +82,47 @@ async fn a_lock_that_is_held_for_ever_fails_its_tenant_and_a_retry_begins_anew()
     fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
 }
 
+#[tokio::test]
+async fn a_storm_of_lock_timeouts_leaves_room_for_the_others() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let locks = second.then("lock table effects in access exclusive mode");
+    let fleet = Setup::schemas(40)
+        .migrations(Tool::Sql, vec![first, locks])
+        .set("limits.lock_timeout", "200ms")
+        .set("limits.max_attempts", 1000)
+        .start()
+        .await;
+    // More tenants are stuck than the worker runs at a time, and they come first.
+    let mut holder = fleet.home.begin().await.expect("a transaction");
+    for tenant in 1..=5 {
+        let lock = format!("lock table t00{tenant}.effects in access share mode");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(lock))
+            .execute(&mut *holder)
+            .await
+            .expect("a lock");
+    }
+    let worker = fleet.worker(&["--concurrency", "3"]);
+    fleet.herder(&["upgrade"]).await.expect(0);
+    fleet
+        .wait_until("all others are done", async || {
+            fleet.count("succeeded").await == 35
+        })
+        .await;
+    // Whoever has waited for a lock once goes behind all that have not begun.
+    let pushed_in: i64 = fleet
+        .ask(
+            "select count(*) from herder.attempt a where epoch > 2 and started_at < (
+                 select max(started_at) from herder.attempt join herder.job on id = job_id
+                 where attempt.epoch = 1 and state = 'succeeded')",
+        )
+        .await;
+    assert_eq!(pushed_in, 0, "{}", fleet.last_seen().await);
+    holder.rollback().await.expect("a rollback");
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
 /// A duplicate in the data of `t002` keeps a unique index from being made there.
 async fn a_duplicate_fails_its_tenant_at_once(tool: Tool) {
     let [first, second, third] = steps(3).try_into().expect("three");

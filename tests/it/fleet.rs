@@ -5,10 +5,12 @@
 //! until a condition holds, and says what it saw last if it never does. A migration can wait for the test: see [`Gate`].
 
 mod cluster;
+mod door;
 mod gate;
 mod process;
 mod project;
 mod setup;
+mod wire;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,10 +20,12 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 
 pub(crate) use self::cluster::Cluster;
+pub(crate) use self::door::{Door, Way};
 pub(crate) use self::gate::Gate;
 pub(crate) use self::process::{Herder, Output, Worker};
 pub(crate) use self::project::{Project, Step, Tool, steps};
 pub(crate) use self::setup::{Setup, Tenant};
+pub(crate) use self::wire::Wire;
 
 /// How long a condition may take to come true. Far more than any needs, so that a busy machine fails no test.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -74,6 +78,11 @@ impl Fleet {
         Herder::start(self.dir(), args)
     }
 
+    /// Starts `herder` with these variables in its environment.
+    pub(crate) fn start_herder_with(&self, args: &[&str], env: &[(&str, &str)]) -> Herder {
+        Herder::start_with(self.dir(), args, env)
+    }
+
     /// Runs `herder` to its end, with these variables in its environment.
     pub(crate) async fn herder_with(&self, args: &[&str], env: &[(&str, &str)]) -> Output {
         Herder::start_with(self.dir(), args, env).end().await
@@ -87,6 +96,34 @@ impl Fleet {
     /// Starts a worker. Its log is shown when a condition does not come true.
     pub(crate) fn worker(&self, args: &[&str]) -> Worker {
         self.worker_with(args, &[])
+    }
+
+    /// A wire to the server of the control database, and one to the tenants'.
+    pub(crate) async fn wires(&self) -> (Wire, Wire) {
+        let control = self.control.connect_options().get_port();
+        let home = self.home.connect_options().get_port();
+        (Wire::to(control).await, Wire::to(home).await)
+    }
+
+    /// Starts a worker that reaches its servers over these wires only.
+    pub(crate) fn worker_over(&self, control: &Wire, tenants: &Wire, args: &[&str]) -> Worker {
+        let path = self.dir().join("herder.toml");
+        let text = std::fs::read_to_string(&path).expect("herder.toml");
+        let mut config: toml::Table = text.parse().expect("TOML");
+        let mut over = |table: &[&str], wire: &Wire| {
+            let table = table.iter().fold(&mut config, |table, name| {
+                table[*name].as_table_mut().expect("a table")
+            });
+            let mut url: url::Url = table["url"].as_str().and_then(|u| u.parse().ok()).expect("a URL");
+            url.set_port(Some(wire.port())).expect("a port");
+            table["url"] = toml::Value::String(url.into());
+        };
+        over(&["control"], control);
+        over(&["tenants"], control);
+        over(&["servers", "main"], tenants);
+        let name = format!("wired-{}.toml", control.port());
+        std::fs::write(self.dir().join(&name), toml::to_string(&config).expect("TOML")).expect("a config");
+        self.worker(&[&["--config", &name], args].concat())
     }
 
     /// Starts a worker with these variables in its environment.

@@ -90,6 +90,34 @@ async fn a_killed_workers_commands_come_to_nothing() {
     a_killed_worker_is_replaced(gated(Tool::Command, 10)).await;
 }
 
+/// No heir, and no server that ends its sessions: the program sleeps, and would go on by itself.
+#[tokio::test]
+async fn a_killed_workers_command_is_killed_with_all_that_it_started() {
+    let script = "trap '' TERM HUP; sleep 1000 & echo $! >> pids; echo $$ >> pids; wait";
+    let fleet = Setup::schemas(1)
+        .migrations(Tool::Command, steps(1))
+        .set("runner.command", vec!["sh", "-c", script])
+        .start()
+        .await;
+    let worker = fleet.worker(&[]);
+    fleet.herder(&["upgrade"]).await.expect(0);
+    let path = fleet.dir().join("project/pids");
+    let pids = || std::fs::read_to_string(&path).unwrap_or_default();
+    fleet
+        .wait_until("the program runs", async || pids().lines().count() == 2)
+        .await;
+    worker.kill().await;
+    let lives = |pid: &str| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(')')
+            .next()
+            .is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
+    };
+    fleet
+        .wait_until("both are gone", async || !pids().lines().any(lives))
+        .await;
+}
+
 #[tokio::test]
 async fn workers_killed_at_any_moment_get_it_done_together() {
     let fleet = Setup::schemas(150).migrations(Tool::Sql, steps(3)).start().await;

@@ -226,10 +226,12 @@ async fn first_installation(operator: &mut Operator, docs: &str) {
     let superuser = PgPool::connect(&operator.fleet.cluster.url("postgres"))
         .await
         .expect("a pool");
-    crate::fleet::tell(&superuser, "create role migrator login").await;
+    // What the application has already.
+    crate::fleet::tell(&superuser, "create role app_owner").await;
+    crate::fleet::tell(&superuser, "create database app owner app_owner").await;
     operator.follows(blocks.pop_front()).await;
-    let limit = "select rolconnlimit from pg_roles where rolname = 'migrator'";
-    assert_eq!(ask::<i32>(&superuser, limit).await, 40);
+    let limit = "select rolconnlimit from pg_roles where rolname = 'herder_migrator'";
+    assert_eq!(ask::<i32>(&superuser, limit).await, 48);
 
     // What it writes can be read; then ours, with tenants that there are.
     let (ours, kept) = (operator.config(), operator.fleet.dir().join("kept.toml"));
@@ -247,6 +249,10 @@ async fn first_installation(operator: &mut Operator, docs: &str) {
         .fleet
         .assert_effects(&["up 20250101", "up 20250102"])
         .await;
+
+    // A role of their own for those who work.
+    crate::fleet::tell(&superuser, "create role herder_work login").await;
+    operator.types("herder setup --grant herder_work").await;
 }
 
 async fn upgrading(operator: &mut Operator, docs: &str) {
@@ -296,6 +302,10 @@ async fn at_night(operator: &mut Operator, docs: &str) {
     operator.fleet.project().rewrite(&steps(4));
     operator.types("herder retry").await;
     operator.over("succeeded").await;
+
+    // The server is full: the budget is lowered, and what the config says counts again later.
+    operator.types("herder budget main --set 20").await;
+    operator.types("herder budget main --set config").await;
 
     // It harms the application; nobody remembers why; it goes on; it is watched.
     operator.types("herder downgrade --to -1 --wait --yes").await;

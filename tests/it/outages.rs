@@ -57,6 +57,12 @@ async fn an_outage_of_the_control_database_loses_nothing(setup: Setup) {
         // Restarting it would bring nothing back.
         assert_eq!(worker.get("/livez").await.0, 200);
         assert!(worker.runs());
+        // Longer than a lease: by its own clock, too, it may no longer be believed.
+        fleet
+            .wait_until("its lease has run out", async || {
+                worker.get("/readyz").await.0 == 503
+            })
+            .await;
     }
     restart(&cluster).await;
     nothing_was_lost(&fleet).await;

@@ -139,7 +139,7 @@ async fn fifty_thousand_tenants_fit_into_five_hundred_series() {
     let fleet = Setup::schemas(1).start().await;
     fleet
         .tell(
-            "insert into herder.server (name, address, budget) select 's' || n, 'h' || n, 10 from generate_series(1, 600) n;
+            "insert into herder.server (name, address, budget, configured) select 's' || n, 'h' || n, 10, 10 from generate_series(1, 600) n;
              insert into herder.slot (server, number) select 's' || n, 1 from generate_series(1, 600) n;
              insert into herder.run (id, direction, target, runner, checksum, connections, state, tenants, waves)
              select lpad(n::text, 32, '0')::uuid, 'upgrade', 'head', 'sql', '', 1, 'running', 500, 1 from generate_series(1, 100) n;

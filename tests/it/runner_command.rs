@@ -33,6 +33,7 @@ fn config(folder: &Path, script: &str) -> CommandConfig {
         env: BTreeMap::new(),
         stdin: None,
         directory: Some(folder.to_owned()),
+        private_variables: Vec::new(),
     }
 }
 

@@ -127,6 +127,96 @@ async fn of_two_runs_at_the_same_moment_one_is_made() {
     assert_eq!(fleet.ask::<i64>("select count(*) from herder.job").await, 50);
 }
 
+/// Waits until so many commands look whether the run before theirs has ended.
+async fn queued(fleet: &Fleet, commands: i64) {
+    let looks = "select count(*) from pg_stat_activity
+                 where application_name = 'herder' and datname = current_database() and query like '%coalesce(counts.of%'";
+    fleet
+        .wait_until("commands wait for the run before theirs", async || {
+            fleet.ask::<i64>(looks).await >= commands
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_second_run_waits_behind_the_first_if_it_is_told_to() {
+    let (fleet, gate, worker) = two_in_the_middle(Tool::Sql, 4).await;
+    let runs = "select count(*) from herder.run";
+    // Two of them: whoever comes second waits for both.
+    let up = fleet.start_herder(&["upgrade", "--queue", "--wait"]);
+    let down = fleet.start_herder(&["downgrade", "--to", "-1", "--tenant", "t001", "--queue", "--yes"]);
+    queued(&fleet, 2).await;
+    heartbeats(&fleet).await;
+    assert_eq!(fleet.ask::<i64>(runs).await, 1);
+    gate.open().await;
+    up.end().await.expect(0);
+    down.end().await.expect(0);
+    fleet
+        .wait_until("all are over", async || {
+            fleet
+                .ask::<i64>("select count(*) from herder.run where state = 'succeeded'")
+                .await
+                == 3
+        })
+        .await;
+    // No two of them were at one tenant at once.
+    let interleaved: i64 = fleet
+        .ask(
+            "select count(*) from herder.attempt a join herder.job on job.id = a.job_id
+             join herder.job other on other.tenant = job.tenant and other.run_id <> job.run_id
+             join herder.attempt b on b.job_id = other.id
+             where a.started_at < b.started_at and a.ended_at > b.started_at",
+        )
+        .await;
+    assert_eq!(interleaved, 0);
+    let effects = fleet.effects(&fleet.tenants[0]).await;
+    assert_eq!(effects[..2], ["up 20250101", "up 20250102"]);
+    assert_eq!(effects[2], "down 20250102");
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_wait_behind_another_run_that_is_given_up_leaves_nothing() {
+    let (fleet, gate, worker) = two_in_the_middle(Tool::Sql, 2).await;
+    let waiting = fleet.start_herder(&["upgrade", "--queue"]);
+    queued(&fleet, 1).await;
+    let stalled = fleet
+        .herder(&["upgrade", "--queue", "--stall-timeout", "1s"])
+        .await
+        .expect(8);
+    assert!(
+        stalled.stderr.contains("nothing was started"),
+        "{}",
+        stalled.all()
+    );
+    waiting.signal(Signal::INT);
+    let output = waiting.end().await.expect(130);
+    assert!(output.stderr.contains("nothing was started"), "{}", output.all());
+    assert_eq!(output.stdout, "");
+    gate.open().await;
+    assert_eq!(fleet.over().await, "succeeded");
+    assert_eq!(fleet.ask::<i64>("select count(*) from herder.run").await, 1);
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_retry_is_refused_while_another_run_is_at_its_tenants() {
+    let fleet = broken_in(&["t001"], 3).await;
+    let worker = fleet.worker(&[]);
+    fleet.herder(&["upgrade", "--wait"]).await.expect(4);
+    let first: String = fleet.ask("select id::text from herder.run").await;
+    assert_eq!(worker.drain().await, Some(0));
+    fleet.herder(&["upgrade"]).await.expect(0);
+    let refused = fleet.herder(&["retry", &first]).await.expect(REFUSED);
+    assert!(refused.stderr.contains("cannot retry"), "{}", refused.all());
+    let open = "select count(*) from herder.job where state in ('ready', 'running')";
+    assert_eq!(fleet.ask::<i64>(open).await, 1);
+    fleet.herder(&["cancel", "--yes"]).await.expect(0);
+    tell(&fleet.home, "drop table t001.broken").await;
+    fleet.herder(&["retry", &first, "--local", "1"]).await.expect(0);
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+}
+
 #[tokio::test]
 async fn runs_over_different_tenants_go_side_by_side() {
     let fleet = Setup::schemas(6).migrations(Tool::Sql, steps(2)).start().await;

@@ -10,9 +10,11 @@ use herder::{
     config::Config,
     flow::{
         context::Context,
+        pooler,
         worker::{Options, Worker},
     },
     metrics::Metrics,
+    runner::POOLED_HINT,
     store::{
         self,
         setup::{SetupState, setup_state},
@@ -97,7 +99,7 @@ fn main() -> ExitCode {
             ran
         });
     let code = ran.unwrap_or_else(|error| {
-        error!("{error:#}");
+        error!("{}", one_line(&error));
         ExitCode::from(SETUP)
     });
     telemetry.finish();
@@ -131,8 +133,12 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let cx = Arc::new(Context::new(config, "herder-worker", CONTROL_CONNECTIONS)?);
     // Not over its own pool: a worker that finds no room in the budget waits without a connection.
     let looking = store::pool(&cx.config.control.url, "herder-worker", 1)?;
+    if let Some(pooled) = pooler::examine_pool(&looking).await? {
+        anyhow::bail!("a pooler in front of the control database shares sessions: {pooled}; {POOLED_HINT}");
+    }
     let state = setup_state(&looking).await;
     looking.close().await;
+    let state = state.map_err(|error| anyhow::anyhow!(error.explain(&cx.config.control.url)));
     match state? {
         SetupState::Current => {}
         SetupState::Missing => anyhow::bail!("the control database is not set up: run `herder setup`"),
@@ -172,6 +178,16 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
             error!(%error, "The queue broke");
             ExitCode::from(UNEXPECTED)
         }
+    })
+}
+
+/// The whole chain. Some errors repeat their source: it is said once.
+fn one_line(error: &anyhow::Error) -> String {
+    let causes = error.chain().map(ToString::to_string);
+    causes.fold(String::new(), |said, cause| match () {
+        () if said.contains(&cause) => said,
+        () if said.is_empty() => cause,
+        () => format!("{said}: {cause}"),
     })
 }
 

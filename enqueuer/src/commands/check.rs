@@ -1,17 +1,16 @@
 //! `herder check`: is all that a run needs fit for it?
 
+mod role;
+mod server;
+
 use std::collections::BTreeMap;
 
 use herder::{
     config::Config,
     domain::{revision::History, tenant::Tenant},
-    flow::{
-        budget::{self, DEFAULT_BUDGET},
-        context::Context,
-        inspect::OwnUrls,
-        resolve::resolve,
-    },
+    flow::{context::Context, inspect::OwnUrls, resolve::resolve},
     store::{
+        self,
         setup::{SetupState, setup_state},
         view,
     },
@@ -43,6 +42,9 @@ pub(crate) struct Finding {
     pub(crate) text: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) hint: Option<String>,
+    /// What the DBA may run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sql: Option<String>,
 }
 
 /// How bad it is.
@@ -64,6 +66,7 @@ impl Finding {
             result,
             text: text.into(),
             hint: None,
+            sql: None,
         }
     }
 
@@ -183,15 +186,20 @@ async fn tenants_and_servers(cx: &Context, config: &Config) -> Vec<Finding> {
             .into_iter()
             .map(|warning| Finding::new(name, Level::Warn, warning)),
     );
-    // One tenant of each server leads there.
-    let servers: BTreeMap<&str, &Tenant> = resolved
-        .tenants
-        .iter()
-        .rev()
-        .map(|tenant| (tenant.place.server.as_str(), tenant))
-        .collect();
-    for (server, tenant) in &servers {
-        found.push(check_server(cx, server, tenant, &own_urls).await);
+    let mut servers: BTreeMap<&str, Vec<&Tenant>> = BTreeMap::new();
+    for tenant in &resolved.tenants {
+        servers.entry(&tenant.place.server).or_default().push(tenant);
+    }
+    let set_by_hand = set_by_hand(cx).await;
+    for (name, tenants) in &servers {
+        let server = server::Server {
+            cx,
+            name,
+            tenants,
+            own_urls: &own_urls,
+            set_by_hand: set_by_hand.get(*name).copied(),
+        };
+        found.extend(server.check().await);
     }
     for unused in config
         .servers
@@ -205,6 +213,13 @@ async fn tenants_and_servers(cx: &Context, config: &Config) -> Vec<Finding> {
         ));
     }
     found
+}
+
+/// The budgets that a person has set. A control database without tables has none.
+async fn set_by_hand(cx: &Context) -> BTreeMap<String, i32> {
+    let budgets = store::server::budgets(&cx.pool, None).await.unwrap_or_default();
+    let set = budgets.into_iter().map(|known| (known.server, known.overridden));
+    set.filter_map(|(server, set)| Some((server, set?))).collect()
 }
 
 /// `412 tenants: 400 schemas, 12 databases`.
@@ -223,47 +238,4 @@ fn sums(tenants: &[Tenant]) -> String {
         })
         .collect();
     format!("{}: {}", count(all as u64, "tenant"), jobs.join(", "))
-}
-
-async fn check_server(cx: &Context, server: &str, tenant: &Tenant, own_urls: &OwnUrls) -> Finding {
-    let name = format!("server {server}");
-    let own = own_urls.get(&tenant.id).filter(|_| tenant.own_url);
-    let url = match cx.servers.url_for(&tenant.place, own) {
-        Ok(url) => url,
-        Err(error) => return Finding::problem(name, error),
-    };
-    let wanted = cx.servers.budget(server);
-    let sum = match budget::ask(&url, wanted).await {
-        Ok(sum) => sum,
-        Err(error) => return Finding::problem(name, error),
-    };
-    let open = sum.max_connections - sum.reserved;
-    let budget = wanted.unwrap_or(DEFAULT_BUDGET);
-    let text = format!(
-        "{}: {} connections less {} reserved are {open}; the budget is {} ({budget})",
-        url.address(),
-        sum.max_connections,
-        sum.reserved,
-        sum.budget,
-    );
-    let needed = i32::from(cx.runner.connections());
-    if sum.budget > open {
-        return Finding::new(name, Level::Problem, text).hint(format!(
-            "[servers.{server}] `budget` must be at most {open}, or the server is full before it is used up"
-        ));
-    }
-    if sum.budget < needed {
-        return Finding::new(name, Level::Problem, text).hint(format!(
-            "one attempt needs {needed}: raise [servers.{server}] `budget`"
-        ));
-    }
-    // The last word on the ceiling is the server's own.
-    match url.user() {
-        Some(user) => Finding::new(name, Level::Ok, text).hint(format!(
-            "to have the server itself hold the budget (not for a superuser): ALTER ROLE {} CONNECTION LIMIT {}",
-            herder::session::quote(&user),
-            sum.budget
-        )),
-        None => Finding::new(name, Level::Ok, text),
-    }
 }

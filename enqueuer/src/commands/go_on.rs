@@ -5,7 +5,7 @@ use herder::{
         job::JobState,
         run::{RunState, short},
     },
-    flow::retry,
+    flow::{enqueue::EnqueueError, retry},
     store::{self, view::RunView},
 };
 
@@ -72,6 +72,17 @@ pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit
     follower.skip_past(true).await?;
     let retried = match retry::retry(&cx, id).await {
         Ok(retried) => retried,
+        Err(EnqueueError::Overlap { run, places }) => {
+            let other = short(&run);
+            let shared = count(places.unsigned_abs(), "tenant");
+            return Err(Problem::usage(format!(
+                "cannot retry: run {other} is open over {shared} that failed in {name}"
+            ))
+            .hint(format!(
+                "`herder watch {other}{more}` waits for it; it may mend them"
+            ))
+            .into());
+        }
         Err(error) => return Err(cannot(&cx, "cannot retry", error).await),
     };
     if retried == 0 {

@@ -1,5 +1,6 @@
 //! One file per command: what it looks at, what it does, and what it reports.
 
+pub(crate) mod budget;
 mod cancel;
 pub(crate) mod check;
 mod completions;
@@ -9,6 +10,7 @@ mod init;
 mod pause;
 pub(crate) mod plan;
 mod prune;
+mod queue;
 pub(crate) mod rehearse;
 mod report;
 mod runs;
@@ -116,8 +118,9 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
 async fn dispatch(setting: &Setting, command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Init(args) => init::run(setting, &args),
-        Command::Setup => setup::run(setting).await,
+        Command::Setup(args) => setup::run(setting, &args).await,
         Command::Check(args) => check::run(setting, &args).await,
+        Command::Budget(args) => budget::run(setting, &args).await,
         Command::Tenants(args) => tenants::run(setting, &args).await,
         Command::Plan(args) => plan::run(setting, &args).await,
         Command::Rehearse(args) => rehearse::run(setting, &args).await,

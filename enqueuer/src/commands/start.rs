@@ -1,6 +1,6 @@
 //! `herder upgrade` and `herder downgrade`: the start of a run.
 
-use std::{collections::BTreeMap, io};
+use std::collections::BTreeMap;
 
 use herder::{
     config::RunnerConfig,
@@ -22,7 +22,7 @@ use herder::{
 use serde::Serialize;
 use tracing::{Instrument, Span, field, info_span};
 
-use super::Setting;
+use super::{Setting, queue};
 use crate::{
     args::{Downgrade, Start, Upgrade},
     confirm,
@@ -30,7 +30,7 @@ use crate::{
     follow::{self, Follower},
     news::News,
     output,
-    problem::Problem,
+    problem::{Problem, is_broken_pipe},
     render::{
         status::complete,
         words::{count, way},
@@ -83,23 +83,34 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
         rollout,
         trace: None,
     };
-    if direction == Direction::Downgrade && !args.yes && !confirmed(&cx, &request).await? {
-        output::say("Nothing was done");
-        return Ok(Exit::Done);
-    }
-    let (span, trace) = traced(&request);
-    request.trace = Some(trace);
-    let making = enqueue::enqueue(&cx, &request).instrument(span.clone());
-    let enqueued = match super::unless_interrupted(&cx, making).await? {
-        Ok(enqueued) => enqueued,
-        Err(EnqueueError::Stopped) => {
-            output::say("No run was started");
-            return Ok(Exit::Interrupted);
+    let enqueued = loop {
+        // Again after each wait: the run in front may have changed what there is to undo.
+        if direction == Direction::Downgrade && !args.yes && !confirmed(&cx, &request).await? {
+            output::say("Nothing was done");
+            return Ok(Exit::Done);
         }
-        Err(error) => return Err(cannot(&cx, CANNOT_START, error).await),
+        let (span, trace) = traced(&request);
+        request.trace = Some(trace);
+        let making = enqueue::enqueue(&cx, &request).instrument(span.clone());
+        match super::unless_interrupted(&cx, making).await? {
+            Ok(enqueued) => {
+                span.record("run.id", field::display(enqueued.run));
+                break enqueued;
+            }
+            Err(EnqueueError::Stopped) => {
+                output::say("No run was started");
+                return Ok(Exit::Interrupted);
+            }
+            Err(EnqueueError::Overlap { run, places }) if args.queue => {
+                let patience = args.follow.stall_timeout;
+                let ended = queue::wait_behind(&cx.pool, run, places, patience, &setting.more()).await?;
+                if let Some(exit) = ended {
+                    return Ok(exit);
+                }
+            }
+            Err(error) => return Err(cannot(&cx, CANNOT_START, error).await),
+        }
     };
-    span.record("run.id", field::display(enqueued.run));
-    drop(span);
     let news = News::of(&cx.config.notify, &cx.pool, enqueued.run);
     announce(&enqueued, direction, &request.target);
     if !args.output.is_json() {
@@ -161,7 +172,7 @@ fn rollout(cx: &Context, args: &Start) -> Rollout {
 /// Nobody reading the id must not keep the work from being done.
 fn print_id(enqueued: &Enqueued) -> anyhow::Result<()> {
     match output::data(&format!("{}\n", enqueued.run)) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        Err(error) if !is_broken_pipe(&error) => Err(error),
         _ => Ok(()),
     }
 }

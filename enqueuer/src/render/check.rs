@@ -23,6 +23,10 @@ pub(crate) fn render(report: &Report) -> String {
             text += &format!("{:1$}{style}hint:{style:#} {hint}\n", "", width + 12);
         }
     }
+    // At the end, where it can be copied as it stands.
+    for sql in report.checks.iter().filter_map(|check| check.sql.as_deref()) {
+        text += &format!("\n{sql}");
+    }
     text
 }
 
@@ -38,6 +42,7 @@ mod tests {
             result,
             text: text.into(),
             hint: hint.map(Into::into),
+            sql: (name == "server eu").then(|| "-- for the DBA\nCREATE ROLE \"migrator\";\n".into()),
         };
         let checks = vec![
             finding("config", Level::Ok, "herder.toml", None),

@@ -1,5 +1,6 @@
 //! What people see. Pure functions from reports to text, but for the progress bar.
 
+pub(crate) mod budget;
 pub(crate) mod check;
 pub(crate) mod events;
 pub(crate) mod export;

@@ -42,7 +42,9 @@ fn every_refusal_says_what_to_do_next() {
     try_it("the wrong way", &["upgrade", "--to", "-1"]);
     try_it("nobody to ask", &["downgrade", "--to", "base"]);
     try_it("no config", &["--config", "other.toml", "runs"]);
+    try_it("a folder for a config", &["--config", ".", "runs"]);
     try_it("a config that is there", &["init"]);
+    try_it("a role that is not there", &["setup", "--grant", "no \"body"]);
     fleet.config("[limits2]");
     try_it("an unknown section", &["runs"]);
     fleet.config("attempts = 3");
@@ -54,6 +56,12 @@ fn every_refusal_says_what_to_do_next() {
         ("no such database", server.url("nowhere")),
         ("nobody there", "postgresql://u:hunter2@127.0.0.1:1/x".to_owned()),
         ("a wrong password", with_password(&server)),
+        ("an unknown sslmode", server.url("x?sslmode=verify")),
+        (
+            "no certificate",
+            server.url("x?sslmode=verify-full&sslrootcert=/nowhere/ca.pem"),
+        ),
+        ("no TLS there", server.url("postgres?sslmode=verify-full")),
     ] {
         let config = std::fs::read_to_string(fleet.path("herder.toml")).expect("the config");
         let config: Vec<String> = config
@@ -70,6 +78,13 @@ fn every_refusal_says_what_to_do_next() {
         std::fs::write(fleet.path("herder.toml"), config.join("\n")).expect("a config");
         try_it(title, &["runs"]);
     }
+    fleet.config("");
+    let config = std::fs::read_to_string(fleet.path("herder.toml")).expect("the config");
+    let config = config
+        .replace("[control]\n", "")
+        .replacen("url = ", "control = ", 1);
+    std::fs::write(fleet.path("herder.toml"), config).expect("a config");
+    try_it("a URL for a section", &["runs"]);
     assert!(!said.contains("hunter2"), "{said}");
     insta::assert_snapshot!(said);
 }

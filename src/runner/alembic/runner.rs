@@ -54,7 +54,7 @@ impl AlembicRunner {
     pub fn new(config: &AlembicConfig, processes: usize) -> Self {
         let launch = Launch {
             python: PathBuf::from(&config.python),
-            env_remove: Vec::new(),
+            env_remove: config.private_variables.clone(),
         };
         Self {
             pool: WarmPool::new(launch, processes.max(1)),

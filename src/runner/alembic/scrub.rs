@@ -9,16 +9,16 @@ pub(super) struct Scrubber {
 impl Scrubber {
     /// A scrubber for the password of `url`. The same forms as `Scrubber` in `warm/scrub.py`.
     pub(super) fn new(url: &str) -> Self {
-        let Some(raw) = password(url) else {
-            return Self::default();
-        };
-        let plain = decode(raw);
-        let mut forms = vec![raw.to_owned(), encode(&plain)];
-        for form in [plain.replace('\\', "\\\\"), escape(&plain), plain] {
-            // As Python quotes it, which depends on the quotes in it, and as JSON does.
-            forms.push(form.replace('\'', "\\'"));
-            forms.push(form.replace('"', "\\\""));
-            forms.push(form);
+        let mut forms = Vec::new();
+        for raw in passwords(url) {
+            let (plain, spaced) = (decode(raw), decode(&raw.replace('+', " ")));
+            forms.extend([raw.to_owned(), encode(&plain), encode(&spaced)]);
+            for form in [plain.replace('\\', "\\\\"), escape(&plain), plain, spaced] {
+                // As Python quotes it, which depends on the quotes in it, and as JSON does.
+                forms.push(form.replace('\'', "\\'"));
+                forms.push(form.replace('"', "\\\""));
+                forms.push(form);
+            }
         }
         // As an ini has it.
         forms.extend(forms.clone().iter().map(|form| form.replace('%', "%%")));
@@ -39,12 +39,22 @@ impl Scrubber {
     }
 }
 
-/// The password of a URL, as it is written there.
-fn password(url: &str) -> Option<&str> {
-    let rest = url.split_once("://")?.1;
-    let authority = rest.split(['/', '?']).next()?;
-    let (userinfo, _) = authority.rsplit_once('@')?;
-    userinfo.split_once(':').map(|(_, password)| password)
+/// The passwords of a URL, as they are written there: its user's, and those among its parameters.
+fn passwords(url: &str) -> Vec<&str> {
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let userinfo = rest
+        .split('/')
+        .next()
+        .and_then(|authority| authority.rsplit_once('@'));
+    let of_user = userinfo.and_then(|(userinfo, _)| userinfo.split_once(':'));
+    let parameters = query.split('&').filter_map(|pair| pair.split_once('='));
+    let parameters = parameters.filter(|(name, _)| matches!(*name, "password" | "sslpassword"));
+    of_user
+        .into_iter()
+        .chain(parameters)
+        .map(|(_, password)| password)
+        .collect()
 }
 
 /// `scheme://user:secret@host` becomes `scheme://user:***@host`.
@@ -127,6 +137,15 @@ mod tests {
         ] {
             assert_eq!(scrubber.clean(&format!("<{form}>")), "<***>");
         }
+    }
+
+    #[test]
+    fn a_password_among_the_parameters_goes_too() {
+        let scrubber = Scrubber::new("postgres://u@h/d?password=a%40b+c&sslpassword=k%20ey&sslmode=require");
+        assert_eq!(
+            scrubber.clean("<a%40b+c> <a@b+c> <a@b c> <k ey> require"),
+            "<***> <***> <***> <***> require"
+        );
     }
 
     #[test]

@@ -62,8 +62,8 @@ impl Environment {
             (Placeholder::Url, full.expose().to_owned()),
         ]);
         let password = url.password();
-        let plain = password.as_ref().map(|p| p.expose().to_owned());
-        values.insert(Placeholder::Password, plain.clone().unwrap_or_default());
+        let password = password.as_ref().map_or("", |p| p.expose()).to_owned();
+        values.insert(Placeholder::Password, password);
         if let Some(errand) = errand {
             let revision = |r: Option<&str>| r.unwrap_or(BASE).to_owned();
             values.extend([
@@ -73,8 +73,8 @@ impl Environment {
             ]);
         }
         let env = env(url, &values, session, &options);
-        let mut secrets = vec![full.expose().to_owned(), url.expose().to_owned()];
-        secrets.extend(plain);
+        let mut secrets = url.secrets();
+        secrets.push(full.expose().to_owned());
         Self { values, env, secrets }
     }
 }

@@ -1,5 +1,5 @@
 //! Runs a program in a process group of its own, and does not come back before the whole group is ended: after the
-//! program's exit, after a limit, when told to stop, and when dropped.
+//! program's exit, after a limit, when told to stop, when dropped, and when this worker is killed.
 
 use std::{
     ffi::OsString,
@@ -41,7 +41,7 @@ pub(super) struct Invocation {
     /// Set in addition to our own environment.
     pub(super) env: Vec<(String, OsString)>,
     /// Taken out of it.
-    pub(super) without: &'static [&'static str],
+    pub(super) without: Vec<String>,
     pub(super) stdin: Option<String>,
     /// Whether its standard output is an answer, and not talk.
     pub(super) asked: bool,
@@ -147,8 +147,12 @@ impl Running {
                 Some(_) => Stdio::piped(),
                 None => Stdio::null(),
             })
-            .process_group(0)
             .kill_on_drop(true);
+        let watchman = Watchman::start();
+        match watchman.as_ref().and_then(Watchman::group) {
+            Some(group) => command.process_group(group.as_raw_nonzero().get()),
+            None => command.process_group(0),
+        };
         if invocation.asked {
             let (reader, writer) = io::pipe()?;
             command.stdout(writer);
@@ -156,14 +160,18 @@ impl Running {
         } else {
             command.stdout(talk_end);
         }
-        for name in invocation.without {
+        for name in &invocation.without {
             command.env_remove(name);
         }
         command.envs(invocation.env.iter().map(|(name, value)| (name, value)));
         let talk = pipe::Receiver::from_owned_fd(OwnedFd::from(talk))?;
         let child = command.spawn()?;
         // Our ends for writing go with `command`: only the program's own are left.
-        let group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
+        let own = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        let group = Group {
+            leader: watchman.as_ref().and_then(Watchman::group).or(own),
+            _watchman: watchman,
+        };
         Ok(Self {
             child,
             group,
@@ -175,26 +183,63 @@ impl Running {
 
 /// A process group of which nobody may stay behind. Dropped while armed, it is killed at once: who drops an attempt
 /// gives the tenant's lock back in the same moment, so there is no time for a grace.
-struct Group(Option<Pid>);
+struct Group {
+    leader: Option<Pid>,
+    _watchman: Option<Watchman>,
+}
 
 impl Group {
-    /// The number stays ours as long as one process of the group lives. After that, and until it goes round through
-    /// all numbers, the signal finds nobody.
+    /// The number stays ours as long as one process of the group was not waited for, as the watchman never is before.
     fn signal(&self, signal: Signal) {
-        if let Some(group) = self.0 {
+        if let Some(group) = self.leader {
             // ESRCH: they are gone already, which is what we want.
             let _ = kill_process_group(group, signal);
         }
     }
 
     fn disarm(mut self) {
-        self.0 = None;
+        self.leader = None;
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
         self.signal(Signal::KILL);
+    }
+}
+
+/// The first process of a group, which kills all of it when this worker is gone, however it went: it reads from a pipe
+/// whose other end nobody else has. Where there is no `sh`, a program outlives a worker that is killed, until the next
+/// attempt ends its sessions.
+struct Watchman {
+    child: Child,
+    _pipe: io::PipeWriter,
+}
+
+impl Watchman {
+    /// A polite signal is for the program; it must not leave it unwatched.
+    const SCRIPT: &str = "trap '' TERM INT HUP; read -r _; kill -s KILL 0";
+
+    fn start() -> Option<Self> {
+        let (reader, writer) = io::pipe().ok()?;
+        let child = Command::new("/bin/sh")
+            .args(["-c", Self::SCRIPT])
+            .env_clear()
+            .current_dir("/")
+            .stdin(reader)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn();
+        Some(Self {
+            child: child.ok()?,
+            _pipe: writer,
+        })
+    }
+
+    fn group(&self) -> Option<Pid> {
+        Pid::from_raw(self.child.id()?.cast_signed())
     }
 }
 

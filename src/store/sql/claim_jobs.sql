@@ -1,19 +1,37 @@
 -- Claims up to $2 due jobs for worker $1, each together with its slots, or not at all.
 -- $3: only this run. $4: only runs of this runner. $5: the servers that this worker knows.
-with free as (
+-- $6, $7: of these servers at most so many jobs; $8: of each other one.
+with allowed as (
+    -- A server that does not answer must not take the room that the tenants of others need.
+    select server.name as server, server.job_slots, least($2::bigint, coalesce(known.jobs, $8::bigint)) as jobs
+    from herder.server left join unnest($6::text[], $7::bigint[]) as known (server, jobs) on known.server = server.name
+),
+free as (
     -- At most as many free slots as could be used. SKIP LOCKED: workers that claim at the same moment get different
     -- rows instead of waiting.
     select locked.server, locked.number,
            row_number() over (partition by locked.server order by locked.purpose, locked.number) as nth
-    from herder.server
+    from allowed
+    left join lateral (
+        -- While a lowered budget drains, each slot above it that is still taken stands for a free one below it: the
+        -- highest ones stay free.
+        select slot.number from herder.slot
+        where slot.server = allowed.server and slot.worker is null and slot.number <= allowed.job_slots
+        order by slot.number desc
+        offset (select count(*) from herder.slot
+                where slot.server = allowed.server and slot.worker is not null and slot.number > allowed.job_slots)
+        limit 1
+    ) highest on true
     cross join lateral (
         select slot.server, slot.number, slot.purpose
         from herder.slot
-        where slot.server = server.name and slot.number <= server.job_slots
-          and (slot.worker is null or (slot.worker = $1 and slot.purpose = 'kept' and slot.suspect_since is null))
+        where slot.server = allowed.server
+          and ((slot.worker is null and slot.number <= highest.number)
+               or (slot.worker = $1 and slot.purpose = 'kept' and slot.suspect_since is null
+                   and slot.number <= allowed.job_slots))
         -- What this worker kept comes first: its connection is open.
         order by slot.purpose, slot.number
-        limit $2::bigint * 2
+        limit allowed.jobs * 2
         for update skip locked
     ) locked
     -- An idle fleet locks nothing.
@@ -49,8 +67,8 @@ queued as (
 ),
 picked as (
     -- One of each server in turn, so that a busy one does not hold back the others.
-    select queued.* from queued join supply using (server)
-    where queued.upto <= supply.slots
+    select queued.* from queued join supply using (server) join allowed using (server)
+    where queued.upto <= supply.slots and queued.nth <= allowed.jobs
     order by queued.nth, queued.created_at, queued.id
     limit $2
 ),

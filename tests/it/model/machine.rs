@@ -367,6 +367,9 @@ impl<'a> Machine<'a> {
                     suspect: false,
                 };
                 let before = self.slots.insert((server, *number), hold);
+                let (fresh, taken) = (before.is_none(), self.taken(server));
+                // What a lowered budget has left over may be used again, and nothing may be added to it.
+                hold!(!fresh || taken <= slots, "{taken} of {slots} slots taken");
                 let ours = before.is_none_or(|b| b.kept && !b.suspect && b.worker == worker);
                 hold!(
                     ours && i64::from(*number) <= slots,

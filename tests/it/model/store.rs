@@ -128,7 +128,8 @@ impl Store {
                 place: Place {
                     server: SERVERS[job.0].into(),
                     database: "app".into(),
-                    schema: Some(format!("t{nth}")),
+                    // No two runs share a place: enqueue would not have it, and a retry neither.
+                    schema: Some(format!("t{nth} of {id}")),
                 },
                 own_url: false,
                 members: Vec::new(),
@@ -162,7 +163,7 @@ impl Store {
             servers: SERVERS.map(str::to_owned).to_vec(),
         };
         let mut connection = self.pool.acquire().await.expect("a connection");
-        let claims = job::claim(&mut connection, &appetite, limit).await;
+        let claims = job::claim(&mut connection, &appetite, &job::Allowances::unlimited(), limit).await;
         claims.expect("a claim")
     }
 
@@ -238,7 +239,11 @@ impl Store {
     }
 
     pub(super) async fn retry(&self, run: RunId) -> u64 {
-        run::retry(&self.pool, run, "checksum").await.expect("a retry")
+        match run::retry(&self.pool, run, "checksum").await.expect("a retry") {
+            run::Retried::Jobs(jobs) => jobs,
+            // No two runs of the model share a place.
+            overlap @ run::Retried::Overlap { .. } => panic!("{overlap:?}"),
+        }
     }
 
     pub(super) async fn advance(&self, run: RunId) -> Advanced {

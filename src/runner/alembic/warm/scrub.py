@@ -2,7 +2,17 @@
 
 import json
 import re
-from urllib.parse import quote, quote_plus, unquote
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
+
+
+def passwords(url):
+    """The passwords of a URL, as they are written there: its user's, and those among its parameters."""
+    rest, _, query = url.partition("://")[2].partition("?")
+    yield rest.partition("/")[0].rpartition("@")[0].partition(":")[2]
+    for pair in query.split("&"):
+        name, _, value = pair.partition("=")
+        if name in ("password", "sslpassword"):
+            yield value
 
 
 class Scrubber:
@@ -10,11 +20,9 @@ class Scrubber:
 
     def __init__(self, *urls):
         forms = set()
-        for url in urls:
-            authority = url.partition("://")[2].partition("?")[0].partition("/")[0]
-            raw = authority.rpartition("@")[0].partition(":")[2]
+        for raw in (raw for url in urls for raw in passwords(url)):
             plain = unquote(raw)
-            for form in (raw, plain, quote(plain, safe=""), quote(plain, safe=" +"), quote_plus(plain)):
+            for form in (raw, plain, unquote_plus(raw), quote(plain, safe=""), quote(plain, safe=" +"), quote_plus(plain)):
                 forms.update((form, form.replace("%", "%%")))
                 forms.update(written(form)[1:-1] for written in (repr, ascii, json.dumps))
         # Longest first: a short form may be a part of a longer one.
@@ -32,4 +40,5 @@ class Scrubber:
         for form in self.forms:
             value = value.replace(form, "***")
         # Other URLs too: env.py may know a catalog database.
-        return re.sub(r"://([^\s:/@]*):[^\s@]*@", r"://\1:***@", value)
+        value = re.sub(r"://([^\s:/@]*):[^\s@]*@", r"://\1:***@", value)
+        return re.sub(r"([?&](?:ssl)?password=)[^\s&'\"]+", r"\1***", value)

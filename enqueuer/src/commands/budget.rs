@@ -1,0 +1,176 @@
+//! `herder budget`: the connections of each server, and how a person changes how many of them are Herder's.
+
+use herder::{
+    flow::{
+        budget::{self, Arithmetic},
+        context::Context,
+    },
+    store::server::{self, BudgetView, Changed, Least},
+};
+use serde::Serialize;
+
+use super::Setting;
+use crate::{
+    args::{self, SetBudget},
+    exit::Exit,
+    output,
+    problem::Problem,
+    render::{self, words::count},
+};
+
+/// All servers.
+#[derive(Serialize)]
+struct Report {
+    servers: Vec<Server>,
+}
+
+/// A server: what the control database knows, and what the server itself says.
+#[derive(Serialize)]
+pub(crate) struct Server {
+    #[serde(flatten)]
+    pub(crate) known: BudgetView,
+    /// How many connections Herder could have at most, now. None: it could not be asked.
+    pub(crate) headroom: Option<i32>,
+    /// Sessions of others.
+    pub(crate) not_ours: Option<i32>,
+    pub(crate) max_connections: Option<i32>,
+    pub(crate) reserved: Option<i32>,
+    /// Why it could not be asked.
+    pub(crate) unknown: Option<String>,
+}
+
+pub(crate) async fn run(setting: &Setting, args: &args::Budget) -> anyhow::Result<Exit> {
+    let cx = setting.context(None).await?;
+    let known = find(&cx, args.server.as_deref()).await?;
+    let mut changed = None;
+    if let Some(set) = args.set {
+        let name = only(&known)?.server.clone();
+        changed = change(&cx, &name, set).await?.map(|changed| (name, changed));
+    }
+    let known = match changed {
+        None => known,
+        Some(_) => find(&cx, args.server.as_deref()).await?,
+    };
+    let servers = look(&cx, known).await;
+    if let Some((name, changed)) = &changed
+        && let Some(server) = servers.iter().find(|server| server.known.server == *name)
+    {
+        say(*changed, server);
+    }
+    if args.output.is_json() {
+        output::json(&Report { servers })?;
+    } else {
+        output::data(&render::budget::render(&servers))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// The servers that runs were made for, or the one of that name.
+async fn find(cx: &Context, name: Option<&str>) -> anyhow::Result<Vec<BudgetView>> {
+    let known = server::budgets(&cx.pool, name).await?;
+    match name {
+        Some(name) if known.is_empty() && cx.servers.contains(name) => Err(Problem::usage(format!(
+            "no run was made for server `{name}` yet: its budget is that of the config"
+        ))
+        .hint("`herder check` shows what it comes to; [servers] `budget` changes it")
+        .into()),
+        Some(name) if known.is_empty() => {
+            let there = server::budgets(&cx.pool, None).await?;
+            let names: Vec<&str> = there.iter().map(|known| known.server.as_str()).collect();
+            Err(Problem::usage(format!("there is no server `{name}`"))
+                .hint(match names.as_slice() {
+                    [] => "`herder upgrade` makes the first run".to_owned(),
+                    names => format!("there are: {}", names.join(", ")),
+                })
+                .into())
+        }
+        None if known.is_empty() => Err(Problem::usage("no run was made yet, so no server has a budget")
+            .hint("`herder check` shows what it will come to")
+            .into()),
+        _ => Ok(known),
+    }
+}
+
+fn only(known: &[BudgetView]) -> anyhow::Result<&BudgetView> {
+    match known {
+        [one] => Ok(one),
+        several => {
+            let names: Vec<&str> = several.iter().map(|known| known.server.as_str()).collect();
+            Err(Problem::usage("which server's budget?")
+                .hint(format!("name one of {}", names.join(", ")))
+                .into())
+        }
+    }
+}
+
+async fn change(cx: &Context, server: &str, set: SetBudget) -> anyhow::Result<Option<Changed>> {
+    let budget = match set {
+        SetBudget::Config => None,
+        SetBudget::To(budget) => {
+            let least = server::least(&cx.pool, server).await?;
+            if !least.fits(budget) {
+                return Err(too_small(server, budget, least).into());
+            }
+            Some(budget)
+        }
+    };
+    Ok(server::override_budget(&cx.pool, server, budget).await?)
+}
+
+fn too_small(server: &str, budget: i32, least: Least) -> Problem {
+    let job = count(u64::from(least.job.unsigned_abs()), "connection");
+    let control = match least.control {
+        0 => String::new(),
+        n => format!(", and {n} there are the workers' own"),
+    };
+    Problem::usage(format!(
+        "with a budget of {budget}, nothing would move on `{server}`: a job takes {job}{control}"
+    ))
+    .hint("`herder pause` stops a run")
+}
+
+/// Asks the servers about themselves.
+async fn look(cx: &Context, known: Vec<BudgetView>) -> Vec<Server> {
+    let names: Vec<&str> = known.iter().map(|known| known.server.as_str()).collect();
+    let asked = budget::ask_each(cx, &names).await;
+    let server = |(known, asked): (BudgetView, Result<Arithmetic, String>)| {
+        let (sum, unknown) = match asked {
+            Ok(sum) => (Some(sum), None),
+            Err(why) => (None, Some(why)),
+        };
+        Server {
+            headroom: sum.as_ref().map(Arithmetic::headroom),
+            not_ours: sum.as_ref().map(|sum| sum.not_ours),
+            max_connections: sum.as_ref().map(|sum| sum.max_connections),
+            reserved: sum.as_ref().map(|sum| sum.reserved),
+            known,
+            unknown,
+        }
+    };
+    known.into_iter().zip(asked).map(server).collect()
+}
+
+/// What a change means, for the person who made it.
+fn say(changed: Changed, server: &Server) {
+    let (name, budget, above) = (&server.known.server, changed.after, server.known.above);
+    let whose = match server.known.overridden {
+        Some(_) => "until `--set config`",
+        None => "as the config has it",
+    };
+    let was = match changed.before == budget {
+        true => "as before".to_owned(),
+        false => format!("it was {}", changed.before),
+    };
+    output::say(&format!("The budget of `{name}` is {budget}, {whose}; {was}"));
+    if above > 0 {
+        output::say(&format!(
+            "{} above it finish first: nothing is ended, and none of them is taken again",
+            count(u64::try_from(above).unwrap_or_default(), "connection")
+        ));
+    }
+    if let Some(headroom) = server.headroom.filter(|headroom| *headroom < budget) {
+        output::warning(&format!(
+            "the server has room for {headroom} now: jobs above that will be refused, and wait"
+        ));
+    }
+}

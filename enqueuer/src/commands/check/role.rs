@@ -1,0 +1,112 @@
+//! The SQL that gives Herder a role which is enough, and no more.
+
+use herder::{
+    domain::tenant::{Isolation, Tenant},
+    flow::{budget::Role, privileges::Owner},
+    session::quote,
+};
+
+use crate::render::words::count;
+
+/// The role that the SQL makes where Herder comes as a superuser so far.
+const MIGRATOR: &str = "herder_migrator";
+
+/// What the SQL is for.
+pub(super) struct Needs<'a> {
+    pub(super) server: &'a str,
+    pub(super) tenants: &'a [&'a Tenant],
+    /// As whom Herder comes now.
+    pub(super) role: &'a Role,
+    /// Whose the tenants are.
+    pub(super) owners: &'a [Owner],
+    pub(super) budget: i32,
+    /// Whether plans are proven in schemas made for that.
+    pub(super) proves: bool,
+}
+
+impl Needs<'_> {
+    /// Statements for the DBA. None: the role has the limit, and all that it needs.
+    pub(super) fn sql(&self) -> Option<String> {
+        let limited = !self.role.superuser && self.role.limit == Some(self.budget);
+        if limited && self.owners.iter().all(|owner| owner.ours) {
+            return None;
+        }
+        let mut sql = format!(
+            "-- server {}: a role that migrates {} there, for its DBA\n",
+            self.server,
+            count(self.tenants.len() as u64, "tenant")
+        );
+        sql += &self.role();
+        sql += &self.databases();
+        for owner in self.owners {
+            sql += &self.owner(owner);
+        }
+        Some(sql)
+    }
+
+    fn name(&self) -> String {
+        quote(match self.role.superuser {
+            true => MIGRATOR,
+            false => &self.role.name,
+        })
+    }
+
+    fn role(&self) -> String {
+        let (name, budget) = (self.name(), self.budget);
+        match self.role.superuser {
+            true => format!(
+                "CREATE ROLE {name} LOGIN CONNECTION LIMIT {budget};  -- then give it a password: \\password {name}\n"
+            ),
+            false => format!("ALTER ROLE {name} CONNECTION LIMIT {budget};\n"),
+        }
+    }
+
+    fn databases(&self) -> String {
+        let name = self.name();
+        let of = |isolation: fn(Isolation) -> bool| {
+            let there = self.tenants.iter().filter(|t| isolation(t.isolation));
+            let mut databases: Vec<String> = there.map(|t| quote(&t.place.database)).collect();
+            databases.sort();
+            databases.dedup();
+            databases
+        };
+        let mut sql = String::new();
+        for database in of(|isolation| isolation != Isolation::Database) {
+            // Schemas for the proof of a plan are made, and dropped, beside the tenants'.
+            let create = if self.proves { ", CREATE" } else { "" };
+            sql += &format!("GRANT CONNECT{create} ON DATABASE {database} TO {name};\n");
+        }
+        let databases = of(|isolation| isolation == Isolation::Database);
+        if let Some(first) = databases.first() {
+            if databases.len() > 1 {
+                sql += &format!(
+                    "-- and the same for {} more:\n",
+                    count(databases.len() as u64 - 1, "database")
+                );
+            }
+            sql += &format!("GRANT CONNECT, CREATE ON DATABASE {first} TO {name};\n");
+        }
+        sql
+    }
+
+    /// Only its owner may alter a table: a role acts as one by being its member.
+    fn owner(&self, owner: &Owner) -> String {
+        let (name, its) = (self.name(), quote(&owner.name));
+        if owner.superuser {
+            return format!(
+                "-- {} or what is in them belong to the superuser {its}: hand them over\n\
+                 -- (ALTER SCHEMA … OWNER TO …, ALTER TABLE … OWNER TO …) to a role that {name} is a member of.\n",
+                count(u64::try_from(owner.schemas).unwrap_or_default(), "place")
+            );
+        }
+        if owner.name == self.role.name {
+            return String::new();
+        }
+        format!(
+            "GRANT {its} TO {name};\n\
+             -- What it makes is its own: the application needs access to that.\n\
+             ALTER DEFAULT PRIVILEGES FOR ROLE {name} GRANT ALL ON TABLES TO {its};\n\
+             ALTER DEFAULT PRIVILEGES FOR ROLE {name} GRANT ALL ON SEQUENCES TO {its};\n"
+        )
+    }
+}

@@ -1,0 +1,205 @@
+//! Is a server fit for its tenants: has it room for the budget, and is the role right?
+
+use std::time::Duration;
+
+use herder::{
+    database_url::DatabaseUrl,
+    domain::{
+        revision::{Direction, Ledger},
+        tenant::Tenant,
+    },
+    flow::{
+        budget::{self, Arithmetic, DEFAULT_BUDGET},
+        context::Context,
+        inspect::OwnUrls,
+        locks, pooler,
+        privileges::Owner,
+        service::Service,
+    },
+    runner::{Offer, RunnerError},
+};
+
+use super::{Finding, Level, role::Needs};
+use crate::render::words::count;
+
+/// How long to wait for the connection that may ask the server. After that it is asked all the same.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A server, with the tenants that live there.
+pub(super) struct Server<'a> {
+    pub(super) cx: &'a Context,
+    pub(super) name: &'a str,
+    pub(super) tenants: &'a [&'a Tenant],
+    pub(super) own_urls: &'a OwnUrls,
+    /// The budget that a person has set.
+    pub(super) set_by_hand: Option<i32>,
+}
+
+impl Server<'_> {
+    pub(super) async fn check(&self) -> Vec<Finding> {
+        // One tenant leads there.
+        let Some(first) = self.tenants.first() else {
+            return Vec::new();
+        };
+        let own = self.own_urls.get(&first.id).filter(|_| first.own_url);
+        let url = match self.cx.servers.url_for(&first.place, own) {
+            Ok(url) => url,
+            Err(error) => return vec![Finding::problem(self.title(), error)],
+        };
+        let (mut sum, owners) = match self.survey(&url, first).await {
+            Ok(surveyed) => surveyed,
+            Err(error) => return vec![Finding::problem(self.title(), error)],
+        };
+        if self
+            .tenants
+            .iter()
+            .any(|t| t.place.database != first.place.database)
+        {
+            // One of many databases: its limit is its own.
+            sum.database = None;
+        }
+        if let Some(budget) = self.set_by_hand {
+            sum.budget = budget;
+        }
+        let mut found = vec![self.arithmetic(&url, &sum)];
+        found.extend(self.role(&sum));
+        found.extend(self.locks(&sum, first).await);
+        let needs = Needs {
+            server: self.name,
+            tenants: self.tenants,
+            role: &sum.role,
+            owners: &owners,
+            budget: sum.budget,
+            proves: self.cx.runner.needs_proof(),
+        };
+        found[0].sql = needs.sql();
+        found
+    }
+
+    fn title(&self) -> String {
+        format!("server {}", self.name)
+    }
+
+    /// Over the connection that is counted for such things, where runs know of one.
+    async fn survey(
+        &self,
+        url: &DatabaseUrl,
+        first: &Tenant,
+    ) -> Result<(Arithmetic, Vec<Owner>), RunnerError> {
+        let service = tokio::time::timeout(PATIENCE, Service::acquire(&self.cx.pool, self.name)).await;
+        let wanted = self.cx.servers.budget(self.name);
+        let there = self
+            .tenants
+            .iter()
+            .filter(|t| t.place.database == first.place.database);
+        let schemas: Vec<&str> = there.filter_map(|t| t.place.schema.as_deref()).collect();
+        let surveyed = async {
+            let (sum, owners) = budget::survey(url, wanted, &schemas).await?;
+            // Two connections at once are one too many while runs are on. One alone has been looked at.
+            if sum.ours == 0
+                && let Some(pooled) = pooler::look(url).await?
+            {
+                return Err(RunnerError::Pooled(pooled.to_string()));
+            }
+            Ok((sum, owners))
+        }
+        .await;
+        if let Ok(Ok(service)) = service {
+            service.release().await;
+        }
+        surveyed
+    }
+
+    fn arithmetic(&self, url: &DatabaseUrl, sum: &Arithmetic) -> Finding {
+        let headroom = sum.headroom();
+        let mut text = format!(
+            "{}: {} connections less {} reserved and {} not ours are {}",
+            url.address(),
+            sum.max_connections,
+            sum.reserved,
+            sum.not_ours,
+            sum.max_connections - sum.reserved - sum.not_ours,
+        );
+        if let Some(limit) = sum.role.limit.filter(|_| !sum.role.superuser) {
+            text += &format!("; role `{}` may have {limit}", sum.role.name);
+        }
+        if let Some(database) = &sum.database {
+            text += &format!("; database `{}` may have {}", database.name, database.limit);
+        }
+        text += &match self.set_by_hand {
+            Some(budget) => format!("; the budget is {budget} (set by hand)"),
+            None => format!(
+                "; the budget is {} ({})",
+                sum.budget,
+                self.cx.servers.budget(self.name).unwrap_or(DEFAULT_BUDGET)
+            ),
+        };
+        let needed = i32::from(self.cx.runner.connections());
+        let change = match self.set_by_hand {
+            Some(_) => format!("`herder budget {} --set N`", self.name),
+            None => format!("[servers.{}] `budget`", self.name),
+        };
+        if sum.budget > headroom {
+            return Finding::new(self.title(), Level::Problem, text).hint(format!(
+                "there is room for {headroom} now: lower {change}, or the server is full before it is used up"
+            ));
+        }
+        if sum.budget < needed {
+            return Finding::new(self.title(), Level::Problem, text)
+                .hint(format!("one attempt needs {needed}: raise {change}"));
+        }
+        Finding::new(self.title(), Level::Ok, text)
+    }
+
+    fn role(&self, sum: &Arithmetic) -> Vec<Finding> {
+        let (role, name) = (&sum.role, &sum.role.name);
+        let mut found = Vec::new();
+        if role.superuser {
+            let text = format!("role `{name}` is a superuser: the server would hold no limit against it");
+            found.push(
+                Finding::new(self.title(), Level::Warn, text)
+                    .hint("the SQL below makes a role that is enough, with the budget as its limit"),
+            );
+        }
+        if role.not_ours > 0 {
+            let text = format!(
+                "{} of role `{name}` are not Herder's",
+                count(u64::from(role.not_ours.unsigned_abs()), "session")
+            );
+            found.push(
+                Finding::new(self.title(), Level::Warn, text)
+                    .hint("give Herder a role of its own: a limit on this one would count them, too"),
+            );
+        }
+        found
+    }
+
+    /// Whether the server's table of locks is large enough for all that may be at work at once.
+    async fn locks(&self, sum: &Arithmetic, first: &Tenant) -> Option<Finding> {
+        let history = self.cx.runner.history().await.ok()?;
+        let heads = history.heads();
+        let head = heads.first().map(|head| head.to_string());
+        let base = Ledger::default();
+        let offer = self
+            .cx
+            .runner
+            .plan(Direction::Upgrade, &base, head.as_deref(), first.isolation);
+        let most = match offer.await {
+            Ok(Offer::Plan(plan)) => locks::most(&plan),
+            _ => 0,
+        };
+        let needed = most * i64::from(sum.budget) + locks::OF_INSPECTION;
+        if needed <= sum.locks {
+            return None;
+        }
+        let text = format!(
+            "its table holds {} locks; the largest migration takes about {most}, {} at a time, and the reading of ledgers {}",
+            sum.locks,
+            sum.budget,
+            locks::OF_INSPECTION
+        );
+        Some(Finding::new(self.title(), Level::Warn, text).hint(
+            "raise max_locks_per_transaction, lower the budget, or split the migration: \"out of shared memory\" fails tenants",
+        ))
+    }
+}

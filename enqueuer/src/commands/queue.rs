@@ -1,0 +1,74 @@
+//! `--queue`: a start waits behind the run that is at work on the same tenants.
+
+use std::time::{Duration, Instant};
+
+use herder::{
+    domain::{
+        job::JobState,
+        run::{RunId, RunState, short},
+    },
+    store::view::RunView,
+};
+use sqlx::PgPool;
+
+use crate::{control, exit::Exit, follow, output, render::words::count, signals::Interrupts};
+
+/// How often to look whether the other run has ended.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Waits until a run that was in the way has ended, and writes nothing anywhere meanwhile. Some: the wait ended first,
+/// by a signal or because no tenant of that run was settled for `patience`.
+pub(super) async fn wait_behind(
+    pool: &PgPool,
+    run: RunId,
+    places: i64,
+    patience: Option<Duration>,
+    more: &str,
+) -> anyhow::Result<Option<Exit>> {
+    let (id, shared) = (short(&run), count(places.unsigned_abs(), "tenant"));
+    output::say(&format!(
+        "{:>12} behind run {id}: {shared} are its, too",
+        "Queued"
+    ));
+    let mut interrupts = Interrupts::new()?;
+    let (mut state, mut settled, mut moved) = (RunState::Running, -1, Instant::now());
+    loop {
+        // A control database that is away has ended no run.
+        if let Some(seen) = follow::unless_away(control::view_run(pool, run).await)? {
+            if !seen.state.is_open() {
+                return Ok(None);
+            }
+            if seen.state != state && seen.state != RunState::Running {
+                output::warning(&format!("run {id} is {}: it waits for a person", seen.state));
+                output::hint(&format!(
+                    "`herder resume {id}{more}` lets it go on; `herder cancel {id}{more}` ends it"
+                ));
+            }
+            if settled_in(&seen) != settled {
+                (settled, moved) = (settled_in(&seen), Instant::now());
+            }
+            state = seen.state;
+        }
+        if patience.is_some_and(|limit| moved.elapsed() > limit) {
+            let limit = humantime::format_duration(patience.unwrap_or_default());
+            output::warning(&format!(
+                "no tenant of run {id} was settled for {limit}; nothing was started"
+            ));
+            return Ok(Some(Exit::Stalled));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(POLL) => {}
+            () = interrupts.next() => {
+                output::say("Stopped waiting; nothing was started");
+                return Ok(Some(Exit::Interrupted));
+            }
+        }
+    }
+}
+
+/// How many of its tenants are settled.
+fn settled_in(run: &RunView) -> i64 {
+    let open = [JobState::Waiting, JobState::Ready, JobState::Running];
+    let of = |state: &JobState| run.counts.get(state).copied().unwrap_or_default();
+    i64::from(run.tenants) - open.iter().map(of).sum::<i64>()
+}

@@ -1,0 +1,48 @@
+//! Whose the tenants are: what a role must be able to act as in order to migrate them.
+
+use sqlx::{PgConnection, Row};
+
+/// A role that owns schemas of tenants, or tables in them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its name.
+    pub name: String,
+    /// Whether it is a superuser, which nobody should have to be for a migration.
+    pub superuser: bool,
+    /// How many of the schemas it owns, or something in them.
+    pub schemas: i64,
+    /// Whether we may act as it.
+    pub ours: bool,
+}
+
+/// The owners of these schemas and of what is in them; without any, those of the database that we are in.
+///
+/// # Errors
+/// The connection broke.
+pub async fn owners(connection: &mut PgConnection, schemas: &[&str]) -> Result<Vec<Owner>, sqlx::Error> {
+    let rows = sqlx::query(
+        "with wanted as (select oid, nspowner from pg_namespace where nspname = any($1)),
+         owned as (
+           select oid as place, nspowner as owner from wanted
+           union select relnamespace, relowner from pg_class
+                 where relnamespace in (select oid from wanted) and relkind in ('r', 'p', 'v', 'm', 'S', 'f')
+           union select oid, datdba from pg_database where datname = current_database() and $1 = '{}'
+         )
+         select role.rolname::text, role.rolsuper, count(distinct place), pg_has_role(session_user, role.oid, 'usage')
+         from owned join pg_roles role on role.oid = owned.owner
+         group by role.oid, role.rolname, role.rolsuper order by 3 desc, 1",
+    )
+    .bind(schemas)
+    .persistent(false)
+    .fetch_all(connection)
+    .await?;
+    let owner = |row: sqlx::postgres::PgRow| {
+        Ok(Owner {
+            name: row.try_get(0)?,
+            superuser: row.try_get(1)?,
+            schemas: row.try_get(2)?,
+            ours: row.try_get(3)?,
+        })
+    };
+    rows.into_iter().map(owner).collect()
+}

@@ -1,0 +1,177 @@
+//! A server that is full, dead, silent or not up yet holds back its own tenants, and nobody else's.
+
+use sqlx::{Connection, PgConnection};
+
+use crate::fleet::{Door, Fleet, Setup, Tool, Way, steps};
+
+/// Ten tenants behind a door, which are listed and so taken first, and ten on a server that answers.
+async fn two_servers() -> (Fleet, Door) {
+    let fleet = Setup::schemas(20)
+        .migrations(Tool::Sql, steps(2))
+        .set(
+            "tenants.query",
+            "select id, schema, server from tenants order by n",
+        )
+        .start()
+        .await;
+    let door = Door::to(&fleet.cluster);
+    lead_far(&fleet, &format!("postgres@{}", door.address()));
+    fleet
+        .tell(
+            "alter table tenants add server text default 'main';
+             update tenants set server = 'far' where n <= 10",
+        )
+        .await;
+    (fleet, door)
+}
+
+/// Where the far server is, and as whom.
+fn lead_far(fleet: &Fleet, user_at_address: &str) {
+    let url = format!("postgresql://{user_at_address}/{}", fleet.database("home"));
+    fleet.configure(|config| {
+        let servers = config["servers"].as_table_mut().expect("servers");
+        let far = toml::Table::from_iter([("url".to_owned(), url.into())]);
+        servers.insert("far".into(), far.into());
+    });
+}
+
+async fn settled_on(fleet: &Fleet, server: &str) -> i64 {
+    fleet
+        .ask(&format!(
+            "select count(*) from herder.job where server = '{server}' and state = 'succeeded'"
+        ))
+        .await
+}
+
+/// How many attempts at tenants of the far server have ended.
+async fn tried_far(fleet: &Fleet) -> i64 {
+    fleet
+        .ask(
+            "select count(*) from herder.attempt join herder.job on job.id = attempt.job_id
+             where job.server = 'far' and attempt.ended_at is not null",
+        )
+        .await
+}
+
+/// As if the far server had been in the way of its tenants for longer than anybody waits.
+async fn for_ten_minutes(fleet: &Fleet) {
+    fleet
+        .tell("update herder.job set blocked_since = now() - interval '10 minutes' where server = 'far'")
+        .await;
+}
+
+/// Nobody lost an attempt, and each tenant has what it should have.
+async fn all_is_well(fleet: &Fleet) {
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    for job in fleet.status().await["jobs"].as_array().expect("jobs") {
+        assert_eq!(job["attempts"], 1, "{job:#}");
+    }
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+}
+
+#[tokio::test]
+async fn a_silent_server_holds_back_nobody_elses_tenants() {
+    let (fleet, door) = two_servers().await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    door.turn(Way::Silent);
+    // Its ten tenants could fill this worker's room more than twice.
+    let worker = fleet.worker(&["--concurrency", "4"]);
+    fleet
+        .wait_until("the tenants of the other server are done", async || {
+            settled_on(&fleet, "main").await == 10
+        })
+        .await;
+    // Half of the room waits ten seconds for an answer. Were all of it to wait, the others would have needed three rounds
+    // of four at the least.
+    let tried = tried_far(&fleet).await;
+    assert!(tried <= 4, "{tried} attempts\n{}", fleet.last_seen().await);
+    door.turn(Way::Open);
+    all_is_well(&fleet).await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_dead_server_holds_back_nobody_elses_tenants() {
+    let (fleet, door) = two_servers().await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    door.turn(Way::Shut);
+    let worker = fleet.worker(&["--concurrency", "4"]);
+    fleet
+        .wait_until("the tenants of the other server are done", async || {
+            settled_on(&fleet, "main").await == 10
+        })
+        .await;
+    fleet
+        .wait_until("the dead one was asked", async || tried_far(&fleet).await > 0)
+        .await;
+    assert_eq!(settled_on(&fleet, "far").await, 0);
+    door.turn(Way::Open);
+    all_is_well(&fleet).await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_server_that_is_starting_up_is_waited_for_however_long_it_takes() {
+    let (fleet, door) = two_servers().await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    for_ten_minutes(&fleet).await;
+    door.turn(Way::Starting);
+    let worker = fleet.worker(&["--concurrency", "4"]);
+    let told =
+        "select count(*) from herder.attempt where error ->> 'sqlstate' = '57P03' and result = 'snoozed'";
+    fleet
+        .wait_until("it has said so a few times", async || {
+            fleet.ask::<i64>(told).await >= 5
+        })
+        .await;
+    let spent = "select sum(attempts + failures)::bigint from herder.job where server = 'far'";
+    assert_eq!(fleet.ask::<i64>(spent).await, 0);
+    door.turn(Way::Open);
+    all_is_well(&fleet).await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_role_at_its_limit_is_waited_for_however_long_it_takes() {
+    let (fleet, door) = two_servers().await;
+    let role = fleet.database("migrator");
+    // A role that the limit holds for: no superuser.
+    let make = format!(
+        "create role {role} login connection limit 3;
+         do $$ declare s text; begin
+           for s in select nspname from pg_namespace where nspname ~ '^t[0-9]' loop
+             execute format('alter schema %I owner to {role}; alter table %I.effects owner to {role}', s, s);
+           end loop;
+         end $$"
+    );
+    crate::fleet::tell(&fleet.home, &make).await;
+    let user_at_address = format!("{role}@{}", door.address());
+    lead_far(&fleet, &user_at_address);
+    fleet.herder(&["upgrade"]).await.expect(0);
+    for_ten_minutes(&fleet).await;
+    let url = format!("postgresql://{user_at_address}/{}", fleet.database("home"));
+    let mut squatters = Vec::new();
+    while squatters.len() < 3 {
+        // What the inspection has left may linger for a moment.
+        if let Ok(squatter) = PgConnection::connect(&url).await {
+            squatters.push(squatter);
+        }
+    }
+    let worker = fleet.worker(&["--concurrency", "4"]);
+    let refused =
+        "select count(*) from herder.attempt where error ->> 'sqlstate' = '53300' and result = 'snoozed'";
+    fleet
+        .wait_until("the role's limit has refused some", async || {
+            fleet.ask::<i64>(refused).await >= 5
+        })
+        .await;
+    let spent = "select sum(attempts + failures)::bigint from herder.job where server = 'far'";
+    assert_eq!(fleet.ask::<i64>(spent).await, 0);
+    for squatter in squatters {
+        squatter.close().await.expect("an end");
+    }
+    all_is_well(&fleet).await;
+    assert_eq!(worker.drain().await, Some(0));
+    let drop = format!("reassign owned by {role} to postgres; drop role {role}");
+    crate::fleet::tell(&fleet.home, &drop).await;
+}
