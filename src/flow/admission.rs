@@ -17,7 +17,7 @@ use crate::store::{
     StoreError,
     server::{self, ServerRow},
     slot::{self, Admission},
-    worker,
+    worker::{self, WorkerRow},
 };
 
 /// How many connections to the control database a worker has: one for its heartbeat, which must wait for nothing, and
@@ -34,7 +34,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(super) struct Door {
     cx: Arc<Context>,
-    worker: String,
+    row: WorkerRow,
     /// The name of that server.
     server: String,
     /// What an attempt needs: so much must be left for it.
@@ -43,12 +43,12 @@ pub(super) struct Door {
 
 impl Door {
     /// None: the control database is on a server of its own, and nothing is counted there.
-    pub(super) fn new(cx: &Arc<Context>, worker: &str) -> Option<Self> {
+    pub(super) fn new(cx: &Arc<Context>, row: &WorkerRow) -> Option<Self> {
         let server = cx.servers.control_server()?.to_owned();
         let need = i64::from(cx.runner.connections());
         Some(Self {
             cx: Arc::clone(cx),
-            worker: worker.to_owned(),
+            row: row.clone(),
             server,
             need,
         })
@@ -122,14 +122,23 @@ impl Door {
         }
         let admission = slot::admit(
             &mut tx,
-            &self.worker,
+            &self.row.id,
             &self.server,
             CONTROL_CONNECTIONS,
             self.need,
         )
         .await?;
         match admission {
-            Admission::Counted => tx.commit().await?,
+            Admission::Counted => {
+                // Slots of a worker without a lease are anybody's.
+                worker::beat(&mut tx, &self.row, self.cx.config.worker.lease).await?;
+                tx.commit().await?;
+            }
+            // Whoever held what there is has died: somebody must come in to clear it away.
+            Admission::Full if may_judge && !worker::is_anybody_alive(&mut tx).await? => {
+                tx.rollback().await?;
+                return Ok(Admission::OnTop);
+            }
             Admission::OnTop | Admission::Full => tx.rollback().await?,
         }
         Ok(admission)

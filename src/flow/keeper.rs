@@ -28,6 +28,9 @@ use crate::{
     },
 };
 
+/// How long a round may take. A connection that died without a word would hold up the next ones for ever.
+const ROUND_LIMIT: Duration = Duration::from_secs(60);
+
 /// How often the keeper looks.
 const ROUND: Duration = Duration::from_secs(1);
 
@@ -50,7 +53,8 @@ impl Keeper {
             // With jitter, so that a hundred workers do not look at once.
             tokio::time::sleep(ROUND.mul_f64(0.75 + rand::random::<f64>() / 2.0)).await;
             rounds += 1;
-            if let Err(error) = self.round(rounds).await {
+            let round = tokio::time::timeout(ROUND_LIMIT, self.round(rounds)).await;
+            if let Err(error) = round.unwrap_or(Err(StoreError::Silent(ROUND_LIMIT))) {
                 // The heartbeat says so where people look.
                 tracing::debug!(%error, "A keeper's round failed");
             }

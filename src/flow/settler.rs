@@ -11,7 +11,6 @@ use super::keeper::say;
 use crate::{
     domain::{
         backoff::Backoff,
-        failure::{FailureClass, classify_sqlstate},
         job::{Epoch, JobId},
     },
     store::{
@@ -106,7 +105,8 @@ impl Writer {
         // Before their room is free for the next claims: a run that just halted must give none.
         let runs: BTreeSet<_> = settled.iter().map(|s| s.run).collect();
         for run in runs {
-            match run::advance(&self.pool, run).await {
+            let advanced = tokio::time::timeout(TIMEOUT, run::advance(&self.pool, run)).await;
+            match advanced.unwrap_or(Err(StoreError::Silent(TIMEOUT))) {
                 Ok(advanced) => say(run, &advanced),
                 // The keeper of any worker does it a moment later.
                 Err(error) => debug!(%error, "Could not advance the run"),
@@ -137,12 +137,13 @@ impl Writer {
     }
 }
 
-/// Whether the server understood a statement and will not have it: asked again, it would say the same.
+/// Whether the server will not have what an outcome says (data exceptions, broken constraints, limits of the program):
+/// asked again, it would say the same. Whatever is wrong with the connection or the role may be mended, and is waited for.
 fn is_refused(error: &StoreError) -> bool {
     match error {
         StoreError::Database(sqlx::Error::Database(e)) => e
             .code()
-            .is_some_and(|code| classify_sqlstate(&code) == FailureClass::Permanent),
+            .is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class))),
         _ => false,
     }
 }

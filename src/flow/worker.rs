@@ -198,7 +198,7 @@ impl Worker {
             concurrency: i32::try_from(shared.options.concurrency).unwrap_or(i32::MAX),
             draining: false,
         };
-        let door = Door::new(&shared.cx, &shared.id);
+        let door = Door::new(&shared.cx, &row);
         if let Some(door) = &door {
             tokio::select! {
                 () = door.pass(&shared.waiting) => {}

@@ -152,7 +152,11 @@ pub async fn admit(
         "update herder.slot set worker = $2, purpose = 'control', taken_at = now()
          from (select server, number from herder.slot
                where server = $1 and worker is null and number <= $4
-               order by number desc limit $3
+               order by number desc
+               -- As a claim has it: while a lowered budget drains, what is above it stands for free ones below.
+               offset (select count(*) from herder.slot
+                       where server = $1 and worker is not null and number > $4)
+               limit $3
                -- SKIP LOCKED: what a claim is just taking is not free.
                for update skip locked) free
          where slot.server = free.server and slot.number = free.number",

@@ -97,6 +97,17 @@ pub async fn beat(
         .collect())
 }
 
+/// Whether any worker's lease runs.
+///
+/// # Errors
+/// The control database fails.
+pub async fn is_anybody_alive(connection: &mut PgConnection) -> Result<bool, StoreError> {
+    let alive = sqlx::query_scalar!(
+        r#"select exists (select from herder.worker where lease_until >= now()) as "alive!""#
+    );
+    Ok(alive.fetch_one(connection).await?)
+}
+
 /// A connection beside the pool: a heartbeat must not wait behind anything else.
 ///
 /// # Errors

@@ -116,8 +116,8 @@ impl<'a> Message<'a> {
         let Some((part, statement)) = self.culprit(position, done) else {
             return error.into();
         };
-        if part.whose != Whose::Step && server.is_some_and(|e| is_unexpected(e, part.whose == Whose::Before))
-        {
+        // By its words, not by its place: without a position, that is only counted.
+        if server.is_some_and(|e| is_unexpected(e, part.whose == Whose::Before)) {
             return Refusal::Unexpected;
         }
         let text = &self.text[part.range.clone()];
