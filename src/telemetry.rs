@@ -8,8 +8,13 @@ mod otlp;
 
 use std::num::{NonZeroU64, NonZeroU128};
 
-use tracing::Span;
-use tracing_subscriber::{Layer, Registry, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::{Span, level_filters::LevelFilter};
+use tracing_subscriber::{
+    Layer, Registry,
+    filter::{FilterExt, dynamic_filter_fn},
+    layer::{Filter, SubscriberExt},
+    util::SubscriberInitExt,
+};
 
 use crate::domain::trace::TraceContext;
 
@@ -24,25 +29,39 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Starts logging, and sending spans as the service of this name if a collector is named. To be called once.
+    /// Starts logging what the filter lets through, and sending spans as the service of this name if a collector is
+    /// named. To be called once.
     #[cfg(feature = "otlp")]
-    pub fn start(log: Log, service: &'static str) -> Self {
+    pub fn start(
+        log: Log,
+        filter: impl Filter<Registry> + Send + Sync + 'static,
+        service: &'static str,
+    ) -> Self {
         let (exporter, problem) = match otlp::Exporter::from_env(service) {
             Ok(exporter) => (exporter, None),
             Err(problem) => (None, Some(problem)),
         };
         let spans = exporter.as_ref().map(otlp::Exporter::layer);
-        tracing_subscriber::registry().with(log).with(spans).init();
+        tracing_subscriber::registry()
+            .with(log.with_filter(asked_each_time(filter)))
+            .with(spans)
+            .init();
         if let Some(problem) = problem {
             tracing::warn!("No spans are sent: {problem}");
         }
         Self { exporter }
     }
 
-    /// Starts logging. To be called once.
+    /// Starts logging what the filter lets through. To be called once.
     #[cfg(not(feature = "otlp"))]
-    pub fn start(log: Log, _service: &'static str) -> Self {
-        tracing_subscriber::registry().with(log).init();
+    pub fn start(
+        log: Log,
+        filter: impl Filter<Registry> + Send + Sync + 'static,
+        _service: &'static str,
+    ) -> Self {
+        tracing_subscriber::registry()
+            .with(log.with_filter(asked_each_time(filter)))
+            .init();
         Self {}
     }
 
@@ -53,6 +72,12 @@ impl Telemetry {
             exporter.finish();
         }
     }
+}
+
+/// The same filter, asked for each event. An answer that is kept for good makes the event after an `enabled!` that said
+/// no get lost (tokio-rs/tracing#2519), and sqlx asks that way, through `log`, about every notice of a server.
+fn asked_each_time<S>(filter: impl Filter<S>) -> impl Filter<S> {
+    filter.and(dynamic_filter_fn(|_, _| true).with_max_level_hint(LevelFilter::TRACE))
 }
 
 /// The trace that the environment hands to this process in `TRACEPARENT`, as CI systems and `otel-cli` do; else a new
@@ -84,5 +109,56 @@ pub fn context_of(span: &Span) -> Option<TraceContext> {
     {
         let _ = span;
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use tracing::{Event, Level, Metadata, Subscriber, subscriber::Interest};
+    use tracing_subscriber::layer::Context;
+
+    use super::*;
+
+    struct Counter(Arc<AtomicUsize>);
+
+    impl<S: Subscriber> Layer<S> for Counter {
+        fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Wants no notices, and has to be asked about each.
+    struct NoNotices;
+
+    impl<S> Filter<S> for NoNotices {
+        fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+            metadata.target() != "notices"
+        }
+
+        fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
+            if metadata.target() == "notices" {
+                Interest::sometimes()
+            } else {
+                Interest::always()
+            }
+        }
+    }
+
+    #[test]
+    fn an_event_is_not_lost_because_another_is_not_wanted() {
+        let events = Arc::new(AtomicUsize::new(0));
+        let counter = Counter(Arc::clone(&events)).with_filter(asked_each_time(NoNotices));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(counter), || {
+            for _ in 0..2 {
+                let _ = tracing::enabled!(target: "notices", Level::WARN);
+                tracing::warn!("wanted");
+            }
+        });
+        assert_eq!(events.load(Ordering::Relaxed), 2);
     }
 }

@@ -33,10 +33,10 @@ pub(crate) fn start(global: &Global) -> Telemetry {
     };
     let lines = fmt::layer().with_writer(Stderr).with_target(global.verbose > 1);
     let log = match global.log_format {
-        Format::Json => lines.json().with_filter(filter).boxed(),
-        Format::Text => lines.with_ansi(colours()).with_filter(filter).boxed(),
+        Format::Json => lines.json().boxed(),
+        Format::Text => lines.with_ansi(colours()).boxed(),
     };
-    Telemetry::start(log, "herder")
+    Telemetry::start(log, filter, "herder")
 }
 
 fn colours() -> bool {

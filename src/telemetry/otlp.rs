@@ -78,7 +78,7 @@ impl Exporter {
             .with_location(false)
             .with_threads(false)
             .with_tracked_inactivity(false)
-            .with_filter(ours)
+            .with_filter(super::asked_each_time(ours))
             .boxed()
     }
 

@@ -89,7 +89,7 @@ enum LogFormat {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let telemetry = Telemetry::start(log(args.log_format), "herder-worker");
+    let telemetry = Telemetry::start(log(args.log_format), filter(), "herder-worker");
     let ran = tokio::runtime::Runtime::new()
         .context("cannot start the runtime")
         .and_then(|rt| {
@@ -106,16 +106,19 @@ fn main() -> ExitCode {
     code
 }
 
-fn log(format: LogFormat) -> Log {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+fn filter() -> EnvFilter {
+    EnvFilter::try_from_default_env().unwrap_or_else(|_| {
         EnvFilter::new("info,apalis=warn,apalis_core=warn,opentelemetry=warn,sqlx::postgres::notice=error")
-    });
+    })
+}
+
+fn log(format: LogFormat) -> Log {
     let lines = fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     match format {
-        LogFormat::Text => lines.with_target(false).with_filter(filter).boxed(),
-        LogFormat::Json => lines.json().with_filter(filter).boxed(),
+        LogFormat::Text => lines.with_target(false).boxed(),
+        LogFormat::Json => lines.json().boxed(),
     }
 }
 
