@@ -38,6 +38,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// killed worker's statement would hold its locks to its end otherwise.
 const CLIENT_CHECK: Duration = Duration::from_secs(1);
 
+/// How long a backend may outlive a client that broke off in the middle of a statement: until it looks, and a little.
+pub(crate) const LINGER: Duration = CLIENT_CHECK.saturating_add(Duration::from_millis(200));
+
 /// What a connection is opened with to see whether that reaches the server. The setting does nothing.
 pub(crate) const PROBE: (&str, &str) = ("herder.probe", "on");
 

@@ -22,8 +22,9 @@ use crate::{
     signals::Interrupts,
 };
 
-/// How long the second Ctrl-C lets the worker give back what it holds. Its lease does the same, only later.
-const LAST_MOMENTS: Duration = Duration::from_secs(2);
+/// How long the second Ctrl-C lets the worker give back what it holds: a server takes more than a second to notice that
+/// an attempt was broken off. Its lease does the same, only later.
+const LAST_MOMENTS: Duration = Duration::from_secs(4);
 
 /// How waiting ended.
 pub(crate) struct Waited {

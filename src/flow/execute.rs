@@ -1,6 +1,9 @@
 //! One attempt at one tenant: connect, guard, inspect, migrate, verify. It ends with what is to be written down.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use chrono::Utc;
@@ -29,7 +32,7 @@ use crate::{
         RunnerError, Subject, Work,
         apply::{Applied, Journal, Order, apply, fits},
     },
-    session::{Holder, TenantSession},
+    session::{Holder, LINGER, TenantSession},
     store,
 };
 
@@ -56,6 +59,8 @@ pub(super) struct Attempt<'a> {
     pub(super) enter: &'a (dyn Fn(Step) + Send + Sync),
     /// Whether this worker's lease still runs, and the job with it, by this worker's own clock.
     pub(super) is_sure: &'a (dyn Fn() -> bool + Send + Sync),
+    /// Whether it has had a session to the tenant's server.
+    pub(super) connected: AtomicBool,
 }
 
 /// How an attempt ended.
@@ -80,11 +85,26 @@ impl Attempt<'_> {
                 settlement: Some(settlement),
                 kept,
             },
-            Err(error) => Executed {
-                settlement: self.judge(error).await,
-                kept: None,
-            },
+            Err(error) => {
+                if self.may_linger(&error) {
+                    tokio::time::sleep(LINGER).await;
+                }
+                Executed {
+                    settlement: self.judge(error).await,
+                    kept: None,
+                }
+            }
         }
+    }
+
+    /// Whether the server may still be at work for this attempt, because it was broken off. Its slot is not free as long.
+    fn may_linger(&self, error: &RunnerError) -> bool {
+        let broken_off = match error {
+            RunnerError::LockedByOther(_) | RunnerError::Superseded => false,
+            RunnerError::Cancelled => true,
+            error => error.class() == FailureClass::Infrastructure,
+        };
+        broken_off && self.connected.load(Ordering::Relaxed)
     }
 
     async fn attempt(
@@ -127,6 +147,7 @@ impl Attempt<'_> {
         ready: Option<KeptSession>,
     ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
         if let Some(mut kept) = ready {
+            self.connected.store(true, Ordering::Relaxed);
             kept.session
                 .turn_to(&self.claim.place, self.cx.config.runner.extra_search_path());
             match self.over(kept, plan, false).await {
@@ -135,6 +156,7 @@ impl Attempt<'_> {
                     if error.class() == FailureClass::Infrastructure && self.stop.reason().is_none() =>
                 {
                     debug!(%error, "A kept connection was lost; opening another");
+                    tokio::time::sleep(LINGER).await;
                     let kept = self.connect(&kept_label(self.worker)).await?;
                     return self.over(kept, plan, true).await;
                 }
@@ -259,6 +281,7 @@ impl Attempt<'_> {
         loop {
             self.be_sure().await?;
             let session = TenantSession::connect(url, place, label, limits, path).await?;
+            self.connected.store(true, Ordering::Relaxed);
             if (self.is_sure)() {
                 return Ok(session);
             }

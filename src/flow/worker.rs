@@ -365,6 +365,7 @@ impl Shared {
             metrics: &self.metrics,
             enter: &enter,
             is_sure: &is_sure,
+            connected: AtomicBool::new(false),
         };
         let inherited = self.kept.take(claim).await;
         match AssertUnwindSafe(attempt.execute(inherited)).catch_unwind().await {

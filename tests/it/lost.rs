@@ -262,6 +262,11 @@ async fn lost(kind: Kind, moment: Moment, fate: Fate) {
             fleet.ask::<i64>(rescued).await == 1
         })
         .await;
+    if kind == Kind::Command && matches!(hold, Hold::Gate(_)) {
+        // Its program is not paused, and would connect again for the next step: that cannot be fenced. Once its session
+        // was ended it goes no further.
+        heir.says("Reclaimed").await;
+    }
     // What a paused worker had said arrives now, while its heir is at work; what one that is cut off had said, after.
     if fate != Fate::CutOff {
         scene.heal();
