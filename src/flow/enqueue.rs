@@ -530,11 +530,6 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
     if cx.stop.is_cancelled() {
         return Err(EnqueueError::Stopped);
     }
-    let mut tx = cx.pool.begin().await.map_err(StoreError::from)?;
-    run::lock_enqueue(&mut tx).await?;
-    if let Some((run, places)) = run::overlapping(&mut tx, &places).await? {
-        return Err(EnqueueError::Overlap { run, places });
-    }
     for job in &jobs {
         let name = &job.tenant.place.server;
         if !plan.servers.iter().any(|s| s.name == *name) {
@@ -542,7 +537,15 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
         }
     }
     for row in &plan.servers {
+        // Not with the run: its jobs may take long to write, and every worker would wait for the server's row meanwhile.
+        let mut tx = cx.pool.begin().await.map_err(StoreError::from)?;
         server::ensure(&mut tx, row).await?;
+        tx.commit().await.map_err(StoreError::from)?;
+    }
+    let mut tx = cx.pool.begin().await.map_err(StoreError::from)?;
+    run::lock_enqueue(&mut tx).await?;
+    if let Some((run, places)) = run::overlapping(&mut tx, &places).await? {
+        return Err(EnqueueError::Overlap { run, places });
     }
     run::insert(&mut tx, &new).await?;
     for way in &plan.ways {

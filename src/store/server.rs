@@ -28,7 +28,8 @@ pub struct Usage {
     pub suspect: i64,
 }
 
-/// Writes a server and its slots. An override stays.
+/// Writes a server and its slots. An override stays. Its row is locked until the transaction ends, which must be soon: who asks
+/// for the service connection waits for it.
 ///
 /// # Errors
 /// The control database fails.
@@ -91,7 +92,7 @@ pub async fn override_budget(
     let mut tx = pool.begin().await?;
     let changed = sqlx::query_as!(
         Changed,
-        r#"with former as (select name, budget from herder.server where name = $1 for update)
+        r#"with former as (select name, budget from herder.server where name = $1 for no key update)
            update herder.server
            set overridden = $2, budget = coalesce($2, server.configured), updated_at = now()
            from former where server.name = former.name

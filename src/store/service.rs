@@ -20,13 +20,14 @@ pub enum Service {
     Unknown,
 }
 
-/// Takes a server's service connection for a while, or holds it a while longer.
+/// Takes a server's service connection for a while, or holds it a while longer. It locks the server's row for a moment, but not
+/// against the jobs that a run being written has there.
 ///
 /// # Errors
 /// The control database fails.
 pub async fn hold(pool: &PgPool, server: &str, holder: &str, lease: Duration) -> Result<Service, StoreError> {
     let held = sqlx::query!(
-        r#"with before as (select service_holder from herder.server where name = $1 for update),
+        r#"with before as (select service_holder from herder.server where name = $1 for no key update),
            held as (
              update herder.server
              set service_holder = $2, service_until = now() + $3::float8 * interval '1 second'

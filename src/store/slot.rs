@@ -110,7 +110,7 @@ pub enum Admission {
 
 /// Takes slots for a worker's own connections to the control database, on the server that it shares with tenants, where
 /// so many are left that an attempt can still take `need`. It locks the server's row, so that two workers at the door
-/// see each other.
+/// see each other; but not against the jobs that a run being written has there.
 ///
 /// # Errors
 /// The control database fails.
@@ -122,7 +122,7 @@ pub async fn admit(
     need: i64,
 ) -> Result<Admission, StoreError> {
     let job_slots = sqlx::query_scalar!(
-        r#"select job_slots as "job_slots!" from herder.server where name = $1 for update"#,
+        r#"select job_slots as "job_slots!" from herder.server where name = $1 for no key update"#,
         server
     )
     .fetch_optional(&mut *tx)

@@ -295,6 +295,32 @@ async fn a_budget_below_what_one_job_needs_is_refused() {
     fleet.herder(&["budget", "--set", "2"]).await.expect(0);
 }
 
+/// A long run takes a while to write. Meanwhile each server's service connection goes from hand to hand.
+#[tokio::test]
+async fn nobody_waits_for_a_run_that_is_being_written() {
+    let fleet = Setup::schemas(3).set("servers.main.budget", 5).start().await;
+    fleet.herder(&["upgrade", "--local", "2"]).await.expect(0);
+    // So that the server is written anew, too.
+    fleet.configure(|config| config["servers"]["main"]["budget"] = 6.into());
+    let mut deliveries = fleet.control.begin().await.expect("a transaction");
+    sqlx::raw_sql("lock table apalis.jobs in share mode")
+        .execute(&mut *deliveries)
+        .await
+        .expect("a lock");
+    let enqueuer = fleet.start_herder(&["downgrade", "--to", "base", "--yes"]);
+    let waits = "select count(*) from pg_locks where relation = 'apalis.jobs'::regclass and not granted
+                 and database = (select oid from pg_database where datname = current_database())";
+    fleet
+        .wait_until("its jobs are written", async || {
+            fleet.ask::<i64>(waits).await == 1
+        })
+        .await;
+    fleet.herder(&["tenants", "--revisions"]).await.expect(0);
+    deliveries.rollback().await.expect("a rollback");
+    enqueuer.end().await.expect(0);
+    assert_eq!(budget(&fleet, &[]).await["budget"], 6);
+}
+
 fn checks(report: &serde_json::Value) -> Vec<(String, String)> {
     let text = |check: &serde_json::Value, key: &str| check[key].as_str().unwrap_or_default().to_owned();
     let of_server = |check: &&serde_json::Value| check["name"] == "server main";
