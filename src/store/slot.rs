@@ -53,9 +53,17 @@ pub async fn suspects(pool: &PgPool) -> Result<Vec<Suspect>, StoreError> {
 /// The control database fails.
 pub async fn suspect_lost(connection: &mut PgConnection) -> Result<u64, StoreError> {
     let done = sqlx::query!(
-        "update herder.slot set suspect_since = now()
+        "with expired as (
+           select id from herder.worker
+           where lease_until < now()
+             and exists (select from herder.slot where slot.worker = worker.id and slot.suspect_since is null)
+           -- As a rescue does it: one whose heartbeat has just come, or is on its way, is not lost.
+           for update skip locked
+         )
+         update herder.slot set suspect_since = now()
          where purpose in ('kept', 'control') and suspect_since is null
-           and not exists (select from herder.worker where worker.id = slot.worker and worker.lease_until >= now())"
+           and (worker in (select id from expired)
+                or not exists (select from herder.worker where worker.id = slot.worker))"
     );
     Ok(done.execute(connection).await?.rows_affected())
 }

@@ -1,5 +1,11 @@
 //! A worker that stood still wakes up after its jobs went on without it.
 
+use std::time::Duration;
+
+use herder::store::{
+    job,
+    worker::{self, WorkerRow},
+};
 use rustix::process::Signal;
 
 use crate::fleet::{Setup, Tool, steps};
@@ -60,4 +66,41 @@ async fn a_zombies_alembic_does_nothing_twice() {
 #[tokio::test]
 async fn a_zombies_commands_do_nothing_twice() {
     a_zombie_wakes_up(Tool::Command).await;
+}
+
+/// It was away for its whole lease, and is back in the very moment in which others look: it is asked what it holds in the same
+/// breath, and must not believe in what it is just being robbed of.
+#[tokio::test]
+async fn a_heartbeat_on_its_way_saves_what_its_worker_holds() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let setup = Setup::schemas(1).migrations(Tool::Sql, vec![first, second.gated()]);
+    let fleet = setup.start().await;
+    let gate = fleet.close_gate().await;
+    let sleeper = fleet.worker(&["--name", "sleeper"]);
+    fleet.herder(&["upgrade"]).await.expect(0);
+    fleet.wait_at_gate(1).await;
+    sleeper.signal(Signal::STOP);
+    let expired = "select count(*) from herder.worker where lease_until < now()";
+    fleet
+        .wait_until("its lease has run out", async || {
+            fleet.ask::<i64>(expired).await == 1
+        })
+        .await;
+    let row = WorkerRow {
+        id: fleet.ask("select id from herder.worker").await,
+        name: "sleeper".into(),
+        concurrency: 8,
+        draining: false,
+    };
+    let mut heartbeat = fleet.control.begin().await.expect("a transaction");
+    let held = worker::beat(&mut heartbeat, &row, Duration::from_secs(60)).await;
+    assert_eq!(held.expect("a heartbeat").len(), 1);
+    let rescued = job::rescue(&fleet.control, 10).await.expect("a rescue");
+    assert!(rescued.is_empty(), "{rescued:?}");
+    heartbeat.commit().await.expect("a commit");
+    sleeper.signal(Signal::CONT);
+    gate.open().await;
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    assert_eq!(fleet.job("t001").await["epoch"], 1);
+    assert_eq!(sleeper.drain().await, Some(0));
 }

@@ -1,10 +1,17 @@
 -- Sends back the jobs whose worker was not heard of for its whole lease, and marks their slots: the worker is gone,
 -- but its sessions may not be. A job that was started $1 times is parked instead: it may be what kills the workers.
 -- Safe to run by all workers at once: each job is sent back by one of them.
-with lost as (
+with expired as (
+    -- Locked, so that each is looked at as it is now: one whose heartbeat has just come keeps what it holds. One whose heartbeat
+    -- comes meanwhile is passed over, or is told afterwards what it has lost: it never believes in a job that is gone.
+    select id from herder.worker
+    where lease_until < now() and exists (select from herder.job where job.worker = worker.id and job.state = 'running')
+    for update skip locked
+),
+lost as (
     select job.id, job.epoch, job.worker from herder.job
     where job.state = 'running'
-      and not exists (select from herder.worker where worker.id = job.worker and worker.lease_until >= now())
+      and (job.worker in (select id from expired) or not exists (select from herder.worker where worker.id = job.worker))
     for update of job skip locked
 ),
 returned as (
