@@ -8,18 +8,23 @@ use std::{
 };
 
 use sqlx::{Connection, PgConnection, PgPool};
-use tracing::{error, info, warn};
+use tokio::{
+    sync::Notify,
+    task::{AbortHandle, JoinSet},
+};
+use tracing::{debug, error, info, warn};
 
 use super::{
-    context::Context,
+    context::{Context, chain},
     pulse::Health,
     service::{RECLAIM, Service},
 };
 use crate::{
-    domain::{tenant::Place, worker::kept_label},
+    database_url::DatabaseUrl,
+    domain::{failure::FailureClass, tenant::Place, worker::kept_label},
     metrics::Metrics,
     runner::RunnerError,
-    session::connect_error,
+    servers::ServersError,
     store::{
         StoreError, job,
         run::{self, Advanced},
@@ -37,6 +42,12 @@ const ROUND: Duration = Duration::from_secs(1);
 /// How long the server may take to end a session that it was told to end.
 const TERMINATE_MS: i64 = 3000;
 
+/// How long a server's slots may take to be reclaimed. What is left by then is for the next round.
+const RECLAIM_LIMIT: Duration = Duration::from_secs(20);
+
+/// How many servers are reclaimed at once: more than are ever down together, and few enough sockets.
+const RECLAIMS: usize = 32;
+
 /// What the keeper works with.
 pub(super) struct Keeper {
     pub(super) cx: Arc<Context>,
@@ -48,20 +59,26 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Keeps for ever. A fault ends a round, not the keeper.
     pub(super) async fn run(self) {
+        let (keeper, judged) = (Arc::new(self), Notify::new());
+        // Apart from each other: a server of tenants' that does not answer must not hold up a rescue.
+        tokio::join!(keeper.rounds(&judged), Arc::clone(&keeper).reclaims(&judged));
+    }
+
+    async fn rounds(&self, judged: &Notify) {
         let mut rounds = 0_u64;
         loop {
             // With jitter, so that a hundred workers do not look at once.
             tokio::time::sleep(ROUND.mul_f64(0.75 + rand::random::<f64>() / 2.0)).await;
             rounds += 1;
-            let round = tokio::time::timeout(ROUND_LIMIT, self.round(rounds)).await;
+            let round = tokio::time::timeout(ROUND_LIMIT, self.round(rounds, judged)).await;
             if let Err(error) = round.unwrap_or(Err(StoreError::Silent(ROUND_LIMIT))) {
                 // The heartbeat says so where people look.
-                tracing::debug!(%error, "A keeper's round failed");
+                debug!(%error, "A keeper's round failed");
             }
         }
     }
 
-    async fn round(&self, rounds: u64) -> Result<(), StoreError> {
+    async fn round(&self, rounds: u64, judged: &Notify) -> Result<(), StoreError> {
         let pool = &self.cx.pool;
         if self.health.may_judge(self.lease) {
             self.rescue(pool).await?;
@@ -69,7 +86,7 @@ impl Keeper {
             slot::suspect_lost(&mut connection).await?;
             slot::reclaim_control(&mut connection).await?;
         }
-        self.reclaim(pool).await?;
+        judged.notify_one();
         // Rare deaths may wait a little.
         if rounds.is_multiple_of(3) {
             let pushed = run::mend(pool).await?;
@@ -111,84 +128,91 @@ impl Keeper {
         Ok(())
     }
 
-    /// Frees the slots of lost attempts, role by role, once the server says that their sessions are gone.
-    async fn reclaim(&self, pool: &PgPool) -> Result<(), StoreError> {
-        // A tenant with a URL of its own may come as another role, whose sessions nobody else may end.
-        let mut roles: BTreeMap<(String, Option<String>), Vec<Suspect>> = BTreeMap::new();
-        for suspect in slot::suspects(pool).await? {
-            let own = suspect.own_url.then(|| suspect.tenant.clone());
-            roles
-                .entry((suspect.server.clone(), own))
-                .or_default()
-                .push(suspect);
+    /// Reclaims whenever it was judged who is lost, each server in a task of its own: one that does not answer holds up no
+    /// other.
+    async fn reclaims(self: Arc<Self>, judged: &Notify) {
+        let (mut tasks, mut busy) = (JoinSet::new(), BTreeMap::<String, AbortHandle>::new());
+        loop {
+            judged.notified().await;
+            while tasks.try_join_next().is_some() {}
+            busy.retain(|_, task| !task.is_finished());
+            let suspects = tokio::time::timeout(ROUND_LIMIT, slot::suspects(&self.cx.pool)).await;
+            let suspects = suspects.unwrap_or(Err(StoreError::Silent(ROUND_LIMIT)));
+            let mut servers: BTreeMap<String, Vec<Suspect>> = BTreeMap::new();
+            for suspect in suspects.unwrap_or_default() {
+                servers.entry(suspect.server.clone()).or_default().push(suspect);
+            }
+            for (server, suspects) in servers {
+                if busy.len() < RECLAIMS && !busy.contains_key(&server) {
+                    let keeper = Arc::clone(&self);
+                    let name = server.clone();
+                    let task = tasks.spawn(async move { keeper.reclaim(&name, suspects).await });
+                    busy.insert(server, task);
+                }
+            }
         }
-        for ((server, _), suspects) in roles {
-            // One of us is enough, and the connection that it takes is counted.
-            let Some(service) = Service::try_acquire(pool, &server).await? else {
-                continue;
-            };
-            let ended = self.end_sessions(&service, &suspects).await;
-            service.release().await;
-            match ended {
+    }
+
+    async fn reclaim(&self, server: &str, suspects: Vec<Suspect>) {
+        match tokio::time::timeout(RECLAIM_LIMIT, self.reclaim_by_role(server, suspects)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(server, %error, "Cannot reclaim slots on `{server}` yet"),
+            Err(_) => warn!(
+                server,
+                "Cannot reclaim slots on `{server}` yet: it took longer than {RECLAIM_LIMIT:?}"
+            ),
+        }
+    }
+
+    /// Frees the slots of lost attempts, role by role, once the server says that their sessions are gone.
+    async fn reclaim_by_role(&self, server: &str, suspects: Vec<Suspect>) -> Result<(), StoreError> {
+        let pool = &self.cx.pool;
+        // One of us is enough, and the connection that it takes is counted.
+        let Some(service) = Service::try_acquire(pool, server).await? else {
+            return Ok(());
+        };
+        // A tenant with a URL of its own may come as another role, whose sessions nobody else may end.
+        let mut roles: BTreeMap<Option<String>, Vec<Suspect>> = BTreeMap::new();
+        for suspect in suspects {
+            let own = suspect.own_url.then(|| suspect.tenant.clone());
+            roles.entry(own).or_default().push(suspect);
+        }
+        for suspects in roles.into_values() {
+            match self.end_sessions(&service, server, &suspects).await {
                 Ok(ended) => {
                     let numbers: Vec<i32> = suspects.iter().map(|suspect| suspect.number).collect();
-                    slot::free_suspects(pool, &server, &numbers).await?;
-                    info!(
-                        server,
-                        slots = suspects.len(),
-                        ended,
-                        "Reclaimed {} slots of lost workers on `{server}`",
-                        suspects.len()
-                    );
+                    match slot::free_suspects(pool, server, &numbers).await {
+                        Ok(_) => info!(
+                            server,
+                            slots = suspects.len(),
+                            ended,
+                            "Reclaimed {} slots of lost workers on `{server}`",
+                            suspects.len()
+                        ),
+                        Err(error) => debug!(server, %error, "Cannot free reclaimed slots yet"),
+                    }
                 }
                 // They stay suspect, i.e. taken, until the server answers.
                 Err(error) => warn!(server, %error, "Cannot reclaim slots on `{server}` yet"),
             }
         }
+        service.release().await;
         Ok(())
     }
 
     /// Ends what is left of these attempts' sessions on their server, and returns how many there were.
-    async fn end_sessions(&self, service: &Service, suspects: &[Suspect]) -> Result<usize, RunnerError> {
-        let Some(first) = suspects.first() else {
-            return Ok(0);
-        };
-        let own = match first.own_url {
-            true => self
-                .cx
-                .source
-                .find(&first.tenant)
-                .await
-                .ok()
-                .flatten()
-                .and_then(|t| t.url),
-            false => None,
-        };
-        let place = Place {
-            server: first.server.clone(),
-            database: first.database.clone(),
-            schema: None,
-        };
-        let url = self
-            .cx
-            .servers
-            .url_for(&place, own.as_ref())
-            .map_err(|e| RunnerError::Connection(e.to_string()))?;
-        let options = url
-            .options()
-            .map_err(|e| RunnerError::Connection(e.to_string()))?
-            .application_name(RECLAIM);
-        let mut connection =
-            tokio::time::timeout(Duration::from_secs(5), PgConnection::connect_with(&options))
-                .await
-                .map_err(|_| RunnerError::Connection("no answer".into()))?
-                .map_err(|e| connect_error(e, &url))?;
+    async fn end_sessions(
+        &self,
+        service: &Service,
+        server: &str,
+        suspects: &[Suspect],
+    ) -> Result<usize, RunnerError> {
+        let mut connection = self.connect(service, server, suspects).await?;
         let attempts: BTreeSet<String> = suspects
             .iter()
             .map(|s| format!("herder/{}/{}/{}", s.run, s.job, s.epoch))
             .collect();
         let kept: BTreeSet<String> = suspects.iter().map(|s| kept_label(&s.worker)).collect();
-        service.clear(&mut connection).await?;
         let ended: Result<Vec<bool>, _> = sqlx::query_scalar(
             // The same worker may have kept connections as other roles: those are ended as such.
             "select pg_terminate_backend(pid, $2) from pg_stat_activity
@@ -205,6 +229,51 @@ impl Keeper {
             true => Ok(ended.len()),
             false => Err(RunnerError::Connection("a session does not end".into())),
         }
+    }
+
+    /// A connection to the server of these attempts. Any of its databases will do: one may have been dropped since.
+    async fn connect(
+        &self,
+        service: &Service,
+        server: &str,
+        suspects: &[Suspect],
+    ) -> Result<PgConnection, RunnerError> {
+        let mut refusal = RunnerError::Connection("there is no way to it".into());
+        for way in self.ways(server, suspects).await {
+            let url = match way {
+                Ok(url) => url,
+                Err(error) => {
+                    refusal = RunnerError::Connection(chain(&error));
+                    continue;
+                }
+            };
+            match service.connect(&url, RECLAIM).await {
+                // Refused for this database's sake. If the server itself is away, or full, it is so by any other way.
+                Err(error) if error.class() == FailureClass::Permanent => refusal = error,
+                connected => return connected,
+            }
+        }
+        Err(refusal)
+    }
+
+    /// The ways to a server: by the databases of these attempts, as the role that they came as, and by its own.
+    async fn ways(&self, server: &str, suspects: &[Suspect]) -> Vec<Result<DatabaseUrl, ServersError>> {
+        let servers = &self.cx.servers;
+        let own = match suspects.first().filter(|first| first.own_url) {
+            Some(first) => self.cx.source.find(&first.tenant).await.ok().flatten(),
+            None => None,
+        };
+        let own = own.and_then(|tenant| tenant.url);
+        let databases: BTreeSet<&str> = suspects.iter().map(|s| s.database.as_str()).collect();
+        let by_database = databases.into_iter().map(|database| {
+            let place = Place {
+                server: server.to_owned(),
+                database: database.to_owned(),
+                schema: None,
+            };
+            servers.url_for(&place, own.as_ref())
+        });
+        by_database.chain([servers.url(server, None)]).collect()
     }
 }
 

@@ -3,13 +3,15 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
+    database_url::DatabaseUrl,
     runner::RunnerError,
+    session::connect_error,
     store::{StoreError, service},
 };
 
@@ -21,6 +23,9 @@ const RENEWAL: Duration = Duration::from_secs(1);
 
 /// How often somebody who waits for it asks.
 const POLL: Duration = Duration::from_millis(100);
+
+/// How long the server may take to let its holder in.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the sessions call themselves that are opened by its holder, as patterns: a proof's bear a mark of the fleet.
 const LABELS: [&str; 4] = [INSPECT, "herder/shadow/%", RECLAIM, REHEARSAL];
@@ -87,6 +92,25 @@ impl Service {
             inherited,
             renewal,
         }))
+    }
+
+    /// Opens the one session that its holder may have, under one of the labels here.
+    ///
+    /// # Errors
+    /// The server cannot be reached or refuses.
+    pub(super) async fn connect(&self, url: &DatabaseUrl, label: &str) -> Result<PgConnection, RunnerError> {
+        let options = url
+            .options()
+            .map_err(|e| RunnerError::Connection(e.to_string()))?
+            .application_name(label);
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await;
+        let mut connection = connected
+            .map_err(|_| {
+                RunnerError::Connection(format!("{} did not answer in {CONNECT_TIMEOUT:?}", url.address()))
+            })?
+            .map_err(|e| connect_error(e, url))?;
+        self.clear(&mut connection).await?;
+        Ok(connection)
     }
 
     /// Ends the session of a holder that was lost, on a connection to that server: ours took its place in the budget.

@@ -2,12 +2,16 @@
 
 use sqlx::{Connection, PgConnection};
 
-use crate::fleet::{Door, Fleet, Setup, Tool, Way, steps};
+use crate::fleet::{Door, Fleet, Setup, Step, Tool, Way, ask, steps, tell};
 
 /// Ten tenants behind a door, which are listed and so taken first, and ten on a server that answers.
 async fn two_servers() -> (Fleet, Door) {
+    two_servers_with(steps(2)).await
+}
+
+async fn two_servers_with(migrations: Vec<Step>) -> (Fleet, Door) {
     let fleet = Setup::schemas(20)
-        .migrations(Tool::Sql, steps(2))
+        .migrations(Tool::Sql, migrations)
         .set(
             "tenants.query",
             "select id, schema, server from tenants order by n",
@@ -144,7 +148,7 @@ async fn a_role_at_its_limit_is_waited_for_however_long_it_takes() {
            end loop;
          end $$"
     );
-    crate::fleet::tell(&fleet.home, &make).await;
+    tell(&fleet.home, &make).await;
     let user_at_address = format!("{role}@{}", door.address());
     lead_far(&fleet, &user_at_address);
     fleet.herder(&["upgrade"]).await.expect(0);
@@ -173,5 +177,68 @@ async fn a_role_at_its_limit_is_waited_for_however_long_it_takes() {
     all_is_well(&fleet).await;
     assert_eq!(worker.drain().await, Some(0));
     let drop = format!("reassign owned by {role} to postgres; drop role {role}");
-    crate::fleet::tell(&fleet.home, &drop).await;
+    tell(&fleet.home, &drop).await;
+}
+
+/// A worker that is killed leaves slots on both.
+#[tokio::test]
+async fn a_silent_server_holds_back_no_slots_of_others() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let (fleet, door) = two_servers_with(vec![first, second.gated()]).await;
+    let gate = fleet.close_gate().await;
+    let doomed = fleet.worker(&["--concurrency", "4"]);
+    fleet.herder(&["upgrade"]).await.expect(0);
+    fleet.wait_at_gate(4).await;
+    let servers = "select count(distinct server) from herder.slot where job_id is not null";
+    assert_eq!(fleet.ask::<i64>(servers).await, 2);
+    doomed.kill().await;
+    door.turn(Way::Silent);
+    let heir = fleet.worker(&["--name", "heir", "--concurrency", "4"]);
+    heir.says("slots of lost workers on `main`").await;
+    // It takes five seconds to give up on the silent one. Nobody waited for that.
+    let log = heir.log();
+    assert!(!log.contains("Cannot reclaim slots on `far`"), "{log}");
+    heir.says("Cannot reclaim slots on `far`").await;
+    gate.open().await;
+    door.turn(Way::Open);
+    all_is_well(&fleet).await;
+    assert_eq!(heir.drain().await, Some(0));
+}
+
+/// Its slots are nobody's for ever, if only that database can tell that their sessions are gone.
+#[tokio::test]
+async fn a_database_that_was_dropped_takes_no_slot_along() {
+    let fleet = Setup::databases(1)
+        .migrations(Tool::Sql, steps(1))
+        .set("servers.main.budget", 2)
+        .start()
+        .await;
+    let database = fleet.tenants[0].database.clone().expect("a database");
+    let theirs = fleet.pool(&database);
+    let mut held = theirs.begin().await.expect("a transaction");
+    sqlx::raw_sql("lock table effects")
+        .execute(&mut *held)
+        .await
+        .expect("a lock");
+    let doomed = fleet.worker(&[]);
+    fleet.herder(&["upgrade"]).await.expect(0);
+    let waits = format!(
+        "select count(*) from pg_stat_activity
+         where datname = '{database}' and application_name like 'herder/%' and wait_event_type = 'Lock'"
+    );
+    fleet
+        .wait_until("the migration waits for the table", async || {
+            ask::<i64>(&fleet.home, &waits).await == 1
+        })
+        .await;
+    doomed.kill().await;
+    tell(&fleet.home, &format!("drop database {database} with (force)")).await;
+    let heir = fleet.worker(&["--name", "heir"]);
+    heir.says("Reclaimed 1 slots").await;
+    assert_eq!(fleet.over().await, "failed", "{}", fleet.last_seen().await);
+    let taken = "select count(*) from herder.slot where worker is not null";
+    fleet
+        .wait_until("no slot is taken", async || fleet.ask::<i64>(taken).await == 0)
+        .await;
+    assert_eq!(heir.drain().await, Some(0));
 }
