@@ -126,22 +126,30 @@ impl Kept {
     /// Closes those that nobody has asked for in a while, and names the attempts whose slots can go, these and all that
     /// could not be given back before.
     pub(super) async fn close_idle(&self, longer_than: Duration) -> Vec<(JobId, Epoch)> {
+        self.close(|entry| entry.settled && entry.since.elapsed() >= longer_than)
+            .await
+    }
+
+    /// Closes all, also those after attempts whose end could not be written. Names the attempts as well.
+    pub(super) async fn close_all(&self) -> Vec<(JobId, Epoch)> {
+        self.close(|_| true).await
+    }
+
+    async fn close(&self, which: impl Fn(&Entry) -> bool) -> Vec<(JobId, Epoch)> {
         let _closing = self.closing.lock().await;
-        let idle: Vec<Entry> = {
+        let (leaving, closed) = {
             let mut state = self.state();
-            let is_idle =
-                |_: &(String, i32), entry: &mut Entry| entry.settled && entry.since.elapsed() >= longer_than;
-            state
+            let leaving: Vec<Entry> = state
                 .entries
-                .extract_if(is_idle)
+                .extract_if(|_, entry| which(entry))
                 .map(|(_, entry)| entry)
-                .collect()
+                .collect();
+            // Before they are: whoever is interrupted here has dropped, i.e. closed them.
+            state.closed.extend(leaving.iter().map(|entry| entry.after));
+            (leaving, state.closed.clone())
         };
-        let attempts: Vec<_> = idle.iter().map(|entry| entry.after).collect();
-        join_all(idle.into_iter().map(|entry| entry.kept.close())).await;
-        let mut state = self.state();
-        state.closed.extend(attempts);
-        state.closed.clone()
+        join_all(leaving.into_iter().map(|entry| entry.kept.close())).await;
+        closed
     }
 
     /// Takes note that these slots were given back.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, field, info, info_span, warn};
 use uuid::Uuid;
@@ -33,7 +33,7 @@ use crate::{
     domain::{
         backoff::Backoff,
         failure::JobError,
-        job::{Claim, Step},
+        job::{Claim, Epoch, JobId, Step},
         outcome::Settlement,
         run::RunId,
         worker::control_label,
@@ -102,6 +102,8 @@ struct Shared {
     started: Instant,
     /// Milliseconds after `started` when a claim was last answered, well or not: the loop lives.
     claimed_at: AtomicU64,
+    /// Whether its own connections have lost their room.
+    signed_off: AtomicBool,
 }
 
 impl Worker {
@@ -131,6 +133,7 @@ impl Worker {
                 hurry: CancellationToken::new(),
                 started: Instant::now(),
                 claimed_at: AtomicU64::new(0),
+                signed_off: AtomicBool::new(false),
             }),
         }
     }
@@ -160,9 +163,10 @@ impl Worker {
             && (waits || shared.health.is_alive(shared.cx.config.worker.lease))
     }
 
-    /// Whether it has not begun yet: it waits until the budget has room for its own connections.
-    pub fn is_waiting(&self) -> bool {
-        self.shared.waiting.load(Ordering::Relaxed)
+    /// Whether it may connect to the control database: not while it waits until the budget has room for that, and not once
+    /// it has signed off.
+    pub fn may_connect(&self) -> bool {
+        !self.shared.waiting.load(Ordering::Relaxed) && !self.shared.signed_off.load(Ordering::Relaxed)
     }
 
     /// Whether its loop still turns. A control database that is away does not stop it; a bug would. While all its
@@ -249,20 +253,21 @@ impl Worker {
         let drained = tokio::spawn(Arc::clone(&shared).end_when_late());
         let keeping = tokio::spawn(Arc::clone(&shared).keep());
         let ran = queue::run(queue, Arc::clone(&shared) as Arc<dyn Intake>, deliver).await;
-        drained.abort();
-        keeper.abort();
-        keeping.abort();
-        let _ = tokio::time::timeout(LAST_WORDS, shared.release_kept(Duration::ZERO)).await;
-        shared.give_back_rest().await;
-        pulse.abort();
-        if let Err(error) = worker::remove(&shared.cx.pool, &shared.id).await {
-            warn!(%error, "Could not sign off; the lease runs out by itself");
-        }
+        end(drained).await;
+        end(keeper).await;
+        end(keeping).await;
+        // First, and whatever the control database does: no session of a tenant's outlives this worker.
+        let closed = shared.kept.close_all().await;
+        let _ = tokio::time::timeout(LAST_WORDS, shared.release(&closed)).await;
         silence.cancel();
         if let Some(herald) = herald {
             // What it is telling would be told twice. What it does not get done is left to others.
             let _ = tokio::time::timeout(LAST_WORDS, herald).await;
         }
+        // What is left to say goes over the pool's connection: a third one would have no slot.
+        end(pulse).await;
+        shared.give_back_rest().await;
+        shared.sign_off().await;
         ran
     }
 }
@@ -428,12 +433,17 @@ impl Shared {
 
     /// Closes kept connections that nobody asks for, and gives back their slots.
     async fn release_kept(&self, longer_than: Duration) {
-        let attempts = self.kept.close_idle(longer_than).await;
+        let closed = self.kept.close_idle(longer_than).await;
+        self.release(&closed).await;
+    }
+
+    /// Gives back the slots of connections that were kept after these attempts, and are closed.
+    async fn release(&self, attempts: &[(JobId, Epoch)]) {
         if attempts.is_empty() {
             return;
         }
-        match slot::release_kept(&self.cx.pool, &self.id, &attempts).await {
-            Ok(_) => self.kept.given_back(&attempts),
+        match slot::release_kept(&self.cx.pool, &self.id, attempts).await {
+            Ok(_) => self.kept.given_back(attempts),
             Err(error) => debug!(%error, "Cannot give back the slots of closed connections yet"),
         }
     }
@@ -469,14 +479,16 @@ impl Shared {
     /// Gives back what the control database thinks that we hold: claims that were never begun.
     async fn give_back_rest(&self) {
         let rest = async {
-            let mut connection = worker::own_connection(&self.cx.pool).await?;
+            let mut connection = self.cx.pool.acquire().await?;
             let row = worker::WorkerRow {
                 id: self.id.clone(),
                 name: self.options.name.clone(),
                 concurrency: 0,
                 draining: true,
             };
-            for job in worker::beat(&mut connection, &row, self.cx.config.worker.lease).await? {
+            let held = worker::beat(&mut connection, &row, self.cx.config.worker.lease).await?;
+            drop(connection);
+            for job in held {
                 worker::give_back(&self.cx.pool, &self.id, job.job, job.epoch).await?;
             }
             Ok::<_, StoreError>(())
@@ -486,6 +498,26 @@ impl Shared {
             _ => warn!("Could not give back the rest; the lease runs out by itself"),
         }
     }
+
+    /// Signs off, over the last connection to the control database, and closes that one.
+    async fn sign_off(&self) {
+        self.signed_off.store(true, Ordering::Relaxed);
+        let off = async {
+            let mut connection = self.cx.pool.acquire().await?;
+            worker::remove(&mut connection, &self.id).await?;
+            Ok::<_, StoreError>(connection.close().await?)
+        };
+        let off = tokio::time::timeout(LAST_WORDS, off).await;
+        if let Err(error) = off.unwrap_or(Err(StoreError::Silent(LAST_WORDS))) {
+            warn!(%error, "Could not sign off; the lease runs out by itself");
+        }
+    }
+}
+
+/// Ends a task, and waits until it has: its connection is closed then, or back in the pool.
+async fn end(task: JoinHandle<()>) {
+    task.abort();
+    let _ = task.await;
 }
 
 /// One line for each ended attempt.

@@ -145,24 +145,25 @@ pub async fn give_back(pool: &PgPool, worker: &str, job: JobId, epoch: Epoch) ->
     Ok(done.count == 1)
 }
 
-/// Strikes off a worker that is done, with the slots of its own connections and all that it left in apalis's table.
+/// Strikes off a worker that is done, with all that it left in apalis's table and, at the very last, the slots of its own
+/// connections: this one must be the only one that is left, and be closed right after.
 ///
 /// # Errors
 /// The control database fails.
-pub async fn remove(pool: &PgPool, worker: &str) -> Result<(), StoreError> {
-    sqlx::query!(
-        "with gone as (delete from herder.worker where id = $1)
-         update herder.slot set worker = null, purpose = null, taken_at = null, suspect_since = null
-         where worker = $1 and purpose = 'control'",
-        worker
-    )
-    .execute(pool)
-    .await?;
+pub async fn remove(connection: &mut PgConnection, worker: &str) -> Result<(), StoreError> {
     sqlx::query!(
         "delete from apalis.workers where id = $1 and not exists (select from apalis.jobs where lock_by = $1)",
         worker
     )
-    .execute(pool)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "with gone as (delete from herder.worker where id = $1 returning id)
+         update herder.slot set worker = null, purpose = null, taken_at = null, suspect_since = null
+         from gone where slot.worker = gone.id and slot.purpose = 'control'",
+        worker
+    )
+    .execute(connection)
     .await?;
     Ok(())
 }
@@ -172,6 +173,7 @@ pub async fn remove(pool: &PgPool, worker: &str) -> Result<(), StoreError> {
 /// # Errors
 /// The control database fails.
 pub async fn remove_lost(pool: &PgPool) -> Result<u64, StoreError> {
+    let mut connection = pool.acquire().await?;
     let gone = sqlx::query_scalar!(
         "delete from herder.worker
          where lease_until < now() - interval '1 minute'
@@ -179,10 +181,10 @@ pub async fn remove_lost(pool: &PgPool) -> Result<u64, StoreError> {
            and not exists (select from herder.slot where slot.worker = worker.id)
          returning id"
     )
-    .fetch_all(pool)
+    .fetch_all(&mut *connection)
     .await?;
     for id in &gone {
-        remove(pool, id).await?;
+        remove(&mut connection, id).await?;
     }
     Ok(gone.len() as u64)
 }

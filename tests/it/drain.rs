@@ -110,3 +110,33 @@ async fn an_idle_worker_drains_at_once() {
         assert_eq!(fleet.ask::<i64>("select count(*) from herder.worker").await, 0);
     }
 }
+
+/// Its heartbeat's connection and another one: for these it has slots, where the control database is on a server with tenants.
+#[tokio::test]
+async fn a_worker_comes_to_its_end_over_the_two_connections_that_it_has() {
+    let fleet = Setup::schemas(1).start().await;
+    let role = fleet.database("worker");
+    fleet
+        .tell(&format!("create role {role} login connection limit 2"))
+        .await;
+    fleet.herder(&["setup", "--grant", &role]).await.expect(0);
+    fleet.configure(|config| {
+        let url = config["control"]["url"].as_str().expect("a URL");
+        config["control"]["url"] = url.replace("postgres@", &format!("{role}@")).into();
+    });
+    let mut worker = fleet.worker(&[]);
+    let sessions = format!("select count(*) from pg_stat_activity where usename = '{role}'");
+    fleet
+        .wait_until("it has signed on, and has both", async || {
+            fleet.ask::<i64>("select count(*) from herder.worker").await == 1
+                && fleet.ask::<i64>(&sessions).await == 2
+        })
+        .await;
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.end().await.code(), Some(0), "{}", worker.log());
+    assert!(!worker.log().contains("Could not"), "{}", worker.log());
+    assert_eq!(fleet.ask::<i64>("select count(*) from herder.worker").await, 0);
+    fleet
+        .tell(&format!("drop owned by {role}; drop role {role}"))
+        .await;
+}

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use herder::throwaway::Settings;
+use rustix::process::Signal;
 
-use crate::fleet::{Cluster, Fleet, Setup, Tool, steps};
+use crate::fleet::{Cluster, Fleet, Setup, Tool, ask, steps};
 
 fn gated(tool: Tool, tenants: usize) -> Setup {
     let [first, second] = steps(2).try_into().expect("two");
@@ -85,6 +86,43 @@ async fn a_control_database_that_goes_away_loses_nothing() {
 #[tokio::test]
 async fn a_control_database_that_goes_away_loses_nothing_of_alembics_plans() {
     an_outage_of_the_control_database_loses_nothing(planned(12)).await;
+}
+
+/// Sessions that were kept after attempts whose end nobody could be told.
+#[tokio::test]
+async fn a_drain_without_a_control_database_closes_what_was_kept() {
+    let control = Cluster::own(Settings::default()).await;
+    // It notes each session that ends without a goodbye, by its name.
+    let settings = Settings::default()
+        .parameter("log_min_messages", "debug1")
+        .parameter("log_line_prefix", "%a ");
+    let cluster = Cluster::own(settings).await;
+    let fleet = gated(Tool::Sql, 2)
+        .on(&cluster)
+        .control_on(&control)
+        .start()
+        .await;
+    let gate = fleet.close_gate().await;
+    let mut worker = fleet.worker(&["--concurrency", "2"]);
+    fleet.herder(&["upgrade"]).await.expect(0);
+    fleet.wait_at_gate(2).await;
+    control.server().stop_immediate();
+    worker.says("does not answer").await;
+    gate.open().await;
+    let kept = "select count(*) from pg_stat_activity where application_name like 'herder/kept/%' and state = 'idle'";
+    fleet
+        .wait_until("both are done", async || ask::<i64>(&fleet.home, kept).await == 2)
+        .await;
+    worker.signal(Signal::TERM);
+    worker.says("Draining").await;
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.end().await.code(), Some(0), "{}", worker.log());
+    fleet
+        .wait_until("no session is left", async || fleet.sessions().await == 0)
+        .await;
+    let log = std::fs::read_to_string(cluster.server().dir().join("log")).expect("the server's log");
+    let cut_short = |line: &&str| line.starts_with("herder/") && line.contains("unexpected EOF");
+    assert_eq!(log.lines().find(cut_short), None);
 }
 
 #[tokio::test]

@@ -197,8 +197,8 @@ fn one_line(error: &anyhow::Error) -> String {
 /// Keeps the fleet's gauges fresh. While the control database is away they keep what they said.
 async fn refresh(cx: Arc<Context>, worker: Worker, metrics: Metrics) {
     loop {
-        // One that waits for room in the budget must not connect for that.
-        if !worker.is_waiting()
+        // One without room in the budget must not connect for that.
+        if worker.may_connect()
             && let Err(error) = metrics.refresh(&cx.pool).await
         {
             tracing::debug!(%error, "Cannot refresh the gauges");
