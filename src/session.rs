@@ -348,6 +348,20 @@ impl TenantSession {
         current.ok_or_else(|| RunnerError::SchemaMissing("public".into()))
     }
 
+    /// The process that serves this session.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn backend(&mut self) -> Result<i32, RunnerError> {
+        let ask = sqlx::query_scalar("select pg_backend_pid()")
+            .persistent(false)
+            .fetch_one(&mut self.connection);
+        match tokio::time::timeout(ANSWER_LIMIT, ask).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(silent()),
+        }
+    }
+
     /// Says that we are still here, which keeps the idle limit away. Fails where the server ended the session.
     ///
     /// # Errors
@@ -356,9 +370,7 @@ impl TenantSession {
         let ping = sqlx::query("select 1").execute(&mut self.connection);
         match tokio::time::timeout(ANSWER_LIMIT, ping).await {
             Ok(answer) => answer.map(|_| ()).map_err(RunnerError::from),
-            Err(_) => Err(RunnerError::Connection(format!(
-                "the session did not answer in {ANSWER_LIMIT:?}"
-            ))),
+            Err(_) => Err(silent()),
         }
     }
 
@@ -367,6 +379,10 @@ impl TenantSession {
         // A connection that is broken already is closed, too; one whose link is dead is let go.
         let _ = tokio::time::timeout(ANSWER_LIMIT, self.connection.close()).await;
     }
+}
+
+fn silent() -> RunnerError {
+    RunnerError::Connection(format!("the session did not answer in {ANSWER_LIMIT:?}"))
 }
 
 /// The key of a tenant's advisory lock. Such locks belong to a database, so the schema is enough to tell tenants

@@ -15,6 +15,7 @@ use super::{
     enqueue::fingerprint_target,
     held::{Stop, StopReason},
     kept::KeptSession,
+    link,
     plans::Plans,
 };
 use crate::{
@@ -174,7 +175,7 @@ impl Attempt<'_> {
         plan: &Plan,
         again: bool,
     ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
-        let settled = self.unless_stopped(&mut kept.session, plan, true, again).await;
+        let settled = self.unless_stopped(&mut kept, plan, true, again).await;
         if matches!(settled, Ok(Settlement::Succeeded { .. })) && kept.served() {
             return Ok((settled?, Some(kept)));
         }
@@ -185,7 +186,7 @@ impl Attempt<'_> {
     /// With a plan: no migration tool is asked for anything, and none need be here.
     async fn by_plan(&self, plan: &Plan) -> Result<Settlement, RunnerError> {
         let mut opened = self.connect(&self.claim.application_name()).await?;
-        let settled = self.unless_stopped(&mut opened.session, plan, false, false).await;
+        let settled = self.unless_stopped(&mut opened, plan, false, false).await;
         opened.close().await;
         settled
     }
@@ -194,13 +195,14 @@ impl Attempt<'_> {
         let claim = self.claim;
         (self.enter)(Step::Connecting);
         let url = self.cx.url_of(claim).await?;
-        let session = self.open(&url, label).await?;
-        Ok(KeptSession::new(session, &claim.place.database))
+        let mut session = self.open(&url, label).await?;
+        let backend = session.backend().await?;
+        Ok(KeptSession::new(session, &claim.place.database, backend))
     }
 
     async fn unless_stopped(
         &self,
-        session: &mut TenantSession,
+        on: &mut KeptSession,
         plan: &Plan,
         forget: bool,
         again: bool,
@@ -210,7 +212,10 @@ impl Attempt<'_> {
         tokio::select! {
             biased;
             () = self.stop.token().cancelled() => Err(RunnerError::Cancelled),
-            settled = self.with_plan(session, plan, forget, again) => settled,
+            settled = self.with_plan(&mut on.session, plan, forget, again) => settled,
+            () = link::is_cut(self.cx, self.claim, on.backend) => Err(RunnerError::Connection(
+                "its server has ended the session: the link to it was cut without a word".into()
+            )),
         }
     }
 

@@ -29,16 +29,19 @@ pub(super) struct KeptSession {
     pub(super) session: TenantSession,
     /// The database that it is connected to.
     pub(super) database: String,
+    /// Its process on the server.
+    pub(super) backend: i32,
     opened: Instant,
     tenants: u32,
 }
 
 impl KeptSession {
     /// One that was opened just now.
-    pub(super) fn new(session: TenantSession, database: &str) -> Self {
+    pub(super) fn new(session: TenantSession, database: &str, backend: i32) -> Self {
         Self {
             session,
             database: database.to_owned(),
+            backend,
             opened: Instant::now(),
             tenants: 0,
         }

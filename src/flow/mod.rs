@@ -10,6 +10,7 @@ pub mod herald;
 pub mod inspect;
 mod keeper;
 mod kept;
+mod link;
 pub mod locks;
 mod plans;
 pub mod pooler;

@@ -30,7 +30,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the sessions call themselves that are opened by its holder, as patterns: a proof's bear a mark of the fleet.
 const LABELS: [&str; 4] = [INSPECT, "herder/shadow/%", RECLAIM, REHEARSAL];
 
-/// The label of a session that reads ledgers.
+/// The label of a session that reads ledgers, or looks for an attempt's session.
 pub(super) const INSPECT: &str = "herder/inspect";
 
 /// The label of a session that ends what lost attempts have left.

@@ -11,7 +11,7 @@ use herder::throwaway::Settings;
 use rustix::process::Signal;
 use sqlx::{Postgres, Transaction};
 
-use crate::fleet::{Cluster, Fleet, Gate, Setup, Tool, Wire, Worker, list, steps};
+use crate::fleet::{Cluster, Fleet, Gate, Setup, Tool, Wire, Worker, list, steps, tell};
 
 /// How a tenant is migrated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -438,6 +438,23 @@ async fn a_commit_whose_answer_is_lost_is_found() {
         // Each of its files is a transaction: it goes on with the third.
         a_commit_whose_answer_is_lost(Kind::Command, "migrated"),
     );
+}
+
+/// The link to the tenants' server is cut without a word, and the one to the control database is not. The server finds out
+/// by its keepalives, and ends the session; the worker hears nothing of that, and would wait for ever.
+#[tokio::test]
+async fn a_link_that_is_cut_without_a_word_is_found_out() {
+    let (scene, worker) = Scene::set(Kind::Transaction, None).await;
+    let fleet = &scene.fleet;
+    let hold = scene.play(Moment::Migrating).await;
+    scene.tenants.lose_answers();
+    let end = "select pg_terminate_backend(pid, 5000) from pg_stat_activity
+               where application_name like 'herder/%' and datname = current_database()";
+    tell(&fleet.home, end).await;
+    hold.release().await;
+    scene.all_is_well("cut without a word").await;
+    scene.nothing_is_left("cut without a word").await;
+    assert_eq!(worker.drain().await, Some(0));
 }
 
 /// A worker stands still between its claim and its connection. Its slot is given away, so it must not connect any more.

@@ -24,6 +24,8 @@ struct Rules {
     hold_answer_at: Option<&'static str>,
     /// Connections that are older than so many cuts are closed.
     cuts: usize,
+    /// Connections that are older than so many losses hear nothing any more.
+    losses: usize,
 }
 
 /// A wire to a server. All connections over it follow the same rules.
@@ -80,11 +82,18 @@ impl Wire {
         self.rules.send_modify(|rules| rules.cuts += 1);
     }
 
+    /// No answer gets through to the connections that are there now, not even that the server has closed them. New ones are
+    /// not affected.
+    pub(crate) fn lose_answers(&self) {
+        self.rules.send_modify(|rules| rules.losses += 1);
+    }
+
     /// Lets through again what comes, and what was held.
     pub(crate) fn heal(&self) {
         self.rules.send_modify(|rules| {
             *rules = Rules {
                 cuts: rules.cuts,
+                losses: rules.losses,
                 ..Rules::default()
             }
         });
@@ -103,7 +112,8 @@ impl Drop for Wire {
 }
 
 async fn connect(client: TcpStream, server: u16, mut rules: watch::Receiver<Rules>, held: Arc<AtomicI64>) {
-    let born = rules.borrow().cuts;
+    let (born, mut lost) = (rules.borrow().cuts, rules.clone());
+    let heard = rules.borrow().losses;
     let (mut from_client, to_client) = client.into_split();
     if rules.borrow().silent && !wait_while(&mut rules, |r| r.silent, &mut from_client, &held).await {
         return;
@@ -114,6 +124,14 @@ async fn connect(client: TcpStream, server: u16, mut rules: watch::Receiver<Rule
     let (from_server, to_server) = server.into_split();
     let requests = requests(from_client, to_server, rules.clone(), &held);
     let answers = answers(from_server, to_client, rules.clone());
+    let answers = async {
+        let lost = async { lost.wait_for(|r| r.losses > heard).await.is_ok() };
+        tokio::pin!(answers);
+        tokio::select! {
+            () = &mut answers => {}
+            _ = lost => std::future::pending().await,
+        }
+    };
     tokio::select! {
         // A cut comes before whatever is let through again in the same moment.
         biased;
