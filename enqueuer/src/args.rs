@@ -69,7 +69,8 @@ pub(crate) enum Command {
     Init(Init),
     /// Make Herder's tables in the control database, or bring them up to date
     ///
-    /// Safe to run again, and by two at once. The role needs the right to create schemas and extensions.
+    /// Safe to run again, and by two at once. The role needs the right to create schemas and extensions. Workers and
+    /// commands may connect as a lesser one, once --grant has let it use the tables.
     Setup(Setup),
     /// Look whether config, databases, migrations and tenants are fit for a run
     ///

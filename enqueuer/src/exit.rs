@@ -12,13 +12,14 @@ pub(crate) enum Exit {
     Done = 0,
     /// Something that nobody thought of went wrong.
     Unexpected = 1,
-    /// It was asked for what cannot be done. The same code that the argument parser ends with.
+    /// It was asked for what cannot be done, or not now: another run is at these tenants. The same code that the argument parser
+    /// ends with.
     Usage = 2,
     /// The config, a database or the migration tool is not fit for it. Nothing was changed.
     SetUp = 3,
     /// The run that was waited for finished, and some of its tenants failed.
     Failed = 4,
-    /// The run that was waited for was halted by its failure limit.
+    /// The run that was waited for was halted, by its failure limit or its canary.
     Halted = 5,
     /// The run that was waited for was cancelled.
     Cancelled = 6,
@@ -50,10 +51,10 @@ impl Exit {
         match self {
             Self::Done => "done",
             Self::Unexpected => "unexpected error",
-            Self::Usage => "wrong usage: an argument, a run, a revision or a tenant that does not exist",
+            Self::Usage => "wrong usage: an argument, or what is not there; or tenants that an open run has",
             Self::SetUp => "wrong set-up: the config, a database, the migration tool",
             Self::Failed => "the run finished with failed tenants",
-            Self::Halted => "the run was halted by its failure limit",
+            Self::Halted => "the run was halted, by its failure limit or its canary",
             Self::Cancelled => "the run was cancelled",
             Self::Found => "`plan --check`, `check` or `rehearse` found something",
             Self::Stalled => "no tenant was settled for --stall-timeout; the run goes on",

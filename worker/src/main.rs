@@ -37,7 +37,7 @@ const CONTROL_CONNECTIONS: u32 = 1;
 /// Each time, one pass over the jobs of open runs: seldom enough for many workers, often enough for a scrape every 15 s.
 const GAUGES: Duration = Duration::from_secs(5);
 
-/// A worker was asked to end twice, or its queue broke.
+/// A worker was asked to end three times, or its queue broke.
 const UNEXPECTED: u8 = 1;
 
 /// The config or the control database cannot be used.
@@ -46,7 +46,8 @@ const SETUP: u8 = 3;
 /// Pulls jobs and migrates tenants until it is told to stop.
 ///
 /// Any number of workers may run: together they stay under each server's connection budget. SIGTERM or Ctrl-C drains:
-/// nothing new is taken, what runs finishes within the drain timeout, the rest goes back. A second one ends at once.
+/// nothing new is taken, what runs finishes within the drain timeout, the rest goes back. A second one gives back at once
+/// what runs, and a third one ends the process where it stands: its jobs are taken over when its lease has run out.
 #[derive(Parser)]
 #[command(
     name = "herder-worker",
