@@ -23,7 +23,7 @@ use apalis_core::{
     worker::context::WorkerContext,
 };
 use apalis_postgres::PostgresStorage;
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -33,15 +33,16 @@ use crate::{
     store::{
         StoreError,
         job::{Allowances, Appetite, claim},
+        line::Line,
     },
 };
 
 /// How long a claim may take. A connection that died in the middle of it answers never.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a claim waits for more room while other jobs run: a claim costs much the same for one as for ten, and where
-/// jobs are quick, more of them end in this time.
-const GATHER: Duration = Duration::from_millis(2);
+/// How long a claim waits for more room while other jobs run: those that were settled together give theirs back in this
+/// very moment, and a claim costs much the same for one as for ten.
+const GATHER: Duration = Duration::from_millis(1);
 
 /// How long to wait after a failed claim: short enough to be back soon, long enough not to hammer a server that is
 /// just coming up.
@@ -85,7 +86,7 @@ pub trait Intake: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct QueueConfig {
     /// The control database.
-    pub pool: PgPool,
+    pub line: Arc<Line>,
     /// What this worker can take.
     pub appetite: Appetite,
     /// How many jobs it runs at a time.
@@ -226,17 +227,10 @@ impl Claims {
     }
 
     async fn try_claim(&self, limit: usize) -> Result<Vec<Claim>, StoreError> {
-        let mut connection = self.config.pool.acquire().await?;
-        let allowances = self.intake.allowances();
-        let claiming = claim(&mut connection, &self.config.appetite, &allowances, limit);
-        match tokio::time::timeout(CLAIM_TIMEOUT, claiming).await {
-            Ok(claimed) => claimed,
-            Err(_) => {
-                // In the middle of a statement it is good for nobody.
-                connection.close_on_drop();
-                Err(StoreError::Silent(CLAIM_TIMEOUT))
-            }
-        }
+        let claiming = async |line: &mut PgConnection| {
+            claim(line, &self.config.appetite, &self.intake.allowances(), limit).await
+        };
+        self.config.line.with(CLAIM_TIMEOUT, claiming).await
     }
 }
 

@@ -557,7 +557,8 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
     job::push_deliveries(&mut tx, id, None).await?;
     tx.commit().await.map_err(StoreError::from)?;
     // A run with nothing to do is over at once. If we die here, a worker's keeper or `resume` does it.
-    run::advance(&cx.pool, id).await?;
+    let mut connection = cx.pool.acquire().await.map_err(StoreError::from)?;
+    run::advance(&mut connection, id).await?;
     Ok(Enqueued {
         run: id,
         tenants: jobs.len(),

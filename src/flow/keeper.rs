@@ -97,7 +97,7 @@ impl Keeper {
                 );
             }
             for id in run::running(pool).await? {
-                say(id, &run::advance(pool, id).await?);
+                say(id, &run::advance(&mut *pool.acquire().await?, id).await?);
             }
         }
         if rounds.is_multiple_of(30) {
@@ -121,7 +121,10 @@ impl Keeper {
                         run.id = %lost.run, tenant.id = %tenant, attempt = lost.epoch, worker = %worker,
                         "Parked tenant `{tenant}`: it was started too often, and each time its worker was lost"
                     );
-                    say(lost.run, &run::advance(pool, lost.run).await?);
+                    say(
+                        lost.run,
+                        &run::advance(&mut *pool.acquire().await?, lost.run).await?,
+                    );
                 }
             }
         }

@@ -1,13 +1,13 @@
 //! Writes how attempts ended: whatever has ended while the last statement was on its way goes into the next one, so that
 //! a worker with many quick tenants costs the control database a few statements and not thousands.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use sqlx::PgPool;
+use sqlx::PgConnection;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, warn};
 
-use super::keeper::say;
+use super::{held::Held, keeper::say};
 use crate::{
     domain::{
         backoff::Backoff,
@@ -16,6 +16,7 @@ use crate::{
     store::{
         StoreError,
         job::{self, Ended, Settled},
+        line::Line,
         run,
     },
 };
@@ -28,6 +29,10 @@ const BACKOFF: Backoff = Backoff {
 
 /// How many ends go into one statement: enough for the busiest worker, few enough for one that stays quick.
 const BATCH: usize = 100;
+
+/// How long an end waits for more, while other jobs run: what is settled together is claimed anew together, and either
+/// costs much the same for one as for ten.
+const GATHER: Duration = Duration::from_millis(1);
 
 /// How long a statement may take. A connection that died in the middle of it answers never.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,12 +49,20 @@ struct End {
 
 impl Settler {
     /// Starts to take ends.
-    pub(super) fn start(pool: PgPool, worker: String) -> Self {
+    pub(super) fn start(line: Arc<Line>, worker: String, held: Arc<Held>) -> Self {
         let (ends, mut ended) = mpsc::unbounded_channel();
-        let writer = Writer { pool, worker };
+        let writer = Writer { line, worker };
         tokio::spawn(async move {
             let mut batch = Vec::new();
             while ended.recv_many(&mut batch, BATCH).await > 0 {
+                if batch.len() < held.all().len() {
+                    tokio::time::sleep(GATHER).await;
+                    while batch.len() < BATCH
+                        && let Ok(end) = ended.try_recv()
+                    {
+                        batch.push(end);
+                    }
+                }
                 writer.write(std::mem::take(&mut batch)).await;
             }
         });
@@ -67,7 +80,7 @@ impl Settler {
 }
 
 struct Writer {
-    pool: PgPool,
+    line: Arc<Line>,
     worker: String,
 }
 
@@ -103,10 +116,12 @@ impl Writer {
             }
         };
         // Before their room is free for the next claims: a run that just halted must give none.
-        let runs: BTreeSet<_> = settled.iter().map(|s| s.run).collect();
+        let runs: BTreeSet<_> = settled.iter().filter(|s| s.moves).map(|s| s.run).collect();
         for run in runs {
-            let advanced = tokio::time::timeout(TIMEOUT, run::advance(&self.pool, run)).await;
-            match advanced.unwrap_or(Err(StoreError::Silent(TIMEOUT))) {
+            let advanced = self
+                .line
+                .with(TIMEOUT, async |line| run::advance(line, run).await);
+            match advanced.await {
                 Ok(advanced) => say(run, &advanced),
                 // The keeper of any worker does it a moment later.
                 Err(error) => debug!(%error, "Could not advance the run"),
@@ -124,16 +139,8 @@ impl Writer {
     }
 
     async fn settle(&self, ended: &[&Ended]) -> Result<Vec<Settled>, StoreError> {
-        let mut connection = self.pool.acquire().await?;
-        let settling = job::settle(&mut connection, &self.worker, ended);
-        match tokio::time::timeout(TIMEOUT, settling).await {
-            Ok(settled) => settled,
-            Err(_) => {
-                // In the middle of a statement it is good for nobody.
-                connection.close_on_drop();
-                Err(StoreError::Silent(TIMEOUT))
-            }
-        }
+        let settling = async |line: &mut PgConnection| job::settle(line, &self.worker, ended).await;
+        self.line.with(TIMEOUT, settling).await
     }
 }
 

@@ -43,6 +43,7 @@ use crate::{
     store::{
         StoreError,
         job::{Allowances, Appetite, Ended},
+        line::Line,
         slot, worker,
     },
     telemetry,
@@ -86,6 +87,7 @@ struct Shared {
     held: Arc<Held>,
     reach: Reach,
     kept: Kept,
+    line: Arc<Line>,
     settler: Settler,
     /// Told when a slot of ours may have become free.
     wake: Arc<Notify>,
@@ -113,17 +115,20 @@ impl Worker {
         let label = control_label(&id);
         cx.pool
             .set_connect_options((*cx.pool.connect_options()).clone().application_name(&label));
+        let line = Line::new(cx.pool.clone());
+        let held = Arc::<Held>::default();
         Self {
             shared: Arc::new(Shared {
                 plans: Plans::new(cx.pool.clone()),
-                settler: Settler::start(cx.pool.clone(), id.clone()),
+                settler: Settler::start(Arc::clone(&line), id.clone(), Arc::clone(&held)),
+                line,
                 kept: Kept::default(),
                 wake: Arc::default(),
                 idle: Notify::default(),
                 waiting: AtomicBool::new(false),
                 cx,
                 id,
-                held: Arc::default(),
+                held,
                 reach: Reach::new(options.concurrency),
                 options,
                 health: Arc::default(),
@@ -233,7 +238,7 @@ impl Worker {
         let herald = Herald::new(&shared.cx.config.notify, shared.cx.pool.clone())
             .map(|herald| tokio::spawn(herald.run(silence.clone())));
         let queue = QueueConfig {
-            pool: shared.cx.pool.clone(),
+            line: Arc::clone(&shared.line),
             appetite: Appetite {
                 worker: shared.id.clone(),
                 run: shared.options.only_run,

@@ -196,7 +196,9 @@ pub async fn publish(tx: &mut PgConnection, steps: &[(JobId, Epoch, Step)]) -> R
     sqlx::query!(
         "update herder.job set step = entered.step
          from unnest($1::bigint[], $2::integer[], $3::text[]) as entered (job, epoch, step)
-         where job.id = entered.job and job.epoch = entered.epoch and job.state = 'running'",
+         -- Whoever has a worker is running. Said that way, no index of the running ones is taken, which may hold many that
+         -- no longer do.
+         where job.id = entered.job and job.epoch = entered.epoch and job.worker is not null",
         &steps.iter().map(|s| s.0).collect::<Vec<_>>(),
         &steps.iter().map(|s| s.1).collect::<Vec<_>>(),
         &steps.iter().map(|s| s.2.as_str().to_owned()).collect::<Vec<_>>(),
@@ -281,8 +283,10 @@ pub struct Settled {
     pub job: JobId,
     /// The attempt.
     pub epoch: Epoch,
-    /// The run that may have to be moved on.
+    /// Its run.
     pub run: RunId,
+    /// Whether that may have to be moved on: too many may have failed now, or nothing more is ready.
+    pub moves: bool,
 }
 
 /// Writes how attempts of a worker ended: for each its job, attempt, slots and delivery, all in one statement. Their

@@ -168,7 +168,7 @@ pub enum Advanced {
 ///
 /// # Errors
 /// The control database fails. The next call does what this one could not.
-pub async fn advance(pool: &PgPool, run: RunId) -> Result<Advanced, StoreError> {
+pub async fn advance(connection: &mut PgConnection, run: RunId) -> Result<Advanced, StoreError> {
     // Most jobs are not the last of their wave: those ask once, and lock nothing.
     let due = sqlx::query_scalar!(
         r#"select (run.failure_limit is not null and
@@ -178,12 +178,12 @@ pub async fn advance(pool: &PgPool, run: RunId) -> Result<Advanced, StoreError> 
            from herder.run where id = $1 and state = 'running'"#,
         run,
     )
-    .fetch_optional(pool)
+    .fetch_optional(&mut *connection)
     .await?;
     if due != Some(true) {
         return Ok(Advanced::No);
     }
-    let mut tx = pool.begin().await?;
+    let mut tx = connection.begin().await?;
     let advanced = advance_locked(&mut tx, run).await?;
     tx.commit().await?;
     Ok(advanced)
@@ -357,7 +357,7 @@ pub async fn resume(pool: &PgPool, run: RunId) -> Result<bool, StoreError> {
     .rows_affected();
     push_deliveries(&mut tx, run, None).await?;
     tx.commit().await?;
-    advance(pool, run).await?;
+    advance(&mut *pool.acquire().await?, run).await?;
     Ok(done == 1)
 }
 

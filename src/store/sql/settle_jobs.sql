@@ -26,8 +26,9 @@ settled as (
         worker = null, step = null,
         settled_at = case when ended.state in ('succeeded', 'failed', 'skipped', 'cancelled') then now() end
     from ended, herder.run
-    where job.id = ended.job and job.epoch = ended.epoch and job.worker = $1 and job.state = 'running'
-      and run.id = job.run_id
+    -- Whoever has a worker is running. Said that way, no index of the running ones is taken, which may hold many that no
+    -- longer do.
+    where job.id = ended.job and job.epoch = ended.epoch and job.worker = $1 and run.id = job.run_id
     returning job.id, job.run_id, job.epoch, job.state, ended.error, ended.from_revision, ended.to_revision, ended.delay,
               ended.result, ended.keep
 ),
@@ -54,4 +55,7 @@ delivered as (
         lock_by = null, lock_at = null, last_result = settled.error
     from settled where jobs.id = lpad(to_hex(settled.id), 26, '0')
 )
-select id as "job!", epoch as "epoch!", run_id as "run!" from settled
+select id as "job!", epoch as "epoch!", run_id as "run!",
+       state = 'failed'
+       or not exists (select from herder.job where job.run_id = settled.run_id and job.state = 'ready') as "moves!"
+from settled

@@ -247,7 +247,8 @@ impl Store {
     }
 
     pub(super) async fn advance(&self, run: RunId) -> Advanced {
-        run::advance(&self.pool, run).await.expect("an advance")
+        let mut connection = self.pool.acquire().await.expect("a connection");
+        run::advance(&mut connection, run).await.expect("an advance")
     }
 
     pub(super) async fn mend(&self) -> u64 {
