@@ -198,7 +198,7 @@ pub async fn publish(tx: &mut PgConnection, steps: &[(JobId, Epoch, Step)]) -> R
          from unnest($1::bigint[], $2::integer[], $3::text[]) as entered (job, epoch, step)
          -- Whoever has a worker is running. Said that way, no index of the running ones is taken, which may hold many that
          -- no longer do.
-         where job.id = entered.job and job.epoch = entered.epoch and job.worker is not null",
+         where job.id = entered.job and job.epoch = entered.epoch and job.worker is not null and job.id = any($1)",
         &steps.iter().map(|s| s.0).collect::<Vec<_>>(),
         &steps.iter().map(|s| s.1).collect::<Vec<_>>(),
         &steps.iter().map(|s| s.2.as_str().to_owned()).collect::<Vec<_>>(),

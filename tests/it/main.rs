@@ -12,6 +12,7 @@ mod example_fleets;
 mod examples;
 mod failures;
 mod fleet;
+mod growth;
 mod hostile_names;
 mod kills;
 mod least_privilege;

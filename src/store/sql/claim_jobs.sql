@@ -1,6 +1,8 @@
 -- Claims up to $2 due jobs for worker $1, each together with its slots, or not at all.
 -- $3: only this run. $4: only runs of this runner. $5: the servers that this worker knows.
 -- $6, $7: of these servers at most so many jobs; $8: of each other one.
+-- Here and in settle_jobs.sql, what is joined by an id is asked for by ANY as well: the server may have planned this when
+-- it knew the tables as empty ones, and a join alone would go through all of them.
 with allowed as (
     -- A server that does not answer must not take the room that the tenants of others need.
     select server.name as server, server.job_slots, least($2::bigint, coalesce(known.jobs, $8::bigint)) as jobs
@@ -76,7 +78,7 @@ claimed as (
     update herder.job
     set state = 'running', epoch = job.epoch + 1, starts = job.starts + 1, worker = $1, step = 'claimed',
         claimed_at = now()
-    from picked where job.id = picked.id
+    from picked where job.id = picked.id and job.id = any(array(select id from picked))
     returning job.*
 ),
 taken as (
@@ -94,7 +96,9 @@ started as (
 ),
 delivered as (
     update apalis.jobs set status = 'Running', lock_by = $1, lock_at = now(), attempts = claimed.epoch
-    from claimed where jobs.id = lpad(to_hex(claimed.id), 26, '0')
+    from claimed
+    where jobs.id = lpad(to_hex(claimed.id), 26, '0')
+      and jobs.id = any(array(select lpad(to_hex(id), 26, '0') from claimed))
 )
 select claimed.id as "job!", claimed.epoch as "epoch!", claimed.run_id as "run!", claimed.tenant as "tenant!",
        claimed.isolation as "isolation!", claimed.server as "server!", claimed.database as "database!",

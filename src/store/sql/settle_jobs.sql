@@ -21,14 +21,16 @@ settled as (
         -- `live`: its plan does not fit any more. The tool itself finds the way from where the tenant stands.
         plan_id = case when not ended.live then job.plan_id end,
         plan_note = case when not ended.live and ended.state = 'ready' then job.plan_note end,
-        connections = case when ended.live then run.connections else job.connections end,
+        connections = case when ended.live then (select connections from herder.run where run.id = job.run_id)
+                           else job.connections end,
         orphaned = job.orphaned and ended.state = 'ready',
         worker = null, step = null,
         settled_at = case when ended.state in ('succeeded', 'failed', 'skipped', 'cancelled') then now() end
-    from ended, herder.run
+    from ended
     -- Whoever has a worker is running. Said that way, no index of the running ones is taken, which may hold many that no
     -- longer do.
-    where job.id = ended.job and job.epoch = ended.epoch and job.worker = $1 and run.id = job.run_id
+    where job.id = ended.job and job.epoch = ended.epoch and job.worker = $1
+      and job.id = any(array(select job from ended))
     returning job.id, job.run_id, job.epoch, job.state, ended.error, ended.from_revision, ended.to_revision, ended.delay,
               ended.result, ended.keep
 ),
@@ -36,7 +38,9 @@ recorded as (
     update herder.attempt
     set ended_at = now(), result = settled.result, error = settled.error, from_revision = settled.from_revision,
         to_revision = settled.to_revision
-    from settled where attempt.job_id = settled.id and attempt.epoch = settled.epoch
+    from settled
+    where attempt.job_id = settled.id and attempt.epoch = settled.epoch
+      and attempt.job_id = any(array(select id from settled))
 ),
 freed as (
     -- A kept slot stays this worker's: the connection that it stands for is open.
@@ -53,9 +57,13 @@ delivered as (
         run_at = case when settled.state = 'ready' then now() + settled.delay * interval '1 second' else jobs.run_at end,
         done_at = case when settled.state <> 'ready' then now() end,
         lock_by = null, lock_at = null, last_result = settled.error
-    from settled where jobs.id = lpad(to_hex(settled.id), 26, '0')
+    from settled
+    where jobs.id = lpad(to_hex(settled.id), 26, '0')
+      and jobs.id = any(array(select lpad(to_hex(id), 26, '0') from settled))
 )
 select id as "job!", epoch as "epoch!", run_id as "run!",
        state = 'failed'
-       or not exists (select from herder.job where job.run_id = settled.run_id and job.state = 'ready') as "moves!"
+       -- ORDER BY: by the index of the ready ones. That of the open ones holds the waiting ones, too.
+       or (select id from herder.job where job.run_id = settled.run_id and job.state = 'ready'
+           order by server, ready_at limit 1) is null as "moves!"
 from settled
