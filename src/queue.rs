@@ -24,7 +24,7 @@ use apalis_core::{
 };
 use apalis_postgres::PostgresStorage;
 use sqlx::{PgConnection, PgPool};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -39,10 +39,6 @@ use crate::{
 
 /// How long a claim may take. A connection that died in the middle of it answers never.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a claim waits for more room while other jobs run: those that were settled together give theirs back in this
-/// very moment, and a claim costs much the same for one as for ten.
-const GATHER: Duration = Duration::from_millis(1);
 
 /// How long to wait after a failed claim: short enough to be back soon, long enough not to hammer a server that is
 /// just coming up.
@@ -66,7 +62,8 @@ pub async fn setup(pool: &PgPool) -> Result<(), StoreError> {
 pub struct Delivery {
     /// The job.
     pub claim: Arc<Claim>,
-    _room: Arc<OwnedSemaphorePermit>,
+    /// Goes on to the next job that is claimed in its place.
+    pub room: Arc<OwnedSemaphorePermit>,
 }
 
 /// What tells the rest of the worker about claims, in the moment that they are made.
@@ -82,21 +79,53 @@ pub trait Intake: Send + Sync + 'static {
     fn answered(&self, well: bool);
 }
 
-/// What the queue needs to know.
-#[derive(Clone)]
-pub struct QueueConfig {
+/// Claims jobs for a worker.
+pub struct Claimer {
     /// The control database.
     pub line: Arc<Line>,
-    /// What this worker can take.
+    /// What the worker can take.
     pub appetite: Appetite,
-    /// How many jobs it runs at a time.
+    /// Who is told.
+    pub intake: Arc<dyn Intake>,
+    /// Told when it is to take nothing more.
+    pub drain: CancellationToken,
+}
+
+impl Claimer {
+    /// One look at the control database, for no more jobs than there is room for. What is claimed takes the first of it.
+    ///
+    /// # Errors
+    /// The control database fails.
+    pub async fn claim(&self, room: Vec<Arc<OwnedSemaphorePermit>>) -> Result<Vec<Delivery>, StoreError> {
+        if self.drain.is_cancelled() {
+            return Ok(Vec::new());
+        }
+        let sure_until = self.intake.sure_until();
+        let claiming = async |line: &mut PgConnection| {
+            claim(line, &self.appetite, &self.intake.allowances(), room.len()).await
+        };
+        let claimed = self.line.with(CLAIM_TIMEOUT, claiming).await;
+        self.intake.answered(claimed.is_ok());
+        let claims = claimed?;
+        self.intake.claimed(&claims, sure_until);
+        let deliver = |(claim, room)| Delivery {
+            claim: Arc::new(claim),
+            room,
+        };
+        Ok(claims.into_iter().zip(room).map(deliver).collect())
+    }
+}
+
+/// What the queue needs to know.
+pub struct QueueConfig {
+    /// What claims.
+    pub claimer: Arc<Claimer>,
+    /// How many jobs the worker runs at a time.
     pub concurrency: usize,
     /// How often it looks while there is nothing.
     pub poll: Duration,
-    /// Told when there may be something before that: a slot of this worker's has become free.
-    pub wake: Arc<Notify>,
-    /// Told when it is to take nothing more.
-    pub drain: CancellationToken,
+    /// What was claimed in the place of jobs that ended.
+    pub handed: mpsc::UnboundedReceiver<Delivery>,
 }
 
 /// Takes deliveries and hands each to `handle`, until `drain` is told; then returns once all are handled. A handler
@@ -104,17 +133,19 @@ pub struct QueueConfig {
 ///
 /// # Errors
 /// apalis's worker ended by itself.
-pub async fn run<F, Fut>(config: QueueConfig, intake: Arc<dyn Intake>, handle: F) -> Result<(), String>
+pub async fn run<F, Fut>(config: QueueConfig, handle: F) -> Result<(), String>
 where
     F: Fn(Delivery) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    let name = config.appetite.worker.clone();
-    let drain = config.drain.clone();
+    let name = config.claimer.appetite.worker.clone();
+    let drain = config.claimer.drain.clone();
     let claims = Claims {
         room: Arc::new(Semaphore::new(config.concurrency)),
-        config,
-        intake,
+        claimer: config.claimer,
+        poll: config.poll,
+        handed: Arc::new(Mutex::new(config.handed)),
+        rest_until: Instant::now(),
         faults: 0,
     };
     // The attempt runs in a task of its own, so that nothing that apalis does to its worker can drop it half way.
@@ -185,52 +216,66 @@ impl BackendConfig for Queue {
     }
 }
 
+fn task(delivery: Delivery) -> Task<Delivery> {
+    TaskBuilder::new(delivery).build()
+}
+
 /// Our persistence: claims instead of fetches.
 #[derive(Clone)]
 struct Claims {
-    config: QueueConfig,
-    intake: Arc<dyn Intake>,
+    claimer: Arc<Claimer>,
+    poll: Duration,
+    handed: Arc<Mutex<mpsc::UnboundedReceiver<Delivery>>>,
     room: Arc<Semaphore>,
+    /// Until when there is nothing to look for.
+    rest_until: Instant,
     faults: u32,
 }
 
 impl Claims {
-    /// Waits until there is room for a job, and takes as much of it as there is.
-    async fn take_room(&self) -> Option<Vec<OwnedSemaphorePermit>> {
-        let first = Arc::clone(&self.room).acquire_owned().await.ok()?;
-        if self.room.available_permits() + 1 < self.config.concurrency {
-            tokio::time::sleep(GATHER).await;
+    /// What was claimed already in the place of jobs that ended.
+    async fn handed(&self) -> Vec<Delivery> {
+        let mut handed = self.handed.lock().await;
+        let mut deliveries = Vec::new();
+        if handed.recv_many(&mut deliveries, usize::MAX).await == 0 {
+            // Whoever hands on is gone: the worker is about to end.
+            std::future::pending::<()>().await;
         }
+        deliveries
+    }
+
+    /// Waits until it is time to look, and there is room for a job, and takes as much of it as there is.
+    async fn take_room(&self) -> Vec<Arc<OwnedSemaphorePermit>> {
+        tokio::time::sleep_until(self.rest_until.into()).await;
+        let Ok(first) = Arc::clone(&self.room).acquire_owned().await else {
+            std::future::pending().await
+        };
         let more = std::iter::from_fn(|| Arc::clone(&self.room).try_acquire_owned().ok());
-        Some(std::iter::once(first).chain(more).collect())
+        std::iter::once(first).chain(more).map(Arc::new).collect()
     }
 
     /// One look at the control database. A fault is waited out here: nobody above can do better.
-    async fn claim(&mut self, limit: usize) -> Vec<Claim> {
-        let sure_until = self.intake.sure_until();
-        let problem = match self.try_claim(limit).await {
-            Ok(claims) => {
+    async fn claim(&mut self, room: Vec<Arc<OwnedSemaphorePermit>>) -> Vec<Delivery> {
+        let pause = match self.claimer.claim(room).await {
+            Ok(deliveries) if !deliveries.is_empty() => {
                 self.faults = 0;
-                self.intake.answered(true);
-                self.intake.claimed(&claims, sure_until);
-                return claims;
+                return deliveries;
             }
-            Err(e) => e.to_string(),
+            Ok(_) => {
+                self.faults = 0;
+                // With jitter, so that workers that started together do not ask together.
+                self.poll.mul_f64(0.75 + rand::random::<f64>() / 2.0)
+            }
+            Err(error) => {
+                self.faults += 1;
+                if self.faults == 1 {
+                    warn!(%error, "Cannot take jobs; trying again until it works");
+                }
+                FAULT_BACKOFF.delay(self.faults, rand::random())
+            }
         };
-        self.intake.answered(false);
-        self.faults += 1;
-        if self.faults == 1 {
-            warn!(error = %problem, "Cannot take jobs; trying again until it works");
-        }
-        tokio::time::sleep(FAULT_BACKOFF.delay(self.faults, rand::random())).await;
+        self.rest_until = Instant::now() + pause;
         Vec::new()
-    }
-
-    async fn try_claim(&self, limit: usize) -> Result<Vec<Claim>, StoreError> {
-        let claiming = async |line: &mut PgConnection| {
-            claim(line, &self.config.appetite, &self.intake.allowances(), limit).await
-        };
-        self.config.line.with(CLAIM_TIMEOUT, claiming).await
     }
 }
 
@@ -250,31 +295,18 @@ impl Persistence for Claims {
     /// Returns when it has something: apalis would ask again only after its next heartbeat.
     async fn fetch_next(&mut self, _: &WorkerContext) -> Result<Vec<Task<Delivery>>, Infallible> {
         loop {
-            if self.config.drain.is_cancelled() {
+            if self.claimer.drain.is_cancelled() {
                 std::future::pending::<()>().await;
             }
-            let Some(mut room) = self.take_room().await else {
-                std::future::pending().await
+            let room = tokio::select! {
+                biased;
+                deliveries = self.handed() => return Ok(deliveries.into_iter().map(task).collect()),
+                room = self.take_room() => room,
             };
-            let claims = self.claim(room.len()).await;
-            if !claims.is_empty() {
-                let deliver = |claim| {
-                    let room = Arc::new(room.pop()?);
-                    Some(
-                        TaskBuilder::new(Delivery {
-                            claim: Arc::new(claim),
-                            _room: room,
-                        })
-                        .build(),
-                    )
-                };
-                return Ok(claims.into_iter().filter_map(deliver).collect());
-            }
-            drop(room);
-            tokio::select! {
-                // With jitter, so that workers that started together do not ask together.
-                () = tokio::time::sleep(self.config.poll.mul_f64(0.75 + rand::random::<f64>() / 2.0)) => {}
-                () = self.config.wake.notified() => {}
+            // Not to be dropped half way: what it claims would be nobody's.
+            let deliveries = self.claim(room).await;
+            if !deliveries.is_empty() {
+                return Ok(deliveries.into_iter().map(task).collect());
             }
         }
     }

@@ -1,10 +1,11 @@
-//! Writes how attempts ended: whatever has ended while the last statement was on its way goes into the next one, so that
-//! a worker with many quick tenants costs the control database a few statements and not thousands.
+//! Writes how attempts ended, and claims other jobs in their place: whatever has ended while the last statement was on its
+//! way goes into the next one, so that a worker with many quick tenants costs the control database a few statements and
+//! not thousands.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use sqlx::PgConnection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::{debug, error, warn};
 
 use super::{held::Held, keeper::say};
@@ -13,10 +14,10 @@ use crate::{
         backoff::Backoff,
         job::{Epoch, JobId},
     },
+    queue::{Claimer, Delivery},
     store::{
         StoreError,
         job::{self, Ended, Settled},
-        line::Line,
         run,
     },
 };
@@ -30,8 +31,7 @@ const BACKOFF: Backoff = Backoff {
 /// How many ends go into one statement: enough for the busiest worker, few enough for one that stays quick.
 const BATCH: usize = 100;
 
-/// How long an end waits for more, while other jobs run: what is settled together is claimed anew together, and either
-/// costs much the same for one as for ten.
+/// How long an end waits for more, while other jobs run: a statement costs much the same for one as for ten.
 const GATHER: Duration = Duration::from_millis(1);
 
 /// How long a statement may take. A connection that died in the middle of it answers never.
@@ -44,14 +44,19 @@ pub(super) struct Settler {
 
 struct End {
     ended: Ended,
+    room: Arc<OwnedSemaphorePermit>,
     written: oneshot::Sender<bool>,
 }
 
 impl Settler {
-    /// Starts to take ends.
-    pub(super) fn start(line: Arc<Line>, worker: String, held: Arc<Held>) -> Self {
+    /// Starts to take ends. What is claimed in their place goes to `next`.
+    pub(super) fn start(
+        claimer: Arc<Claimer>,
+        held: Arc<Held>,
+        next: mpsc::UnboundedSender<Delivery>,
+    ) -> Self {
         let (ends, mut ended) = mpsc::unbounded_channel();
-        let writer = Writer { line, worker };
+        let writer = Writer { claimer, next };
         tokio::spawn(async move {
             let mut batch = Vec::new();
             while ended.recv_many(&mut batch, BATCH).await > 0 {
@@ -71,17 +76,17 @@ impl Settler {
 
     /// Writes an end, however long the control database is away, and moves its run on. False: the job went on without this attempt, and
     /// nothing was written.
-    pub(super) async fn write(&self, ended: Ended) -> bool {
+    pub(super) async fn write(&self, ended: Ended, room: Arc<OwnedSemaphorePermit>) -> bool {
         let (written, answer) = oneshot::channel();
         // Nobody takes it any more only where the process is about to end.
-        let _ = self.ends.send(End { ended, written });
+        let _ = self.ends.send(End { ended, room, written });
         answer.await.unwrap_or(false)
     }
 }
 
 struct Writer {
-    line: Arc<Line>,
-    worker: String,
+    claimer: Arc<Claimer>,
+    next: mpsc::UnboundedSender<Delivery>,
 }
 
 impl Writer {
@@ -118,9 +123,8 @@ impl Writer {
         // Before their room is free for the next claims: a run that just halted must give none.
         let runs: BTreeSet<_> = settled.iter().filter(|s| s.moves).map(|s| s.run).collect();
         for run in runs {
-            let advanced = self
-                .line
-                .with(TIMEOUT, async |line| run::advance(line, run).await);
+            let advancing = async |line: &mut PgConnection| run::advance(line, run).await;
+            let advanced = self.claimer.line.with(TIMEOUT, advancing);
             match advanced.await {
                 Ok(advanced) => say(run, &advanced),
                 // The keeper of any worker does it a moment later.
@@ -128,19 +132,28 @@ impl Writer {
             }
         }
         let written: BTreeSet<(JobId, Epoch)> = settled.iter().map(|s| (s.job, s.epoch)).collect();
-        for End {
-            ended,
-            written: answer,
-        } in ends
-        {
+        let mut room = Vec::with_capacity(ends.len());
+        for end in ends {
             // After a fault, "nothing was written" most likely means that the lost answer was a yes.
-            let _ = answer.send(tries > 0 || written.contains(&ended.attempt()));
+            let _ = end
+                .written
+                .send(tries > 0 || written.contains(&end.ended.attempt()));
+            room.push(end.room);
+        }
+        match self.claimer.claim(room).await {
+            Ok(deliveries) => deliveries.into_iter().for_each(|delivery| {
+                // Nobody takes it any more only where the process is about to end.
+                let _ = self.next.send(delivery);
+            }),
+            // The queue asks again, and says so if that fails as well.
+            Err(error) => debug!(%error, "Could not claim what comes next"),
         }
     }
 
     async fn settle(&self, ended: &[&Ended]) -> Result<Vec<Settled>, StoreError> {
-        let settling = async |line: &mut PgConnection| job::settle(line, &self.worker, ended).await;
-        self.line.with(TIMEOUT, settling).await
+        let worker = &self.claimer.appetite.worker;
+        let settling = async |line: &mut PgConnection| job::settle(line, worker, ended).await;
+        self.claimer.line.with(TIMEOUT, settling).await
     }
 }
 

@@ -10,7 +10,10 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::{sync::Notify, task::JoinHandle};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, field, info, info_span, warn};
 use uuid::Uuid;
@@ -39,7 +42,7 @@ use crate::{
         worker::control_label,
     },
     metrics::{Metrics, WorkerFigures},
-    queue::{self, Delivery, Intake, QueueConfig},
+    queue::{self, Claimer, Delivery, Intake, QueueConfig},
     store::{
         StoreError,
         job::{Allowances, Appetite, Ended},
@@ -87,10 +90,6 @@ struct Shared {
     held: Arc<Held>,
     reach: Reach,
     kept: Kept,
-    line: Arc<Line>,
-    settler: Settler,
-    /// Told when a slot of ours may have become free.
-    wake: Arc<Notify>,
     /// Told when nothing is due.
     idle: Notify,
     /// Whether it waits for room in the budget.
@@ -115,20 +114,15 @@ impl Worker {
         let label = control_label(&id);
         cx.pool
             .set_connect_options((*cx.pool.connect_options()).clone().application_name(&label));
-        let line = Line::new(cx.pool.clone());
-        let held = Arc::<Held>::default();
         Self {
             shared: Arc::new(Shared {
                 plans: Plans::new(cx.pool.clone()),
-                settler: Settler::start(Arc::clone(&line), id.clone(), Arc::clone(&held)),
-                line,
                 kept: Kept::default(),
-                wake: Arc::default(),
                 idle: Notify::default(),
                 waiting: AtomicBool::new(false),
                 cx,
                 id,
-                held,
+                held: Arc::default(),
                 reach: Reach::new(options.concurrency),
                 options,
                 health: Arc::default(),
@@ -237,27 +231,37 @@ impl Worker {
         let silence = CancellationToken::new();
         let herald = Herald::new(&shared.cx.config.notify, shared.cx.pool.clone())
             .map(|herald| tokio::spawn(herald.run(silence.clone())));
-        let queue = QueueConfig {
-            line: Arc::clone(&shared.line),
+        let claimer = Arc::new(Claimer {
+            line: Line::new(shared.cx.pool.clone()),
             appetite: Appetite {
                 worker: shared.id.clone(),
                 run: shared.options.only_run,
                 runner: runner_kind(&shared.cx.config.runner).into(),
                 servers: shared.cx.servers.names().map(str::to_owned).collect(),
             },
+            intake: Arc::clone(&shared) as Arc<dyn Intake>,
+            drain: shared.drain.clone(),
+        });
+        let (next, handed) = mpsc::unbounded_channel();
+        let settler = Arc::new(Settler::start(
+            Arc::clone(&claimer),
+            Arc::clone(&shared.held),
+            next,
+        ));
+        let queue = QueueConfig {
+            claimer,
             concurrency: shared.options.concurrency,
             poll: config.poll,
-            wake: Arc::clone(&shared.wake),
-            drain: shared.drain.clone(),
+            handed,
         };
         let handler = Arc::clone(&shared);
         let deliver = move |delivery: Delivery| {
-            let shared = Arc::clone(&handler);
-            async move { shared.deliver(delivery).await }
+            let (shared, settler) = (Arc::clone(&handler), Arc::clone(&settler));
+            async move { shared.deliver(delivery, &settler).await }
         };
         let drained = tokio::spawn(Arc::clone(&shared).end_when_late());
         let keeping = tokio::spawn(Arc::clone(&shared).keep());
-        let ran = queue::run(queue, Arc::clone(&shared) as Arc<dyn Intake>, deliver).await;
+        let ran = queue::run(queue, deliver).await;
         end(drained).await;
         end(keeper).await;
         end(keeping).await;
@@ -330,7 +334,7 @@ impl Shared {
     }
 
     /// From a claim to its settlement, whatever happens in between.
-    async fn deliver(&self, delivery: Delivery) {
+    async fn deliver(&self, delivery: Delivery, settler: &Settler) {
         let claim = &delivery.claim;
         let started = Instant::now();
         let span = info_span!(
@@ -349,7 +353,9 @@ impl Shared {
             match settlement {
                 Some(settlement) => {
                     self.held.enter(claim.job, claim.epoch, Step::Settling);
-                    self.settle(claim, &settlement, kept, started.elapsed()).await;
+                    let ended = self.ended(claim, &settlement, kept);
+                    let written = settler.write(ended, Arc::clone(&delivery.room));
+                    self.settle(claim, &settlement, written, started.elapsed()).await;
                 }
                 None => close_all(kept).await,
             }
@@ -398,23 +404,27 @@ impl Shared {
         }
     }
 
-    /// Writes an outcome, however long the control database is away; with the connection that is kept, if any.
-    async fn settle(
-        &self,
-        claim: &Claim,
-        settlement: &Settlement,
-        kept: Option<KeptSession>,
-        took: Duration,
-    ) {
+    /// What is written of an attempt. Its connection is kept, if it can be.
+    fn ended(&self, claim: &Claim, settlement: &Settlement, kept: Option<KeptSession>) -> Ended {
         let ended = Ended::new(claim.job, claim.epoch, settlement, kept.is_some());
         if let Some(kept) = kept {
             self.kept.put(claim, kept);
         }
+        ended
+    }
+
+    /// Waits until an outcome is written, however long the control database is away.
+    async fn settle(
+        &self,
+        claim: &Claim,
+        settlement: &Settlement,
+        written: impl Future<Output = bool>,
+        took: Duration,
+    ) {
         let written = tokio::select! {
-            written = self.settler.write(ended) => written,
+            written = written => written,
             () = self.last_words_said() => return,
         };
-        self.wake.notify_one();
         if !written {
             // Its slot is somebody else's by now, and so must its connection be.
             close_all(self.kept.take(claim).await).await;

@@ -63,7 +63,7 @@ delivered as (
 )
 select id as "job!", epoch as "epoch!", run_id as "run!",
        state = 'failed'
-       -- ORDER BY: by the index of the ready ones. That of the open ones holds the waiting ones, too.
+       -- ORDER BY: by the index of the ready ones, and from its end. Its beginning is full of those that were claimed.
        or (select id from herder.job where job.run_id = settled.run_id and job.state = 'ready'
-           order by server, ready_at limit 1) is null as "moves!"
+           order by server desc, ready_at desc, id desc limit 1) is null as "moves!"
 from settled
