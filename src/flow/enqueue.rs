@@ -1,6 +1,9 @@
 //! Making a run: resolve, inspect, settle what is done, and write all the rest in one transaction.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use futures_util::future::join_all;
 use uuid::Uuid;
@@ -20,7 +23,7 @@ use crate::{
         context::{Context, chain},
         inspect::{OwnUrls, Read, inspect},
         prove::prove,
-        resolve::{ResolveError, resolve_selected},
+        resolve::{ResolveError, Resolved, resolve_selected},
         service::Service,
     },
     runner::{Offer, RunnerError, Verdict, apply::fits},
@@ -100,7 +103,7 @@ impl Way {
 /// What a run would do.
 pub struct Plan {
     /// The history that it was made with.
-    pub history: std::sync::Arc<History>,
+    pub history: Arc<History>,
     /// The absolute target, where it is the same for all. None inside: the base.
     pub target: Option<Option<String>>,
     /// One line a tenant, in the source's order.
@@ -229,24 +232,15 @@ async fn read(
     only: &[String],
     exclude: &[String],
 ) -> Result<(Plan, Vec<DistinctWay>), EnqueueError> {
-    let history = cx.runner.history().await?;
-    let absolute = match target {
-        Target::Relative(_) => None,
-        _ => Some(
-            history
-                .resolve(target, &Ledger::default())
-                .map_err(RunnerError::from)?,
-        ),
-    };
-    let listed = cx.source.list().await?;
-    let own_urls: OwnUrls = listed
-        .iter()
-        .filter_map(|t| Some((t.id.clone(), t.url.clone()?)))
-        .collect();
-    let resolved = resolve_selected(listed, &cx.servers, only, exclude)?;
-    let mut warnings = resolved.warnings;
-    let servers = servers(cx, &resolved.tenants, &own_urls, &mut warnings).await?;
-    let ledgers = inspect(cx, &resolved.tenants, &own_urls).await?;
+    // At the same time: it takes a migration tool as long to start as it takes to read a thousand ledgers.
+    let (known, found) = tokio::join!(migrations(cx, target), stand(cx, only, exclude));
+    let (history, absolute) = known?;
+    let Found {
+        resolved,
+        own_urls,
+        servers,
+        ledgers,
+    } = found?;
     let mut planner = Planner {
         history: &history,
         direction,
@@ -267,11 +261,52 @@ async fn read(
         tenants,
         ways: Vec::new(),
         servers,
-        warnings,
+        warnings: resolved.warnings,
         history,
         own_urls,
     };
     Ok((plan, ways))
+}
+
+/// The history, and the target in it, if that is the same one for all tenants.
+async fn migrations(
+    cx: &Context,
+    target: &Target,
+) -> Result<(Arc<History>, Option<Option<String>>), EnqueueError> {
+    let history = cx.runner.history().await?;
+    let absolute = match target {
+        Target::Relative(_) => None,
+        _ => {
+            let target = history.resolve(target, &Ledger::default());
+            Some(target.map_err(RunnerError::from)?)
+        }
+    };
+    Ok((history, absolute))
+}
+
+/// The tenants, and where they stand.
+struct Found {
+    resolved: Resolved,
+    own_urls: OwnUrls,
+    servers: Vec<ServerRow>,
+    ledgers: Vec<Read>,
+}
+
+async fn stand(cx: &Context, only: &[String], exclude: &[String]) -> Result<Found, EnqueueError> {
+    let listed = cx.source.list().await?;
+    let own_urls: OwnUrls = listed
+        .iter()
+        .filter_map(|t| Some((t.id.clone(), t.url.clone()?)))
+        .collect();
+    let mut resolved = resolve_selected(listed, &cx.servers, only, exclude)?;
+    let servers = servers(cx, &resolved.tenants, &own_urls, &mut resolved.warnings).await?;
+    let ledgers = inspect(cx, &resolved.tenants, &own_urls).await?;
+    Ok(Found {
+        resolved,
+        own_urls,
+        servers,
+        ledgers,
+    })
 }
 
 /// A ledger, an isolation, and where that goes.
