@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool};
 use tracing::{info, warn};
 
 use super::{
@@ -147,9 +147,7 @@ impl Pulse {
         self.compare(held, &known).await;
         let steps = self.held.unpublished();
         if !steps.is_empty() {
-            let mut tx = connection.begin().await?;
-            job::publish(&mut tx, &steps).await?;
-            tx.commit().await?;
+            job::publish(connection, &steps).await?;
         }
         Ok(())
     }

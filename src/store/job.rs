@@ -188,22 +188,32 @@ pub async fn claim(
         .collect()
 }
 
-/// Publishes the steps that attempts have entered. One whose job went on without it is passed over.
+/// Publishes the steps that attempts have entered. One whose job went on without it is passed over, and so is one that
+/// is just being settled: waiting for each other's jobs, this and a settlement would stand still until the server ended one.
 ///
 /// # Errors
 /// The control database fails.
-pub async fn publish(tx: &mut PgConnection, steps: &[(JobId, Epoch, Step)]) -> Result<(), StoreError> {
+pub async fn publish(
+    connection: &mut PgConnection,
+    steps: &[(JobId, Epoch, Step)],
+) -> Result<(), StoreError> {
     sqlx::query!(
-        "update herder.job set step = entered.step
-         from unnest($1::bigint[], $2::integer[], $3::text[]) as entered (job, epoch, step)
-         -- Whoever has a worker is running. Said that way, no index of the running ones is taken, which may hold many that
-         -- no longer do.
-         where job.id = entered.job and job.epoch = entered.epoch and job.worker is not null and job.id = any($1)",
+        "with entered as (
+           select job.id, entered.step
+           from unnest($1::bigint[], $2::integer[], $3::text[]) as entered (job, epoch, step)
+           join herder.job on job.id = entered.job and job.epoch = entered.epoch
+           -- Whoever has a worker is running. Said that way, no index of the running ones is taken, which may hold many
+           -- that no longer do.
+           where job.worker is not null and job.id = any($1)
+           for update of job skip locked
+         )
+         update herder.job set step = entered.step from entered
+         where job.id = entered.id and job.id = any(array(select id from entered))",
         &steps.iter().map(|s| s.0).collect::<Vec<_>>(),
         &steps.iter().map(|s| s.1).collect::<Vec<_>>(),
         &steps.iter().map(|s| s.2.as_str().to_owned()).collect::<Vec<_>>(),
     )
-    .execute(tx)
+    .execute(connection)
     .await?;
     Ok(())
 }
