@@ -30,6 +30,7 @@ mod poison;
 mod poolers;
 mod prometheus;
 mod prune;
+mod publishing;
 mod rehearsal;
 mod runner_command;
 mod runner_sql;
