@@ -58,6 +58,27 @@ fn signal(child: &Child, signal: Signal) {
     let pid = child.id().expect("a process that was not waited for");
     let pid = Pid::from_raw(pid.cast_signed()).expect("a process id");
     kill_process(pid, signal).expect("a signal");
+    if signal == Signal::STOP {
+        wait_until_stopped(child);
+    }
+}
+
+/// The signal is sent, but on a busy machine a thread may go on for a moment: long enough to open a connection.
+fn wait_until_stopped(child: &Child) {
+    let tasks = format!("/proc/{}/task", child.id().expect("it runs"));
+    let is_stopped = |task: fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        // Behind the name, which may hold anything.
+        stat.rsplit_once(") ")
+            .is_none_or(|(_, rest)| rest.starts_with('T'))
+    };
+    while !fs::read_dir(&tasks)
+        .expect("its threads")
+        .flatten()
+        .all(is_stopped)
+    {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// A `herder` that runs.
