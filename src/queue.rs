@@ -75,8 +75,8 @@ pub trait Intake: Send + Sync + 'static {
     /// These jobs are this worker's now, under the lease that ran when they were asked for. None: nothing is due, or no
     /// slot is free for it.
     fn claimed(&self, claims: &[Claim], sure_until: Option<Instant>);
-    /// The control database answered a claim (`true`) or did not.
-    fn answered(&self, well: bool);
+    /// A claim came to its end, answered or not.
+    fn answered(&self);
 }
 
 /// Claims jobs for a worker.
@@ -105,7 +105,7 @@ impl Claimer {
             claim(line, &self.appetite, &self.intake.allowances(), room.len()).await
         };
         let claimed = self.line.with(CLAIM_TIMEOUT, claiming).await;
-        self.intake.answered(claimed.is_ok());
+        self.intake.answered();
         let claims = claimed?;
         self.intake.claimed(&claims, sure_until);
         let deliver = |(claim, room)| Delivery {

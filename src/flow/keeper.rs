@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     database_url::DatabaseUrl,
-    domain::{failure::FailureClass, tenant::Place, worker::kept_label},
+    domain::{failure::FailureClass, run::RunId, tenant::Place, worker::kept_label},
     metrics::Metrics,
     runner::RunnerError,
     servers::ServersError,
@@ -97,7 +97,7 @@ impl Keeper {
                 );
             }
             for id in run::running(pool).await? {
-                say(id, &run::advance(&mut *pool.acquire().await?, id).await?);
+                self.advance(id).await?;
             }
         }
         if rounds.is_multiple_of(30) {
@@ -121,13 +121,16 @@ impl Keeper {
                         run.id = %lost.run, tenant.id = %tenant, attempt = lost.epoch, worker = %worker,
                         "Parked tenant `{tenant}`: it was started too often, and each time its worker was lost"
                     );
-                    say(
-                        lost.run,
-                        &run::advance(&mut *pool.acquire().await?, lost.run).await?,
-                    );
+                    self.advance(lost.run).await?;
                 }
             }
         }
+        Ok(())
+    }
+
+    async fn advance(&self, run: RunId) -> Result<(), StoreError> {
+        let mut connection = self.cx.pool.acquire().await?;
+        say(run, &run::advance(&mut connection, run).await?);
         Ok(())
     }
 
@@ -281,7 +284,7 @@ impl Keeper {
 }
 
 /// One line for what happened to a run.
-pub(super) fn say(run: crate::domain::run::RunId, advanced: &Advanced) {
+pub(super) fn say(run: RunId, advanced: &Advanced) {
     let short = crate::domain::run::short(&run);
     match advanced {
         Advanced::No => {}

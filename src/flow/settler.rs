@@ -74,8 +74,8 @@ impl Settler {
         Self { ends }
     }
 
-    /// Writes an end, however long the control database is away, and moves its run on. False: the job went on without this attempt, and
-    /// nothing was written.
+    /// Writes an end, however long the control database is away, and moves its run on. False: the job went on without this
+    /// attempt, and nothing was written. The room goes on to what is claimed in its place.
     pub(super) async fn write(&self, ended: Ended, room: Arc<OwnedSemaphorePermit>) -> bool {
         let (written, answer) = oneshot::channel();
         // Nobody takes it any more only where the process is about to end.

@@ -300,7 +300,7 @@ impl Intake for Shared {
         self.reach.allowances(Instant::now())
     }
 
-    fn answered(&self, _well: bool) {
+    fn answered(&self) {
         self.claimed_at
             .store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
@@ -315,7 +315,7 @@ impl Shared {
             if tries == 1 {
                 warn!(%error, "Cannot sign on; trying again until it works");
             }
-            self.answered(false);
+            self.answered();
             tokio::select! {
                 () = tokio::time::sleep(SIGN_ON_BACKOFF.delay(tries, rand::random())) => {}
                 () = self.drain.cancelled() => return,
@@ -353,9 +353,8 @@ impl Shared {
             match settlement {
                 Some(settlement) => {
                     self.held.enter(claim.job, claim.epoch, Step::Settling);
-                    let ended = self.ended(claim, &settlement, kept);
-                    let written = settler.write(ended, Arc::clone(&delivery.room));
-                    self.settle(claim, &settlement, written, started.elapsed()).await;
+                    self.settle(&delivery, settler, &settlement, kept, started.elapsed())
+                        .await;
                 }
                 None => close_all(kept).await,
             }
@@ -404,25 +403,22 @@ impl Shared {
         }
     }
 
-    /// What is written of an attempt. Its connection is kept, if it can be.
-    fn ended(&self, claim: &Claim, settlement: &Settlement, kept: Option<KeptSession>) -> Ended {
+    /// Writes an outcome, however long the control database is away; with the connection that is kept, if any.
+    async fn settle(
+        &self,
+        delivery: &Delivery,
+        settler: &Settler,
+        settlement: &Settlement,
+        kept: Option<KeptSession>,
+        took: Duration,
+    ) {
+        let claim = &delivery.claim;
         let ended = Ended::new(claim.job, claim.epoch, settlement, kept.is_some());
         if let Some(kept) = kept {
             self.kept.put(claim, kept);
         }
-        ended
-    }
-
-    /// Waits until an outcome is written, however long the control database is away.
-    async fn settle(
-        &self,
-        claim: &Claim,
-        settlement: &Settlement,
-        written: impl Future<Output = bool>,
-        took: Duration,
-    ) {
         let written = tokio::select! {
-            written = written => written,
+            written = settler.write(ended, Arc::clone(&delivery.room)) => written,
             () = self.last_words_said() => return,
         };
         if !written {

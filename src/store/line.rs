@@ -1,13 +1,10 @@
 //! A connection to the control database for who comes often. A pool asks each connection that comes back whether it
 //! lives, twice, and again before it goes out: for a claim or an outcome that is as much talk as the statement itself.
 
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::Mutex;
 
 use super::StoreError;
 
@@ -18,19 +15,15 @@ const HOLD: Duration = Duration::from_millis(20);
 pub struct Line {
     pool: PgPool,
     held: Mutex<Option<PoolConnection<Postgres>>>,
-    used: Notify,
 }
 
 impl Line {
     /// One that takes its connections from this pool.
     pub fn new(pool: PgPool) -> Arc<Self> {
-        let line = Arc::new(Self {
+        Arc::new(Self {
             pool,
             held: Mutex::new(None),
-            used: Notify::new(),
-        });
-        tokio::spawn(give_back(Arc::downgrade(&line)));
-        line
+        })
     }
 
     /// Uses the connection. Whoever else wants to waits.
@@ -38,7 +31,7 @@ impl Line {
     /// # Errors
     /// What `work` answers; or the control database cannot be reached, or was silent for so long.
     pub async fn with<T>(
-        &self,
+        self: &Arc<Self>,
         limit: Duration,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
@@ -47,7 +40,7 @@ impl Line {
             Some(connection) => connection,
             None => {
                 let connection = self.pool.acquire().await?;
-                self.used.notify_one();
+                tokio::spawn(Arc::clone(self).give_back());
                 connection
             }
         };
@@ -65,17 +58,10 @@ impl Line {
             }
         }
     }
-}
 
-/// Gives the connection to the pool again and again, as long as there is a line.
-async fn give_back(line: Weak<Line>) {
-    while let Some(line) = line.upgrade() {
-        if tokio::time::timeout(Duration::from_secs(1), line.used.notified())
-            .await
-            .is_ok()
-        {
-            tokio::time::sleep(HOLD).await;
-            drop(line.held.lock().await.take());
-        }
+    /// Gives the connection back to the pool in a moment.
+    async fn give_back(self: Arc<Self>) {
+        tokio::time::sleep(HOLD).await;
+        drop(self.held.lock().await.take());
     }
 }

@@ -302,19 +302,10 @@ async fn nobody_waits_for_a_run_that_is_being_written() {
     fleet.herder(&["upgrade", "--local", "2"]).await.expect(0);
     // So that the server is written anew, too.
     fleet.configure(|config| config["servers"]["main"]["budget"] = 6.into());
-    let mut deliveries = fleet.control.begin().await.expect("a transaction");
-    sqlx::raw_sql("lock table apalis.jobs in share mode")
-        .execute(&mut *deliveries)
-        .await
-        .expect("a lock");
+    let deliveries = fleet.lock("apalis.jobs", "share").await;
     let enqueuer = fleet.start_herder(&["downgrade", "--to", "base", "--yes"]);
-    let waits = "select count(*) from pg_locks where relation = 'apalis.jobs'::regclass and not granted
-                 and database = (select oid from pg_database where datname = current_database())";
-    fleet
-        .wait_until("its jobs are written", async || {
-            fleet.ask::<i64>(waits).await == 1
-        })
-        .await;
+    // Its jobs are written, and not committed.
+    fleet.wait_at_lock("apalis.jobs").await;
     fleet.herder(&["tenants", "--revisions"]).await.expect(0);
     deliveries.rollback().await.expect("a rollback");
     enqueuer.end().await.expect(0);

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 
 pub(crate) use self::cluster::Cluster;
 pub(crate) use self::door::{Door, Way};
@@ -201,6 +201,28 @@ impl Fleet {
     /// Runs statements in the control database.
     pub(crate) async fn tell(&self, sql: &str) {
         tell(&self.control, sql).await;
+    }
+
+    /// Locks a table of the control database, for as long as the transaction lives.
+    pub(crate) async fn lock(&self, table: &str, mode: &str) -> Transaction<'static, Postgres> {
+        let mut tx = self.control.begin().await.expect("a transaction");
+        sqlx::raw_sql(AssertSqlSafe(format!("lock table {table} in {mode} mode")))
+            .execute(&mut *tx)
+            .await
+            .expect("a lock");
+        tx
+    }
+
+    /// Waits until somebody waits for a lock on a table of the control database.
+    pub(crate) async fn wait_at_lock(&self, table: &str) {
+        let waits = format!(
+            "select count(*) from pg_locks where relation = '{table}'::regclass and not granted
+             and database = (select oid from pg_database where datname = current_database())"
+        );
+        self.wait_until(&format!("somebody waits for {table}"), async || {
+            self.ask::<i64>(&waits).await == 1
+        })
+        .await;
     }
 
     /// Waits until a condition holds.

@@ -168,22 +168,9 @@ async fn an_enqueuer_killed_in_its_transaction_leaves_no_run() {
     let fleet = Setup::schemas(20).migrations(Tool::Sql, steps(3)).start().await;
     // Each is written by one step of the enqueue, and a lock stops the enqueuer right there.
     for table in ["herder.server", "herder.run", "herder.job", "apalis.jobs"] {
-        let mut stop = fleet.control.begin().await.expect("a transaction");
-        let lock = format!("lock table {table} in share mode");
-        sqlx::raw_sql(sqlx::AssertSqlSafe(lock))
-            .execute(&mut *stop)
-            .await
-            .expect("a lock");
+        let stop = fleet.lock(table, "share").await;
         let enqueuer = fleet.start_herder(&["upgrade"]);
-        let waits = format!(
-            "select count(*) from pg_locks where relation = '{table}'::regclass and not granted
-             and database = (select oid from pg_database where datname = current_database())"
-        );
-        fleet
-            .wait_until(&format!("the enqueuer waits for {table}"), async || {
-                fleet.ask::<i64>(&waits).await == 1
-            })
-            .await;
+        fleet.wait_at_lock(table).await;
         enqueuer.kill().await;
         stop.rollback().await.expect("a rollback");
         fleet

@@ -472,17 +472,9 @@ async fn a_worker_that_slept_since_its_claim_opens_no_connection() {
     fleet.tell("delete from tenants").await;
     fleet.list_tenants().await;
     fleet.herder(&["upgrade"]).await.expect(0);
-    let mut catalog = fleet.control.begin().await.expect("a transaction");
-    sqlx::raw_sql("lock table tenants in access exclusive mode")
-        .execute(&mut *catalog)
-        .await
-        .expect("a lock");
+    let catalog = fleet.lock("tenants", "access exclusive").await;
     let zombie = fleet.worker(&["--name", "zombie", "--listen", "127.0.0.1:0"]);
-    let asks = "select count(*) from pg_locks where relation = 'tenants'::regclass and not granted
-                and database = (select oid from pg_database where datname = current_database())";
-    fleet
-        .wait_until("it asks for the URL", async || fleet.ask::<i64>(asks).await == 1)
-        .await;
+    fleet.wait_at_lock("tenants").await;
     zombie.signal(Signal::STOP);
     catalog.rollback().await.expect("a rollback");
     let heir = fleet.worker(&["--name", "heir"]);
