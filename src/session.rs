@@ -175,6 +175,28 @@ impl TenantSession {
         }
     }
 
+    /// Goes by this name from now on, until it [forgets](Self::forget).
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn call_itself(&mut self, application_name: &str) -> Result<(), RunnerError> {
+        let call = sqlx::query("select set_config('application_name', $1, false)")
+            .bind(application_name)
+            .persistent(false);
+        answered(call.execute(&mut self.connection)).await?;
+        Ok(())
+    }
+
+    /// Lets go of the tenant's lock, its schema and its name: as it was opened. For a session over which nobody has spoken but us.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn forget(&mut self) -> Result<(), RunnerError> {
+        let forget = sqlx::raw_sql("select pg_catalog.pg_advisory_unlock_all(); reset all");
+        answered(forget.execute(&mut self.connection)).await?;
+        Ok(())
+    }
+
     /// The connection, for the runner's own statements.
     pub fn connection(&mut self) -> &mut PgConnection {
         &mut self.connection
@@ -353,13 +375,8 @@ impl TenantSession {
     /// # Errors
     /// The connection broke.
     pub(crate) async fn backend(&mut self) -> Result<i32, RunnerError> {
-        let ask = sqlx::query_scalar("select pg_backend_pid()")
-            .persistent(false)
-            .fetch_one(&mut self.connection);
-        match tokio::time::timeout(ANSWER_LIMIT, ask).await {
-            Ok(answer) => Ok(answer?),
-            Err(_) => Err(silent()),
-        }
+        let ask = sqlx::query_scalar("select pg_backend_pid()").persistent(false);
+        answered(ask.fetch_one(&mut self.connection)).await
     }
 
     /// Says that we are still here, which keeps the idle limit away. Fails where the server ended the session.
@@ -367,11 +384,9 @@ impl TenantSession {
     /// # Errors
     /// The connection broke.
     pub async fn ping(&mut self) -> Result<(), RunnerError> {
-        let ping = sqlx::query("select 1").execute(&mut self.connection);
-        match tokio::time::timeout(ANSWER_LIMIT, ping).await {
-            Ok(answer) => answer.map(|_| ()).map_err(RunnerError::from),
-            Err(_) => Err(silent()),
-        }
+        let ping = sqlx::query("select 1").persistent(false);
+        answered(ping.execute(&mut self.connection)).await?;
+        Ok(())
     }
 
     /// Ends the session. Its locks go with it.
@@ -381,8 +396,10 @@ impl TenantSession {
     }
 }
 
-fn silent() -> RunnerError {
-    RunnerError::Connection(format!("the session did not answer in {ANSWER_LIMIT:?}"))
+/// What an idle session answers to a small question.
+async fn answered<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, RunnerError> {
+    let answer = tokio::time::timeout(ANSWER_LIMIT, answer).await;
+    Ok(answer.map_err(|_| RunnerError::Silent(ANSWER_LIMIT))??)
 }
 
 /// The key of a tenant's advisory lock. Such locks belong to a database, so the schema is enough to tell tenants

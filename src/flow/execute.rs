@@ -12,7 +12,6 @@ use tracing::{debug, warn};
 
 use super::{
     context::Context,
-    enqueue::fingerprint_target,
     held::{Stop, StopReason},
     kept::KeptSession,
     link,
@@ -25,12 +24,12 @@ use crate::{
         job::{Claim, Step},
         outcome::{Outcome, Settlement},
         plan::{Note, Plan},
-        revision::{Direction, History, Ledger, Standing},
+        revision::{Direction, Ledger},
         worker::kept_label,
     },
     metrics::Metrics,
     runner::{
-        RunnerError, Subject, Work,
+        RunnerError,
         apply::{Applied, Journal, Order, apply, fits},
     },
     session::{Holder, LINGER, TenantSession},
@@ -110,19 +109,14 @@ impl Attempt<'_> {
 
     async fn attempt(
         &self,
-        mut inherited: Vec<KeptSession>,
+        inherited: Vec<KeptSession>,
     ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
         let Some(id) = &self.claim.plan else {
-            close_all(inherited).await;
-            return Ok((self.live().await?, None));
+            return self.live(inherited).await;
         };
         let plan = self.plans.get(id).await;
         let is_lasting = plan.as_ref().is_ok_and(|plan| self.is_lasting(plan));
-        let ready = inherited
-            .iter()
-            .position(|kept| is_lasting && kept.database == self.claim.place.database)
-            .map(|at| inherited.swap_remove(at));
-        close_all(inherited).await;
+        let ready = self.pick(inherited, is_lasting).await;
         let plan = plan?;
         match is_lasting {
             true => self.by_lasting_plan(&plan, ready).await,
@@ -130,15 +124,33 @@ impl Attempt<'_> {
         }
     }
 
+    /// Of the connections that came with the slots, the one for this attempt. The others are closed.
+    pub(super) async fn pick(
+        &self,
+        mut inherited: Vec<KeptSession>,
+        is_lasting: bool,
+    ) -> Option<KeptSession> {
+        let ready = inherited
+            .iter()
+            .position(|kept| is_lasting && kept.database == self.claim.place.database)
+            .map(|at| inherited.swap_remove(at));
+        close_all(inherited).await;
+        ready
+    }
+
     /// Whether a plan leaves its connection fit for the next tenant: each message brings its own guard and leaves nothing
-    /// behind. A database of its own, or a URL of its own, is nobody else's.
+    /// behind.
     fn is_lasting(&self, plan: &Plan) -> bool {
-        let claim = self.claim;
         plan.is_in_messages()
-            && claim.place.schema.is_some()
-            && !claim.own_url
-            && claim.slots.len() == 1
+            && self.is_among_others()
+            && self.claim.slots.len() == 1
             && self.cx.runner.ledger_table().is_some()
+    }
+
+    /// Whether other tenants can be reached by the same connection. A database of its own, or a URL of its own, is nobody
+    /// else's.
+    pub(super) fn is_among_others(&self) -> bool {
+        self.claim.place.schema.is_some() && !self.claim.own_url
     }
 
     /// Over a connection that outlives the attempt.
@@ -158,13 +170,13 @@ impl Attempt<'_> {
                 {
                     debug!(%error, "A kept connection was lost; opening another");
                     tokio::time::sleep(LINGER).await;
-                    let kept = self.connect(&kept_label(self.worker)).await?;
+                    let kept = self.connect(&self.url().await?, &kept_label(self.worker)).await?;
                     return self.over(kept, plan, true).await;
                 }
                 done => return done,
             }
         }
-        let kept = self.connect(&kept_label(self.worker)).await?;
+        let kept = self.connect(&self.url().await?, &kept_label(self.worker)).await?;
         self.over(kept, plan, false).await
     }
 
@@ -176,7 +188,17 @@ impl Attempt<'_> {
         again: bool,
     ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
         let settled = self.unless_stopped(&mut kept, plan, true, again).await;
-        if matches!(settled, Ok(Settlement::Succeeded { .. })) && kept.served() {
+        Self::keep(kept, true, settled).await
+    }
+
+    /// Keeps a connection that is as new after a tenant, if all went well. Any other is closed before anything is
+    /// written: its slot must not be free while it is there.
+    pub(super) async fn keep(
+        mut kept: KeptSession,
+        is_as_new: bool,
+        settled: Result<Settlement, RunnerError>,
+    ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
+        if is_as_new && matches!(settled, Ok(Settlement::Succeeded { .. })) && kept.served() {
             return Ok((settled?, Some(kept)));
         }
         kept.close().await;
@@ -185,19 +207,23 @@ impl Attempt<'_> {
 
     /// With a plan: no migration tool is asked for anything, and none need be here.
     async fn by_plan(&self, plan: &Plan) -> Result<Settlement, RunnerError> {
-        let mut opened = self.connect(&self.claim.application_name()).await?;
+        let mut opened = self
+            .connect(&self.url().await?, &self.claim.application_name())
+            .await?;
         let settled = self.unless_stopped(&mut opened, plan, false, false).await;
         opened.close().await;
         settled
     }
 
-    async fn connect(&self, label: &str) -> Result<KeptSession, RunnerError> {
-        let claim = self.claim;
+    pub(super) async fn url(&self) -> Result<DatabaseUrl, RunnerError> {
         (self.enter)(Step::Connecting);
-        let url = self.cx.url_of(claim).await?;
-        let mut session = self.open(&url, label).await?;
+        self.cx.url_of(self.claim).await
+    }
+
+    pub(super) async fn connect(&self, url: &DatabaseUrl, label: &str) -> Result<KeptSession, RunnerError> {
+        let mut session = self.open(url, label).await?;
         let backend = session.backend().await?;
-        Ok(KeptSession::new(session, &claim.place.database, backend))
+        Ok(KeptSession::new(session, &self.claim.place.database, backend))
     }
 
     async fn unless_stopped(
@@ -295,7 +321,7 @@ impl Attempt<'_> {
     }
 
     /// Waits until the job is ours beyond doubt, or until this attempt is told that it is not.
-    async fn be_sure(&self) -> Result<(), RunnerError> {
+    pub(super) async fn be_sure(&self) -> Result<(), RunnerError> {
         while !(self.is_sure)() {
             tokio::select! {
                 () = self.stop.token().cancelled() => break,
@@ -308,122 +334,9 @@ impl Attempt<'_> {
         }
     }
 
-    /// With the migration tool.
-    async fn live(&self) -> Result<Settlement, RunnerError> {
-        let claim = self.claim;
-        let history = self.cx.runner.history().await?;
-        self.check_migrations(&history)?;
-        (self.enter)(Step::Connecting);
-        let url = self.cx.url_of(claim).await?;
-        let mut session = self.open(&url, &claim.application_name()).await?;
-        let settled = match session.enter().await {
-            Ok(()) => self.in_session(&mut session, &url, &history).await,
-            Err(error) => Err(error),
-        };
-        // Before anything is written: the slot must not be free while its session is there.
-        session.close().await;
-        settled
-    }
-
-    async fn in_session(
-        &self,
-        session: &mut TenantSession,
-        url: &DatabaseUrl,
-        history: &History,
-    ) -> Result<Settlement, RunnerError> {
-        let claim = self.claim;
-        (self.enter)(Step::Guarding);
-        self.guard(session).await?;
-
-        (self.enter)(Step::Inspecting);
-        let subject = Subject {
-            tenant: &claim.tenant,
-            place: &claim.place,
-            url,
-        };
-        let ledger = self.cx.runner.read_ledger(session, subject).await?;
-        let from = history.describe(&ledger);
-        // What enqueue resolved is frozen: `-1` must not go down another step because an attempt was lost.
-        let to = match claim.resolved {
-            true => claim.to.clone(),
-            false => history.resolve(&claim.target, &ledger)?,
-        };
-        let pending: Vec<String> = history
-            .pending(claim.direction, to.as_deref(), &ledger)?
-            .into_iter()
-            .map(|r| r.id.clone())
-            .collect();
-        if history.standing(claim.direction, to.as_deref(), &ledger)? == Standing::AtTarget {
-            // The first attempt found nothing to do; a later one finds what a former one did.
-            let outcome = if claim.epoch > 1 {
-                Outcome::FoundApplied
-            } else {
-                Outcome::AlreadyCurrent
-            };
-            let before = if claim.epoch > 1 {
-                claim.from.clone()
-            } else {
-                from.clone()
-            };
-            return Ok(Settlement::Succeeded {
-                outcome,
-                from: before,
-                to: from,
-            });
-        }
-
-        (self.enter)(Step::Migrating);
-        // The tool writes on a session of its own. Whoever took over ends this one first: does it still stand?
-        session.guarded(self.stop.token(), self.be_sure()).await??;
-        session.ping().await?;
-        let work = Work {
-            claim,
-            history,
-            from: from.as_deref(),
-            to: to.as_deref(),
-            pending: &pending,
-            url,
-            limits: &self.cx.config.limits,
-            cancel: self.stop.token(),
-        };
-        let mut migrated = self.cx.runner.migrate(session, &work).await;
-        if migrated.is_err() && self.cx.runner.connections() > 1 {
-            // The tool is gone, but the server may not have noticed yet.
-            if let Err(lost) = session.end_tool(&claim.application_name()).await {
-                // Our own session broke as well: whatever the tool made of that, it was not the tenant's fault.
-                migrated = Err(lost);
-            }
-        }
-        if self.stop.reason().is_some() {
-            return Err(migrated.err().unwrap_or(RunnerError::Cancelled));
-        }
-        migrated?;
-
-        (self.enter)(Step::Verifying);
-        let after = self.cx.runner.read_ledger(session, subject).await?;
-        self.verify(history, to.as_deref(), &after)?;
-        Ok(Settlement::Succeeded {
-            outcome: Outcome::Migrated,
-            from,
-            to: history.describe(&after),
-        })
-    }
-
-    /// The run was made with certain migrations; a worker from another image must not apply others in its name.
-    fn check_migrations(&self, history: &History) -> Result<(), RunnerError> {
-        let claim = self.claim;
-        let covered = fingerprint_target(claim.direction, &claim.target, claim.to.clone());
-        match (history.is_opaque() || covered.as_deref().is_none_or(|t| history.get(t).is_some()))
-            && history.fingerprint(covered.as_deref()) == claim.checksum
-        {
-            true => Ok(()),
-            false => Err(RunnerError::OtherMigrations),
-        }
-    }
-
     /// Takes the tenant's lock. An older attempt at the same job is ended; a newer one means that this one is over; a
     /// stranger is left alone.
-    async fn guard(&self, session: &mut TenantSession) -> Result<(), RunnerError> {
+    pub(super) async fn guard(&self, session: &mut TenantSession) -> Result<(), RunnerError> {
         let claim = self.claim;
         if claim.epoch > 1 {
             // Its tool may be at work without its guard.
@@ -457,7 +370,7 @@ impl Attempt<'_> {
         }
     }
 
-    async fn end_older(&self, session: &mut TenantSession) -> Result<(), RunnerError> {
+    pub(super) async fn end_older(&self, session: &mut TenantSession) -> Result<(), RunnerError> {
         let claim = self.claim;
         let ended = session.end_older(claim.run, claim.job, claim.epoch).await?;
         if ended > 0 {
@@ -467,18 +380,6 @@ impl Attempt<'_> {
             );
         }
         Ok(())
-    }
-
-    /// A tool's word is not enough: the ledger must say the same.
-    fn verify(&self, history: &History, to: Option<&str>, after: &Ledger) -> Result<(), RunnerError> {
-        match history.standing(self.claim.direction, to, after)? {
-            Standing::AtTarget => Ok(()),
-            Standing::Behind | Standing::NeverMigrated => Err(RunnerError::LedgerMismatch {
-                wanted: to.unwrap_or("base").to_owned(),
-                found: history.describe(after).unwrap_or_else(|| "base".into()),
-                hint: None,
-            }),
-        }
     }
 
     /// What becomes of a job whose attempt failed.

@@ -61,8 +61,10 @@ impl KeptSession {
 
 struct Entry {
     kept: KeptSession,
-    /// The attempt after which it was kept: what its slot's row names.
+    /// The attempt after which it was kept: what its slots' rows name.
     after: (JobId, Epoch),
+    /// All slots that were kept after it: the tool of a live one had a connection, too.
+    slots: Vec<i32>,
     since: Instant,
     /// Whether the end of that attempt was written. Before that its slot is not a kept one yet, and cannot be given back.
     settled: bool,
@@ -79,7 +81,7 @@ pub(super) struct Kept {
 #[derive(Default)]
 struct State {
     entries: HashMap<(String, i32), Entry>,
-    /// The attempts whose slots were kept, and whose connections are closed by now.
+    /// The attempts whose slots were kept, and whose connections are closed by now, or have gone on to another attempt.
     closed: Vec<(JobId, Epoch)>,
 }
 
@@ -98,6 +100,7 @@ impl Kept {
         let entry = Entry {
             kept,
             after: (claim.job, claim.epoch),
+            slots: claim.slots.clone(),
             since: Instant::now(),
             settled: false,
         };
@@ -120,10 +123,16 @@ impl Kept {
         let _closed = self.closing.lock().await;
         let mut state = self.state();
         let slots = claim.slots.iter();
-        slots
+        let entries: Vec<Entry> = slots
             .filter_map(|slot| state.entries.remove(&(claim.place.server.clone(), *slot)))
-            .map(|entry| entry.kept)
-            .collect()
+            .collect();
+        for entry in &entries {
+            // The claim needs fewer: the others are nobody's now.
+            if entry.slots.iter().any(|slot| !claim.slots.contains(slot)) {
+                state.closed.push(entry.after);
+            }
+        }
+        entries.into_iter().map(|entry| entry.kept).collect()
     }
 
     /// Closes those that nobody has asked for in a while, and names the attempts whose slots can go, these and all that

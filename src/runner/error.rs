@@ -1,5 +1,7 @@
 //! What can go wrong in a tenant, and whether trying again can help.
 
+use std::time::Duration;
+
 use crate::{
     domain::{
         failure::{FailureClass, JobError, STATEMENT_LIMIT, classify_sqlstate, cut, reason_of_sqlstate},
@@ -30,6 +32,9 @@ pub enum RunnerError {
     /// No connection, or it broke.
     #[error("{0}")]
     Connection(String),
+    /// A session did not answer for so long. It may still be there.
+    #[error("the session did not answer in {0:?}")]
+    Silent(Duration),
     /// A pooler in between shares sessions among its clients.
     #[error("a pooler is in between that shares sessions: {0}")]
     Pooled(String),
@@ -129,9 +134,11 @@ impl RunnerError {
             Self::Tool {
                 sqlstate: Some(code), ..
             } => classify_sqlstate(code),
-            Self::Connection(_) | Self::LockedByOther(_) | Self::Superseded | Self::Cancelled => {
-                FailureClass::Infrastructure
-            }
+            Self::Connection(_)
+            | Self::Silent(_)
+            | Self::LockedByOther(_)
+            | Self::Superseded
+            | Self::Cancelled => FailureClass::Infrastructure,
             // Another worker may have the right migrations: while an image is rolled out, both kinds are about.
             Self::OtherMigrations | Self::ToolDied(_) | Self::LedgerMoved { .. } => FailureClass::Transient,
             Self::SchemaMissing(_)
@@ -156,7 +163,7 @@ impl RunnerError {
                 sqlstate: Some(sqlstate),
                 ..
             } => reason_of_sqlstate(sqlstate),
-            Self::Connection(_) => "connection_lost",
+            Self::Connection(_) | Self::Silent(_) => "connection_lost",
             Self::Pooled(_) => "pooled",
             Self::Untrusted { .. } => "untrusted_server",
             Self::SchemaMissing(_) => "schema_missing",

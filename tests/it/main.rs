@@ -14,6 +14,7 @@ mod failures;
 mod fleet;
 mod growth;
 mod hostile_names;
+mod kept_guards;
 mod kills;
 mod least_privilege;
 mod listener;

@@ -1,0 +1,206 @@
+//! An attempt with the migration tool itself, while a session of ours holds the tenant's lock.
+
+use std::sync::atomic::Ordering;
+
+use tracing::debug;
+
+use super::{
+    enqueue::fingerprint_target,
+    execute::{Attempt, close_all},
+    kept::KeptSession,
+};
+use crate::{
+    database_url::DatabaseUrl,
+    domain::{
+        failure::FailureClass,
+        job::Step,
+        outcome::{Outcome, Settlement},
+        revision::{History, Ledger, Standing},
+        worker::kept_label,
+    },
+    runner::{RunnerError, Subject, Work},
+    session::{LINGER, TenantSession},
+};
+
+impl Attempt<'_> {
+    /// With the migration tool, under a guard. The guard is kept for the next tenant where the tool works over connections
+    /// of its own: nobody but us has spoken over it.
+    pub(super) async fn live(
+        &self,
+        inherited: Vec<KeptSession>,
+    ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
+        let is_lasting = self.cx.runner.connections() > 1 && self.is_among_others();
+        let ready = self.pick(inherited, is_lasting).await;
+        let prepared = async {
+            let history = self.cx.runner.history().await?;
+            self.check_migrations(&history)?;
+            Ok((history, self.url().await?))
+        };
+        let (history, url) = match prepared.await {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                close_all(ready).await;
+                return Err(error);
+            }
+        };
+        let mut guard = self.guard_session(ready, &url, is_lasting).await?;
+        let settled = self.in_session(&mut guard.session, &url, &history).await;
+        let is_as_new = is_lasting && settled.is_ok() && guard.session.forget().await.is_ok();
+        Self::keep(guard, is_as_new, settled).await
+    }
+
+    /// A session in the tenant's schema that bears the attempt's name: the one that is ready, if it still lives.
+    async fn guard_session(
+        &self,
+        ready: Option<KeptSession>,
+        url: &DatabaseUrl,
+        is_lasting: bool,
+    ) -> Result<KeptSession, RunnerError> {
+        if let Some(mut kept) = ready {
+            self.connected.store(true, Ordering::Relaxed);
+            kept.session
+                .turn_to(&self.claim.place, self.cx.config.runner.extra_search_path());
+            match self.take_up(kept).await {
+                // What is silent may still be there, on its server, where it takes up this slot.
+                Err(error)
+                    if error.class() == FailureClass::Infrastructure
+                        && !matches!(error, RunnerError::Silent(_))
+                        && self.stop.reason().is_none() =>
+                {
+                    debug!(%error, "A kept connection was lost; opening another");
+                    tokio::time::sleep(LINGER).await;
+                }
+                taken => return taken,
+            }
+        }
+        let label = match is_lasting {
+            true => kept_label(self.worker),
+            false => self.claim.application_name(),
+        };
+        self.take_up(self.connect(url, &label).await?).await
+    }
+
+    async fn take_up(&self, mut kept: KeptSession) -> Result<KeptSession, RunnerError> {
+        let taken = async {
+            // A connection that was kept may be another worker's to use up by now.
+            self.be_sure().await?;
+            kept.session.call_itself(&self.claim.application_name()).await?;
+            kept.session.enter().await
+        };
+        match taken.await {
+            Ok(()) => Ok(kept),
+            Err(error) => {
+                kept.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn in_session(
+        &self,
+        session: &mut TenantSession,
+        url: &DatabaseUrl,
+        history: &History,
+    ) -> Result<Settlement, RunnerError> {
+        let claim = self.claim;
+        (self.enter)(Step::Guarding);
+        self.guard(session).await?;
+
+        (self.enter)(Step::Inspecting);
+        let subject = Subject {
+            tenant: &claim.tenant,
+            place: &claim.place,
+            url,
+        };
+        let ledger = self.cx.runner.read_ledger(session, subject).await?;
+        let from = history.describe(&ledger);
+        // What enqueue resolved is frozen: `-1` must not go down another step because an attempt was lost.
+        let to = match claim.resolved {
+            true => claim.to.clone(),
+            false => history.resolve(&claim.target, &ledger)?,
+        };
+        let pending: Vec<String> = history
+            .pending(claim.direction, to.as_deref(), &ledger)?
+            .into_iter()
+            .map(|r| r.id.clone())
+            .collect();
+        if history.standing(claim.direction, to.as_deref(), &ledger)? == Standing::AtTarget {
+            // The first attempt found nothing to do; a later one finds what a former one did.
+            let outcome = if claim.epoch > 1 {
+                Outcome::FoundApplied
+            } else {
+                Outcome::AlreadyCurrent
+            };
+            let before = if claim.epoch > 1 {
+                claim.from.clone()
+            } else {
+                from.clone()
+            };
+            return Ok(Settlement::Succeeded {
+                outcome,
+                from: before,
+                to: from,
+            });
+        }
+
+        (self.enter)(Step::Migrating);
+        // The tool writes on a session of its own. Whoever took over ends this one first: does it still stand?
+        session.guarded(self.stop.token(), self.be_sure()).await??;
+        session.ping().await?;
+        let work = Work {
+            claim,
+            history,
+            from: from.as_deref(),
+            to: to.as_deref(),
+            pending: &pending,
+            url,
+            limits: &self.cx.config.limits,
+            cancel: self.stop.token(),
+        };
+        let mut migrated = self.cx.runner.migrate(session, &work).await;
+        if migrated.is_err() && self.cx.runner.connections() > 1 {
+            // The tool is gone, but the server may not have noticed yet.
+            if let Err(lost) = session.end_tool(&claim.application_name()).await {
+                // Our own session broke as well: whatever the tool made of that, it was not the tenant's fault.
+                migrated = Err(lost);
+            }
+        }
+        if self.stop.reason().is_some() {
+            return Err(migrated.err().unwrap_or(RunnerError::Cancelled));
+        }
+        migrated?;
+
+        (self.enter)(Step::Verifying);
+        let after = self.cx.runner.read_ledger(session, subject).await?;
+        self.verify(history, to.as_deref(), &after)?;
+        Ok(Settlement::Succeeded {
+            outcome: Outcome::Migrated,
+            from,
+            to: history.describe(&after),
+        })
+    }
+
+    /// The run was made with certain migrations; a worker from another image must not apply others in its name.
+    fn check_migrations(&self, history: &History) -> Result<(), RunnerError> {
+        let claim = self.claim;
+        let covered = fingerprint_target(claim.direction, &claim.target, claim.to.clone());
+        match (history.is_opaque() || covered.as_deref().is_none_or(|t| history.get(t).is_some()))
+            && history.fingerprint(covered.as_deref()) == claim.checksum
+        {
+            true => Ok(()),
+            false => Err(RunnerError::OtherMigrations),
+        }
+    }
+
+    /// A tool's word is not enough: the ledger must say the same.
+    fn verify(&self, history: &History, to: Option<&str>, after: &Ledger) -> Result<(), RunnerError> {
+        match history.standing(self.claim.direction, to, after)? {
+            Standing::AtTarget => Ok(()),
+            Standing::Behind | Standing::NeverMigrated => Err(RunnerError::LedgerMismatch {
+                wanted: to.unwrap_or("base").to_owned(),
+                found: history.describe(after).unwrap_or_else(|| "base".into()),
+                hint: None,
+            }),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The guard of a live attempt is kept for the next tenant, to which it is as good as new.
+
+use std::collections::BTreeSet;
+
+use crate::fleet::{Fleet, Setup, Tool, list, steps};
+
+/// How many slots are taken by tenants.
+async fn taken(fleet: &Fleet) -> i64 {
+    fleet
+        .ask("select count(*) from herder.slot where purpose <> 'control'")
+        .await
+}
+
+#[tokio::test]
+async fn one_guard_serves_one_tenant_after_the_other() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let guard = "create table guard as select pid, application_name as name from pg_stat_activity
+                 where application_name = current_setting('application_name') and pid <> pg_backend_pid()";
+    let setup = Setup::schemas(5).migrations(Tool::Alembic, vec![first.then(guard), second]);
+    let fleet = setup.start().await;
+    let worker = fleet.worker(&["--concurrency", "1"]);
+    fleet.herder(&["upgrade", "--wait"]).await.expect(0);
+
+    let (mut backends, mut names) = (BTreeSet::new(), Vec::new());
+    for tenant in &fleet.tenants {
+        let schema = tenant.schema_name();
+        backends.extend(list(&fleet.home, &format!("select pid::text from {schema}.guard")).await);
+        names.extend(list(&fleet.home, &format!("select name from {schema}.guard")).await);
+    }
+    assert_eq!(backends.len(), 1, "{backends:?}");
+    let attempts = "select format('herder/%s/%s/%s', run_id, job.id, attempt.epoch)
+                    from herder.attempt join herder.job on job.id = job_id order by 1";
+    names.sort_unstable();
+    assert_eq!(names, list(&fleet.control, attempts).await);
+
+    let locks = "select coalesce(application_name, '') from pg_locks left join pg_stat_activity using (pid)
+                 where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())";
+    assert_eq!(list(&fleet.home, locks).await, Vec::<String>::new());
+    fleet
+        .wait_until("all slots are given back", async || taken(&fleet).await == 0)
+        .await;
+    fleet
+        .wait_until("and the guard is closed", async || fleet.sessions().await == 0)
+        .await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+/// A live attempt takes two slots, one by plan one: what is left over of two must not be held for ever.
+#[tokio::test]
+async fn slots_that_were_kept_for_more_than_is_needed_are_given_back() {
+    let fleet = Setup::schemas(12).plans(steps(2)).start().await;
+    // What it reads has no offline form.
+    fleet.project().file(
+        "versions/20250101_step.py",
+        "import sqlalchemy\nfrom alembic import op\nrevision = '20250101'\ndown_revision = None\n\n\
+         def upgrade():\n    op.get_bind().execute(sqlalchemy.text('select 1')).scalar_one()\n    \
+         op.execute('create table if not exists effects (n int generated always as identity, step text)')\n    \
+         op.execute(\"insert into effects (step) values ('up 20250101')\")\n\n\
+         def downgrade():\n    pass\n",
+    );
+    let worker = fleet.worker(&["--concurrency", "3"]);
+    let mut some = vec!["upgrade", "--to", "20250101", "--wait"];
+    for tenant in fleet.tenants.iter().step_by(2) {
+        some.extend(["--tenant", &tenant.id]);
+    }
+    fleet.herder(&some).await.expect(0);
+    fleet.herder(&["upgrade", "--wait"]).await.expect(0);
+    let ways: String = fleet
+        .ask(
+            "select format('%s live, %s by plan', count(*) filter (where plan_id is null), count(plan_id))
+             from herder.job where run_id = (select id from herder.run order by created_at desc limit 1)",
+        )
+        .await;
+    assert_eq!(ways, "6 live, 6 by plan");
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+    fleet
+        .wait_until("all slots are given back", async || taken(&fleet).await == 0)
+        .await;
+    assert_eq!(worker.drain().await, Some(0));
+}
