@@ -12,7 +12,7 @@ use herder::{
         run::{RunId, RunState, short},
     },
     store::{
-        StoreError,
+        StoreError, run,
         view::{self, RunView, Tally},
     },
 };
@@ -30,6 +30,9 @@ use crate::{
 
 /// How often to look. A person sees no difference below, and a control database with many watchers does.
 const POLL: Duration = Duration::from_millis(300);
+
+/// How often to glance at the run's state between two looks, which is one row: a command that waits ends with its run.
+const GLANCE: Duration = Duration::from_millis(75);
 
 /// How rarely to look at most, however long a look takes.
 const MAX_POLL: Duration = Duration::from_secs(5);
@@ -186,10 +189,25 @@ impl Follower {
             // Whoever counts a hundred thousand jobs does it less often.
             let pause = (started.elapsed() * 4).clamp(POLL, MAX_POLL);
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = self.rest(pause) => {}
                 () = &mut stop => return self.stopped().await,
             }
         }
+    }
+
+    /// Waits until it is time to look again, or there is something to see. Never longer: a control database that is away
+    /// lets a glance wait, and it is the look that says so.
+    async fn rest(&self, pause: Duration) {
+        let changed = async {
+            loop {
+                tokio::time::sleep(GLANCE).await;
+                let state = run::state(&self.pool, self.run).await;
+                if state.is_ok_and(|state| state != self.state) {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(pause, changed).await;
     }
 
     /// Told to stop: the last thing that happened may have been the end of the run.
