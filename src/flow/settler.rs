@@ -5,7 +5,10 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use sqlx::PgConnection;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    time::Instant,
+};
 use tracing::{debug, error, warn};
 
 use super::{held::Held, keeper::say};
@@ -31,8 +34,9 @@ const BACKOFF: Backoff = Backoff {
 /// How many ends go into one statement: enough for the busiest worker, few enough for one that stays quick.
 const BATCH: usize = 100;
 
-/// How long an end waits for more, while other jobs run: a statement costs much the same for one as for ten.
-const GATHER: Duration = Duration::from_millis(1);
+/// How long an end waits until half of the jobs that run have ended, too: a statement costs much the same for one as for ten, and
+/// the other half keeps the server busy meanwhile.
+const GATHER: Duration = Duration::from_millis(3);
 
 /// How long a statement may take. A connection that died in the middle of it answers never.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,13 +64,11 @@ impl Settler {
         tokio::spawn(async move {
             let mut batch = Vec::new();
             while ended.recv_many(&mut batch, BATCH).await > 0 {
-                if batch.len() < held.all().len() {
-                    tokio::time::sleep(GATHER).await;
-                    while batch.len() < BATCH
-                        && let Ok(end) = ended.try_recv()
-                    {
-                        batch.push(end);
-                    }
+                let (enough, until) = (held.all().len().div_ceil(2).min(BATCH), Instant::now() + GATHER);
+                while batch.len() < enough
+                    && let Ok(Some(end)) = tokio::time::timeout_at(until, ended.recv()).await
+                {
+                    batch.push(end);
                 }
                 writer.write(std::mem::take(&mut batch)).await;
             }
