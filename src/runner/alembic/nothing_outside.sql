@@ -1,3 +1,4 @@
+set local jit = off;
 do $herder$
 declare what text;
 begin
