@@ -7,6 +7,7 @@ process must not go on migrating for nobody.
 Runs on Python 3.8 and newer, with Alembic 1.8 and newer, SQLAlchemy 1.4 and newer.
 """
 
+import gc
 import os
 import queue
 import sys
@@ -58,6 +59,9 @@ def serve(inbox, answers):
         send(answers, dict(answer, id=request["id"]))
 
 
+# What is there by now stays: nobody need look through it again and again.
+gc.freeze()
+gc.enable()
 listen()
 send(answers, {"id": 0, "ok": True, "result": versions()})
 inbox = queue.Queue()
