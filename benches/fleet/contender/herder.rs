@@ -62,8 +62,7 @@ impl Contender for Herder {
 
     fn most(&self, task: Task) -> usize {
         match (self.way, task) {
-            (Way::Live, Task::Twelve) => 40,
-            (Way::Live, Task::OneStep) => 200,
+            (Way::Live, Task::Twelve) => 100,
             _ => usize::MAX,
         }
     }

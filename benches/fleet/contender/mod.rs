@@ -86,9 +86,6 @@ pub(crate) fn list(fleet: Fleet, task: Task, all: bool) -> Vec<Box<dyn Contender
             continue;
         }
         for ledger in [Ledger::Alembic, Ledger::Sqlx] {
-            if few && connections == 8 && ledger == Ledger::Sqlx {
-                continue;
-            }
             let way = match ledger {
                 Ledger::Alembic => Way::Plan,
                 Ledger::Sqlx => Way::Sql,
