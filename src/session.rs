@@ -41,6 +41,11 @@ const CLIENT_CHECK: Duration = Duration::from_secs(1);
 /// How long a backend may outlive a client that broke off in the middle of a statement: until it looks, and a little.
 pub(crate) const LINGER: Duration = CLIENT_CHECK.saturating_add(Duration::from_millis(200));
 
+/// How long a session may live on whose link is dead: until its idle limit, less the time that it was waited for.
+pub(crate) const SILENCE: Duration = IDLE_LIMIT
+    .saturating_sub(ANSWER_LIMIT)
+    .saturating_add(Duration::from_millis(200));
+
 /// What a connection is opened with to see whether that reaches the server. The setting does nothing.
 pub(crate) const PROBE: (&str, &str) = ("herder.probe", "on");
 
@@ -187,7 +192,7 @@ impl TenantSession {
         Ok(())
     }
 
-    /// Lets go of the tenant's lock, its schema and its name: as it was opened. For a session over which nobody has spoken but us.
+    /// Lets go of the tenant's lock, its schema and its name: as it was opened, where nobody has spoken over it but us.
     ///
     /// # Errors
     /// The connection broke.
@@ -295,7 +300,7 @@ impl TenantSession {
         .execute(&mut self.connection);
         match tokio::time::timeout(2 * ANSWER_LIMIT, end).await {
             Ok(answer) => answer.map(|_| ()).map_err(RunnerError::from),
-            Err(_) => Err(RunnerError::Connection("the session does not answer".into())),
+            Err(_) => Err(RunnerError::Silent(2 * ANSWER_LIMIT)),
         }
     }
 

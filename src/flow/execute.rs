@@ -1,4 +1,4 @@
-//! One attempt at one tenant: connect, guard, inspect, migrate, verify. It ends with what is to be written down.
+//! One attempt at one tenant, by a plan or live. It ends with what is to be written down.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -32,7 +32,7 @@ use crate::{
         RunnerError,
         apply::{Applied, Journal, Order, apply, fits},
     },
-    session::{Holder, LINGER, TenantSession},
+    session::{Holder, LINGER, SILENCE, TenantSession},
     store,
 };
 
@@ -87,7 +87,7 @@ impl Attempt<'_> {
             },
             Err(error) => {
                 if self.may_linger(&error) {
-                    tokio::time::sleep(LINGER).await;
+                    tokio::time::sleep(linger(&error)).await;
                 }
                 Executed {
                     settlement: self.judge(error).await,
@@ -467,6 +467,14 @@ impl Journal for Attempt<'_> {
                 "cannot note how far it got: {e}"
             ))),
         }
+    }
+}
+
+/// How long the server may take to end a session that was given up with this error.
+pub(super) fn linger(error: &RunnerError) -> Duration {
+    match error {
+        RunnerError::Silent(_) => SILENCE,
+        _ => LINGER,
     }
 }
 

@@ -6,7 +6,7 @@ use tracing::debug;
 
 use super::{
     enqueue::fingerprint_target,
-    execute::{Attempt, close_all},
+    execute::{Attempt, close_all, linger},
     kept::KeptSession,
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
 
 impl Attempt<'_> {
     /// With the migration tool, under a guard. The guard is kept for the next tenant where the tool works over connections
-    /// of its own: nobody but us has spoken over it.
+    /// of its own: then it was as new before, and nobody but us has spoken over it since.
     pub(super) async fn live(
         &self,
         inherited: Vec<KeptSession>,
@@ -45,7 +45,7 @@ impl Attempt<'_> {
         };
         let mut guard = self.guard_session(ready, &url, is_lasting).await?;
         let settled = self.in_session(&mut guard.session, &url, &history).await;
-        let is_as_new = is_lasting && settled.is_ok() && guard.session.forget().await.is_ok();
+        let is_as_new = is_lasting && settled.is_ok() && forgets(&mut guard.session).await;
         Self::keep(guard, is_as_new, settled).await
     }
 
@@ -201,6 +201,18 @@ impl Attempt<'_> {
                 found: history.describe(after).unwrap_or_else(|| "base".into()),
                 hint: None,
             }),
+        }
+    }
+}
+
+/// Whether a session is as new again. One that does not answer is waited for until it is gone: its slot is about to be free.
+async fn forgets(session: &mut TenantSession) -> bool {
+    match session.forget().await {
+        Ok(()) => true,
+        Err(error) => {
+            debug!(%error, "A guard cannot be kept");
+            tokio::time::sleep(linger(&error)).await;
+            false
         }
     }
 }

@@ -283,6 +283,7 @@ async fn settings(session: &mut TenantSession) -> Result<Session, RunnerError> {
         "select current_setting('application_name'), current_setting('lock_timeout'), \
          current_setting('statement_timeout')",
     )
+    .persistent(false)
     .fetch_one(session.connection())
     .await?;
     Ok(Session {
