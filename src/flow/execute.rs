@@ -99,12 +99,8 @@ impl Attempt<'_> {
 
     /// Whether the server may still be at work for this attempt, because it was broken off. Its slot is not free as long.
     fn may_linger(&self, error: &RunnerError) -> bool {
-        let broken_off = match error {
-            RunnerError::LockedByOther(_) | RunnerError::Superseded => false,
-            RunnerError::Cancelled => true,
-            error => error.class() == FailureClass::Infrastructure,
-        };
-        broken_off && self.connected.load(Ordering::Relaxed)
+        (is_broken(error) || matches!(error, RunnerError::Cancelled))
+            && self.connected.load(Ordering::Relaxed)
     }
 
     async fn attempt(
@@ -124,17 +120,23 @@ impl Attempt<'_> {
         }
     }
 
-    /// Of the connections that came with the slots, the one for this attempt. The others are closed.
+    /// Of the connections that came with the slots, the one for this attempt, turned to its tenant. The others are closed.
     pub(super) async fn pick(
         &self,
         mut inherited: Vec<KeptSession>,
         is_lasting: bool,
     ) -> Option<KeptSession> {
-        let ready = inherited
+        let place = &self.claim.place;
+        let mut ready = inherited
             .iter()
-            .position(|kept| is_lasting && kept.database == self.claim.place.database)
+            .position(|kept| is_lasting && kept.database == place.database)
             .map(|at| inherited.swap_remove(at));
         close_all(inherited).await;
+        if let Some(kept) = &mut ready {
+            self.connected.store(true, Ordering::Relaxed);
+            kept.session
+                .turn_to(place, self.cx.config.runner.extra_search_path());
+        }
         ready
     }
 
@@ -159,25 +161,28 @@ impl Attempt<'_> {
         plan: &Plan,
         ready: Option<KeptSession>,
     ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
-        if let Some(mut kept) = ready {
-            self.connected.store(true, Ordering::Relaxed);
-            kept.session
-                .turn_to(&self.claim.place, self.cx.config.runner.extra_search_path());
+        let mut again = false;
+        if let Some(kept) = ready {
             match self.over(kept, plan, false).await {
-                // It was lost since the last tenant, or is lost now. A new one tells how far this tenant got.
-                Err(error)
-                    if error.class() == FailureClass::Infrastructure && self.stop.reason().is_none() =>
-                {
-                    debug!(%error, "A kept connection was lost; opening another");
-                    tokio::time::sleep(LINGER).await;
-                    let kept = self.connect(&self.url().await?, &kept_label(self.worker)).await?;
-                    return self.over(kept, plan, true).await;
-                }
+                // A new one tells how far this tenant got.
+                Err(error) if self.was_lost(&error).await => again = true,
                 done => return done,
             }
         }
         let kept = self.connect(&self.url().await?, &kept_label(self.worker)).await?;
-        self.over(kept, plan, false).await
+        self.over(kept, plan, again).await
+    }
+
+    /// Whether a kept connection was lost, since the last tenant or now, and its slot is free for another one: its server has
+    /// noticed when this returns. One that is silent may still be there.
+    pub(super) async fn was_lost(&self, error: &RunnerError) -> bool {
+        let is_lost =
+            is_broken(error) && !matches!(error, RunnerError::Silent(_)) && self.stop.reason().is_none();
+        if is_lost {
+            debug!(%error, "A kept connection was lost; opening another");
+            tokio::time::sleep(LINGER).await;
+        }
+        is_lost
     }
 
     /// Applies a plan over a connection, and keeps that if all went well. `again`: another connection was lost over it.
@@ -467,6 +472,14 @@ impl Journal for Attempt<'_> {
                 "cannot note how far it got: {e}"
             ))),
         }
+    }
+}
+
+/// Whether an error means that a connection broke, or that there was none.
+fn is_broken(error: &RunnerError) -> bool {
+    match error {
+        RunnerError::LockedByOther(_) | RunnerError::Superseded | RunnerError::Cancelled => false,
+        error => error.class() == FailureClass::Infrastructure,
     }
 }
 

@@ -1,7 +1,5 @@
 //! An attempt with the migration tool itself, while a session of ours holds the tenant's lock.
 
-use std::sync::atomic::Ordering;
-
 use tracing::debug;
 
 use super::{
@@ -12,14 +10,13 @@ use super::{
 use crate::{
     database_url::DatabaseUrl,
     domain::{
-        failure::FailureClass,
         job::Step,
         outcome::{Outcome, Settlement},
         revision::{History, Ledger, Standing},
         worker::kept_label,
     },
     runner::{RunnerError, Subject, Work},
-    session::{LINGER, TenantSession},
+    session::TenantSession,
 };
 
 impl Attempt<'_> {
@@ -56,20 +53,9 @@ impl Attempt<'_> {
         url: &DatabaseUrl,
         is_lasting: bool,
     ) -> Result<KeptSession, RunnerError> {
-        if let Some(mut kept) = ready {
-            self.connected.store(true, Ordering::Relaxed);
-            kept.session
-                .turn_to(&self.claim.place, self.cx.config.runner.extra_search_path());
+        if let Some(kept) = ready {
             match self.take_up(kept).await {
-                // What is silent may still be there, on its server, where it takes up this slot.
-                Err(error)
-                    if error.class() == FailureClass::Infrastructure
-                        && !matches!(error, RunnerError::Silent(_))
-                        && self.stop.reason().is_none() =>
-                {
-                    debug!(%error, "A kept connection was lost; opening another");
-                    tokio::time::sleep(LINGER).await;
-                }
+                Err(error) if self.was_lost(&error).await => {}
                 taken => return taken,
             }
         }

@@ -108,13 +108,6 @@ async fn three_workers_stay_under_one_budget_with_a_command() {
     the_budget_holds(Tool::Command, 40).await;
 }
 
-/// How many slots are taken.
-async fn taken(fleet: &Fleet) -> i64 {
-    fleet
-        .ask("select count(*) from herder.slot where purpose <> 'control'")
-        .await
-}
-
 #[tokio::test]
 async fn a_server_that_is_full_fails_nobody() {
     // Six connections in all, three of them reserved, and we take all that is left.
@@ -158,7 +151,7 @@ async fn a_server_that_is_full_fails_nobody() {
         assert_eq!(job["attempts"], 1, "{job:#}");
     }
     fleet
-        .wait_until("all slots are given back", async || taken(&fleet).await == 0)
+        .wait_until("all slots are given back", async || fleet.slots().await == 0)
         .await;
     assert_eq!(worker.drain().await, Some(0));
 }
@@ -243,7 +236,7 @@ async fn a_lowered_budget_drains_and_a_raised_one_counts_at_once() {
     assert_eq!(seen.most.len(), 2, "{seen:#?}");
     fleet
         .wait_until("the slots above have gone, too", async || {
-            taken(&fleet).await == 2
+            fleet.slots().await == 2
         })
         .await;
     fleet

@@ -292,6 +292,12 @@ impl Fleet {
         assert_eq!(found, Vec::<String>::new());
     }
 
+    /// How many slots are taken for tenants.
+    pub(crate) async fn slots(&self) -> i64 {
+        self.ask("select count(*) from herder.slot where purpose <> 'control'")
+            .await
+    }
+
     /// How many sessions Herder's attempts have open in the database where the schemas are.
     pub(crate) async fn sessions(&self) -> i64 {
         ask(

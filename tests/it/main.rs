@@ -14,7 +14,7 @@ mod failures;
 mod fleet;
 mod growth;
 mod hostile_names;
-mod kept_guards;
+mod kept_connections;
 mod kills;
 mod least_privilege;
 mod listener;

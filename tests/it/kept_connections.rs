@@ -1,15 +1,10 @@
-//! The guard of a live attempt is kept for the next tenant, to which it is as good as new.
+//! Connections that are kept from one tenant to the next, to which they are as good as new.
 
 use std::collections::BTreeSet;
 
-use crate::fleet::{Fleet, Setup, Tool, list, steps};
+use herder::{domain::tenant::Place, session::lock_key};
 
-/// How many slots are taken by tenants.
-async fn taken(fleet: &Fleet) -> i64 {
-    fleet
-        .ask("select count(*) from herder.slot where purpose <> 'control'")
-        .await
-}
+use crate::fleet::{Setup, Tool, list, steps};
 
 #[tokio::test]
 async fn one_guard_serves_one_tenant_after_the_other() {
@@ -38,7 +33,7 @@ async fn one_guard_serves_one_tenant_after_the_other() {
                  where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())";
     assert_eq!(list(&fleet.home, locks).await, Vec::<String>::new());
     fleet
-        .wait_until("all slots are given back", async || taken(&fleet).await == 0)
+        .wait_until("all slots are given back", async || fleet.slots().await == 0)
         .await;
     fleet
         .wait_until("and the guard is closed", async || fleet.sessions().await == 0)
@@ -75,7 +70,37 @@ async fn slots_that_were_kept_for_more_than_is_needed_are_given_back() {
     assert_eq!(ways, "6 live, 6 by plan");
     fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
     fleet
-        .wait_until("all slots are given back", async || taken(&fleet).await == 0)
+        .wait_until("all slots are given back", async || fleet.slots().await == 0)
         .await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+/// A tenant that somebody else holds is no sign that the connection broke.
+#[tokio::test]
+async fn a_kept_connection_is_not_lost_because_a_tenant_is_locked() {
+    let fleet = Setup::schemas(2).migrations(Tool::Sql, steps(1)).start().await;
+    let place = Place {
+        server: "main".into(),
+        database: fleet.database("home"),
+        schema: fleet.tenants[1].schema.clone(),
+    };
+    let mut stranger = fleet.home.acquire().await.expect("a connection");
+    sqlx::query("select pg_advisory_lock($1)")
+        .bind(lock_key(&place))
+        .execute(&mut *stranger)
+        .await
+        .expect("a lock");
+    let env = [("RUST_LOG", "info,herder=debug")];
+    let worker = fleet.worker_with(&["--concurrency", "1"], &env);
+    fleet.herder(&["upgrade"]).await.expect(0);
+    let refused = "select count(*) from herder.attempt where error ->> 'reason' = 'locked_by_other'";
+    fleet
+        .wait_until("the second one was refused", async || {
+            fleet.ask::<i64>(refused).await >= 1
+        })
+        .await;
+    stranger.close().await.expect("a goodbye");
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    assert!(!worker.log().contains("was lost"), "{}", worker.log());
     assert_eq!(worker.drain().await, Some(0));
 }
