@@ -85,6 +85,10 @@ impl Keeper {
             let mut connection = pool.acquire().await?;
             slot::suspect_lost(&mut connection).await?;
             slot::reclaim_control(&mut connection).await?;
+            drop(connection);
+            if rounds.is_multiple_of(30) {
+                worker::remove_lost(pool).await?;
+            }
         }
         judged.notify_one();
         // Rare deaths may wait a little.
@@ -99,9 +103,6 @@ impl Keeper {
             for id in run::running(pool).await? {
                 self.advance(id).await?;
             }
-        }
-        if rounds.is_multiple_of(30) {
-            worker::remove_lost(pool).await?;
         }
         Ok(())
     }

@@ -324,7 +324,6 @@ impl Shared {
     }
 
     async fn sign_on(&self, row: &worker::WorkerRow) -> Result<(), StoreError> {
-        worker::register(&self.cx.pool, row).await?;
         // Before the first claim: a job whose worker has no lease is anybody's.
         let mut connection = self.cx.pool.acquire().await?;
         let (sent, lease) = (Instant::now(), self.cx.config.worker.lease);

@@ -36,23 +36,7 @@ pub struct Held {
     pub age: f64,
 }
 
-/// Makes a worker known to apalis, which its deliveries refer to. Its first heartbeat must come before its first claim.
-///
-/// # Errors
-/// The control database fails.
-pub async fn register(pool: &PgPool, worker: &WorkerRow) -> Result<(), StoreError> {
-    sqlx::query!(
-        "insert into apalis.workers (id, worker_type, storage_name, layers, last_seen, started_at)
-         values ($1, 'herder', 'herder', '', now(), now())
-         on conflict (id) do update set last_seen = now()",
-        worker.id,
-    )
-    .execute(pool)
-    .await?;
-    Ok(())
-}
-
-/// Renews a worker's lease on the server's clock, and answers with what it holds: what is missing there was taken
+/// Makes a worker known, or renews its lease on the server's clock, and answers with what it holds: what is missing there was taken
 /// from it, what is too much there was lost on the way to it.
 ///
 /// # Errors
@@ -63,7 +47,13 @@ pub async fn beat(
     lease: Duration,
 ) -> Result<Vec<Held>, StoreError> {
     sqlx::query!(
-        "insert into herder.worker (id, name, version, concurrency, draining, lease_until)
+        "with known as (
+           -- Its deliveries refer to it. Every time: a worker that stood still for long has been struck off.
+           insert into apalis.workers (id, worker_type, storage_name, layers, last_seen, started_at)
+           values ($1, 'herder', 'herder', '', now(), now())
+           on conflict (id) do nothing
+         )
+         insert into herder.worker (id, name, version, concurrency, draining, lease_until)
          values ($1, $2, $3, $4, $5, now() + $6::float8 * interval '1 second')
          on conflict (id) do update
          set beat_at = now(), lease_until = excluded.lease_until, draining = excluded.draining,
@@ -168,23 +158,22 @@ pub async fn remove(connection: &mut PgConnection, worker: &str) -> Result<(), S
     Ok(())
 }
 
-/// Strikes off workers that were lost, once nothing points to them any more. Returns how many.
+/// Strikes off workers that were lost, once nothing points to them any more. One that comes back is known again with its next
+/// heartbeat. Returns how many.
 ///
 /// # Errors
 /// The control database fails.
 pub async fn remove_lost(pool: &PgPool) -> Result<u64, StoreError> {
-    let mut connection = pool.acquire().await?;
-    let gone = sqlx::query_scalar!(
-        "delete from herder.worker
-         where lease_until < now() - interval '1 minute'
-           and not exists (select from herder.job where job.worker = worker.id and job.state = 'running')
-           and not exists (select from herder.slot where slot.worker = worker.id)
-         returning id"
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    for id in &gone {
-        remove(&mut connection, id).await?;
-    }
-    Ok(gone.len() as u64)
+    let gone = sqlx::query!(
+        "with gone as (
+           delete from herder.worker
+           where lease_until < now() - interval '1 minute'
+             and not exists (select from herder.job where job.worker = worker.id and job.state = 'running')
+             and not exists (select from herder.slot where slot.worker = worker.id)
+           returning id
+         )
+         delete from apalis.workers using gone
+         where workers.id = gone.id and not exists (select from apalis.jobs where lock_by = gone.id)"
+    );
+    Ok(gone.execute(pool).await?.rows_affected())
 }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use herder::store::{
-    job,
+    job, slot,
     worker::{self, WorkerRow},
 };
 use rustix::process::Signal;
 
-use crate::fleet::{Setup, Tool, steps};
+use crate::fleet::{Setup, Tool, list, steps};
 
 async fn a_zombie_wakes_up(tool: Tool) {
     let [first, second, third] = steps(3).try_into().expect("three");
@@ -66,6 +66,41 @@ async fn a_zombies_alembic_does_nothing_twice() {
 #[tokio::test]
 async fn a_zombies_commands_do_nothing_twice() {
     a_zombie_wakes_up(Tool::Command).await;
+}
+
+/// It was away for so long that it was struck off: with its next heartbeat it is one of the workers again.
+#[tokio::test]
+async fn a_worker_that_was_struck_off_comes_back() {
+    let fleet = Setup::schemas(2).migrations(Tool::Sql, steps(1)).start().await;
+    let sleeper = fleet.worker(&["--name", "sleeper"]);
+    let known = "select count(*) from herder.worker join apalis.workers using (id)";
+    let is_known = async || fleet.ask::<i64>(known).await == 1;
+    fleet.wait_until("it has signed on", is_known).await;
+    sleeper.signal(Signal::STOP);
+    // What others do in a minute.
+    let long_ago = "update herder.worker set lease_until = now() - interval '2 minutes'";
+    fleet.tell(long_ago).await;
+    let mut keeper = fleet.control.acquire().await.expect("a connection");
+    slot::suspect_lost(&mut keeper).await.expect("suspects");
+    drop(keeper);
+    fleet
+        .wait_until("its own slots are free", async || {
+            let mut keeper = fleet.control.acquire().await.expect("a connection");
+            slot::reclaim_control(&mut keeper).await.expect("an end");
+            fleet
+                .ask::<i64>("select count(*) from herder.slot where worker is not null")
+                .await
+                == 0
+        })
+        .await;
+    worker::remove_lost(&fleet.control).await.expect("a sweep");
+    let left = "select id from herder.worker union all select id from apalis.workers";
+    assert_eq!(list(&fleet.control, left).await, [""; 0]);
+    sleeper.signal(Signal::CONT);
+    fleet.wait_until("it is back", is_known).await;
+    fleet.herder(&["upgrade", "--wait"]).await.expect(0);
+    fleet.assert_effects(&["up 20250101"]).await;
+    assert_eq!(sleeper.drain().await, Some(0));
 }
 
 /// It was away for its whole lease, and is back in the very moment in which others look: it is asked what it holds in the same

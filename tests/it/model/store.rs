@@ -51,7 +51,7 @@ impl Store {
             self.budget(server, 5).await;
         }
         for worker in 0..WORKERS {
-            self.register(worker).await;
+            self.beat(worker).await;
         }
     }
 
@@ -62,13 +62,6 @@ impl Store {
             concurrency: 4,
             draining: false,
         }
-    }
-
-    async fn register(&self, worker: usize) {
-        worker::register(&self.pool, &Self::row(worker))
-            .await
-            .expect("a sign-on");
-        self.beat(worker).await;
     }
 
     /// A heartbeat, and what it says that the worker holds.
