@@ -262,46 +262,68 @@ impl TenantSession {
     /// Ends every backend on this server that belongs to an older attempt at this job, and says how many there were.
     ///
     /// # Errors
-    /// The connection broke.
+    /// The connection broke, or one of them does not end.
     pub async fn end_older(&mut self, run: RunId, job: JobId, epoch: Epoch) -> Result<usize, RunnerError> {
-        let rows =
-            sqlx::query("select pid, application_name from pg_stat_activity where application_name like $1")
-                .bind(format!("herder/{run}/{job}/%"))
-                .persistent(false)
-                .fetch_all(&mut self.connection)
-                .await?;
-        let mut ended = 0;
-        for row in rows {
-            let (pid, name): (i32, String) = (row.get(0), row.get(1));
-            if parse_application_name(&name).is_some_and(|(r, j, e)| r == run && j == job && e < epoch) {
-                // The second argument waits until the backend is gone, so that its locks are, too.
-                sqlx::query("select pg_terminate_backend($1, 5000)")
-                    .bind(pid)
-                    .persistent(false)
-                    .execute(&mut self.connection)
-                    .await?;
-                ended += 1;
-            }
-        }
-        Ok(ended)
+        let of_job = format!("herder/{run}/{job}/%");
+        let is_older = |name: &str| {
+            parse_application_name(name).is_some_and(|(r, j, e)| r == run && j == job && e < epoch)
+        };
+        self.end_backends(&of_job, is_older).await
     }
 
     /// Ends the sessions of this very attempt's tool: those with its name, but for this one.
     ///
     /// # Errors
-    /// The connection broke.
+    /// The connection broke, or one of them does not end.
     pub async fn end_tool(&mut self, application_name: &str) -> Result<(), RunnerError> {
-        let end = sqlx::query(
-            "select pg_terminate_backend(pid, 5000) from pg_stat_activity
-             where application_name = $1 and pid <> pg_backend_pid()",
-        )
-        .bind(application_name)
-        .persistent(false)
-        .execute(&mut self.connection);
+        let end = self.end_backends(application_name, |name| name == application_name);
         match tokio::time::timeout(2 * ANSWER_LIMIT, end).await {
-            Ok(answer) => answer.map(|_| ()).map_err(RunnerError::from),
+            Ok(ended) => ended.map(|_| ()),
             Err(_) => Err(RunnerError::Silent(2 * ANSWER_LIMIT)),
         }
+    }
+
+    /// Ends the backends with names that are like this and meant, and says how many there were. When it returns well,
+    /// they are gone, and their locks with them.
+    async fn end_backends(
+        &mut self,
+        like: &str,
+        is_meant: impl Fn(&str) -> bool,
+    ) -> Result<usize, RunnerError> {
+        let meant = self.backends(like, &is_meant).await?;
+        for pid in &meant {
+            // It waits, but not for ever, and what it answers is no for one that was gone before, too.
+            sqlx::query("select pg_terminate_backend($1, 5000)")
+                .bind(pid)
+                .persistent(false)
+                .execute(&mut self.connection)
+                .await?;
+        }
+        if !meant.is_empty() && !self.backends(like, &is_meant).await?.is_empty() {
+            return Err(RunnerError::Connection(
+                "a session that was told to end is still there".into(),
+            ));
+        }
+        Ok(meant.len())
+    }
+
+    async fn backends(
+        &mut self,
+        like: &str,
+        is_meant: &impl Fn(&str) -> bool,
+    ) -> Result<Vec<i32>, RunnerError> {
+        let rows: Vec<(i32, String)> = sqlx::query_as(
+            "select pid, application_name from pg_stat_activity
+             where application_name like $1 and pid <> pg_backend_pid()",
+        )
+        .bind(like)
+        .persistent(false)
+        .fetch_all(&mut self.connection)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|(pid, name)| is_meant(&name).then_some(pid))
+            .collect())
     }
 
     /// Waits for a tool's work while this session keeps the tenant's lock. Ends with an error, and drops the work, as

@@ -2,13 +2,20 @@
 
 use std::time::Duration;
 
-use herder::store::{
-    job, slot,
-    worker::{self, WorkerRow},
+use herder::{
+    config::LimitsConfig,
+    database_url::DatabaseUrl,
+    domain::{run::RunId, tenant::Place},
+    runner::RunnerError,
+    session::TenantSession,
+    store::{
+        job, slot,
+        worker::{self, WorkerRow},
+    },
 };
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
-use crate::fleet::{Setup, Tool, list, steps};
+use crate::fleet::{Setup, Tool, ask, list, steps};
 
 async fn a_zombie_wakes_up(tool: Tool) {
     let [first, second, third] = steps(3).try_into().expect("three");
@@ -138,4 +145,37 @@ async fn a_heartbeat_on_its_way_saves_what_its_worker_holds() {
     assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
     assert_eq!(fleet.job("t001").await["epoch"], 1);
     assert_eq!(sleeper.drain().await, Some(0));
+}
+
+/// A backend that hangs in the kernel, or runs code that asks for no interrupts, cannot be ended: its tool may still be at work.
+#[tokio::test]
+async fn a_session_that_does_not_end_is_not_taken_for_gone() {
+    let fleet = Setup::schemas(1).start().await;
+    let (run, place) = (
+        RunId::new_v4(),
+        Place {
+            server: "main".into(),
+            database: fleet.database("home"),
+            schema: fleet.tenants[0].schema.clone(),
+        },
+    );
+    let url = DatabaseUrl::parse(&fleet.cluster.url(&place.database)).expect("a URL");
+    let (url, limits) = (&url, &LimitsConfig::default());
+    let open = async |name: &str| {
+        TenantSession::open(url, &place, name, limits, &[])
+            .await
+            .expect("a session")
+    };
+    let older = format!("herder/{run}/7/1");
+    let _former = open(&older).await;
+    let mut session = open(&format!("herder/{run}/7/2")).await;
+    let pid = format!("select pid from pg_stat_activity where application_name = '{older}'");
+    let pid = Pid::from_raw(ask(&fleet.home, &pid).await).expect("a process id");
+    kill_process(pid, Signal::STOP).expect("a signal");
+    let ended = session.end_older(run, 7, 2).await;
+    let tool = session.end_tool(&older).await;
+    kill_process(pid, Signal::CONT).expect("a signal");
+    assert!(matches!(ended, Err(RunnerError::Connection(_))), "{ended:?}");
+    assert!(matches!(tool, Err(RunnerError::Connection(_))), "{tool:?}");
+    session.end_older(run, 7, 2).await.expect("it ends now");
 }
