@@ -77,6 +77,8 @@ struct Assembly {
     ended: bool,
     /// The revision that has begun and is not done.
     revision: Option<String>,
+    /// How many of the statements are of the revisions before it.
+    before_it: usize,
     /// Whether the ledger's table is being made.
     making_ledger: bool,
     /// Whether the statements are within BEGIN and COMMIT.
@@ -107,6 +109,7 @@ impl Assembly {
             Event::Step(id) => {
                 (self.begun, self.making_ledger) = (true, true);
                 self.revision = Some(id.clone());
+                self.before_it = self.statements.len();
                 self.remarks.push(format!("{REVISION_MARK}{id}"));
             }
             Event::Remark(text) => {
@@ -169,8 +172,19 @@ impl Assembly {
         self.remarks.clear();
     }
 
-    /// Makes a step of what there is.
+    /// Makes a step of what there is. Two, where a revision is torn in pieces: whoever is at the revision before it needs its
+    /// first piece, and must find it alone.
     fn close(&mut self) {
+        let own = std::mem::take(&mut self.before_it);
+        if self.revision.is_some() && !self.revisions.is_empty() && self.transaction {
+            let piece = self.statements.split_off(own);
+            self.step();
+            self.statements = piece;
+        }
+        self.step();
+    }
+
+    fn step(&mut self) {
         let before = std::mem::replace(&mut self.at, self.ledger.clone());
         if self.statements.is_empty() && self.record.is_empty() {
             return;
@@ -333,6 +347,38 @@ mod tests {
             },
         ];
         assert_eq!(steps, expected);
+    }
+
+    /// A tenant that stands at the revision before it is to find its first piece.
+    #[test]
+    fn the_first_piece_of_a_torn_revision_stands_alone() {
+        let steps = script(serde_json::json!([
+            {"is": "begin"}, {"is": "sql", "of": "set local x = 1"},
+            {"is": "step", "of": "b"}, {"is": "sql", "of": "select 'b'"}, {"is": "ledger", "of": "update v"},
+            {"is": "heads", "of": ["b"]},
+            {"is": "step", "of": "c"}, {"is": "sql", "of": "select 'c'"},
+            {"is": "commit"}, {"is": "sql", "of": "vacuum"}, {"is": "begin"}, {"is": "ledger", "of": "update w"},
+            {"is": "heads", "of": ["c"]}, {"is": "end"}, {"is": "commit"},
+        ]));
+        let steps = steps.expect("a plan");
+        let found: Vec<_> = steps
+            .iter()
+            .map(|s| (s.revisions.join(","), s.before.clone(), s.after.clone()))
+            .collect();
+        let is = |of: &str, before: &str, after: &str| (of.to_owned(), rows(&[before]), rows(&[after]));
+        assert_eq!(
+            found,
+            [
+                is("b", "a", "b"),
+                is("", "b", "b"),
+                is("", "b", "b"),
+                is("c", "b", "c")
+            ]
+        );
+        let StepForm::Transaction { sql } = &steps[1].form else {
+            unreachable!("it is in a transaction")
+        };
+        assert_eq!(sql, "set local x = 1;\n-- revision c\nselect 'c';\n");
     }
 
     #[test]
