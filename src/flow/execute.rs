@@ -462,9 +462,9 @@ impl Journal for Attempt<'_> {
         self.claim.note.clone()
     }
 
-    async fn note(&self, note: Note) -> Result<(), RunnerError> {
+    async fn note(&self, note: Option<&Note>) -> Result<(), RunnerError> {
         let claim = self.claim;
-        let noted = store::plan::note(&self.cx.pool, claim.job, claim.epoch, self.worker, &note).await;
+        let noted = store::plan::note(&self.cx.pool, claim.job, claim.epoch, self.worker, note).await;
         match noted {
             Ok(true) => Ok(()),
             Ok(false) => Err(RunnerError::Superseded),

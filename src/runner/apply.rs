@@ -79,8 +79,8 @@ pub(crate) trait Journal: Send + Sync {
     /// What was noted last, by this attempt or by one before it.
     fn last(&self) -> Option<Note>;
 
-    /// Notes it. When this returns, it is safe.
-    async fn note(&self, note: Note) -> Result<(), RunnerError>;
+    /// Notes it, in place of what was noted before. When this returns, it is safe.
+    async fn note(&self, note: Option<&Note>) -> Result<(), RunnerError>;
 }
 
 /// For plans whose ledger says all.
@@ -92,7 +92,7 @@ impl Journal for NoJournal {
         None
     }
 
-    async fn note(&self, _: Note) -> Result<(), RunnerError> {
+    async fn note(&self, _: Option<&Note>) -> Result<(), RunnerError> {
         Ok(())
     }
 }
@@ -132,7 +132,7 @@ struct Applier<'a> {
     home: String,
     /// The ledger's full name.
     ledger: String,
-    /// What a former attempt noted.
+    /// What was noted last, by this attempt or by a former one.
     noted: Option<Note>,
     /// Whether the plan's own check went through.
     checked: bool,
@@ -289,11 +289,17 @@ impl Applier<'_> {
             step: step_number,
             transaction,
         };
-        self.order.journal.note(note).await?;
+        self.note(Some(note)).await?;
         let mut message = Message::default();
         message.behind(step, "commit");
         message.besides(RESET);
         message.send(self.session.connection()).await?;
+        Ok(())
+    }
+
+    async fn note(&mut self, note: Option<Note>) -> Result<(), RunnerError> {
+        self.order.journal.note(note.as_ref()).await?;
+        self.noted = note;
         Ok(())
     }
 

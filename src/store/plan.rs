@@ -45,14 +45,16 @@ pub async fn note(
     job: JobId,
     epoch: Epoch,
     worker: &str,
-    note: &Note,
+    note: Option<&Note>,
 ) -> Result<bool, StoreError> {
     let done = sqlx::query!(
-        "update herder.job set plan_note = $4 where id = $1 and epoch = $2 and worker = $3 and state = 'running'",
+        // A retry with mended migrations may have taken the plan away.
+        "update herder.job set plan_note = case when plan_id is not null then $4::jsonb end
+         where id = $1 and epoch = $2 and worker = $3 and state = 'running'",
         job,
         epoch,
         worker,
-        Json(note) as Json<&Note>,
+        note.map(Json) as Option<Json<&Note>>,
     );
     Ok(done.execute(pool).await?.rows_affected() == 1)
 }

@@ -449,19 +449,25 @@ pub async fn retry(pool: &PgPool, run: RunId, checksum: &str) -> Result<Retried,
     }
     let jobs = sqlx::query_scalar!(
         "update herder.job
-         set state = 'ready', ready_at = now(), settled_at = null, starts = 0, failures = 0, blocked_since = null,
-             -- A plan is made of the migrations as they were. The mended ones take each tenant on from where it stands.
-             plan_id = case when run.checksum = $2 then plan_id end,
-             plan_note = case when run.checksum = $2 then plan_note end,
-             connections = case when run.checksum = $2 then job.connections else run.connections end
-         from herder.run
-         where run_id = $1 and run.id = $1 and job.state = 'failed' returning job.id",
+         set state = 'ready', ready_at = now(), settled_at = null, starts = 0, failures = 0, blocked_since = null
+         where run_id = $1 and state = 'failed' returning id",
         run,
-        checksum,
     )
     .fetch_all(&mut *tx)
     .await?;
     if !jobs.is_empty() {
+        // A plan is made of the migrations as they were, and nobody who is still to come must get those. The mended ones
+        // take each tenant on from where it stands.
+        sqlx::query!(
+            "update herder.job set plan_id = null, plan_note = null, connections = run.connections
+             from herder.run
+             where run.id = $1 and run_id = $1 and run.checksum <> $2
+               and job.state in ('waiting', 'ready', 'running')",
+            run,
+            checksum,
+        )
+        .execute(&mut *tx)
+        .await?;
         sqlx::query!(
             "update herder.run set state = 'running', reason = null, settled_at = null, forgiven = 0, checksum = $2
              where id = $1",

@@ -25,6 +25,7 @@ mod operations;
 mod otlp;
 mod outages;
 mod own_connections;
+mod pieces;
 mod places;
 mod plans;
 mod poison;

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::fleet::{Fleet, Setup, Tool, Worker, steps, tell};
+use crate::fleet::{Fleet, Setup, Tool, Worker, list, steps, tell};
 
 /// The code of a command that was asked for what cannot be done now: another run is at it.
 const REFUSED: i32 = 2;
@@ -269,6 +269,35 @@ async fn a_canary_that_fails_halts_its_run_before_the_others_begin() {
     tell(&fleet.home, "drop table t001.broken").await;
     fleet.herder(&["retry", "--wait"]).await.expect(0);
     fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+/// Those that waited behind the canary have a plan, too, and it is of the migrations as they were.
+#[tokio::test]
+async fn a_retry_with_mended_migrations_is_for_all_that_are_still_to_come() {
+    let fleet = broken_in(&["t001"], 4).await;
+    let worker = fleet.worker(&[]);
+    fleet
+        .herder(&["upgrade", "--canary", "1", "--wait"])
+        .await
+        .expect(5);
+    fleet.project().rewrite(&steps(2));
+    fleet.herder(&["retry", "--wait"]).await.expect(0);
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+    let sums: Vec<String> = fleet
+        .tenants
+        .iter()
+        .map(|t| {
+            format!(
+                "select encode(checksum, 'hex') from {}._sqlx_migrations where version = 20250102",
+                t.schema_name()
+            )
+        })
+        .collect();
+    // UNION: each different one once.
+    assert_eq!(list(&fleet.home, &sums.join(" union ")).await.len(), 1);
+    // And they are those of the files.
+    fleet.herder(&["plan", "--check"]).await.expect(0);
     assert_eq!(worker.drain().await, Some(0));
 }
 

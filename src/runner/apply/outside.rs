@@ -26,6 +26,7 @@ impl Applier<'_> {
         else {
             return Ok(());
         };
+        let earlier = self.noted.clone();
         let resumed = self.announce(at, step, announce.as_deref()).await?;
         if resumed && statements.iter().any(|s| kind_of(s) == Kind::Once) {
             return Err(RunnerError::Dirty(self.revision_of(at)).into());
@@ -39,16 +40,10 @@ impl Applier<'_> {
             message.step(step, &statement);
             if let Err(error) = message.send(self.session.connection()).await {
                 let refused = matches!(error, Refusal::Failed(RunnerError::Database { .. }));
-                if let Some(withdraw) = withdraw
-                    && refused
-                    && i == 0
-                    && !resumed
-                    && undoes_itself(&statement)
-                {
+                let nothing_before = statements[..i].iter().all(|s| kind_of(s) == Kind::Harmless);
+                if refused && nothing_before && !resumed && undoes_itself(&statement) {
                     // If even this fails, the announcement stays, and somebody will look: better than doing it twice.
-                    let mut message = Message::default();
-                    message.behind(step, &self.placed(withdraw)?);
-                    let _ = message.send(self.session.connection()).await;
+                    let _ = self.take_back(step, withdraw.as_deref(), earlier).await;
                 }
                 return Err(error);
             }
@@ -103,15 +98,29 @@ impl Applier<'_> {
             .as_ref()
             .is_some_and(|n| n.step == step && n.transaction.is_none());
         if !resumed {
-            self.order
-                .journal
-                .note(Note {
-                    step,
-                    transaction: None,
-                })
-                .await?;
+            let note = Note {
+                step,
+                transaction: None,
+            };
+            self.note(Some(note)).await?;
         }
         Ok(resumed)
+    }
+
+    /// Takes back the announcement of a step of which nothing was done.
+    async fn take_back(
+        &mut self,
+        step: &PlanStep,
+        withdraw: Option<&str>,
+        earlier: Option<Note>,
+    ) -> Result<(), Refusal> {
+        let Some(withdraw) = withdraw else {
+            return Ok(self.note(earlier).await?);
+        };
+        let mut message = Message::default();
+        message.behind(step, &self.placed(withdraw)?);
+        message.send(self.session.connection()).await?;
+        Ok(())
     }
 
     /// Whether a statement needs no doing, by what the catalog says. Mends what a former try left behind: an invalid

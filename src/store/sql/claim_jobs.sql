@@ -42,7 +42,8 @@ free as (
       and exists (select from herder.worker where worker.id = $1 and worker.lease_until >= now())
 ),
 supply as (
-    select server, count(*) as slots from free group by server
+    select server, count(*) as slots, allowed.job_slots from free join allowed using (server)
+    group by server, allowed.job_slots
 ),
 due as (
     select run.created_at, picked.*
@@ -53,6 +54,8 @@ due as (
         from herder.job
         where job.run_id = run.id and job.server = supply.server and job.state = 'ready' and job.ready_at <= now()
           and (job.own_url or job.server = any($5::text[]))
+          -- What needs more than the whole budget waits until that is raised, and holds up nobody until then.
+          and job.connections <= supply.job_slots
           -- A look into one index for each job, whatever the statistics say. A join would be planned for far fewer pending
           -- deliveries than there may be, and go through all of them.
           and (select status from apalis.jobs where jobs.id = lpad(to_hex(job.id), 26, '0')) = 'Pending'

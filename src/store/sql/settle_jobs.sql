@@ -20,7 +20,9 @@ settled as (
         starts = 0,
         -- `live`: its plan does not fit any more. The tool itself finds the way from where the tenant stands.
         plan_id = case when not ended.live then job.plan_id end,
-        plan_note = case when not ended.live and ended.state = 'ready' then job.plan_note end,
+        -- It outlives a failure, for a retry. What is half applied is mended by hand, and then it says nothing any more.
+        plan_note = case when not ended.live and ended.state in ('ready', 'failed')
+                              and ended.error ->> 'reason' is distinct from 'half_applied' then job.plan_note end,
         connections = case when ended.live then (select connections from herder.run where run.id = job.run_id)
                            else job.connections end,
         orphaned = job.orphaned and ended.state = 'ready',

@@ -1,0 +1,96 @@
+//! A revision of Alembic's that is torn in pieces, because some of it runs outside a transaction. Between its pieces the
+//! tenant's ledger says nothing: what was done must be known all the same.
+
+use crate::fleet::{Fleet, Setup, list, steps, tell};
+
+/// Tenants at the second of three revisions, and plans for the third, which has this outside a transaction.
+async fn torn_by(outside: &str, tenants: usize) -> Fleet {
+    let mut steps = steps(2);
+    let first = steps.remove(0).then("create table doubles (n int)");
+    steps.insert(0, first);
+    let fleet = Setup::schemas(tenants).plans(steps).start().await;
+    let body = format!(
+        "from alembic import op\nrevision = '20250203'\ndown_revision = '20250102'\n\n\
+         def upgrade():\n    op.execute(\"insert into effects (step) values ('first piece')\")\n    \
+         with op.get_context().autocommit_block():\n        op.execute(\"\"\"{outside}\"\"\")\n    \
+         op.execute(\"insert into effects (step) values ('last piece')\")\n\n\
+         def downgrade():\n    pass\n"
+    );
+    fleet.project().file("versions/20250203_step.py", &body);
+    fleet
+}
+
+const ALL: [&str; 4] = ["up 20250101", "up 20250102", "first piece", "last piece"];
+
+const UNIQUE: &str = "create unique index concurrently only_once on doubles (n)";
+
+#[tokio::test]
+async fn a_retry_goes_on_behind_the_piece_that_was_done() {
+    let fleet = torn_by(UNIQUE, 1).await;
+    let worker = fleet.worker(&[]);
+    fleet
+        .herder(&["upgrade", "--to", "20250102", "--wait"])
+        .await
+        .expect(0);
+    tell(&fleet.home, "insert into t001.doubles values (1), (1)").await;
+    fleet.herder(&["upgrade", "--wait"]).await.expect(4);
+    fleet.assert_by_plan().await;
+    assert_eq!(fleet.job("t001").await["error"]["sqlstate"], "23505");
+    tell(&fleet.home, "truncate t001.doubles").await;
+    fleet.herder(&["retry", "--wait"]).await.expect(0);
+    fleet.assert_by_plan().await;
+    fleet.assert_effects(&ALL).await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+/// Nobody knows what doing it twice means. But the server refused it whole, so that it was not done once.
+#[tokio::test]
+async fn what_was_refused_outside_a_transaction_is_tried_again() {
+    let fleet = torn_by("update doubles set n = n + 1", 1).await;
+    fleet.configure(|config| {
+        let limits: toml::Table = "lock_timeout = '50ms'\nbackoff = '50ms'".parse().expect("TOML");
+        config.insert("limits".into(), limits.into());
+    });
+    let worker = fleet.worker(&[]);
+    fleet
+        .herder(&["upgrade", "--to", "20250102", "--wait"])
+        .await
+        .expect(0);
+    tell(&fleet.home, "insert into t001.doubles values (1)").await;
+    let mut busy = fleet.home.begin().await.expect("a transaction");
+    sqlx::raw_sql("lock table t001.doubles in exclusive mode")
+        .execute(&mut *busy)
+        .await
+        .expect("a lock");
+    fleet.herder(&["upgrade"]).await.expect(0);
+    let refused = "select count(*) from herder.attempt where error ->> 'sqlstate' = '55P03'";
+    fleet
+        .wait_until("it was refused", async || fleet.ask::<i64>(refused).await >= 1)
+        .await;
+    busy.rollback().await.expect("an end");
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    fleet.assert_by_plan().await;
+    fleet.assert_effects(&ALL).await;
+    assert_eq!(list(&fleet.home, "select n::text from t001.doubles").await, ["2"]);
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+/// Somebody brings a tenant to the revision before it, by hand, after the run was made.
+#[tokio::test]
+async fn whoever_stands_at_the_revision_before_gets_its_first_piece() {
+    let fleet = torn_by(UNIQUE, 2).await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    tell(
+        &fleet.home,
+        "set search_path = t001; create table doubles (n int);
+         create table alembic_version (version_num varchar(32) primary key);
+         insert into alembic_version values ('20250102');
+         insert into effects (step) values ('up 20250101'), ('up 20250102')",
+    )
+    .await;
+    let worker = fleet.worker(&[]);
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    fleet.assert_by_plan().await;
+    fleet.assert_effects(&ALL).await;
+    assert_eq!(worker.drain().await, Some(0));
+}
