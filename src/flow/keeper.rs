@@ -186,19 +186,16 @@ impl Keeper {
         }
         for suspects in roles.into_values() {
             match self.end_sessions(&service, server, &suspects).await {
-                Ok(ended) => {
-                    let numbers: Vec<i32> = suspects.iter().map(|suspect| suspect.number).collect();
-                    match slot::free_suspects(pool, server, &numbers).await {
-                        Ok(_) => info!(
-                            server,
-                            slots = suspects.len(),
-                            ended,
-                            "Reclaimed {} slots of lost workers on `{server}`",
-                            suspects.len()
-                        ),
-                        Err(error) => debug!(server, %error, "Cannot free reclaimed slots yet"),
-                    }
-                }
+                Ok(ended) => match slot::free_suspects(pool, &suspects).await {
+                    Ok(_) => info!(
+                        server,
+                        slots = suspects.len(),
+                        ended,
+                        "Reclaimed {} slots of lost workers on `{server}`",
+                        suspects.len()
+                    ),
+                    Err(error) => debug!(server, %error, "Cannot free reclaimed slots yet"),
+                },
                 // They stay suspect, i.e. taken, until the server answers.
                 Err(error) => warn!(server, %error, "Cannot reclaim slots on `{server}` yet"),
             }

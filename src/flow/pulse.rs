@@ -144,7 +144,7 @@ impl Pulse {
         self.health.beat(sent, self.lease);
         let ours = known.iter().map(|j| (j.job, j.epoch));
         self.held.confirm(ours, sent + self.lease);
-        self.compare(held, &known).await;
+        self.compare(connection, held, &known).await?;
         let steps = self.held.unpublished();
         if !steps.is_empty() {
             job::publish(connection, &steps).await?;
@@ -153,7 +153,12 @@ impl Pulse {
     }
 
     /// What we hold against what the control database knows of it.
-    async fn compare(&self, held: Vec<(JobId, Epoch)>, known: &[worker::Held]) {
+    async fn compare(
+        &self,
+        connection: &mut PgConnection,
+        held: Vec<(JobId, Epoch)>,
+        known: &[worker::Held],
+    ) -> Result<(), StoreError> {
         let ours: HashMap<JobId, Epoch> = held.iter().copied().collect();
         for job in known {
             let is_ours = ours.get(&job.job) == Some(&job.epoch);
@@ -163,10 +168,8 @@ impl Pulse {
             if !is_ours && job.age > LOST_AFTER {
                 // First: from the moment that it is given back it may be another worker's.
                 self.held.disown(job.job, job.epoch);
-                match worker::give_back(&self.pool, &self.row.id, job.job, job.epoch).await {
-                    Ok(true) => warn!(job = job.job, "Gave back a job whose claim had got lost"),
-                    Ok(false) => {}
-                    Err(error) => warn!(job = job.job, %error, "Cannot give back a lost claim yet"),
+                if worker::give_back(connection, &self.row.id, job.job, job.epoch).await? {
+                    warn!(job = job.job, "Gave back a job whose claim had got lost");
                 }
             }
         }
@@ -185,5 +188,6 @@ impl Pulse {
                 );
             }
         }
+        Ok(())
     }
 }

@@ -497,9 +497,8 @@ impl Shared {
                 draining: true,
             };
             let held = worker::beat(&mut connection, &row, self.cx.config.worker.lease).await?;
-            drop(connection);
             for job in held {
-                worker::give_back(&self.cx.pool, &self.id, job.job, job.epoch).await?;
+                worker::give_back(&mut connection, &self.id, job.job, job.epoch).await?;
             }
             Ok::<_, StoreError>(())
         };

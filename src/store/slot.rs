@@ -68,17 +68,21 @@ pub async fn suspect_lost(connection: &mut PgConnection) -> Result<u64, StoreErr
     Ok(done.execute(connection).await?.rows_affected())
 }
 
-/// Frees suspect slots of a server, after their sessions were seen to be gone.
+/// Frees suspect slots, after their sessions were seen to be gone. One that is another attempt's by now stays.
 ///
 /// # Errors
 /// The control database fails.
-pub async fn free_suspects(pool: &PgPool, server: &str, numbers: &[i32]) -> Result<u64, StoreError> {
+pub async fn free_suspects(pool: &PgPool, suspects: &[Suspect]) -> Result<u64, StoreError> {
     let done = sqlx::query!(
         "update herder.slot
          set worker = null, purpose = null, job_id = null, epoch = null, taken_at = null, suspect_since = null
-         where server = $1 and number = any($2) and suspect_since is not null",
-        server,
-        numbers,
+         from unnest($1::text[], $2::integer[], $3::bigint[], $4::integer[]) as seen (server, number, job, epoch)
+         where slot.server = seen.server and slot.number = seen.number and slot.job_id = seen.job
+           and slot.epoch = seen.epoch and slot.suspect_since is not null",
+        &suspects.iter().map(|s| s.server.clone()).collect::<Vec<_>>(),
+        &suspects.iter().map(|s| s.number).collect::<Vec<_>>(),
+        &suspects.iter().map(|s| s.job).collect::<Vec<_>>(),
+        &suspects.iter().map(|s| s.epoch).collect::<Vec<_>>(),
     );
     Ok(done.execute(pool).await?.rows_affected())
 }

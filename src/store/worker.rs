@@ -110,7 +110,12 @@ pub async fn own_connection(pool: &PgPool) -> Result<PgConnection, StoreError> {
 ///
 /// # Errors
 /// The control database fails.
-pub async fn give_back(pool: &PgPool, worker: &str, job: JobId, epoch: Epoch) -> Result<bool, StoreError> {
+pub async fn give_back(
+    connection: &mut PgConnection,
+    worker: &str,
+    job: JobId,
+    epoch: Epoch,
+) -> Result<bool, StoreError> {
     let done = sqlx::query!(
         r#"with returned as (
              update herder.job set state = 'ready', worker = null, step = null, starts = starts - 1
@@ -130,7 +135,7 @@ pub async fn give_back(pool: &PgPool, worker: &str, job: JobId, epoch: Epoch) ->
         epoch,
         worker,
     )
-    .fetch_one(pool)
+    .fetch_one(connection)
     .await?;
     Ok(done.count == 1)
 }

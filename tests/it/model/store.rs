@@ -185,7 +185,8 @@ impl Store {
     }
 
     pub(super) async fn give_back(&self, worker: usize, claim: &Claim) -> bool {
-        let given = worker::give_back(&self.pool, &name(worker), claim.job, claim.epoch).await;
+        let mut connection = self.pool.acquire().await.expect("a connection");
+        let given = worker::give_back(&mut connection, &name(worker), claim.job, claim.epoch).await;
         given.expect("an answer")
     }
 
@@ -211,12 +212,9 @@ impl Store {
     /// Frees all suspect slots, as if their sessions had been seen to be gone.
     pub(super) async fn reclaim(&self) -> u64 {
         let suspects: Vec<Suspect> = slot::suspects(&self.pool).await.expect("suspects");
-        let mut freed = 0;
-        for suspect in &suspects {
-            let done = slot::free_suspects(&self.pool, &suspect.server, &[suspect.number]).await;
-            freed += done.expect("an answer");
-        }
-        freed
+        slot::free_suspects(&self.pool, &suspects)
+            .await
+            .expect("an answer")
     }
 
     pub(super) async fn pause(&self, run: RunId) -> bool {
