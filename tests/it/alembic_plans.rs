@@ -360,12 +360,64 @@ async fn whoever_reads_data_stays_live() {
     );
     assert_eq!(
         refused("sa.create_engine('postgresql+psycopg2://nobody@127.0.0.1:1/x').connect()").await,
-        "revision b: it connects to a database"
+        "revision b: it loads a database driver"
     );
+    // libpq asks nobody.
+    for connect in [
+        "psycopg2.connect('port=1')",
+        "psycopg.Connection.connect('port=1')",
+    ] {
+        let module = connect.split('.').next().unwrap_or_default();
+        let body = format!("import {module}\n{connect}");
+        assert_eq!(refused(&body).await, "revision b: it loads a database driver");
+        let env = format!("import {module}\n{ENV}");
+        let loaded = Fleet::new(&env, &[("a", TABLE), ("b", &body)]).await;
+        let why = loaded.up(&["a"], "b").await.expect_err(connect);
+        assert_eq!(why, "revision b: it connects to a database");
+    }
     assert_eq!(
         refused("import subprocess\nsubprocess.run(['true'])").await,
         "revision b: it reaches out of the process (subprocess.Popen)"
     );
+}
+
+/// As a literal, each of these means something else to some statement than as the parameter of one driver or another. In a scratch
+/// tenant there is no row to show it.
+#[tokio::test]
+async fn a_value_that_is_the_drivers_business_stays_live() {
+    let update = |value: &str| {
+        format!(
+            "import datetime as dt\nt = sa.table('t', sa.column('x'), sa.column('j', sa.JSON))\n\
+             op.execute(t.update().values({value}))"
+        )
+    };
+    let aware = "dt.datetime(2024, 1, 1, tzinfo=dt.timezone.utc)";
+    for (value, kind) in [
+        ("x=t.c.x * 0.5".to_owned(), "float"),
+        ("x=sa.func.length(sa.literal(b'a'))".to_owned(), "bytes"),
+        (
+            "x=sa.extract('day', sa.func.now() - sa.literal(dt.timedelta(days=30)))".to_owned(),
+            "timedelta",
+        ),
+        (format!("x=sa.extract('day', sa.literal({aware}))"), "datetime"),
+        ("j=None".to_owned(), "JSON"),
+    ] {
+        assert_eq!(
+            refused(&update(&value)).await,
+            format!(
+                "revision b: it gives a statement a value ({kind}) that each driver sends in its own way"
+            ),
+            "{value}"
+        );
+    }
+    let plain = update("x=sa.case((t.c.x == 'p', sa.literal('q')), else_=t.c.x)");
+    assert!(sql(&judge(&plain).await.expect("a proof")).contains("t.x = 'p'"));
+    // What it leaves behind is seen where it is compared.
+    let rows = format!(
+        "import datetime as dt\nk = op.create_table('k', sa.Column('at', sa.DateTime(timezone=True)), sa.Column('f', sa.Float))\n\
+         op.bulk_insert(k, [{{'at': {aware}, 'f': 0.5}}])"
+    );
+    assert!(sql(&judge(&rows).await.expect("a proof")).contains("0.5"));
 }
 
 #[tokio::test]
@@ -389,6 +441,7 @@ async fn whoever_asks_for_the_mode_stays_live() {
         "context.is_offline_mode()",
         "op.get_context().as_sql",
         "op.get_context().impl.as_sql",
+        "not isinstance(op.get_bind(), sa.engine.Connection)",
     ] {
         let body = format!("if not {question}:\n    op.execute('update t set x = 1')");
         assert_eq!(refused(&body).await, asks, "{question}");
@@ -489,10 +542,10 @@ async fn what_runs_outside_a_transaction_is_a_step_of_its_own() {
     )
     .await;
     let plan = fleet.up(&["a"], "d").await.expect("a proof");
-    assert_eq!(shape(&plan), ["T b", "O ", "T c d"]);
+    assert_eq!(shape(&plan), ["T b", "T ", "O ", "T c d"]);
     assert!(plan.steps[0].after.iter().eq(["b"]));
-    assert_eq!(plan.steps[1].before, plan.steps[1].after);
-    let StepForm::Outside { statements, .. } = &plan.steps[1].form else {
+    assert_eq!(plan.steps[2].before, plan.steps[2].after);
+    let StepForm::Outside { statements, .. } = &plan.steps[2].form else {
         unreachable!("it is outside")
     };
     assert_eq!(

@@ -5,10 +5,14 @@ own text, gives a script that looks whole and is not. So whatever would make a s
 refused while it is rendered, by `Refused`, which no `except Exception` swallows.
 """
 
+import decimal
+import enum
 import functools
 import hashlib
 import os
+import re
 import sys
+import sysconfig
 
 import sqlalchemy
 from alembic.runtime.environment import EnvironmentContext
@@ -22,6 +26,7 @@ from herder_warm.run import Run
 from herder_warm.urls import sqlalchemy_url
 
 ASKS = "it asks whether it runs offline"
+OWN_CODE = ("alembic.", "sqlalchemy.", "herder_warm.")
 
 
 class Refused(BaseException):
@@ -63,11 +68,16 @@ def render(request):
 
 
 def digest(project):
-    """What the revision files do not cover: env.py and the ini."""
+    """What the revision files do not cover: env.py, the configuration, and what they import of the user's own."""
+    installed = tuple(os.path.join(path, "") for path in sysconfig.get_paths().values() if path)
+    imported = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
+    own = {path for path in imported if path.endswith(".py") and not path.startswith(installed)}
+    toml = os.path.join(project.folder, "pyproject.toml")
     sha = hashlib.sha256()
-    for path in (os.path.join(project.script.dir, "env.py"), project.ini):
-        with open(path, "rb") as file:
-            sha.update(file.read() + b"\0")
+    for path in [os.path.join(project.script.dir, "env.py"), project.ini, toml] + sorted(own):
+        if os.path.isfile(path):
+            with open(path, "rb") as file:
+                sha.update(file.read() + b"\0")
     return sha.hexdigest()
 
 
@@ -117,6 +127,7 @@ class Script:
             run.started = True
             run.ledger = {"table": context.version_table, "schema": context.version_table_schema}
             for step in revisions(target, heads):
+                guard_drivers()
                 run.step = getattr(getattr(step, "revision", None), "revision", None)
                 self.add("step", run.step)
                 yield step
@@ -169,6 +180,9 @@ class Script:
         def noted(construct, *args, **kwargs):
             if isinstance(construct, str):
                 construct = sqlalchemy.text(construct)
+            kind = drivers_business(construct, impl.dialect)
+            if kind is not None:
+                self.refuse("it gives a statement a value ({}) that each driver sends in its own way".format(kind))
             written = []
             impl.static_output = written.append
             try:
@@ -181,6 +195,32 @@ class Script:
                 self.add("ledger" if is_ledger else "sql", with_tabs(text, construct, impl))
 
         return noted
+
+
+# What is the same as a literal and as a driver's parameter, in any expression.
+PLAIN = (bool, int, str, decimal.Decimal, enum.Enum, type(None))
+
+
+def drivers_business(construct, dialect):
+    """The type of a value that means something else as a literal than as a driver's parameter: `x * 0.5` rounds
+    differently, an interval of 30 days becomes one of 720 hours. Rows that are only inserted are seen by the proof."""
+    if isinstance(construct, sqlalchemy.schema.DDLElement) or is_rows(construct):
+        return None
+    for bind in construct.compile(dialect=dialect).binds.values():
+        value = bind.effective_value
+        values = value if bind.expanding and isinstance(value, (list, tuple)) else [value]
+        for value in values:
+            if not isinstance(value, PLAIN) or isinstance(bind.type, sqlalchemy.JSON):
+                return type(value).__name__ if value is not None else "JSON"
+    return None
+
+
+def is_rows(construct):
+    """Whether it is an INSERT of rows, and of nothing that a tenant's own rows have a part in."""
+    if getattr(construct, "is_insert", False):
+        return construct.select is None and getattr(construct, "_post_values_clause", None) is None
+    text = getattr(construct, "text", "")
+    return isinstance(text, str) and re.match(r"(?is)\s*insert\b(?!.*\b(select|on\s+conflict)\b)", text) is not None
 
 
 def with_tabs(text, construct, impl):
@@ -200,7 +240,7 @@ def telling(kind):
     def as_sql(self):
         run = Run.current
         caller = sys._getframe(1).f_globals.get("__name__", "")
-        if run is not None and run.step is not None and not caller.startswith(("alembic.", "sqlalchemy.", "herder_warm.")):
+        if run is not None and run.step is not None and not caller.startswith(OWN_CODE):
             run.offline.refuse(ASKS)
         return self.__dict__["as_sql"]
 
@@ -209,6 +249,15 @@ def telling(kind):
 
 class Bind(MockConnection):
     """What `op.get_bind()` gives: it takes statements, and has no answers."""
+
+    @property
+    def __class__(self):
+        """What `isinstance` looks at: whether it is a live connection is a question like `is_offline_mode()`."""
+        run = Run.current
+        if run is not None and run.step is not None:
+            if not sys._getframe(1).f_globals.get("__name__", "").startswith(OWN_CODE):
+                run.offline.refuse(ASKS)
+        return Bind
 
     def execute(self, obj, parameters=None, execution_options=None, **_kwargs):
         if isinstance(obj, str):
@@ -266,11 +315,36 @@ def refuse_connection(*_args):
         )
 
 
-def refuse_reaching_out(event, _args):
-    if event not in REACHING_OUT:
-        return
+def guard_drivers():
+    """libpq's sockets are seen by nobody: whoever connects by its drivers' own functions is refused there."""
+    psycopg2, psycopg = sys.modules.get("psycopg2"), sys.modules.get("psycopg")
+    for owner, name in ((psycopg2, "_connect"), (psycopg, "connect")):
+        connect = getattr(owner, name, None)
+        if connect is not None and not hasattr(connect, "guarded"):
+            setattr(owner, name, guarded(connect))
+    for kind in (getattr(psycopg, "Connection", None), getattr(psycopg, "AsyncConnection", None)):
+        connect = vars(kind).get("connect") if kind is not None else None
+        if connect is not None and not hasattr(connect.__func__, "guarded"):
+            kind.connect = classmethod(guarded(connect.__func__))
+
+
+def guarded(connect):
+    @functools.wraps(connect)
+    def refusing(*args, **kwargs):
+        refuse_connection()
+        return connect(*args, **kwargs)
+
+    refusing.guarded = True
+    return refusing
+
+
+def refuse_reaching_out(event, args):
     run = Run.current
-    if run is not None and run.offline is not None:
+    if run is None or run.offline is None:
+        return
+    if event == "import" and run.step is not None and args[0] in ("psycopg2._psycopg", "psycopg.connection"):
+        run.offline.refuse("it loads a database driver")
+    if event in REACHING_OUT:
         run.offline.refuse("it reaches out of the process ({})".format(event))
 
 
