@@ -26,7 +26,7 @@ use crate::{
         resolve::{ResolveError, Resolved, resolve_selected},
         service::Service,
     },
-    runner::{Offer, RunnerError, Verdict, apply::fits},
+    runner::{Offer, RunnerError, apply::fits},
     store::{
         self, StoreError,
         job::{self, NewJob},
@@ -330,16 +330,13 @@ async fn offers(
         };
         let first = tenants.iter().find(|t| t.way == Some(number));
         if let (Offer::Plan(plan), Some(first)) = (&offer, first)
-            && cx.runner.needs_proof()
+            && cx.runner.is_rendered()
         {
             let first = &first.tenant;
             let own = own_urls.get(&first.id).filter(|_| first.own_url);
-            let verdict = prove(cx, plan, to.as_deref(), &first.place, own).await?;
+            offer = prove(cx, plan.clone(), to.as_deref(), &first.place, own).await?;
             if cx.stop.is_cancelled() {
                 return Err(EnqueueError::Stopped);
-            }
-            if let Verdict::Unproven { why } = verdict {
-                offer = Offer::Live { why };
             }
         }
         offered.push(Way {

@@ -1,4 +1,4 @@
-//! Whether a plan may take the place of the live tool: known from before, or proven now.
+//! Whether a plan may take the place of the live tool: fitted to its tenants, and known from before or proven now.
 
 use sha2::{Digest, Sha256};
 use tracing::info;
@@ -9,26 +9,26 @@ use crate::{
         context::{Context, chain},
         service::Service,
     },
-    runner::{Ground, RunnerError, Verdict},
+    runner::{Ground, Offer, RunnerError, Verdict},
     secret::Secret,
     store::{StoreError, proof},
 };
 
-/// Whether `plan` does what the tool does, beside the tenant at `place`. Where nobody can tell, because the server is
-/// away, say, it is unproven: the tenants are tried all the same, one by one.
+/// `plan` for tenants like the one at `place`, if it does what the tool does. Where nobody can tell, because the server is
+/// away, say, it is live: the tenants are tried all the same, one by one.
 ///
 /// # Errors
 /// The control database fails.
 pub(super) async fn prove(
     cx: &Context,
-    plan: &Plan,
+    plan: Plan,
     to: Option<&str>,
     place: &Place,
     own_url: Option<&Secret>,
-) -> Result<Verdict, StoreError> {
+) -> Result<Offer, StoreError> {
     let url = match cx.servers.url_for(place, own_url) {
         Ok(url) => url,
-        Err(e) => return Ok(Verdict::Unproven { why: chain(&e) }),
+        Err(e) => return Ok(Offer::Live { why: chain(&e) }),
     };
     // The service connection is the only one that a proof opens at a time.
     let service = Service::acquire(&cx.pool, &place.server).await?;
@@ -40,12 +40,12 @@ pub(super) async fn prove(
         owner: &owner(cx),
     };
     let _whole = cx.busy();
-    let verdict = known_or_proven(cx, plan, to, ground).await;
+    let offer = fitted_and_proven(cx, plan, to, ground).await;
     service.release().await;
-    match verdict {
-        Ok(verdict) => Ok(verdict),
+    match offer {
+        Ok(offer) => Ok(offer),
         Err(ProveError::Store(error)) => Err(error),
-        Err(ProveError::Runner(error)) => Ok(Verdict::Unproven {
+        Err(ProveError::Runner(error)) => Ok(Offer::Live {
             why: format!("its proof failed: {}", chain(&error)),
         }),
     }
@@ -83,6 +83,22 @@ impl From<RunnerError> for ProveError {
     fn from(error: RunnerError) -> Self {
         Self::Runner(error)
     }
+}
+
+async fn fitted_and_proven(
+    cx: &Context,
+    plan: Plan,
+    to: Option<&str>,
+    ground: Ground<'_>,
+) -> Result<Offer, ProveError> {
+    let plan = match cx.runner.fit(plan, to, ground).await? {
+        Offer::Plan(plan) if cx.runner.needs_proof() => plan,
+        offer => return Ok(offer),
+    };
+    Ok(match known_or_proven(cx, &plan, to, ground).await? {
+        Verdict::Proven => Offer::Plan(plan),
+        Verdict::Unproven { why } => Offer::Live { why },
+    })
 }
 
 async fn known_or_proven(

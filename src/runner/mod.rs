@@ -146,6 +146,20 @@ pub trait MigrationRunner: Send + Sync {
         isolation: Isolation,
     ) -> Result<Offer, RunnerError>;
 
+    /// Whether its plans are made by the tool, and not written as SQL by a person: they are fitted, and may need a proof.
+    fn is_rendered(&self) -> bool {
+        false
+    }
+
+    /// Fits a plan to the tenants of a place: a session of the tool's may begin in another way than ours.
+    ///
+    /// # Errors
+    /// The server cannot be reached.
+    async fn fit(&self, plan: Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Offer, RunnerError> {
+        let _ = (to, ground);
+        Ok(Offer::Plan(plan))
+    }
+
     /// Whether its plans are only as good as their proof. Otherwise they are what the tool itself runs.
     fn needs_proof(&self) -> bool {
         false

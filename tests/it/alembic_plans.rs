@@ -666,9 +666,55 @@ async fn what_reaches_out_of_its_schema_is_not_proven_and_not_done() {
     )
     .await;
     let why = fleet.up(&["a"], "b").await.expect_err("it reaches out");
-    assert!(
-        why.contains("its proof would run old revisions; one changes or writes public.stray"),
-        "{why}"
+    assert_eq!(why, "changes or writes public.stray, outside the tenant's schema");
+    // What shows in no row, locks nothing, or is done by env.py and only where it is online, is not done either.
+    let shared =
+        "create schema shared; create function shared.touch() returns int language sql as $$ select 1 $$;
+                  create type shared.mood as enum ('p'); create table shared.n (n int)";
+    let says = |sql: &str| format!("op.execute({sql:?})");
+    for (body, what) in [
+        (says("drop function shared.touch()"), "removes something"),
+        (
+            says("alter type shared.mood add value 'q'"),
+            "changes type shared.mood",
+        ),
+        (
+            says("grant select on shared.n to public"),
+            "makes or changes shared.n",
+        ),
+        (
+            "ids = op.get_bind().execute(sa.text('insert into shared.n values (1)'))\nfor i in []: pass"
+                .to_owned(),
+            "writes shared.n",
+        ),
+    ] {
+        let fleet = Fleet::new(
+            ENV,
+            &[("a", TABLE), ("b", &body), ("c", "op.execute('select 1')")],
+        )
+        .await;
+        run(&mut fleet.admin().await, shared).await;
+        for (from, to) in [("a", "b"), ("b", "c")] {
+            let why = fleet.up(&[from], to).await.expect_err(what);
+            assert!(
+                why.contains(what) && why.contains("outside the tenant"),
+                "{body}: {why}"
+            );
+        }
+    }
+    let after = "        context.configure(connection=connection, version_table_schema=schema, **OPTIONS)\n";
+    let env = ENV.replace(
+        after,
+        &format!("        connection.execute(text(\"insert into shared.n values (1)\"))\n        connection.commit()\n{after}"),
+    );
+    let fleet = Fleet::new(&env, &[("a", TABLE)]).await;
+    run(&mut fleet.admin().await, shared).await;
+    let why = fleet.up(&[], "a").await.expect_err("it writes to a shared table");
+    assert_eq!(why, "changes or writes shared.n, outside the tenant's schema");
+    let rows = sqlx::query_scalar::<_, i64>("select count(*) from shared.n");
+    assert_eq!(
+        rows.fetch_one(&mut fleet.admin().await).await.expect("a count"),
+        0
     );
     // To refer to a shared table is no change to it.
     let fleet = Fleet::new(
@@ -702,6 +748,19 @@ async fn an_env_that_goes_elsewhere_is_found_before_it_does() {
         .await
         .expect_err("it goes to public");
     assert!(why.starts_with("env.py works in schema `public`"), "{why}");
+    // A ledger that is there already is found before one is made.
+    let env = ENV
+        .replace("TO \"{schema}\"'", "TO \"{schema}\", shared'")
+        .replace("version_table_schema=schema, ", "");
+    let fleet = Fleet::new(&env, &[("a", TABLE)]).await;
+    let there =
+        "create schema shared; create table shared.alembic_version (version_num varchar(32) primary key)";
+    run(&mut fleet.admin().await, there).await;
+    let why = fleet.up(&[], "a").await.expect_err("its ledger is another's");
+    assert!(
+        why.ends_with("with its ledger in `shared`, not in the one that it is given"),
+        "{why}"
+    );
     let env = ENV.replace("version_table_schema=schema", "version_table_schema='public'");
     let why = Fleet::new(&env, &[("a", TABLE)])
         .await

@@ -317,3 +317,31 @@ async fn a_proof_is_made_once_for_the_same_migrations() {
     assert_eq!(fleet.ask::<i64>(proofs).await, 2);
     assert_eq!(by_plan_and_live(&fleet).await, (3, 0));
 }
+
+/// sqlx tells the server another time zone than anybody else's client does.
+#[tokio::test]
+async fn a_plan_reads_times_as_the_tools_own_sessions_do() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let first = first.then("create table w (at timestamp, d text)");
+    let second = second.then("alter table w alter at type timestamptz, alter d type date using d::date");
+    let fleet = Setup::schemas(1).plans(vec![first, second]).start().await;
+    let worker = fleet.worker(&[]);
+    fleet
+        .herder(&["upgrade", "--to", "20250101", "--wait"])
+        .await
+        .expect(0);
+    tell(
+        &fleet.home,
+        "insert into t001.w values ('2024-01-10 12:00', '02/01/2024')",
+    )
+    .await;
+    for setting in ["timezone = 'Europe/Berlin'", "datestyle = 'ISO, DMY'"] {
+        let home = fleet.database("home");
+        tell(&fleet.home, &format!("alter database {home} set {setting}")).await;
+    }
+    fleet.herder(&["upgrade", "--wait"]).await.expect(0);
+    fleet.assert_by_plan().await;
+    let times = "select format('%s %s', at at time zone 'UTC', to_char(d, 'YYYY-MM-DD')) from t001.w";
+    assert_eq!(list(&fleet.home, times).await, ["2024-01-10 11:00:00 2024-01-02"]);
+    assert_eq!(worker.drain().await, Some(0));
+}

@@ -1,6 +1,6 @@
 //! A tenant that fails: what is tried again, what is not, what is recorded of it, and how it is mended.
 
-use crate::fleet::{Fleet, Setup, Tool, steps, tell};
+use crate::fleet::{Fleet, Setup, Tool, ask, steps, tell};
 
 /// Two migrations; the second takes a lock on `effects` first.
 fn locking(tool: Tool) -> Setup {
@@ -195,6 +195,32 @@ async fn a_duplicate_fails_its_tenant_with_a_commands_own_words() {
 }
 
 /// The migration itself is wrong. It is mended, and the very same run goes on with it.
+#[tokio::test]
+async fn an_index_of_somebody_elses_is_not_taken_for_the_one_that_failed() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let first = first.then("create table u (e text, f text)");
+    let second = second.outside("create index concurrently uf on u (f)");
+    let fleet = Setup::schemas(1)
+        .migrations(Tool::Sql, vec![first, second])
+        .start()
+        .await;
+    let worker = fleet.worker(&[]);
+    fleet
+        .herder(&["upgrade", "--to", "20250101", "--wait"])
+        .await
+        .expect(0);
+    tell(&fleet.home, "create index uf on t001.u (e)").await;
+    fleet.herder(&["upgrade", "--wait"]).await.expect(4);
+    fleet.herder(&["retry", "--wait"]).await.expect(4);
+    assert_eq!(fleet.job("t001").await["error"]["sqlstate"], "42P07");
+    tell(&fleet.home, "drop index t001.uf").await;
+    fleet.herder(&["retry", "--wait"]).await.expect(0);
+    let index = "select indexdef from pg_indexes where indexname = 'uf'";
+    let index: String = ask(&fleet.home, index).await;
+    assert!(index.ends_with("(f)"), "{index}");
+    assert_eq!(worker.drain().await, Some(0));
+}
+
 async fn a_mended_migration_is_taken_up(tool: Tool) {
     let [first, second] = steps(2).try_into().expect("two");
     let wrong = second.clone().then("insert into nowhere values (1)");

@@ -1,10 +1,11 @@
-set local jit = off;
 do $herder$
 declare what text;
 begin
     with own as (
         select oid from pg_catalog.pg_namespace
-        where nspname in ({schema}, 'pg_catalog', 'pg_toast', 'information_schema') or nspname ~ '^pg_(toast_)?temp'
+        -- No schema: the whole database is the tenant's.
+        where {schema} = '' or nspname in ({schema}, 'pg_catalog', 'pg_toast', 'information_schema')
+           or nspname ~ '^pg_(toast_)?temp'
     ),
     me as (select pg_catalog.txid_current() as whole, pg_catalog.txid_current() % 4294967296 as xid),
     locked as (
@@ -37,10 +38,28 @@ begin
         union all
         select 'makes or changes schema ' || nspname from pg_catalog.pg_namespace, me
         where case when xmin::text::bigint >= me.xid then pg_catalog.txid_status(me.whole + xmin::text::bigint - me.xid) = 'in progress' end
-          and nspname <> {schema}
+          and {schema} not in ('', nspname)
         union all
         select 'makes or changes extension ' || extname from pg_catalog.pg_extension, me
-        where case when xmin::text::bigint >= me.xid then pg_catalog.txid_status(me.whole + xmin::text::bigint - me.xid) = 'in progress' end
+        where {schema} <> '' and case when xmin::text::bigint >= me.xid then pg_catalog.txid_status(me.whole + xmin::text::bigint - me.xid) = 'in progress' end
+        union all
+        -- A grant locks nothing.
+        select 'makes or changes ' || n.nspname || '.' || c.relname
+        from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace, me
+        where case when c.xmin::text::bigint >= me.xid then pg_catalog.txid_status(me.whole + c.xmin::text::bigint - me.xid) = 'in progress' end
+          and n.oid not in (select oid from own)
+          -- A foreign key to a shared table leaves its mark there, too: it gets triggers.
+          and not exists (select from pg_catalog.pg_constraint k where k.confrelid = c.oid and k.contype = 'f'
+                          and k.connamespace in (select oid from own))
+        union all
+        select 'changes type ' || n.nspname || '.' || t.typname
+        from pg_catalog.pg_enum e join pg_catalog.pg_type t on t.oid = e.enumtypid
+        join pg_catalog.pg_namespace n on n.oid = t.typnamespace, me
+        where case when e.xmin::text::bigint >= me.xid then pg_catalog.txid_status(me.whole + e.xmin::text::bigint - me.xid) = 'in progress' end
+          and n.oid not in (select oid from own)
+        union all
+        -- What is gone shows in no row.
+        select 'removes something' from (select {counts} as left_over) as now where left_over < {there}
         limit 1
     ) as all_changes;
     if what is not null then

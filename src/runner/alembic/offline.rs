@@ -62,7 +62,12 @@ pub(super) fn steps(
         assembly.take(event, table)?;
     }
     assembly.close();
-    Ok(assembly.steps)
+    match assembly.lasting {
+        Some((step, place)) if step + 1 < assembly.steps.len() => Err(format!(
+            "{place} changes a setting of the session, which lasts longer than a step of a plan"
+        )),
+        _ => Ok(assembly.steps),
+    }
 }
 
 #[derive(Default)]
@@ -85,6 +90,8 @@ struct Assembly {
     transaction: bool,
     /// Comments for the next statement.
     remarks: Vec<String>,
+    /// The first step in which a revision changes a setting for all that comes behind it.
+    lasting: Option<(usize, String)>,
     /// What belongs to the next step.
     statements: Vec<String>,
     record: Vec<String>,
@@ -141,6 +148,9 @@ impl Assembly {
                 "{} names the schema without quotes around it",
                 self.place()
             ));
+        }
+        if self.begun && self.lasting.is_none() && statements.iter().any(|s| is_lasting(s)) {
+            self.lasting = Some((self.steps.len(), self.place()));
         }
         if !self.begun && statements.iter().all(|s| is_setting(s)) {
             self.settings.extend(statements.into_iter().map(str::to_owned));
@@ -252,6 +262,16 @@ fn is_setting(statement: &str) -> bool {
     let other_set = is(1, "transaction") || is(1, "constraints") || is(1, "characteristics");
     (is(0, "set") && !other_set)
         || (is(0, "select") && (is(1, "set_config") || (is(1, "pg_catalog") && is(3, "set_config"))))
+}
+
+/// Whether it changes a setting beyond its transaction, and not one of the limits, which say only how long something may take.
+fn is_lasting(statement: &str) -> bool {
+    let tokens = tokens(statement);
+    let is = |i: usize, word: &str| tokens.get(i).is_some_and(|t| t.is(word));
+    let is_limit = tokens
+        .get(1)
+        .is_some_and(|t| t.text.to_ascii_lowercase().ends_with("_timeout"));
+    is_setting(statement) && is(0, "set") && !is(1, "local") && !is_limit
 }
 
 /// The setting where there is no transaction that it could be local to.
@@ -379,6 +399,28 @@ mod tests {
             unreachable!("it is in a transaction")
         };
         assert_eq!(sql, "set local x = 1;\n-- revision c\nselect 'c';\n");
+    }
+
+    #[test]
+    fn a_setting_that_outlasts_its_step_makes_no_plan() {
+        let set = |sql: &str, then: serde_json::Value| {
+            let mut events = vec![
+                serde_json::json!({"is": "begin"}),
+                serde_json::json!({"is": "step", "of": "b"}),
+                serde_json::json!({"is": "sql", "of": sql}),
+                serde_json::json!({"is": "heads", "of": ["b"]}),
+            ];
+            events.extend(then.as_array().cloned().unwrap_or_default());
+            script(events.into())
+        };
+        let more = serde_json::json!([{"is": "commit"}, {"is": "sql", "of": "vacuum"}]);
+        assert_eq!(
+            set("SET TIME ZONE 'Asia/Tokyo'", more.clone()).expect_err("no plan"),
+            "revision b changes a setting of the session, which lasts longer than a step of a plan"
+        );
+        assert!(set("set local time zone 'Asia/Tokyo'", more.clone()).is_ok());
+        assert!(set("set statement_timeout = '1h'", more).is_ok());
+        assert!(set("SET TIME ZONE 'Asia/Tokyo'", serde_json::json!([])).is_ok());
     }
 
     #[test]

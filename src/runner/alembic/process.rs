@@ -1,5 +1,6 @@
 //! One warm Python process.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,7 +30,7 @@ const STARTER: &str = "import sys; sys.path[:] = filter(None, sys.path); source 
 const BOOTSTRAP: &str = include_str!("warm/bootstrap.py");
 
 /// The other end of the pipe. It travels over the pipe too: no file, so a read-only file system will do.
-const MODULES: [(&str, &str); 11] = [
+const MODULES: [(&str, &str); 12] = [
     ("herder_warm", ""),
     ("herder_warm.connections", include_str!("warm/connections.py")),
     ("herder_warm.errors", include_str!("warm/errors.py")),
@@ -39,6 +40,7 @@ const MODULES: [(&str, &str); 11] = [
     ("herder_warm.project", include_str!("warm/project.py")),
     ("herder_warm.run", include_str!("warm/run.py")),
     ("herder_warm.scrub", include_str!("warm/scrub.py")),
+    ("herder_warm.session", include_str!("warm/session.py")),
     ("herder_warm.serve", include_str!("warm/serve.py")),
     ("herder_warm.urls", include_str!("warm/urls.py")),
 ];
@@ -206,6 +208,15 @@ impl WarmProcess {
         migration: &Migration<'_>,
     ) -> Result<Whereabouts, WarmError> {
         self.ask_about("look", project, migration).await
+    }
+
+    /// What a session to a tenant's database begins with, where the project's driver opens it: `TimeZone`, `DateStyle`.
+    pub async fn session(
+        &mut self,
+        project: &Project,
+        migration: &Migration<'_>,
+    ) -> Result<BTreeMap<String, String>, WarmError> {
+        self.ask_about("session", project, migration).await
     }
 
     async fn ask_about<T: DeserializeOwned>(

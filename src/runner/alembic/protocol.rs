@@ -59,6 +59,8 @@ pub struct Migration<'a> {
     /// Server settings, `lock_timeout` and the like, that every connection of env.py starts with. They win over what
     /// env.py passes to its engine; a `SET` in a migration wins over them.
     pub settings: &'a BTreeMap<String, String>,
+    /// Statements that must go through before any commit. None for a tenant's own migration.
+    pub guard: &'a [String],
 }
 
 /// A plan to be rendered. Nothing of a tenant is in it: its URL is never connected to.
@@ -105,8 +107,10 @@ pub struct Whereabouts {
     pub database: String,
     /// The schema that unqualified names are made in.
     pub schema: Option<String>,
-    /// The schema of its ledger, where it names one.
+    /// The schema of its ledger, where it names one or there is one.
     pub ledger: Option<String>,
+    /// What decides how its connection reads and writes times, by the names of the settings.
+    pub session: BTreeMap<String, String>,
 }
 
 /// Why a plan cannot be rendered.

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -19,12 +19,12 @@ use super::{
 use crate::{
     config::{AlembicConfig, LimitsConfig, PlanConfig},
     domain::{
-        plan::{Plan, PlanStep, SCHEMA},
+        plan::{Plan, PlanStep, SCHEMA, StepForm},
         revision::{self, History, Ledger, LedgerForm, Revision},
-        tenant::Isolation,
+        tenant::{Isolation, Place},
     },
     runner::{Ground, LedgerTable, MigrationRunner, Offer, RunnerError, Verdict, Work},
-    session::TenantSession,
+    session::{TenantSession, literal, quote},
 };
 
 /// How far apart two renderings are that prove a plan free of the time.
@@ -41,7 +41,12 @@ pub struct AlembicRunner {
     version_table: String,
     plan: PlanConfig,
     known: Mutex<Option<Known>>,
+    /// What sessions begin with where the last plan was fitted.
+    begins: std::sync::Mutex<Session>,
 }
+
+/// What decides how a session reads and writes times, by the names of the settings.
+type Session = BTreeMap<String, String>;
 
 /// A history, and the files that it was read from, as they were then.
 struct Known {
@@ -66,6 +71,7 @@ impl AlembicRunner {
             version_table: config.version_table.clone(),
             plan: config.plan,
             known: Mutex::new(None),
+            begins: std::sync::Mutex::default(),
         }
     }
 
@@ -154,6 +160,57 @@ impl AlembicRunner {
             versions.python, versions.alembic, versions.sqlalchemy
         );
         Ok(offline::steps(&events, before, &self.version_table).map(|steps| (steps, versions)))
+    }
+
+    /// Renders for the names that a tenant really has: a revision may make something of a name's beginning.
+    async fn rendered_for(&self, plan: &Plan, target: &str, place: &Place) -> Result<Vec<PlanStep>, String> {
+        let rendering = Rendering {
+            direction: match plan.direction {
+                revision::Direction::Upgrade => Direction::Upgrade,
+                revision::Direction::Downgrade => Direction::Downgrade,
+            },
+            heads: &plan.before,
+            target,
+            scheme: self.scheme(),
+            database: &place.database,
+            schema: place.schema.as_deref(),
+        };
+        let mut process = self.checkout().await.map_err(|e| e.to_string())?;
+        let rendered = process.render(&self.project, &rendering).await;
+        match rendered.map_err(|e| e.to_string())? {
+            Rendered::Script { events, .. } => offline::steps(&events, &plan.before, &self.version_table),
+            Rendered::Refused { refused } => Err(why(&refused)),
+        }
+    }
+
+    /// Whether these steps, rendered anew, are those of a plan that was fitted.
+    fn is_same(&self, plan: &Plan, steps: &[PlanStep]) -> bool {
+        let mut again = Plan {
+            steps: steps.to_vec(),
+            ..plan.clone()
+        };
+        begin_with(
+            &mut again,
+            &self.begins.lock().unwrap_or_else(PoisonError::into_inner),
+        );
+        again.steps == plan.steps
+    }
+
+    /// How env.py's own connection differs from all others, and from the plan.
+    pub(super) fn deviation(&self, plan: &Plan, session: &Session) -> Option<String> {
+        let begins = self.begins.lock().unwrap_or_else(PoisonError::into_inner);
+        let (name, value) = session
+            .iter()
+            .find(|(name, value)| begins.get(*name).is_some_and(|begun| begun != *value))?;
+        let says = |sql: &str| {
+            let sql = sql.to_lowercase().replace(' ', "");
+            sql.contains(&name.to_lowercase())
+        };
+        let is_said = plan.steps.first().is_some_and(|step| match &step.form {
+            StepForm::Transaction { sql } => says(sql),
+            StepForm::Outside { statements, .. } => statements.iter().any(|s| says(s)),
+        });
+        (!is_said).then(|| format!("env.py sets {name} to {value} only where it is online"))
     }
 
     async fn describe(&self) -> Result<Description, RunnerError> {
@@ -287,6 +344,51 @@ impl MigrationRunner for AlembicRunner {
         }
     }
 
+    fn is_rendered(&self) -> bool {
+        true
+    }
+
+    async fn fit(&self, mut plan: Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Offer, RunnerError> {
+        let target = to.unwrap_or("base");
+        let place = ground.place;
+        let is_plain = |name: &String| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if self.needs_proof() && place.schema.as_ref().is_none_or(is_plain) {
+            let real = match self.rendered_for(&plan, target, place).await {
+                Ok(steps) => steps,
+                Err(why) => return Ok(Offer::Live { why }),
+            };
+            if in_schema(plan.steps.clone(), place.schema.as_deref())
+                != in_schema(real, place.schema.as_deref())
+            {
+                let name = place.schema.as_ref().unwrap_or(&place.database);
+                return Ok(Offer::Live {
+                    why: format!("it renders other SQL for `{name}` than for other names"),
+                });
+            }
+        }
+        let (settings, application_name) = (settings(ground.limits), shadow::application_name(&ground));
+        let migration = Migration {
+            direction: Direction::Upgrade,
+            target,
+            url: ground.url.expose(),
+            scheme: self.scheme(),
+            schema: place.schema.as_deref(),
+            application_name: &application_name,
+            settings: &settings,
+            guard: &[],
+        };
+        let asked = self.checkout().await?.session(&self.project, &migration).await;
+        let session = match asked {
+            Ok(session) => session,
+            // env.py may have a driver of its own. What its connection begins with is seen by the proof.
+            Err(WarmError::Tool(_)) => as_ours(),
+            Err(error) => return Err(to_error(error)),
+        };
+        begin_with(&mut plan, &session);
+        *self.begins.lock().unwrap_or_else(PoisonError::into_inner) = session;
+        Ok(Offer::Plan(plan))
+    }
+
     fn needs_proof(&self) -> bool {
         self.plan != PlanConfig::Always
     }
@@ -305,7 +407,7 @@ impl MigrationRunner for AlembicRunner {
         // The rendering that comes last counts: a plan that changes by itself is not proven by an old one.
         let Some(versions) = rendered
             .ok()
-            .filter(|(steps, _)| *steps == plan.steps)
+            .filter(|(steps, _)| self.is_same(plan, steps))
             .map(|(_, v)| v)
         else {
             return Ok(None);
@@ -345,8 +447,10 @@ impl MigrationRunner for AlembicRunner {
         if verdict != Verdict::Proven {
             return Ok(verdict);
         }
-        // Two renderings within one second have the same time in seconds.
+        // Two renderings within one second have the same time in seconds, and two in one process the same of all that is
+        // drawn when a revision is imported.
         tokio::time::sleep(CLOCK_TICK.saturating_sub(began.elapsed())).await;
+        self.pool.end_idle();
         let again = self
             .rendered(
                 plan.direction,
@@ -356,9 +460,9 @@ impl MigrationRunner for AlembicRunner {
             )
             .await?;
         match again {
-            Ok((steps, _)) if steps == plan.steps => Ok(Verdict::Proven),
+            Ok((steps, _)) if self.is_same(plan, &steps) => Ok(Verdict::Proven),
             _ => Ok(Verdict::Unproven {
-                why: "it renders other SQL a moment later".into(),
+                why: "it renders other SQL a moment later, or in another process".into(),
             }),
         }
     }
@@ -383,6 +487,7 @@ impl MigrationRunner for AlembicRunner {
             schema: schema.as_deref(),
             application_name: &application_name,
             settings: &settings,
+            guard: &[],
         };
         // Dropping the migration ends its process with all that it started.
         let done = session
@@ -391,6 +496,62 @@ impl MigrationRunner for AlembicRunner {
             .map_err(to_error)?;
         self.check(session, work, &done).await
     }
+}
+
+/// What our own sessions begin with, whatever the server has: sqlx says so when it connects.
+fn as_ours() -> Session {
+    [("TimeZone", "UTC"), ("DateStyle", "ISO, MDY")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+}
+
+/// Has each step begin as a session of the tool's does, where that is not as ours.
+fn begin_with(plan: &mut Plan, session: &Session) {
+    const UTC: [&str; 5] = ["UTC", "Etc/UTC", "UCT", "Etc/UCT", "Zulu"];
+    let ours = as_ours();
+    let is_ours = |name: &str, value: &str| match name {
+        "TimeZone" => UTC.contains(&value),
+        _ => ours.get(name).is_some_and(|own| own == value),
+    };
+    let others: Vec<String> = session
+        .iter()
+        .filter(|(name, value)| !is_ours(name, value))
+        .map(|(name, value)| format!("{name} TO {}", literal(value)))
+        .collect();
+    for step in &mut plan.steps {
+        match &mut step.form {
+            StepForm::Transaction { sql } => {
+                let settings: String = others.iter().map(|s| format!("SET LOCAL {s};\n")).collect();
+                sql.insert_str(0, &settings);
+            }
+            StepForm::Outside { statements, .. } => {
+                let settings = others.iter().map(|s| format!("SET {s}"));
+                statements.splice(0..0, settings);
+            }
+        }
+    }
+}
+
+/// Steps in a tenant's schema, whose name needs no quotes. A made-up one does.
+fn in_schema(mut steps: Vec<PlanStep>, schema: Option<&str>) -> Vec<PlanStep> {
+    let place = |text: &String| {
+        schema.map_or(text.clone(), |schema| {
+            text.replace(SCHEMA, schema).replace(&quote(schema), schema)
+        })
+    };
+    for step in &mut steps {
+        match &mut step.form {
+            StepForm::Transaction { sql } => *sql = place(sql),
+            StepForm::Outside {
+                statements, record, ..
+            } => {
+                for text in statements.iter_mut().chain(record) {
+                    *text = place(text);
+                }
+            }
+        }
+    }
+    steps
 }
 
 /// Why a plan cannot be rendered, for a person.

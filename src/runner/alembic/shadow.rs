@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeSet,
+    sync::atomic::{AtomicI64, Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     database_url::DatabaseUrl,
     domain::{
-        plan::{Plan, SCHEMA, StepForm},
+        plan::{Plan, StepForm},
         revision,
         tenant::Place,
     },
@@ -92,6 +93,8 @@ pub(super) struct Shadow<'a> {
     planned: Scratch,
     /// What its connections call themselves.
     name: String,
+    /// How much there was outside the scratch schemas before.
+    there: AtomicI64,
 }
 
 impl<'a> Shadow<'a> {
@@ -123,6 +126,7 @@ impl<'a> Shadow<'a> {
             live: scratch("a")?,
             planned: scratch("b")?,
             name: application_name(&ground),
+            there: AtomicI64::new(0),
             runner,
             ground,
             plan,
@@ -160,10 +164,13 @@ impl<'a> Shadow<'a> {
         for scratch in [&self.live, &self.planned] {
             self.make(&mut on, scratch).await?;
         }
+        let counts = COUNTS.replace("{own}", &own(&self.planned));
+        let there: i64 = sqlx::query_scalar(AssertSqlSafe(format!("select {counts}")))
+            .fetch_one(&mut on)
+            .await?;
+        self.there.store(there, Ordering::Relaxed);
         close(on).await;
 
-        // Before a process is taken: this asks for one of its own, and there may be no second.
-        self.rehearse_beginning().await?;
         let mut process = self.runner.checkout().await?;
         self.look(&mut process).await?;
         self.bring_to_beginning(&mut process, &self.planned).await?;
@@ -220,12 +227,13 @@ impl<'a> Shadow<'a> {
 
     /// Asks env.py where it would go. One that ignores what it is told would migrate somebody's tenant.
     async fn look(&self, process: &mut WarmProcess) -> Result<(), Stop> {
-        let settings = settings(self.ground.limits);
-        let migration = self.migration(&self.live, Direction::Upgrade, "heads", &settings);
+        let (settings, guard) = (settings(self.ground.limits), self.guard(&self.live));
+        let migration = self.migration(&self.live, Direction::Upgrade, "heads", &settings, &guard);
         let Whereabouts {
             database,
             schema,
             ledger,
+            session,
         } = self.asked(process.look(self.runner.project(), &migration).await)?;
         if database != self.live.url.database() {
             return unproven(format!(
@@ -240,43 +248,9 @@ impl<'a> Shadow<'a> {
                 ledger.as_deref().unwrap_or("the same"),
             ));
         }
-        Ok(())
-    }
-
-    /// The old revisions may reach out of their schema, too. Where they can be rendered, that shows in a transaction
-    /// that is rolled back, before Alembic runs them.
-    async fn rehearse_beginning(&self) -> Result<(), Stop> {
-        let (Some(schema), 1, Some(target)) = (
-            &self.planned.schema,
-            self.plan.before.len(),
-            self.plan.before.first(),
-        ) else {
-            return Ok(());
-        };
-        let empty = BTreeSet::new();
-        let rendered = self
-            .runner
-            .rendered(revision::Direction::Upgrade, &empty, target, true)
-            .await?;
-        let Ok((steps, _)) = rendered else { return Ok(()) };
-        let mut sql = format!("begin; set local search_path = {};\n", quote(schema));
-        for step in &steps {
-            let StepForm::Transaction { sql: own } = &step.form else {
-                break;
-            };
-            sql.push_str(&own.replace(SCHEMA, schema));
-        }
-        sql.push_str(&nothing_outside(schema));
-        let mut on = open(&self.planned.url, &self.ground).await?;
-        let rehearsed = on.execute(sqlx::raw_sql(AssertSqlSafe(sql + "rollback"))).await;
-        close(on).await;
-        match rehearsed.map_err(RunnerError::from) {
-            Err(error) if about_outside(&error).is_some() => unproven(format!(
-                "its proof would run old revisions; one {}",
-                about_outside(&error).unwrap_or_default()
-            )),
-            // What cannot be rehearsed may still run.
-            Ok(_) | Err(_) => Ok(()),
+        match self.runner.deviation(self.plan, &session) {
+            Some(why) => unproven(why),
+            None => Ok(()),
         }
     }
 
@@ -304,8 +278,8 @@ impl<'a> Shadow<'a> {
         direction: Direction,
         target: &str,
     ) -> Result<(), Stop> {
-        let settings = settings(self.ground.limits);
-        let migration = self.migration(scratch, direction, target, &settings);
+        let (settings, guard) = (settings(self.ground.limits), self.guard(scratch));
+        let migration = self.migration(scratch, direction, target, &settings, &guard);
         self.asked(process.migrate(self.runner.project(), &migration).await)?;
         Ok(())
     }
@@ -316,6 +290,7 @@ impl<'a> Shadow<'a> {
         direction: Direction,
         target: &'b str,
         settings: &'b std::collections::BTreeMap<String, String>,
+        guard: &'b [String],
     ) -> Migration<'b> {
         Migration {
             direction,
@@ -325,12 +300,36 @@ impl<'a> Shadow<'a> {
             schema: scratch.schema.as_deref(),
             application_name: &self.name,
             settings,
+            guard,
         }
+    }
+
+    /// Statements that fail where the open transaction has changed anything outside a scratch tenant. Reading elsewhere, and
+    /// referring to it, is no change.
+    fn guard(&self, scratch: &Scratch) -> [String; 2] {
+        let (counts, there) = (
+            COUNTS.replace("{own}", &own(scratch)),
+            self.there.load(Ordering::Relaxed),
+        );
+        let check = include_str!("nothing_outside.sql")
+            .replace(
+                "{schema}",
+                &literal(scratch.schema.as_deref().unwrap_or_default()),
+            )
+            .replace("{outside}", &literal(OUTSIDE))
+            .replace("{counts}", &counts)
+            .replace("{there}", &there.to_string());
+        ["set local jit = off".to_owned(), check]
     }
 
     fn asked<T>(&self, answer: Result<T, WarmError>) -> Result<T, Stop> {
         match answer {
             Ok(done) => Ok(done),
+            Err(WarmError::Tool(error)) if error.message.starts_with(OUTSIDE) => unproven(format!(
+                "{}{}, outside the tenant's schema",
+                at(error.revision.as_deref()),
+                &error.message[OUTSIDE.len()..]
+            )),
             Err(WarmError::Tool(error)) => unproven(format!(
                 "live Alembic fails in a scratch {}: {error}",
                 if self.ground.place.schema.is_some() {
@@ -348,8 +347,8 @@ impl<'a> Shadow<'a> {
     async fn apply(&self) -> Result<(), Stop> {
         let mut plan = self.plan.clone();
         for step in &mut plan.steps {
-            if let (StepForm::Transaction { sql }, Some(schema)) = (&mut step.form, &self.planned.schema) {
-                sql.push_str(&nothing_outside(schema));
+            if let StepForm::Transaction { sql } = &mut step.form {
+                sql.push_str(&self.guard(&self.planned).join(";\n"));
             }
         }
         let place = Place {
@@ -477,7 +476,7 @@ fn at(revision: Option<&str>) -> String {
     revision.map(|r| format!("revision {r}: ")).unwrap_or_default()
 }
 
-fn application_name(ground: &Ground<'_>) -> String {
+pub(super) fn application_name(ground: &Ground<'_>) -> String {
     format!("{APPLICATION_NAME}{}", ground.owner)
 }
 
@@ -503,15 +502,22 @@ async fn close(on: PgConnection) {
     let _ = on.close().await;
 }
 
-/// Begins the message of [`nothing_outside`].
+/// Begins the message of a guard. As in connections.py.
 const OUTSIDE: &str = "outside the tenant's schema: ";
 
-/// A statement that fails where the open transaction has changed anything outside a schema. Reading elsewhere, and
-/// referring to it, is no change.
-fn nothing_outside(schema: &str) -> String {
-    include_str!("nothing_outside.sql")
-        .replace("{schema}", &literal(schema))
-        .replace("{outside}", &literal(OUTSIDE))
+/// How much there is outside a tenant.
+const COUNTS: &str = "(select count(*) from pg_catalog.pg_class where relnamespace not in ({own}))
+     + (select count(*) from pg_catalog.pg_proc where pronamespace not in ({own}))
+     + (select count(*) from pg_catalog.pg_type where typnamespace not in ({own}))
+     + (select count(*) from pg_catalog.pg_namespace where oid not in ({own}))";
+
+/// The schemas that are a scratch tenant's, or the server's own.
+fn own(scratch: &Scratch) -> String {
+    let schema = literal(scratch.schema.as_deref().unwrap_or_default());
+    format!(
+        "select oid from pg_catalog.pg_namespace
+         where {schema} in ('', nspname) or nspname = 'pg_toast' or nspname ~ '^pg_(toast_)?temp'"
+    )
 }
 
 /// What a transaction would have changed outside its schema.

@@ -39,9 +39,16 @@ impl Applier<'_> {
             let mut message = Message::default();
             message.step(step, &statement);
             if let Err(error) = message.send(self.session.connection()).await {
-                let refused = matches!(error, Refusal::Failed(RunnerError::Database { .. }));
+                // An index that is built in steps is not begun where its name is taken.
+                let refused = match &error {
+                    Refusal::Failed(RunnerError::Database { sqlstate, .. }) => {
+                        let is_index = matches!(kind_of(&statement), Kind::CreateIndex { .. });
+                        undoes_itself(&statement) || is_index && sqlstate == "42P07"
+                    }
+                    _ => false,
+                };
                 let nothing_before = statements[..i].iter().all(|s| kind_of(s) == Kind::Harmless);
-                if refused && nothing_before && !resumed && undoes_itself(&statement) {
+                if refused && nothing_before && !resumed {
                     // If even this fails, the announcement stays, and somebody will look: better than doing it twice.
                     let _ = self.take_back(step, withdraw.as_deref(), earlier).await;
                 }

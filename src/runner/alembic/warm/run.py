@@ -14,6 +14,7 @@ class Run:
         self.application_name = request["application_name"]
         self.settings = request["settings"]
         self.target = request["target"]
+        self.guard = request.get("guard") or ()  # What must go through before any commit.
         try:
             self.url = sqlalchemy.engine.make_url(url)
         except Exception:
@@ -61,5 +62,15 @@ class Run:
         """Alembic's list of steps where there are none: only says where they would be done."""
         self.started = True
         row = context.connection.exec_driver_sql("SELECT current_database(), current_schema()").fetchone()
-        self.place = {"database": row[0], "schema": row[1], "ledger": context.version_table_schema}
+        ledger = context.version_table_schema
+        if ledger is None:
+            # Where an unqualified name leads that is there already, which need not be where it would be made.
+            found = "SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass(quote_ident('{}'))"
+            ledger = context.connection.exec_driver_sql(found.format(context.version_table.replace("'", "''"))).scalar()
+        self.place = {"database": row[0], "schema": row[1], "ledger": ledger, "session": session_of(context.connection)}
         return ()
+
+
+def session_of(connection):
+    """What decides how a connection reads and writes times."""
+    return {name: connection.exec_driver_sql("SHOW " + name).scalar() for name in ("TimeZone", "DateStyle")}

@@ -31,8 +31,9 @@ from herder_warm.migrate import look, migrate
 from herder_warm.offline import render
 from herder_warm.project import describe, versions
 from herder_warm.scrub import Scrubber
+from herder_warm.session import session
 
-HANDLERS = {"describe": describe, "look": look, "migrate": migrate, "render": render}
+HANDLERS = {"describe": describe, "look": look, "migrate": migrate, "render": render, "session": session}
 
 
 def serve(inbox, answers):
