@@ -198,7 +198,7 @@ fn one_line(error: &anyhow::Error) -> String {
 /// Keeps the fleet's gauges fresh. While the control database is away they keep what they said.
 async fn refresh(cx: Arc<Context>, worker: Worker, metrics: Metrics) {
     loop {
-        // One without room in the budget must not connect for that.
+        // One that was not let in yet must not connect for that: the pool would keep the connection.
         if worker.may_connect()
             && let Err(error) = metrics.refresh(&cx.pool).await
         {
