@@ -4,7 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use herder::domain::{revision::Target, wave::Amount};
+use herder::{
+    config::{NO_TIMEOUT, TIMEOUTS},
+    domain::{revision::Target, wave::Amount},
+};
 
 use crate::exit::Exit;
 
@@ -299,11 +302,11 @@ pub(crate) struct Rehearse {
     pub(crate) output: Output,
 }
 
-/// A duration that is a limit: to the server, none at all would be no limit.
+/// A duration that is a limit to the server, too.
 fn limit(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(limit) if limit.as_millis() == 0 => Err("at least 1ms".into()),
-        Ok(limit) => Ok(limit),
+        Ok(limit) if TIMEOUTS.contains(&limit) => Ok(limit),
+        Ok(_) => Err(NO_TIMEOUT.into()),
         Err(error) => Err(error.to_string()),
     }
 }
