@@ -311,14 +311,22 @@ fn limit(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The size of a wave. In waves of nobody, nothing would ever be done.
+fn wave(text: &str) -> Result<Amount, String> {
+    match text.parse::<Amount>()? {
+        none if none.is_zero() => Err("at least 1; without it, all the rest is one wave".into()),
+        size => Ok(size),
+    }
+}
+
 /// How a run is released. What is not given here is taken from [rollout].
 #[derive(Args, Debug)]
 pub(crate) struct Rollout {
-    /// Release so many tenants first; the rest waits until they have succeeded
+    /// Release so many tenants first; the rest waits until they have succeeded; 0: no canary
     #[arg(long, value_name = "N|%")]
     pub(crate) canary: Option<Amount>,
-    /// Release the others in waves of this size
-    #[arg(long, value_name = "N|%")]
+    /// Release the others in waves of this size, at least 1
+    #[arg(long, value_name = "N|%", value_parser = wave)]
     pub(crate) wave: Option<Amount>,
     /// Let so many tenants fail; one more halts the run
     #[arg(long, value_name = "N|%")]

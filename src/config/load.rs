@@ -13,6 +13,7 @@ use toml::{Table, Value};
 use super::{
     Config, NO_TIMEOUT, RolloutConfig, RunnerConfig, ServerConfig, TIMEOUTS, TenantsConfig, WorkerConfig,
 };
+use crate::domain::wave::Amount;
 
 /// What is wrong with a config.
 #[derive(Debug, thiserror::Error)]
@@ -190,6 +191,19 @@ impl Config {
             if !TIMEOUTS.contains(&limit) {
                 return wrong("limits", &format!("`{key}` must be {NO_TIMEOUT}"));
             }
+        }
+        let is_zero = |amount: Option<Amount>| amount.is_some_and(Amount::is_zero);
+        if let Some((name, _)) = self.servers.iter().find(|(_, server)| is_zero(server.budget)) {
+            return wrong(
+                &format!("servers.{name}"),
+                "`budget` must be at least 1: without a connection there is nothing to migrate with",
+            );
+        }
+        if is_zero(self.rollout.wave) {
+            return wrong(
+                "rollout",
+                "`wave` must be at least 1; without it, all the rest is one wave",
+            );
         }
         if let Some(problem) = self.notify.problem() {
             return wrong("notify", problem);
@@ -547,6 +561,16 @@ mod tests {
         for limit in ["1ms", "24days"] {
             parse(&format!("{MINIMAL}\n[limits]\nstatement_timeout = \"{limit}\"")).expect("it is right");
         }
+        for budget in ["0", "\"0\"", "\"0%\""] {
+            assert_eq!(
+                complaint(&MINIMAL.replace("\"25%\"", budget)),
+                "[servers.main] `budget` must be at least 1: without a connection there is nothing to migrate with"
+            );
+        }
+        assert_eq!(
+            complaint(&format!("{MINIMAL}\n[rollout]\nwave = 0")),
+            "[rollout] `wave` must be at least 1; without it, all the rest is one wave"
+        );
         assert_eq!(
             complaint(&format!("{MINIMAL}\n[worker]\nlease = \"1s\"")),
             "[worker] `lease` must be at least three times `heartbeat`, and neither they nor `poll` zero"
