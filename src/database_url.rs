@@ -64,7 +64,9 @@ pub enum DatabaseUrlError {
 }
 
 impl DatabaseUrl {
-    /// Parses a URL. SQLAlchemy's `postgresql+driver://` is understood.
+    /// Parses a URL. SQLAlchemy's `postgresql+driver://` is understood. What it leaves out is written down in it: every
+    /// program has defaults of its own, and takes them from its environment first, so that the guard and the work might be
+    /// on two servers. Who comes, and how much TLS there is, is left to the environment, which all of them read alike.
     ///
     /// # Errors
     /// See [`DatabaseUrlError`].
@@ -78,10 +80,34 @@ impl DatabaseUrl {
             _ => return Err(DatabaseUrlError::Scheme(scheme.to_owned())),
         }
         check_separators(rest)?;
-        let url = Self(Url::parse(&format!("postgresql://{rest}"))?);
+        let mut url = Self(Url::parse(&format!("postgresql://{rest}"))?);
+        url.spell_out();
         url.check_tls()?;
         url.options()?;
         Ok(url)
+    }
+
+    /// Writes down host, port and database as they are taken to be.
+    fn spell_out(&mut self) {
+        let (host, port, database) = (self.host(), self.port(), self.database());
+        let nameless = self.0.host_str().is_none_or(str::is_empty);
+        if nameless && self.parameter("host").is_none() && self.parameter("hostaddr").is_none() {
+            // A word that is a host to every parser.
+            let _ = self.0.set_host(Some(&host));
+        }
+        // A URL without a host, whose parameters name one, has no place for a port.
+        if self.parameter("port").is_none() && self.0.port().is_none() && self.0.set_port(Some(port)).is_err()
+        {
+            let pairs = self
+                .0
+                .query()
+                .map(|query| format!("{query}&"))
+                .unwrap_or_default();
+            self.0.set_query(Some(&format!("{pairs}port={port}")));
+        }
+        if self.parameter("dbname").is_none() && self.0.path().trim_start_matches('/').is_empty() {
+            self.0.set_path(&encode(&database));
+        }
     }
 
     /// Parses a server's URL from the config, with `{database}` filled in. A URL without that word gets its
@@ -148,9 +174,13 @@ impl DatabaseUrl {
             .unwrap_or(5432)
     }
 
-    /// `host:port`: what tells one server from another.
+    /// `host:port`: what tells one server from another. An IPv6 address is in brackets, which no host is.
     pub fn address(&self) -> String {
-        format!("{}:{}", self.host(), self.port())
+        let (host, port) = (self.host(), self.port());
+        match host.contains(':') && !host.starts_with('/') {
+            true => format!("[{host}]:{port}"),
+            false => format!("{host}:{port}"),
+        }
     }
 
     /// The database. The user's name where the URL names none, as libpq has it. A parameter `dbname` wins over the
@@ -270,7 +300,8 @@ impl DatabaseUrl {
 
     /// The URL in sqlx's words. What it does not know is left out: it would log the value, and `sslpassword` is one of
     /// those. Two things mean what libpq means by them: `require` with a root certificate looks at the certificate, and
-    /// the root certificate `system` is the well-known ones, which sqlx trusts anyway.
+    /// the root certificate `system` is the well-known ones, which sqlx trusts anyway. And an IPv6 address is told by a
+    /// parameter: sqlx would take the brackets around it for a part of it.
     fn for_sqlx(&self) -> Url {
         let known = |name: &str| KNOWN_TO_SQLX.contains(&name) || name.starts_with("options[");
         let rooted = ROOT_CERTIFICATE.iter().any(|name| self.parameter(name).is_some());
@@ -288,7 +319,12 @@ impl DatabaseUrl {
                 (name, value) => known(name).then(|| (name.to_owned(), value.to_owned())),
             }
         });
-        let pairs: Vec<(String, String)> = pairs.collect();
+        let mut pairs: Vec<(String, String)> = pairs.collect();
+        if self.0.host_str().is_some_and(|host| host.starts_with('['))
+            && !pairs.iter().any(|(name, _)| name == "host" || name == "hostaddr")
+        {
+            pairs.push(("host".to_owned(), self.host()));
+        }
         let mut url = self.0.clone();
         url.set_query(None);
         if !pairs.is_empty() {
@@ -356,7 +392,7 @@ mod tests {
         assert_eq!(filled.database(), "t 1");
         assert_eq!(
             filled.with_scheme("postgresql+psycopg2").expose(),
-            "postgresql+psycopg2://h/t%201"
+            "postgresql+psycopg2://h:5432/t%201"
         );
     }
 
@@ -374,14 +410,54 @@ mod tests {
     }
 
     #[test]
+    fn what_a_url_leaves_out_is_the_same_to_every_program() {
+        // Each program has defaults of its own, and its own variables for them: PGHOST, PGPORT, PGDATABASE.
+        for (text, full) in [
+            ("postgresql://u@h/d", "postgresql://u@h:5432/d"),
+            ("postgresql://u@h", "postgresql://u@h:5432/u"),
+            ("postgresql://h", "postgresql://h:5432/postgres"),
+            ("postgresql:///d", "postgresql://localhost:5432/d"),
+            ("postgresql://h/d?port=6543", "postgresql://h/d?port=6543"),
+            (
+                "postgresql:///d?host=/run/pg&sslmode=disable",
+                "postgresql:///d?host=/run/pg&sslmode=disable&port=5432",
+            ),
+            ("postgresql://h?dbname=d", "postgresql://h:5432?dbname=d"),
+            ("postgresql://[::1]/d", "postgresql://[::1]:5432/d"),
+        ] {
+            let url = DatabaseUrl::parse(text).expect("a URL");
+            assert_eq!(url.expose(), full);
+            let options = url.options().expect("options");
+            assert_eq!(options.get_port(), url.port());
+            assert_eq!(options.get_database(), Some(&*url.database()));
+            assert!(
+                url.with_scheme("postgresql+asyncpg")
+                    .expose()
+                    .ends_with(&full[13..])
+            );
+        }
+    }
+
+    #[test]
+    fn an_address_of_the_sixth_version_is_one() {
+        let url = DatabaseUrl::parse("postgresql://u@[::1]:7830/d").expect("a URL");
+        assert_eq!(
+            (url.host().as_str(), url.address().as_str()),
+            ("::1", "[::1]:7830")
+        );
+        assert_eq!(url.options().expect("options").get_host(), "::1");
+        assert_eq!(url.to_string(), "postgresql://[::1]:7830/d");
+    }
+
+    #[test]
     fn a_dbname_parameter_never_leads_a_tenant_elsewhere() {
         let text = "postgresql://h/a?dbname=b&sslmode=disable";
         assert_eq!(DatabaseUrl::parse(text).expect("a URL").database(), "b");
         let url = DatabaseUrl::for_database(&Secret::new(text), Some("t1")).expect("a URL");
-        assert_eq!(url.expose(), "postgresql://h/t1?sslmode=disable");
+        assert_eq!(url.expose(), "postgresql://h:5432/t1?sslmode=disable");
         assert_eq!(url.options().expect("options").get_database(), Some("t1"));
         let url = DatabaseUrl::for_database(&Secret::new("postgresql://h?dbname=b"), Some("t1"));
-        assert_eq!(url.expect("a URL").expose(), "postgresql://h/t1");
+        assert_eq!(url.expect("a URL").expose(), "postgresql://h:5432/t1");
     }
 
     #[test]
@@ -392,7 +468,7 @@ mod tests {
         let given = url.for_program("herder/1", "-c search_path=\"a\\ b\"");
         assert_eq!(
             given.expose(),
-            "postgresql://u@h/d?sslmode=disable&application_name=herder%2F1&options=%2Dc%20search%5Fpath%3D%22a%5C%20b%22"
+            "postgresql://u@h:5432/d?sslmode=disable&application_name=herder%2F1&options=%2Dc%20search%5Fpath%3D%22a%5C%20b%22"
         );
     }
 

@@ -272,7 +272,9 @@ fn address_of(url: &DatabaseUrl) -> String {
 /// An address with one word for all ways to this very machine.
 fn loopback(address: &str) -> String {
     match address.rsplit_once(':') {
-        Some((host, port)) if host.starts_with('/') || ["localhost", "127.0.0.1", "::1"].contains(&host) => {
+        Some((host, port))
+            if host.starts_with('/') || ["localhost", "127.0.0.1", "[::1]"].contains(&host) =>
+        {
             format!("localhost:{port}")
         }
         _ => address.to_owned(),

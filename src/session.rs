@@ -49,6 +49,14 @@ pub(crate) const SILENCE: Duration = IDLE_LIMIT
 /// What a connection is opened with to see whether that reaches the server. The setting does nothing.
 pub(crate) const PROBE: (&str, &str) = ("herder.probe", "on");
 
+/// The SQLSTATE of a privilege that is missing.
+pub(crate) const NO_PRIVILEGE: &str = "42501";
+
+/// What to say of a schema that is there, and that the role may not even look into.
+pub(crate) fn no_usage(schema: &str) -> String {
+    format!("the role has no USAGE on schema `{schema}`")
+}
+
 /// A name as an SQL identifier, whatever stands in it.
 pub fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
@@ -176,8 +184,31 @@ impl TenantSession {
             .await?;
         match current {
             Some(current) if current == *schema => Ok(()),
-            _ => Err(RunnerError::SchemaMissing(schema.clone())),
+            _ => {
+                let schema = schema.clone();
+                Err(self.without(schema).await?)
+            }
         }
+    }
+
+    /// Why unqualified names do not lead to a schema. PostgreSQL passes over one that this role has no USAGE on, as if it
+    /// were not there.
+    async fn without(&mut self, schema: String) -> Result<RunnerError, RunnerError> {
+        let is_there: bool =
+            sqlx::query_scalar("select exists (select from pg_namespace where nspname = $1)")
+                .bind(&schema)
+                .persistent(false)
+                .fetch_one(&mut self.connection)
+                .await?;
+        Ok(match is_there {
+            true => RunnerError::Database {
+                sqlstate: NO_PRIVILEGE.into(),
+                message: no_usage(&schema),
+                revision: None,
+                statement: None,
+            },
+            false => RunnerError::SchemaMissing(schema),
+        })
     }
 
     /// Goes by this name from now on, until it [forgets](Self::forget).
@@ -394,7 +425,10 @@ impl TenantSession {
             .persistent(false)
             .fetch_one(&mut self.connection)
             .await?;
-        current.ok_or_else(|| RunnerError::SchemaMissing("public".into()))
+        match current {
+            Some(current) => Ok(current),
+            None => Err(self.without("public".into()).await?),
+        }
     }
 
     /// The process that serves this session.

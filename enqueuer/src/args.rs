@@ -4,7 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use herder::domain::{revision::Target, wave::Amount};
+use herder::{
+    config::{NO_TIMEOUT, TIMEOUTS},
+    domain::{revision::Target, wave::Amount},
+};
 
 use crate::exit::Exit;
 
@@ -299,23 +302,31 @@ pub(crate) struct Rehearse {
     pub(crate) output: Output,
 }
 
-/// A duration that is a limit: to the server, none at all would be no limit.
+/// A duration that is a limit to the server, too.
 fn limit(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(limit) if limit.as_millis() == 0 => Err("at least 1ms".into()),
-        Ok(limit) => Ok(limit),
+        Ok(limit) if TIMEOUTS.contains(&limit) => Ok(limit),
+        Ok(_) => Err(NO_TIMEOUT.into()),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The size of a wave. In waves of nobody, nothing would ever be done.
+fn wave(text: &str) -> Result<Amount, String> {
+    match text.parse::<Amount>()? {
+        none if none.is_zero() => Err("at least 1; without it, all the rest is one wave".into()),
+        size => Ok(size),
     }
 }
 
 /// How a run is released. What is not given here is taken from [rollout].
 #[derive(Args, Debug)]
 pub(crate) struct Rollout {
-    /// Release so many tenants first; the rest waits until they have succeeded
+    /// Release so many tenants first; the rest waits until they have succeeded; 0: no canary
     #[arg(long, value_name = "N|%")]
     pub(crate) canary: Option<Amount>,
-    /// Release the others in waves of this size
-    #[arg(long, value_name = "N|%")]
+    /// Release the others in waves of this size, at least 1
+    #[arg(long, value_name = "N|%", value_parser = wave)]
     pub(crate) wave: Option<Amount>,
     /// Let so many tenants fail; one more halts the run
     #[arg(long, value_name = "N|%")]

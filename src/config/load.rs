@@ -10,7 +10,10 @@ use std::{
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use super::{Config, RolloutConfig, RunnerConfig, ServerConfig, TenantsConfig, WorkerConfig};
+use super::{
+    Config, NO_TIMEOUT, RolloutConfig, RunnerConfig, ServerConfig, TIMEOUTS, TenantsConfig, WorkerConfig,
+};
+use crate::domain::wave::Amount;
 
 /// What is wrong with a config.
 #[derive(Debug, thiserror::Error)]
@@ -180,6 +183,27 @@ impl Config {
         }
         if self.limits.max_attempts < 1 || self.limits.max_starts < 1 {
             return wrong("limits", "`max_attempts` and `max_starts` must be at least 1");
+        }
+        for (key, limit) in [
+            ("lock_timeout", self.limits.lock_timeout),
+            ("statement_timeout", self.limits.statement_timeout),
+        ] {
+            if !TIMEOUTS.contains(&limit) {
+                return wrong("limits", &format!("`{key}` must be {NO_TIMEOUT}"));
+            }
+        }
+        let is_zero = |amount: Option<Amount>| amount.is_some_and(Amount::is_zero);
+        if let Some((name, _)) = self.servers.iter().find(|(_, server)| is_zero(server.budget)) {
+            return wrong(
+                &format!("servers.{name}"),
+                "`budget` must be at least 1: without a connection there is nothing to migrate with",
+            );
+        }
+        if is_zero(self.rollout.wave) {
+            return wrong(
+                "rollout",
+                "`wave` must be at least 1; without it, all the rest is one wave",
+            );
         }
         if let Some(problem) = self.notify.problem() {
             return wrong("notify", problem);
@@ -519,6 +543,33 @@ mod tests {
         assert_eq!(
             complaint(&format!("{MINIMAL}\n[limits]\nbackoff = \"soon\"")),
             "[limits] `soon` is no duration like \"3s\": expected number at 0"
+        );
+        for (key, value) in [
+            ("lock_timeout", "500us"),
+            ("lock_timeout", "0s"),
+            ("statement_timeout", "1ns"),
+            ("statement_timeout", "30days"),
+        ] {
+            assert_eq!(
+                complaint(&format!("{MINIMAL}\n[limits]\n{key} = \"{value}\"")),
+                format!(
+                    "[limits] `{key}` must be at least 1ms, and at most 2147483647ms (24 days): less or more is no \
+                     limit to PostgreSQL"
+                )
+            );
+        }
+        for limit in ["1ms", "24days"] {
+            parse(&format!("{MINIMAL}\n[limits]\nstatement_timeout = \"{limit}\"")).expect("it is right");
+        }
+        for budget in ["0", "\"0\"", "\"0%\""] {
+            assert_eq!(
+                complaint(&MINIMAL.replace("\"25%\"", budget)),
+                "[servers.main] `budget` must be at least 1: without a connection there is nothing to migrate with"
+            );
+        }
+        assert_eq!(
+            complaint(&format!("{MINIMAL}\n[rollout]\nwave = 0")),
+            "[rollout] `wave` must be at least 1; without it, all the rest is one wave"
         );
         assert_eq!(
             complaint(&format!("{MINIMAL}\n[worker]\nlease = \"1s\"")),

@@ -5,7 +5,7 @@ mod notify;
 mod runner;
 mod tenants;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
@@ -74,7 +74,8 @@ pub struct ServerConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
     /// How long a migration waits for a lock, and with it all that queue up behind it. Default: 3 s. Too short:
-    /// busy tenants are retried often. Too long: the application stands still behind a waiting ALTER TABLE.
+    /// busy tenants are retried often. Too long: the application stands still behind a waiting ALTER TABLE. One of
+    /// [`TIMEOUTS`], like the next one.
     #[serde(with = "load::duration")]
     pub lock_timeout: Duration,
     /// How long one statement may run. Default: 15 min. Too short: an index on a big table never gets done.
@@ -105,6 +106,15 @@ impl Default for LimitsConfig {
         }
     }
 }
+
+/// What PostgreSQL takes for a timeout, which it counts in milliseconds. Less would be 0, and to it that is no limit at
+/// all; more it refuses, in each tenant.
+pub const TIMEOUTS: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_millis(i32::MAX as u64);
+
+/// What to say of a timeout that is not one of [`TIMEOUTS`].
+pub const NO_TIMEOUT: &str =
+    "at least 1ms, and at most 2147483647ms (24 days): less or more is no limit to PostgreSQL";
 
 impl LimitsConfig {
     /// The delays between attempts.

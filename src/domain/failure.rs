@@ -51,12 +51,37 @@ pub enum FailureClass {
     Permanent,
 }
 
-/// The class of a server's answer.
+/// How a server says that a statement took longer than `statement_timeout`, in the languages that it speaks. The same
+/// SQLSTATE, 57014, is that of a statement which a person has cancelled, and no other field of the answer tells the two
+/// apart. The language is that of `lc_messages`, which only superusers may set.
+const STATEMENT_TIMEOUT: [&str; 11] = [
+    "statement timeout",
+    "storniere Anfrage wegen Zeitüberschreitung der Anfrage",
+    "cancelando la sentencia debido a que se agotó el tiempo de espera de sentencias",
+    "annulation de la requête à cause du délai écoulé pour l'exécution de l'instruction",
+    "annullamento dell'istruzione a causa di timeout",
+    "ステートメントのタイムアウトのためステートメントをキャンセルしています",
+    "명령실행시간 초과로 작업을 취소합니다",
+    "выполнение оператора отменено из-за тайм-аута",
+    "avbryter sats på grund av sats-timeout",
+    "виконання оператора скасовано через тайм-аут",
+    "由于语句执行超时，正在取消查询命令",
+];
+
+/// Whether a statement was cancelled by somebody. What is not known to be a timeout is taken for that: a person who ends a
+/// statement that does harm must not see it again a second later, and a timeout that was mistaken for one costs a
+/// `herder retry`.
+fn is_cancelled(sqlstate: &str, message: &str) -> bool {
+    sqlstate == "57014" && !STATEMENT_TIMEOUT.iter().any(|words| message.contains(words))
+}
+
+/// The class of a server's answer, by its SQLSTATE and, where that is not enough, its words.
 ///
 /// Source: appendix A of the PostgreSQL manual. What is not listed is permanent: a migration that fails with a code
 /// that nobody thought of must be looked at, not run five times.
-pub fn classify_sqlstate(sqlstate: &str) -> FailureClass {
+pub fn classify_sqlstate(sqlstate: &str, message: &str) -> FailureClass {
     match sqlstate {
+        code if is_cancelled(code, message) => FailureClass::Permanent,
         // lock_not_available, deadlock_detected, serialization_failure, query_canceled (statement_timeout),
         // object_in_use.
         "55P03" | "40P01" | "40001" | "57014" | "55006" => FailureClass::Transient,
@@ -70,9 +95,13 @@ pub fn classify_sqlstate(sqlstate: &str) -> FailureClass {
     }
 }
 
+/// The word for a statement that somebody cancelled.
+pub const CANCELLED: &str = "statement_cancelled";
+
 /// A word for the codes that people meet most, else `sql_error`.
-pub fn reason_of_sqlstate(sqlstate: &str) -> &'static str {
+pub fn reason_of_sqlstate(sqlstate: &str, message: &str) -> &'static str {
     match sqlstate {
+        code if is_cancelled(code, message) => CANCELLED,
         "55P03" => "lock_timeout",
         "40P01" => "deadlock",
         "40001" => "serialization_failure",
@@ -106,11 +135,40 @@ mod tests {
 
     #[test]
     fn codes_are_classified_by_blast_radius() {
-        assert_eq!(classify_sqlstate("55P03"), FailureClass::Transient);
-        assert_eq!(classify_sqlstate("53300"), FailureClass::Infrastructure);
-        assert_eq!(classify_sqlstate("08006"), FailureClass::Infrastructure);
-        assert_eq!(classify_sqlstate("42P07"), FailureClass::Permanent);
-        assert_eq!(classify_sqlstate("XX000"), FailureClass::Permanent);
+        assert_eq!(classify_sqlstate("55P03", ""), FailureClass::Transient);
+        assert_eq!(classify_sqlstate("53300", ""), FailureClass::Infrastructure);
+        assert_eq!(classify_sqlstate("08006", ""), FailureClass::Infrastructure);
+        assert_eq!(classify_sqlstate("42P07", ""), FailureClass::Permanent);
+        assert_eq!(classify_sqlstate("XX000", ""), FailureClass::Permanent);
+    }
+
+    #[test]
+    fn only_a_statement_that_took_too_long_is_tried_again_and_not_one_that_a_person_ended() {
+        for (message, reason, class) in [
+            (
+                "canceling statement due to statement timeout",
+                "statement_timeout",
+                FailureClass::Transient,
+            ),
+            (
+                "storniere Anfrage wegen Zeitüberschreitung der Anfrage",
+                "statement_timeout",
+                FailureClass::Transient,
+            ),
+            (
+                "canceling statement due to user request",
+                "statement_cancelled",
+                FailureClass::Permanent,
+            ),
+            (
+                "storniere Anfrage wegen Benutzeraufforderung",
+                "statement_cancelled",
+                FailureClass::Permanent,
+            ),
+        ] {
+            assert_eq!(reason_of_sqlstate("57014", message), reason, "{message}");
+            assert_eq!(classify_sqlstate("57014", message), class, "{message}");
+        }
     }
 
     #[test]

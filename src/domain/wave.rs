@@ -16,6 +16,11 @@ pub enum Amount {
 }
 
 impl Amount {
+    /// Whether it is none at all, of however many.
+    pub fn is_zero(self) -> bool {
+        matches!(self, Self::Count(0)) || self == Self::Percent(0.0)
+    }
+
     /// The number that it means out of `total`. A share is rounded up, so that 1 % of 20 is a tenant.
     pub fn of(self, total: usize) -> usize {
         match self {
@@ -77,7 +82,7 @@ impl<'de> Deserialize<'de> for Amount {
 /// How a run releases its jobs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rollout {
-    /// The size of the first, small wave. None: there is no canary.
+    /// The size of the first, small wave. None, or of nobody: there is no canary.
     pub canary: Option<Amount>,
     /// The size of each further wave. None: all the rest at once.
     pub wave: Option<Amount>,
@@ -88,7 +93,7 @@ pub struct Rollout {
 impl Rollout {
     /// The wave of each of `total` jobs, from 0 on.
     pub fn waves(&self, total: usize) -> impl Iterator<Item = i32> + use<> {
-        let canary = self.canary.map_or(0, |c| c.of(total).max(1)).min(total);
+        let canary = self.canary.map_or(0, |c| c.of(total)).min(total);
         let size = self.wave.map_or(total, |w| w.of(total)).max(1);
         let first = i32::from(canary > 0);
         (0..total).map(move |i| match i.checked_sub(canary) {
@@ -120,6 +125,8 @@ mod tests {
         assert_eq!(waves(Some("1"), Some("2"), 6), [0, 1, 1, 2, 2, 3]);
         assert_eq!(waves(Some("50%"), Some("25%"), 4), [0, 0, 1, 2]);
         assert_eq!(waves(Some("9"), Some("1"), 2), [0, 0]);
+        assert_eq!(waves(Some("0"), Some("1"), 2), [0, 1]);
+        assert_eq!(waves(Some("0%"), None, 2), [0, 0]);
         assert!("x%".parse::<Amount>().is_err());
         assert!("101%".parse::<Amount>().is_err());
     }

@@ -5,12 +5,21 @@ use std::collections::{BTreeSet, HashMap, HashSet, hash_map::Entry};
 
 use crate::{
     database_url::{DatabaseUrl, DatabaseUrlError},
-    domain::tenant::{Isolation, Place, Tenant},
+    domain::{
+        failure::cut,
+        tenant::{Isolation, Place, Tenant},
+    },
     nearest::did_you_mean,
     secret::{is_secret_url, shown},
     servers::Servers,
     tenant_source::Listed,
 };
+
+/// The most bytes of an id. Indexes of the control database hold it, whose entries end at 2,700; and people read it.
+const LONGEST_ID: usize = 500;
+
+/// How many characters of a longer one are shown.
+const SHOWN_OF_ID: usize = 40;
 
 /// How many complaints of a kind are printed. Whoever forgot a column does not want to read it 10,000 times.
 const SHOWN: usize = 5;
@@ -218,6 +227,17 @@ fn check_ids(listed: &[Listed], complaints: &mut Few) {
         }
         if is_secret_url(id) {
             complaints.push(|| format!("tenant number {} has a URL with a password for an id", row + 1));
+            continue;
+        }
+        if id.len() > LONGEST_ID {
+            complaints.push(|| {
+                let beginning = cut(id, SHOWN_OF_ID);
+                format!(
+                    "tenant `{}` has an id of {} bytes; at most {LONGEST_ID} are possible",
+                    beginning.escape_debug(),
+                    id.len()
+                )
+            });
             continue;
         }
         if id.contains(char::is_control) {
@@ -449,6 +469,20 @@ mod tests {
 
     fn entries(list: &[&str]) -> Vec<Listed> {
         list.iter().map(|t| entry(t)).collect()
+    }
+
+    #[test]
+    fn an_id_that_no_index_holds_is_refused_by_its_beginning() {
+        let fits = "ä".repeat(250);
+        resolve(entries(&[&format!("{fits} schema=a")]), &one()).expect("it fits");
+        let error = resolve(entries(&[&format!("{fits}x schema=a")]), &one()).expect_err("it is too long");
+        let beginning = "ä".repeat(40);
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("tenant `{beginning}…` has an id of 501 bytes")),
+            "{error}"
+        );
     }
 
     fn place_of(text: &str, servers: &Servers) -> String {

@@ -94,6 +94,8 @@ struct Shared {
     idle: Notify,
     /// Whether it waits for room in the budget.
     waiting: AtomicBool,
+    /// Whether it was let in: before that, it has no room for a connection, whether or not anybody has told it so.
+    admitted: AtomicBool,
     plans: Plans,
     health: Arc<Health>,
     metrics: Metrics,
@@ -120,6 +122,7 @@ impl Worker {
                 kept: Kept::default(),
                 idle: Notify::default(),
                 waiting: AtomicBool::new(false),
+                admitted: AtomicBool::new(false),
                 cx,
                 id,
                 held: Arc::default(),
@@ -162,10 +165,9 @@ impl Worker {
             && (waits || shared.health.is_alive(shared.cx.config.worker.lease))
     }
 
-    /// Whether it may connect to the control database: not while it waits until the budget has room for that, and not once
-    /// it has signed off.
+    /// Whether it may connect to the control database: not before it was let in, and not once it has signed off.
     pub fn may_connect(&self) -> bool {
-        !self.shared.waiting.load(Ordering::Relaxed) && !self.shared.signed_off.load(Ordering::Relaxed)
+        self.shared.admitted.load(Ordering::Relaxed) && !self.shared.signed_off.load(Ordering::Relaxed)
     }
 
     /// Whether its loop still turns. A control database that is away does not stop it; a bug would. While all its
@@ -208,6 +210,7 @@ impl Worker {
                 () = shared.drain.cancelled() => return Ok(()),
             }
         }
+        shared.admitted.store(true, Ordering::Relaxed);
         shared.register(&row).await;
         let pulse = Pulse {
             pool: shared.cx.pool.clone(),

@@ -32,7 +32,7 @@ use crate::{
         plan::{Note, Plan, PlanStep, StepForm},
         revision::Ledger,
     },
-    session::{TenantSession, literal, quote},
+    session::{NO_PRIVILEGE, TenantSession, literal, no_usage, quote},
 };
 
 /// How much may ride in one message: enough for any sane number of files, little enough for the server to swallow.
@@ -415,8 +415,12 @@ impl Applier<'_> {
         if self.session.schema().is_some() {
             // A schema that is not there is passed over in the path, and the next one would take its place.
             body.push_str(&format!(
-                "if pg_catalog.current_schema() is distinct from {0} then {1}; end if; ",
+                "if pg_catalog.current_schema() is distinct from {0} then \
+                   if exists (select from pg_catalog.pg_namespace where nspname = {0}) then {1}; end if; {2}; \
+                 end if; ",
                 literal(&self.home),
+                // So is one that this role may not use.
+                raise(NO_PRIVILEGE, &no_usage(&self.home), "''"),
                 raise(
                     NO_SCHEMA,
                     "the tenant's schema does not exist",

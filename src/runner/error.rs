@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::{
     domain::{
-        failure::{FailureClass, JobError, STATEMENT_LIMIT, classify_sqlstate, cut, reason_of_sqlstate},
+        failure::{
+            CANCELLED, FailureClass, JobError, STATEMENT_LIMIT, classify_sqlstate, cut, reason_of_sqlstate,
+        },
         revision::HistoryError,
     },
     handshake,
@@ -130,10 +132,14 @@ impl RunnerError {
     /// Whether trying again can help. By variant, so that a new one does not compile until somebody has decided.
     pub fn class(&self) -> FailureClass {
         match self {
-            Self::Database { sqlstate, .. } => classify_sqlstate(sqlstate),
-            Self::Tool {
-                sqlstate: Some(code), ..
-            } => classify_sqlstate(code),
+            Self::Database {
+                sqlstate, message, ..
+            }
+            | Self::Tool {
+                sqlstate: Some(sqlstate),
+                message,
+                ..
+            } => classify_sqlstate(sqlstate, message),
             Self::Connection(_)
             | Self::Silent(_)
             | Self::LockedByOther(_)
@@ -158,11 +164,14 @@ impl RunnerError {
     /// A word for the kind of failure.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Database { sqlstate, .. }
+            Self::Database {
+                sqlstate, message, ..
+            }
             | Self::Tool {
                 sqlstate: Some(sqlstate),
+                message,
                 ..
-            } => reason_of_sqlstate(sqlstate),
+            } => reason_of_sqlstate(sqlstate, message),
             Self::Connection(_) | Self::Silent(_) => "connection_lost",
             Self::Pooled(_) => "pooled",
             Self::Untrusted { .. } => "untrusted_server",
@@ -187,7 +196,12 @@ impl RunnerError {
     /// What to do about it, where that is not plain.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Tool { hint, .. } => hint.clone(),
+            Self::Tool { hint: Some(hint), .. } => Some(hint.clone()),
+            Self::Database { .. } | Self::Tool { .. } if self.reason() == CANCELLED => Some(
+                "somebody cancelled the statement on the server; once whatever it did harm to is well, `herder retry` \
+                 tries it again"
+                    .into(),
+            ),
             Self::LedgerMismatch { hint, .. } => Some(hint.clone().unwrap_or_else(|| {
                 "the tool must work on the tenant that it is given, and commit".into()
             })),

@@ -318,3 +318,53 @@ async fn a_worker_with_other_migrations_applies_the_plan_that_the_run_was_made_w
     fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
     assert_eq!(worker.drain().await, Some(0));
 }
+
+/// Somebody sees a statement do harm in `t002`, and ends it.
+async fn a_statement_that_a_person_cancels_is_not_begun_again(tool: Tool) {
+    let [first, second] = steps(2).try_into().expect("two");
+    let fleet = Setup::schemas(3)
+        .migrations(tool, vec![first, second.gated()])
+        .start()
+        .await;
+    let gate = fleet.close_gate_of("t002").await;
+    let worker = fleet.worker(&[]);
+    fleet.herder(&["upgrade"]).await.expect(0);
+    fleet.wait_at_gate(1).await;
+    tell(
+        &fleet.home,
+        "select pg_cancel_backend(pid) from pg_locks
+         where locktype = 'advisory' and classid = 7 and not granted
+           and database = (select oid from pg_database where datname = current_database())",
+    )
+    .await;
+    assert_eq!(fleet.over().await, "failed", "{}", fleet.last_seen().await);
+    let job = fleet.job("t002").await;
+    assert_eq!(
+        (&job["state"], &job["attempts"]),
+        (&"failed".into(), &1.into()),
+        "{job:#}"
+    );
+    assert_eq!(job["error"]["sqlstate"], "57014", "{job:#}");
+    assert_eq!(job["error"]["reason"], "statement_cancelled", "{job:#}");
+    let hint = job["error"]["hint"].as_str().unwrap_or_default();
+    assert!(hint.contains("somebody"), "{job:#}");
+    gate.open().await;
+    fleet.herder(&["retry", "--wait"]).await.expect(0);
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_statement_that_a_person_cancels_is_left_alone() {
+    a_statement_that_a_person_cancels_is_not_begun_again(Tool::Sql).await;
+}
+
+#[tokio::test]
+async fn a_statement_that_a_person_cancels_is_left_alone_by_alembic() {
+    a_statement_that_a_person_cancels_is_not_begun_again(Tool::Alembic).await;
+}
+
+#[tokio::test]
+async fn a_statement_that_a_person_cancels_is_left_alone_by_a_command() {
+    a_statement_that_a_person_cancels_is_not_begun_again(Tool::Command).await;
+}

@@ -287,3 +287,30 @@ async fn each_lost_session_is_ended_by_its_own_role() {
     fleet.assert_effects(&ALL).await;
     assert_eq!(heir.drain().await, Some(0));
 }
+
+/// A schema that is there, and that the role may not even look into, is not one to be made.
+async fn a_schema_that_may_not_be_used_is_not_called_missing(tool: Tool) {
+    let fleet = three(tool, Setup::schemas(2), false).start().await;
+    let roles = Roles::give_to(&fleet).await;
+    tell(&fleet.home, "alter schema t002 owner to postgres").await;
+    fleet.herder(&["upgrade", "--local", "2"]).await.expect(4);
+    let error = &fleet.job("t002").await["error"];
+    assert_eq!(error["reason"], "permission_denied", "{error:#}");
+    assert_eq!(error["sqlstate"], "42501", "{error:#}");
+    let message = error["message"].as_str().unwrap_or_default();
+    assert!(message.contains("no USAGE on schema `t002`"), "{error:#}");
+    let mend = format!("grant usage, create on schema t002 to {}", roles.migrator);
+    tell(&fleet.home, &mend).await;
+    fleet.herder(&["retry", "--local", "2"]).await.expect(0);
+    fleet.assert_effects(&ALL).await;
+}
+
+#[tokio::test]
+async fn a_schema_without_usage_is_named_by_a_plan() {
+    a_schema_that_may_not_be_used_is_not_called_missing(Tool::Sql).await;
+}
+
+#[tokio::test]
+async fn a_schema_without_usage_is_named_beside_a_command() {
+    a_schema_that_may_not_be_used_is_not_called_missing(Tool::Command).await;
+}

@@ -235,3 +235,16 @@ async fn a_server_that_is_down_at_the_start_is_waited_for() {
     nothing_was_lost(&fleet).await;
     assert_eq!(worker.drain().await, Some(0));
 }
+
+#[tokio::test]
+async fn a_worker_that_cannot_begin_says_where_and_what_to_do() {
+    let fleet = Setup::schemas(1).migrations(Tool::Sql, steps(1)).start().await;
+    fleet.configure(|config| {
+        config["control"]["url"] = "postgresql://u:hunter2@127.0.0.1:1/x".into();
+    });
+    let mut worker = fleet.worker(&[]);
+    assert_eq!(worker.end().await.code(), Some(3));
+    worker.says("the control database at 127.0.0.1:1").await;
+    worker.says("is it up, and [control] `url` right?").await;
+    assert!(!worker.log().contains("hunter2"), "{}", worker.log());
+}

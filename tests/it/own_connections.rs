@@ -105,6 +105,37 @@ async fn a_worker_that_finds_no_room_waits_ready_and_takes_over() {
 }
 
 #[tokio::test]
+async fn a_worker_at_the_door_holds_no_connection() {
+    let cluster = Cluster::own(Settings::default()).await;
+    let fleet = together(&cluster, 4, 2).await;
+    let first = fleet.worker(&["--name", "first"]);
+    fleet
+        .wait_until("the first has its slots", async || {
+            fleet
+                .ask::<i64>("select count(*) from herder.slot where purpose = 'control'")
+                .await
+                == 2
+        })
+        .await;
+    let second = fleet.worker(&["--listen", "127.0.0.1:0"]);
+    second.says("no room for another worker").await;
+    let page = second.get("/metrics").await.1;
+    let pooled: Vec<&str> = page
+        .lines()
+        .filter(|line| line.starts_with("herder_control_connections"))
+        .collect();
+    assert_eq!(
+        pooled,
+        [
+            "herder_control_connections{state=\"idle\"} 0",
+            "herder_control_connections{state=\"used\"} 0",
+        ]
+    );
+    assert_eq!(second.drain().await, Some(0));
+    assert_eq!(first.drain().await, Some(0));
+}
+
+#[tokio::test]
 async fn a_connection_serves_one_tenant_after_the_other_and_brings_nothing_along() {
     let noted = "create table seen as select pg_backend_pid() as pid, current_setting('work_mem') as mem, \
                  to_regclass('pg_temp.left_behind') is not null as temp";

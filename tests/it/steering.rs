@@ -470,3 +470,20 @@ async fn a_check_of_the_plan_ends_with_7_while_anything_is_pending() {
     tell(&fleet.home, "drop schema t003 cascade").await;
     fleet.herder(&["plan", "--check"]).await.expect(7);
 }
+
+#[tokio::test]
+async fn a_canary_of_zero_is_none_and_a_wave_of_zero_is_refused() {
+    let fleet = Setup::schemas(3)
+        .migrations(Tool::Sql, steps(1))
+        .set("rollout.canary", 1)
+        .start()
+        .await;
+    let refused = fleet.herder(&["upgrade", "--wave", "0"]).await.expect(2);
+    assert!(refused.stderr.contains("at least 1"), "{}", refused.all());
+    fleet.herder(&["upgrade", "--canary", "0"]).await.expect(0);
+    let released: i64 = fleet
+        .ask("select count(*) from herder.job where wave = 0 and state = 'ready'")
+        .await;
+    assert_eq!(released, 3);
+    assert!(!fleet.ask::<bool>("select canary from herder.run").await);
+}

@@ -16,7 +16,7 @@ use herder::{
     metrics::Metrics,
     runner::POOLED_HINT,
     store::{
-        self,
+        self, StoreError,
         setup::{SetupState, setup_state},
     },
     telemetry::{Log, Telemetry},
@@ -137,13 +137,13 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let cx = Arc::new(Context::new(config, "herder-worker", CONTROL_CONNECTIONS)?);
     // Not over its own pool: a worker that finds no room in the budget waits without a connection.
     let looking = store::pool(&cx.config.control.url, "herder-worker", 1)?;
-    if let Some(pooled) = pooler::examine_pool(&looking).await? {
+    let explained = |error: StoreError| anyhow::anyhow!(error.explain(&cx.config.control.url));
+    if let Some(pooled) = pooler::examine_pool(&looking).await.map_err(explained)? {
         anyhow::bail!("a pooler in front of the control database shares sessions: {pooled}; {POOLED_HINT}");
     }
     let state = setup_state(&looking).await;
     looking.close().await;
-    let state = state.map_err(|error| anyhow::anyhow!(error.explain(&cx.config.control.url)));
-    match state? {
+    match state.map_err(explained)? {
         SetupState::Current => {}
         SetupState::Missing => anyhow::bail!("the control database is not set up: run `herder setup`"),
         SetupState::Outdated => {
@@ -198,7 +198,7 @@ fn one_line(error: &anyhow::Error) -> String {
 /// Keeps the fleet's gauges fresh. While the control database is away they keep what they said.
 async fn refresh(cx: Arc<Context>, worker: Worker, metrics: Metrics) {
     loop {
-        // One without room in the budget must not connect for that.
+        // One that was not let in yet must not connect for that: the pool would keep the connection.
         if worker.may_connect()
             && let Err(error) = metrics.refresh(&cx.pool).await
         {

@@ -159,11 +159,12 @@ fn traced(request: &Request) -> (Span, TraceContext) {
     (span, trace)
 }
 
-/// What is not given on the command line is taken from the config.
+/// What is not given on the command line is taken from the config. A canary of nobody is none: that is how a command
+/// does without that of the config.
 fn rollout(cx: &Context, args: &Start) -> Rollout {
     let (given, config) = (&args.rollout, &cx.config.rollout);
     Rollout {
-        canary: given.canary.or(config.canary),
+        canary: given.canary.or(config.canary).filter(|canary| !canary.is_zero()),
         wave: given.wave.or(config.wave),
         failure_limit: given.failure_limit.or(config.failure_limit),
     }

@@ -2,6 +2,9 @@
 
 use crate::render::style::STRONG;
 
+/// The most blanks that a cell is filled up with: `format!` knows no greater width, and panics.
+const WIDEST: usize = u16::MAX as usize;
+
 /// A table with a heading. Cells hold no colours: those have no width.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -24,7 +27,8 @@ impl Table {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
+            let widest = cells.map(|cell| cell.chars().count()).max();
+            widest.unwrap_or_default().min(WIDEST)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
         let mut text = String::new();
@@ -41,5 +45,18 @@ impl Table {
             }
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_that_is_wider_than_any_screen_is_shown() {
+        let mut table = Table::new(["A", "B"]);
+        table.row(["x".repeat(70_000), "y".into()]);
+        let text = table.render();
+        assert!(text.contains("xx  y\n"), "{} bytes", text.len());
     }
 }

@@ -76,6 +76,9 @@ impl Launch {
         command
             .args(["-c", STARTER])
             .env_remove(Self::CONTROL_URL)
+            // They would lead libpq past the server that the URL names.
+            .env_remove("PGHOSTADDR")
+            .env_remove("PGSERVICE")
             .env("PYTHONUNBUFFERED", "1")
             // The project's folder stays as it is, and an edited file is never mistaken for its old bytecode, which
             // Python tells apart by size and by time in whole seconds.

@@ -123,10 +123,11 @@ fn env(url: &DatabaseUrl, values: &Values, session: &Session, options: &str) -> 
     env
 }
 
-/// The server's options for the program's session: our limits, and the tenant's schema as the only one. A URL's own
-/// come first, so that ours win.
+/// The server's options for the program's session: our limits, and the tenant's schema as the only one. Those of the
+/// environment and of the URL come first, as they do in Herder's own sessions, so that ours win.
 fn options(url: &DatabaseUrl, schema: Option<&str>, session: &Session) -> String {
-    let mut options: Vec<String> = url.parameter("options").into_iter().collect();
+    let ambient = std::env::var("PGOPTIONS").ok();
+    let mut options: Vec<String> = ambient.into_iter().chain(url.parameter("options")).collect();
     let mut set = |name: &str, value: &str| options.push(format!("-c {name}={}", escape(value)));
     set("lock_timeout", &session.lock_timeout);
     set("statement_timeout", &session.statement_timeout);
