@@ -116,6 +116,32 @@ fn check_finds_what_is_wrong() {
     fleet.herder(&["check"]).code(7);
 }
 
+/// They are not live: there is no tool that could find another way.
+#[test]
+fn what_cannot_be_undone_is_told_before_it_is_tried() {
+    let fleet = Fleet::new(&["a", "b"]);
+    fleet.herder(&["upgrade", "--local", "2"]).ok();
+    std::fs::remove_file(fleet.path("migrations/0001_step.down.sql")).expect("the removal");
+    let down = ["--downgrade", "--to", "base"];
+    let ran = fleet.herder(&[&["rehearse"], &down[..]].concat()).code(7);
+    assert!(
+        ran.stdout
+            .contains("UNKNOWN t_a: revision 1 cannot be undone: it has no down migration"),
+        "{ran:?}"
+    );
+    let plan = fleet.json(&[&["plan"], &down[..]].concat());
+    assert_eq!(
+        (&plan["pending"], &plan["groups"]),
+        (&0.into(), &serde_json::json!([]))
+    );
+    assert_eq!(
+        plan["unknown"][1]["hint"],
+        "write a down migration for revision 1"
+    );
+    fleet.herder(&[&["plan", "--check"], &down[..]].concat()).code(7);
+    fleet.herder(&["rehearse", "--downgrade", "--to", "1"]).ok();
+}
+
 #[test]
 fn whoever_stops_reading_hears_no_complaint() {
     let fleet = Fleet::new(&["a"]);
