@@ -551,6 +551,29 @@ async fn no_password_comes_back_in_any_form() {
 }
 
 #[tokio::test]
+async fn a_percent_sign_that_an_ini_cannot_hold_is_explained() {
+    let database = Database::new().await;
+    let env = "from alembic import context\n\
+               url = context.get_x_argument(as_dictionary=True)['url']\n\
+               context.config.set_main_option('sqlalchemy.url', url)\n";
+    let project = Handmade::new(env).revision("a", None, "pass");
+    let url = database.url.replace("postgres@", "postgres:a%40b@");
+    let error = tool(
+        warm()
+            .await
+            .migrate(&project.project(), &Tenant::new(&url).up())
+            .await,
+    );
+    assert_eq!(
+        error.hint.as_deref(),
+        Some(
+            "an ini writes `%` as `%%`: in env.py, config.set_main_option(\"sqlalchemy.url\", url.replace(\"%\", \"%%\"))"
+        ),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_password_of_odd_characters_logs_in() {
     let database = Database::new().await;
     // A server that trusts everybody proves nothing here, but does no harm.
