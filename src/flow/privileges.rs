@@ -58,3 +58,21 @@ pub async fn owners(connection: &mut PgConnection, schemas: &[&str]) -> Result<V
     };
     rows.into_iter().map(owner).collect()
 }
+
+/// Which of these schemas we may not use, or make anything in; without any, `public` of the database that we are in.
+///
+/// # Errors
+/// The connection broke.
+pub async fn closed(connection: &mut PgConnection, schemas: &[&str]) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select nspname::text from pg_namespace
+         where nspname = any(case when $1 = '{}' then '{public}' else $1 end)
+           and not (has_schema_privilege(session_user, oid, 'usage')
+                    and has_schema_privilege(session_user, oid, 'create'))
+         order by 1",
+    )
+    .bind(schemas)
+    .persistent(false)
+    .fetch_all(connection)
+    .await
+}
