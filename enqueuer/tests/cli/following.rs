@@ -196,6 +196,21 @@ fn the_control_database_may_go_away_for_a_while() {
     );
 }
 
+#[test]
+fn nobody_reading_changes_no_code() {
+    let fleet = with_failure(&["a", "b"], "b");
+    for format in ["text", "json"] {
+        let args = ["upgrade", "--local", "1", "--output-format", format];
+        let mut child = fleet
+            .command(&args)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("herder runs");
+        drop(child.stdout.take());
+        assert_eq!(child.wait().expect("an end").code(), Some(4), "{format}");
+    }
+}
+
 /// stdout is a full disk: the id is lost, and nothing else is.
 #[test]
 fn what_cannot_be_printed_orphans_no_run() {
