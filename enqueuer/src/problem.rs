@@ -38,6 +38,11 @@ impl Problem {
         Self::new(Exit::SetUp, message)
     }
 
+    /// Nothing that anybody asked for.
+    pub(crate) fn unexpected(message: impl Into<String>) -> Self {
+        Self::new(Exit::Unexpected, message)
+    }
+
     fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self {
             message: message.into(),

@@ -26,9 +26,10 @@ impl JobError {
         matches!(self.sqlstate.as_deref(), Some("53300" | "57P03"))
     }
 
-    /// The same without NUL, which no text of PostgreSQL's can hold, and a tool's output may.
+    /// The same without NUL, which no text of PostgreSQL's can hold, and a tool's output may; and cut, since a fleet has as
+    /// many of them as tenants.
     pub fn storable(&self) -> Self {
-        let clean = |text: &String| text.replace('\0', "\u{fffd}");
+        let clean = |text: &String| cut(text, MESSAGE_LIMIT).replace('\0', "\u{fffd}");
         Self {
             reason: clean(&self.reason),
             sqlstate: self.sqlstate.as_ref().map(clean),
@@ -121,6 +122,10 @@ pub fn reason_of_sqlstate(sqlstate: &str, message: &str) -> &'static str {
 /// The most characters of a statement that are kept: enough to find it in a file.
 pub const STATEMENT_LIMIT: usize = 500;
 
+/// The most characters of a message or a hint that are kept: more than a person reads, and a fleet's worth of them is
+/// still a page. What a migration raises can be megabytes.
+pub const MESSAGE_LIMIT: usize = 4_000;
+
 /// Cuts a text for the record, at a character's border.
 pub fn cut(text: &str, limit: usize) -> String {
     match text.char_indices().nth(limit) {
@@ -169,6 +174,19 @@ mod tests {
             assert_eq!(reason_of_sqlstate("57014", message), reason, "{message}");
             assert_eq!(classify_sqlstate("57014", message), class, "{message}");
         }
+    }
+
+    #[test]
+    fn what_is_stored_is_short_however_much_was_said() {
+        let error = JobError {
+            message: "m".repeat(3_000_000),
+            hint: Some("h".repeat(3_000_000)),
+            ..JobError::default()
+        };
+        let stored = error.storable();
+        assert_eq!(stored.message.chars().count(), MESSAGE_LIMIT + 1);
+        assert!(stored.message.ends_with('…') && stored.hint.as_ref().is_some_and(|h| h.ends_with('…')));
+        assert_eq!(stored.storable(), stored);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use sqlx::{Connection, PgConnection, Row};
 use super::{
     context::{Context, chain},
     pooler,
-    privileges::{Owner, owners},
+    privileges::{Owner, closed, owners},
     service::{INSPECT, Service},
 };
 use crate::{
@@ -126,7 +126,18 @@ pub async fn ask(url: &DatabaseUrl, budget: Option<Amount>) -> Result<Arithmetic
     asked
 }
 
-/// The same, and whose these schemas are, or the database.
+/// A server, and what its role may do there.
+#[derive(Debug)]
+pub struct Survey {
+    /// Its limits and its sessions.
+    pub sum: Arithmetic,
+    /// Whose the schemas are, or the database.
+    pub owners: Vec<Owner>,
+    /// The schemas that its role may not use, or make anything in.
+    pub closed: Vec<String>,
+}
+
+/// The same, and what there is to know of these schemas, or of the database.
 ///
 /// # Errors
 /// As [`ask`].
@@ -134,11 +145,14 @@ pub async fn survey(
     url: &DatabaseUrl,
     budget: Option<Amount>,
     schemas: &[&str],
-) -> Result<(Arithmetic, Vec<Owner>), RunnerError> {
+) -> Result<Survey, RunnerError> {
     let mut connection = connect(url).await?;
     let asked = async {
-        let sum = examined(&mut connection, budget).await?;
-        Ok((sum, owners(&mut connection, schemas).await?))
+        Ok(Survey {
+            sum: examined(&mut connection, budget).await?,
+            owners: owners(&mut connection, schemas).await?,
+            closed: closed(&mut connection, schemas).await?,
+        })
     }
     .await;
     let _ = connection.close().await;

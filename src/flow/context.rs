@@ -60,8 +60,8 @@ pub enum ContextError {
     /// The tenant source is wrong.
     #[error(transparent)]
     Source(#[from] TenantSourceError),
-    /// The runner is wrong.
-    #[error("[runner] {0}")]
+    /// The runner is wrong. It says of itself which section that is about.
+    #[error(transparent)]
     Runner(#[from] RunnerError),
 }
 

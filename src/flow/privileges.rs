@@ -2,6 +2,9 @@
 
 use sqlx::{PgConnection, Row};
 
+/// The role that `public` belongs to since PostgreSQL 15. Its one member is the database's owner, and it can have no other.
+pub const DATABASE_OWNER: &str = "pg_database_owner";
+
 /// A role that owns schemas of tenants, or tables in them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
@@ -11,8 +14,10 @@ pub struct Owner {
     pub superuser: bool,
     /// How many of the schemas it owns, or something in them.
     pub schemas: i64,
-    /// Whether we may act as it.
+    /// Whether we may act as it, or have what takes its place.
     pub ours: bool,
+    /// Its schemas, where it is [`DATABASE_OWNER`]: rights in them take the place of acting as it.
+    pub by_right: Vec<String>,
 }
 
 /// The owners of these schemas and of what is in them; without any, those of the database that we are in.
@@ -21,18 +26,24 @@ pub struct Owner {
 /// The connection broke.
 pub async fn owners(connection: &mut PgConnection, schemas: &[&str]) -> Result<Vec<Owner>, sqlx::Error> {
     let rows = sqlx::query(
-        "with wanted as (select oid, nspowner from pg_namespace where nspname = any($1)),
+        "with wanted as (select oid, nspowner, nspname::text from pg_namespace where nspname = any($1)),
          owned as (
-           select oid as place, nspowner as owner from wanted
-           union select relnamespace, relowner from pg_class
+           select oid as place, nspowner as owner, nspname as schema from wanted
+           union select relnamespace, relowner, null from pg_class
                  where relnamespace in (select oid from wanted) and relkind in ('r', 'p', 'v', 'm', 'S', 'f')
-           union select oid, datdba from pg_database where datname = current_database() and $1 = '{}'
+           union select oid, datdba, null from pg_database where datname = current_database() and $1 = '{}'
          )
-         select role.rolname::text, role.rolsuper, count(distinct place), pg_has_role(session_user, role.oid, 'usage')
+         select role.rolname::text, role.rolsuper, count(distinct place),
+                pg_has_role(session_user, role.oid, 'usage')
+                  or role.rolname = $2 and bool_and(has_schema_privilege(session_user, place, 'usage')
+                                                    and has_schema_privilege(session_user, place, 'create')),
+                coalesce(array_agg(schema order by schema)
+                           filter (where schema is not null and role.rolname = $2), '{}')
          from owned join pg_roles role on role.oid = owned.owner
          group by role.oid, role.rolname, role.rolsuper order by 3 desc, 1",
     )
     .bind(schemas)
+    .bind(DATABASE_OWNER)
     .persistent(false)
     .fetch_all(connection)
     .await?;
@@ -42,7 +53,26 @@ pub async fn owners(connection: &mut PgConnection, schemas: &[&str]) -> Result<V
             superuser: row.try_get(1)?,
             schemas: row.try_get(2)?,
             ours: row.try_get(3)?,
+            by_right: row.try_get(4)?,
         })
     };
     rows.into_iter().map(owner).collect()
+}
+
+/// Which of these schemas we may not use, or make anything in; without any, `public` of the database that we are in.
+///
+/// # Errors
+/// The connection broke.
+pub async fn closed(connection: &mut PgConnection, schemas: &[&str]) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select nspname::text from pg_namespace
+         where nspname = any(case when $1 = '{}' then '{public}' else $1 end)
+           and not (has_schema_privilege(session_user, oid, 'usage')
+                    and has_schema_privilege(session_user, oid, 'create'))
+         order by 1",
+    )
+    .bind(schemas)
+    .persistent(false)
+    .fetch_all(connection)
+    .await
 }

@@ -256,6 +256,7 @@ impl RunnerError {
             statement: statement.map(|s| cut(s.trim(), STATEMENT_LIMIT)),
             hint: self.hint(),
         }
+        .storable()
     }
 
     /// The same error, saying which revision and statement were at work.

@@ -218,7 +218,8 @@ async fn advance_locked(tx: &mut Transaction<'_, Postgres>, run: RunId) -> Resul
         let reason = match canary_failed {
             true => format!("{failed} of the canary failed"),
             false => format!(
-                "{failed} tenants failed, and {} may",
+                "{failed} {} failed, and {} may",
+                if failed == 1 { "tenant" } else { "tenants" },
                 row.failure_limit.unwrap_or_default()
             ),
         };

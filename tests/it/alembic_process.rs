@@ -527,16 +527,19 @@ async fn no_password_comes_back_in_any_form() {
     let database = Database::new().await;
     let shout = "\nimport sys\nurl = context.config.get_main_option('sqlalchemy.url')\nx = context.get_x_argument(as_dictionary=True)['url']\n\
                  from sqlalchemy.engine import make_url\npw = make_url(url).password\nprint(url, x, pw, repr(pw), ascii(pw))\n\
-                 raise RuntimeError(f'cannot reach {url} with {pw} {pw!r}')\n";
+                 import json\nshell = ''.join(c if c.isalnum() else chr(92) + c for c in pw)\n\
+                 odd = [shell, json.dumps(pw).replace('/', chr(92) + '/'), json.dumps(json.dumps(pw)), json.dumps([shell])]\n\
+                 print(*odd)\n\
+                 raise RuntimeError(f'cannot reach {url} with {pw} {pw!r} {odd} {odd[0]} {odd[1]} {odd[2]} {odd[3]}')\n";
     let env = format!("from alembic import context{shout}");
     let project = Handmade::new(&env).revision("a", None, "pass");
     let mut process = warm().await;
-    let secret = "p%25a%40b%3A%2F%C3%BC%20x%27%5C";
+    let secret = "p%25a%40b%3A%2F%C3%BC%20x%27%5C%22tr0ub4dor";
     let url = database.url.replace("postgres@", &format!("postgres:{secret}@"));
     let error = tool(process.migrate(&project.project(), &Tenant::new(&url).up()).await);
     assert_eq!(error.kind, ToolErrorKind::Env);
     let all = format!("{error:?} {error} {}", process.stderr_tail());
-    for form in [secret, "p%a@b:/ü x'\\", "a%40b", "a@b"] {
+    for form in [secret, "p%a@b:/ü x'\\", "a%40b", "a@b", "tr0ub4dor"] {
         assert!(!all.contains(form), "{form} is in {all}");
     }
     assert!(
@@ -546,6 +549,29 @@ async fn no_password_comes_back_in_any_form() {
         "{error}"
     );
     assert!(process.stderr_tail().contains("***"), "{}", process.stderr_tail());
+}
+
+#[tokio::test]
+async fn a_percent_sign_that_an_ini_cannot_hold_is_explained() {
+    let database = Database::new().await;
+    let env = "from alembic import context\n\
+               url = context.get_x_argument(as_dictionary=True)['url']\n\
+               context.config.set_main_option('sqlalchemy.url', url)\n";
+    let project = Handmade::new(env).revision("a", None, "pass");
+    let url = database.url.replace("postgres@", "postgres:a%40b@");
+    let error = tool(
+        warm()
+            .await
+            .migrate(&project.project(), &Tenant::new(&url).up())
+            .await,
+    );
+    assert_eq!(
+        error.hint.as_deref(),
+        Some(
+            "an ini writes `%` as `%%`: in env.py, config.set_main_option(\"sqlalchemy.url\", url.replace(\"%\", \"%%\"))"
+        ),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]

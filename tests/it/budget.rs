@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use herder::throwaway::Settings;
 use sqlx::{Connection, PgConnection};
 
-use crate::fleet::{Cluster, Fleet, Setup, Tool, steps, tell};
+use crate::fleet::{Cluster, Fleet, Setup, Tenant, Tool, steps, tell};
 
 /// Looks at a server as often as it can, and keeps what it saw when there was the most of it.
 struct Sampler {
@@ -354,6 +354,13 @@ fn checks(report: &serde_json::Value) -> Vec<(String, String)> {
         .collect()
 }
 
+/// What the DBA is to run.
+fn sql(report: &serde_json::Value) -> String {
+    let checks = report["checks"].as_array().expect("checks");
+    let sql = checks.iter().find_map(|check| check["sql"].as_str());
+    sql.expect("SQL").to_owned()
+}
+
 #[tokio::test]
 async fn the_role_that_check_prints_is_enough_and_is_held_to_the_budget() {
     let cluster = Cluster::own(Settings::default()).await;
@@ -378,13 +385,7 @@ async fn the_role_that_check_prints_is_enough_and_is_held_to_the_budget() {
         found[1].1.contains("role `postgres` is a superuser"),
         "{report:#}"
     );
-    let sql = report["checks"]
-        .as_array()
-        .expect("checks")
-        .iter()
-        .find_map(|check| check["sql"].as_str());
-    let sql = sql.expect("SQL").to_owned();
-    tell(&fleet.home, &sql).await;
+    tell(&fleet.home, &sql(&report)).await;
 
     let url = cluster
         .url(&fleet.database("home"))
@@ -413,6 +414,40 @@ async fn the_role_that_check_prints_is_enough_and_is_held_to_the_budget() {
         "{report:#}"
     );
     other.close().await.expect("an end");
+}
+
+/// Since PostgreSQL 15 that schema belongs to `pg_database_owner`, which nobody can be made a member of.
+#[tokio::test]
+async fn the_role_that_check_prints_is_enough_for_tenants_in_public() {
+    let cluster = Cluster::own(Settings::default()).await;
+    let everybody = Tenant {
+        isolation: Some("shared"),
+        ..Tenant::schema("everybody", "public")
+    };
+    let [first, second] = steps(2).try_into().expect("two");
+    let alters = second.then("alter table effects add column more int; create table made (x int)");
+    let fleet = Setup::new(vec![everybody])
+        .migrations(Tool::Sql, vec![first, alters])
+        .on(&cluster)
+        .set("servers.main.budget", 4)
+        .start()
+        .await;
+    tell(
+        &fleet.home,
+        "create role app_owner; alter table effects owner to app_owner",
+    )
+    .await;
+    let check = async || fleet.herder(&["check", "--output-format", "json"]).await;
+    let report = check().await.expect(0).json();
+    tell(&fleet.home, &sql(&report)).await;
+    fleet.configure(|config| {
+        let url = cluster.url(&fleet.database("home"));
+        config["servers"]["main"]["url"] = url.replace("postgres@", "herder_migrator@").into();
+    });
+    let report = check().await.expect(0).json();
+    assert!(!report.to_string().contains("GRANT"), "{report:#}");
+    fleet.herder(&["upgrade", "--local", "1"]).await.expect(0);
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
 }
 
 #[tokio::test]

@@ -209,3 +209,52 @@ async fn a_tenant_that_is_dropped_meanwhile_fails_or_is_skipped_if_it_is_off_the
     assert_eq!(fleet.count("skipped").await, 2);
     assert_eq!(worker.drain().await, Some(0));
 }
+
+#[tokio::test]
+async fn check_names_the_places_that_are_not_there() {
+    let fleet = Setup::databases(2).set("servers.main.budget", 4).start().await;
+    let gone = |n: usize| format!("insert into tenants (id, database) values ('gone{n}', 'nowhere_{n}')");
+    // The first one on the list is no exception.
+    fleet.tell("delete from tenants").await;
+    fleet.tell(&gone(1)).await;
+    fleet.list_tenants().await;
+    for n in 2..=4 {
+        fleet.tell(&gone(n)).await;
+    }
+    let report = fleet.herder(&["check", "--output-format", "json"]).await;
+    let report = report.expect(7).json();
+    let all = report.to_string();
+    assert!(
+        all.contains(
+            "4 of 6 tenants cannot be read: gone1: database \\\"nowhere_1\\\" does not exist; gone2: "
+        ),
+        "{report:#}"
+    );
+    assert!(all.contains("; and 1 more"), "{report:#}");
+    let check = |text: &str| {
+        let checks = report["checks"].as_array().expect("checks");
+        checks
+            .iter()
+            .find_map(|c| c[text].as_str())
+            .unwrap_or_default()
+            .to_owned()
+    };
+    // What there is nothing to grant on is left out.
+    assert!(check("sql").contains("GRANT"), "{report:#}");
+    assert!(!check("sql").contains("nowhere"), "{report:#}");
+}
+
+#[tokio::test]
+async fn check_names_the_schemas_that_are_not_there() {
+    let fleet = Setup::schemas(2).start().await;
+    fleet
+        .tell("insert into tenants (id, schema) values ('gone', 'nowhere')")
+        .await;
+    let report = fleet.herder(&["check"]).await.expect(7);
+    assert!(
+        report
+            .stdout
+            .contains("1 of 3 tenants cannot be read: gone: schema `nowhere` does not exist"),
+        "{report:?}"
+    );
+}

@@ -139,10 +139,10 @@ async fn a_program_is_told_all_about_its_tenant() {
     let run = bench.tenant.claim(Direction::Upgrade, "head").run;
     let name = format!("herder/{run}/1/1");
     let url = format!(
-        "postgresql://postgres@127.0.0.1:PORT/DATABASE?application_name={}&options=%2Dc%20lock%5Ftimeout%3D1min%20\
-         %2Dc%20statement%5Ftimeout%3D15min%20%2Dc%20client%5Fconnection%5Fcheck%5Finterval%3D1s%20\
-         %2Dc%20search%5Fpath%3D%22acme%22",
-        name.replace('/', "%2F").replace('-', "%2D")
+        "postgresql://postgres@127.0.0.1:PORT/DATABASE?application_name={}&options=-c%20lock_timeout%3D1min%20\
+         -c%20statement_timeout%3D15min%20-c%20client_connection_check_interval%3D1s%20\
+         -c%20search_path%3D%22acme%22",
+        name.replace('/', "%2F").replace('-', "-")
     );
     let expected = [
         format!("DATABASE_URL={url}"),

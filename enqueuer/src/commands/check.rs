@@ -1,5 +1,6 @@
 //! `herder check`: is all that a run needs fit for it?
 
+mod reading;
 mod role;
 mod server;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use herder::{
     domain::revision::Direction,
     flow::{
-        enqueue::{self, EnqueueError, Plan},
+        enqueue::{EnqueueError, Plan},
         rehearse::{self, Forecast, Options, Tried},
     },
 };
@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::{
     Setting,
-    plan::{Unknown, direction, unknown},
+    plan::{Unknown, direction, planned, unknown},
     start::cannot,
 };
 use crate::{args, exit::Exit, output, render};
@@ -56,14 +56,13 @@ impl Report {
 pub(crate) async fn run(setting: &Setting, args: &args::Rehearse) -> anyhow::Result<Exit> {
     let cx = setting.context(None).await?;
     let direction = direction(&args.to, args.downgrade);
-    let args::Selection { only, exclude } = &args.selection;
     let options = Options {
         sample: (!args.all).then_some(args.sample as usize),
         lock_timeout: args.lock_timeout,
         statement_timeout: args.statement_timeout,
     };
     let rehearsed = async {
-        let plan = enqueue::plan(&cx, direction, &args.to, only, exclude).await?;
+        let plan = planned(&cx, direction, &args.to, &args.selection).await?;
         for warning in &plan.warnings {
             output::warning(warning);
         }

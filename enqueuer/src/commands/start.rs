@@ -7,7 +7,7 @@ use herder::{
     domain::{
         job::JobState,
         revision::{Direction, HistoryError, Target},
-        run::{RunState, short},
+        run::{RunId, RunState, short},
         trace::TraceContext,
         wave::Rollout,
     },
@@ -30,7 +30,7 @@ use crate::{
     follow::{self, Follower},
     news::News,
     output,
-    problem::{Problem, is_broken_pipe},
+    problem::{self, Problem, is_broken_pipe},
     render::{
         status::complete,
         words::{count, way},
@@ -113,9 +113,11 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
     };
     let news = News::of(&cx.config.notify, &cx.pool, enqueued.run);
     announce(&enqueued, direction, &request.target);
-    if !args.output.is_json() {
-        print_id(&enqueued)?;
-    }
+    // The run is made: whether its id can be told must not decide what becomes of it.
+    let mut printed = match args.output.is_json() {
+        true => Ok(()),
+        false => output::data(&format!("{}\n", enqueued.run)),
+    };
     let (run, more) = (enqueued.run, setting.more());
     let mut report = Report {
         enqueued,
@@ -141,9 +143,27 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
     }
     news.told().await;
     if args.output.is_json() {
-        output::json(&report)?;
+        printed = output::json(&report);
     }
-    Ok(exit)
+    match printed {
+        Err(error) if !is_broken_pipe(&error) => unprinted(run, error, exit, &more),
+        _ => Ok(exit),
+    }
+}
+
+/// stdout took nothing, a full disk most likely: whoever reads it does not know the run. The code of a run that did not
+/// succeed says more than that.
+fn unprinted(run: RunId, error: anyhow::Error, exit: Exit, more: &str) -> anyhow::Result<Exit> {
+    let id = short(&run);
+    let said = format!("run {id} was made, but that cannot be told");
+    if exit != Exit::Done {
+        output::warning(&format!("{said}: {}", problem::one_line(&error)));
+        return Ok(exit);
+    }
+    Err(Problem::unexpected(said)
+        .caused_by(error)
+        .hint(format!("`herder status {id}{more}` shows it"))
+        .into())
 }
 
 /// The span of making a run, and the trace that its attempts join: this span's where spans are sent, else that of whoever
@@ -167,14 +187,6 @@ fn rollout(cx: &Context, args: &Start) -> Rollout {
         canary: given.canary.or(config.canary).filter(|canary| !canary.is_zero()),
         wave: given.wave.or(config.wave),
         failure_limit: given.failure_limit.or(config.failure_limit),
-    }
-}
-
-/// Nobody reading the id must not keep the work from being done.
-fn print_id(enqueued: &Enqueued) -> anyhow::Result<()> {
-    match output::data(&format!("{}\n", enqueued.run)) {
-        Err(error) if !is_broken_pipe(&error) => Err(error),
-        _ => Ok(()),
     }
 }
 

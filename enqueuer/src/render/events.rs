@@ -136,6 +136,7 @@ pub(crate) enum Kind {
     Failed,
     Retried,
     Snoozed,
+    Replanned,
     Returned,
     Rescued,
     Skipped,
@@ -153,6 +154,7 @@ impl Kind {
             "failed" => Self::Failed,
             "retried" => Self::Retried,
             "snoozed" => Self::Snoozed,
+            "replanned" => Self::Replanned,
             "returned" => Self::Returned,
             "rescued" => Self::Rescued,
             "skipped" => Self::Skipped,
@@ -169,6 +171,7 @@ impl Kind {
             Self::Failed => "FAILED",
             Self::Retried => "TRY FAIL",
             Self::Snoozed => "PUT OFF",
+            Self::Replanned => "REPLANNED",
             Self::Returned => "RETURNED",
             Self::Rescued => "RESCUED",
             Self::Skipped => "SKIPPED",
@@ -184,6 +187,7 @@ impl Kind {
             Self::Retried | Self::Rescued => WARNING,
             Self::Current
             | Self::Snoozed
+            | Self::Replanned
             | Self::Returned
             | Self::Skipped
             | Self::Cancelled
@@ -200,7 +204,12 @@ impl Kind {
             | Self::Failed
             | Self::Skipped
             | Self::Cancelled => true,
-            Self::Retried | Self::Snoozed | Self::Returned | Self::Rescued | Self::Other => false,
+            Self::Retried
+            | Self::Snoozed
+            | Self::Replanned
+            | Self::Returned
+            | Self::Rescued
+            | Self::Other => false,
         }
     }
 
@@ -213,6 +222,7 @@ impl Kind {
             | Self::Current
             | Self::FoundApplied
             | Self::Snoozed
+            | Self::Replanned
             | Self::Returned
             | Self::Other => false,
         }
@@ -269,6 +279,7 @@ fn what(kind: Kind, event: &Event) -> String {
             let why = event.error.as_ref().map(brief).unwrap_or_default();
             format!("{why}{}", next())
         }
+        Kind::Replanned => format!("its plan does not fit where it stands by now{}", next()),
         Kind::Returned => format!("given back by a worker that drains{}", next()),
         Kind::Rescued => format!("taken from a worker that was lost{}", next()),
         Kind::Skipped => match &event.error {
@@ -379,6 +390,8 @@ pub(crate) mod tests {
         put_off.ready_at = Some(put_off.at + chrono::TimeDelta::milliseconds(500));
         let mut fresh = event(12, 1, "new-tenant", "migrated");
         fresh.from = None;
+        let mut moved = event(13, 1, "mu", "replanned");
+        moved.ready_at = Some(moved.at);
         let opening = story.opening().expect("a line").to_string();
         insta::assert_snapshot!(
             anstream::adapter::strip_str(&opening).to_string(),
@@ -403,6 +416,7 @@ pub(crate) mod tests {
             event(10, 1, "kappa", "cancelled"),
             event(11, 1, "a-tenant-with-quite-a-long-name-1", "migrated"),
             fresh,
+            moved,
         ];
         insta::assert_snapshot!(told(&mut story, &events));
     }

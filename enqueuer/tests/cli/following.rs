@@ -195,3 +195,56 @@ fn the_control_database_may_go_away_for_a_while() {
         "{ran:?}"
     );
 }
+
+#[test]
+fn nobody_reading_changes_no_code() {
+    let fleet = with_failure(&["a", "b"], "b");
+    for format in ["text", "json"] {
+        let args = ["upgrade", "--local", "1", "--output-format", format];
+        let mut child = fleet
+            .command(&args)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("herder runs");
+        drop(child.stdout.take());
+        assert_eq!(child.wait().expect("an end").code(), Some(4), "{format}");
+    }
+}
+
+/// stdout is a full disk: the id is lost, and nothing else is.
+#[test]
+fn what_cannot_be_printed_orphans_no_run() {
+    let fleet = Fleet::new(&["a", "b"]);
+    for format in ["text", "json"] {
+        let full = || {
+            let full = std::fs::File::options().write(true).open("/dev/full");
+            full.expect("a device that is full")
+        };
+        let args = ["--output-format", format];
+        let run = |more: &[&str]| {
+            let output = fleet
+                .command(&[more, &args].concat())
+                .stdout(full())
+                .output()
+                .expect("herder runs");
+            (
+                output.status.code(),
+                String::from_utf8(output.stderr).expect("text"),
+            )
+        };
+        let (code, said) = run(&["upgrade", "--local", "1"]);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("2 migrated"), "{said}");
+        assert!(said.contains("cannot write to standard output"), "{said}");
+        let status = fleet.json(&["status"]);
+        assert_eq!(status["run"]["state"], "succeeded", "{said}");
+        // One that is not waited for is there, and is named.
+        let (code, said) = run(&["downgrade", "--to", "base", "--yes"]);
+        assert_eq!(code, Some(1), "{said}");
+        let id = fleet.json(&["status"])["run"]["id"].clone();
+        let id = &id.as_str().expect("an id")[..8];
+        assert!(said.contains(&format!("herder watch {id}")), "{said}");
+        assert!(said.contains(&format!("run {id} was made")), "{said}");
+        fleet.herder(&["resume", "--local", "1"]).ok();
+    }
+}

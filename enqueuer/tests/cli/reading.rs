@@ -116,6 +116,77 @@ fn check_finds_what_is_wrong() {
     fleet.herder(&["check"]).code(7);
 }
 
+/// `schemas` lists them all, and a role that may do nothing can read that list.
+#[test]
+fn check_finds_tenants_that_its_role_cannot_migrate() {
+    let fleet = Fleet::new(&["a", "b", "c", "d", "e"]);
+    fleet.herder(&["upgrade", "--tenant", "t_a", "--local", "1"]).ok();
+    let number = fleet
+        .url()
+        .rsplit('_')
+        .next()
+        .map(str::to_owned)
+        .expect("a number");
+    fleet.tenants(&format!(
+        "create role idler_{number} login; grant usage, create on schema t_e to idler_{number}"
+    ));
+    let config = std::fs::read_to_string(fleet.path("herder.toml")).expect("a config");
+    let idle = config.replace(
+        &fleet.url(),
+        &fleet.url().replace("postgres@", &format!("idler_{number}@")),
+    );
+    assert_ne!(idle, config);
+    std::fs::write(fleet.path("herder.toml"), idle).expect("a config");
+    let report = fleet.herder(&["check", "--output-format", "json"]).code(7);
+    let report: serde_json::Value = serde_json::from_str(&report.stdout).expect("JSON");
+    let texts: Vec<&str> = report["checks"]
+        .as_array()
+        .expect("checks")
+        .iter()
+        .filter(|check| check["result"] == "problem")
+        .filter_map(|check| check["text"].as_str())
+        .collect();
+    let [unread, closed] = texts[..] else {
+        panic!("two problems in {report:#}");
+    };
+    assert!(
+        unread.starts_with("1 of 5 tenants cannot be read: t_a: permission denied for schema t_a"),
+        "{unread}"
+    );
+    assert_eq!(
+        closed,
+        format!(
+            "role `idler_{number}` may not use, or make anything in, 4 schemas: t_a, t_b, t_c and 1 more"
+        )
+    );
+}
+
+/// They are not live: there is no tool that could find another way.
+#[test]
+fn what_cannot_be_undone_is_told_before_it_is_tried() {
+    let fleet = Fleet::new(&["a", "b"]);
+    fleet.herder(&["upgrade", "--local", "2"]).ok();
+    std::fs::remove_file(fleet.path("migrations/0001_step.down.sql")).expect("the removal");
+    let down = ["--downgrade", "--to", "base"];
+    let ran = fleet.herder(&[&["rehearse"], &down[..]].concat()).code(7);
+    assert!(
+        ran.stdout
+            .contains("UNKNOWN t_a: revision 1 cannot be undone: it has no down migration"),
+        "{ran:?}"
+    );
+    let plan = fleet.json(&[&["plan"], &down[..]].concat());
+    assert_eq!(
+        (&plan["pending"], &plan["groups"]),
+        (&0.into(), &serde_json::json!([]))
+    );
+    assert_eq!(
+        plan["unknown"][1]["hint"],
+        "write a down migration for revision 1"
+    );
+    fleet.herder(&[&["plan", "--check"], &down[..]].concat()).code(7);
+    fleet.herder(&["rehearse", "--downgrade", "--to", "1"]).ok();
+}
+
 #[test]
 fn whoever_stops_reading_hears_no_complaint() {
     let fleet = Fleet::new(&["a"]);

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -20,6 +20,7 @@ use super::protocol::{
     Answer, Description, Migrated, Migration, Project, Rendered, Rendering, Versions, WarmError, Whereabouts,
 };
 use super::scrub::Scrubber;
+use crate::database_url::RESERVED;
 
 /// Reads the first script from standard input and runs it. Drops the current directory from Python's path before that:
 /// the alembic command does not have it there either, and a `logging.py` in it would stand in for Python's own.
@@ -241,7 +242,7 @@ impl WarmProcess {
         project: &Project,
         rendering: &Rendering<'_>,
     ) -> Result<Rendered, WarmError> {
-        let database = utf8_percent_encode(rendering.database, NON_ALPHANUMERIC);
+        let database = utf8_percent_encode(rendering.database, RESERVED);
         let request = json!({
             "do": "render",
             "ini": project.ini.to_string_lossy(),

@@ -1,5 +1,7 @@
 //! Takes a tenant's password out of what its migration wrote to standard error.
 
+use crate::secret::take_out;
+
 /// Knows the forms in which one URL's password may appear.
 #[derive(Default)]
 pub(super) struct Scrubber {
@@ -33,7 +35,7 @@ impl Scrubber {
     pub(super) fn clean(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for form in &self.forms {
-            text = text.replace(form, "***");
+            text = take_out(&text, form, "***");
         }
         clean_urls(&text)
     }
@@ -137,6 +139,13 @@ mod tests {
         ] {
             assert_eq!(scrubber.clean(&format!("<{form}>")), "<***>");
         }
+    }
+
+    #[test]
+    fn a_password_that_a_shell_or_json_has_quoted_goes_too() {
+        let scrubber = Scrubber::new("postgres://u:p%40ss%2Fw%3Ard%2525%20%23x%22y@h/d");
+        let text = r##"<p@ss/w:rd%25\ \#x\"y> <p@ss\/w:rd%25 #x\"y> <p\@ss\/w\:rd\%25\ \#x\"y>"##;
+        assert_eq!(scrubber.clean(text), "<***> <***> <***>");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What a program said: its end, in one line that may be recorded.
 
+use crate::secret::take_out;
+
 /// The most characters of a program's last words that are kept.
 const MESSAGE_LIMIT: usize = 800;
 
@@ -100,7 +102,7 @@ fn scrub(text: &str, secrets: &[String]) -> String {
     let mut known: Vec<&String> = secrets.iter().filter(|s| !s.is_empty()).collect();
     known.sort_by_key(|s| std::cmp::Reverse(s.len()));
     let text = known.into_iter().fold(text.to_owned(), |text, secret| {
-        text.replace(secret.as_str(), "[secret]")
+        take_out(&text, secret, "[secret]")
     });
     let (mut out, mut rest) = (String::new(), text.as_str());
     while let Some(start) = rest.find("://") {
@@ -250,6 +252,24 @@ mod tests {
         assert_eq!(
             last_words(&"ä".repeat(2000), &[]).chars().count(),
             MESSAGE_LIMIT + 1
+        );
+    }
+
+    #[test]
+    fn last_words_hold_no_secret_in_other_words() {
+        let secret = "p@ss/w:rd%25 #x\"y'ü\\z".to_owned();
+        let shell = r#"p@ss/w:rd%25\ \#x\"y\'ü\\z"#;
+        let json = serde_json::to_string(&secret).expect("JSON");
+        let twice = serde_json::to_string(&json).expect("JSON");
+        let ascii = json.replace('/', "\\/").replace('ü', "\\u00FC");
+        let text = format!("shell={shell} json={json} twice={twice} ascii={ascii} octal={shell}");
+        let text = text.replace(
+            "octal=p@ss/w:rd%25\\ \\#x\\\"y\\'ü",
+            "octal=p@ss/w:rd%25 #x\"y\\'\\303\\274",
+        );
+        assert_eq!(
+            last_words(&text, &[secret]),
+            r#"shell=[secret] json="[secret]" twice="\"[secret]\"" ascii="[secret]" octal=[secret]"#
         );
     }
 

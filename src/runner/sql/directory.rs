@@ -178,7 +178,8 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 mod tests {
     use std::{fs, path::PathBuf};
 
-    use super::*;
+    use super::{super::plan::plan, *};
+    use crate::domain::revision::Ledger;
 
     fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().expect("a folder");
@@ -256,6 +257,21 @@ mod tests {
         assert!(complaint(&[("first_a.sql", "")]).contains("first_a.sql"));
         let missing = fingerprint(Path::new("/nowhere/at/all")).expect_err("it is missing");
         assert!(missing.to_string().contains("/nowhere/at/all"), "{missing}");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_sent_is_named() {
+        let (_folder, path) = folder(&[("1_a.sql", "select 'a\0b'")]);
+        let directory = Directory::read(&path).expect("a directory");
+        let complaint = |target| {
+            let base = Ledger::default();
+            let plan = plan(&directory, Direction::Upgrade, &base, Some(target));
+            plan.expect_err("it cannot be sent").to_string()
+        };
+        assert_eq!(
+            complaint("1"),
+            "1_a.sql holds a NUL byte, which PostgreSQL cannot read"
+        );
     }
 
     #[test]

@@ -81,9 +81,14 @@ fn form(
 ) -> Result<StepForm, RunnerError> {
     let upwards = direction == Direction::Upgrade;
     let first = make.map(|make| make + ";\n").unwrap_or_default();
-    if !is_closed(&script.body) {
+    let wrong = match &script.body {
+        body if body.contains('\0') => Some("holds a NUL byte, which PostgreSQL cannot read"),
+        body if !is_closed(body) => Some("leaves a quote, a comment or a bracket open"),
+        _ => None,
+    };
+    if let Some(wrong) = wrong {
         return Err(RunnerError::Tool {
-            message: format!("{} leaves a quote, a comment or a bracket open", script.file),
+            message: format!("{} {wrong}", script.file),
             sqlstate: None,
             revision: Some(migration.id.clone()),
             statement: None,

@@ -33,6 +33,10 @@ pub(super) enum Form {
 impl Script {
     /// Reads the text of a file. `no_tx`: it opts out of a transaction in sqlx's way.
     pub(super) fn new(file: String, text: &str, no_tx: bool) -> Self {
+        // Some editors begin a file with a mark of its encoding, which the server takes for a word.
+        let marked = text.strip_prefix('\u{feff}');
+        let no_tx = no_tx || marked.is_some_and(|text| text.starts_with("-- no-transaction"));
+        let text = marked.unwrap_or(text);
         let mut body = text;
         let mut statements = split(body);
         if !no_tx && let Some(inner) = unwrapped(text, &statements) {
@@ -125,6 +129,17 @@ mod tests {
         );
         let savepoint = "savepoint a; rollback to a; rollback work to savepoint a";
         assert_eq!(script(savepoint).form(), Form::Transaction);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_file() {
+        let plain = script("\u{feff}create table a ()");
+        assert_eq!(
+            (&*plain.body, plain.form()),
+            ("create table a ()", Form::Transaction)
+        );
+        let outside = script("\u{feff}-- no-transaction\nanalyze a");
+        assert_eq!(outside.form(), Form::Message);
     }
 
     #[test]

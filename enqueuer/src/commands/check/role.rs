@@ -2,7 +2,10 @@
 
 use herder::{
     domain::tenant::{Isolation, Tenant},
-    flow::{budget::Role, privileges::Owner},
+    flow::{
+        budget::Role,
+        privileges::{DATABASE_OWNER, Owner},
+    },
     session::quote,
 };
 
@@ -92,6 +95,14 @@ impl Needs<'_> {
     /// Only its owner may alter a table: a role acts as one by being its member.
     fn owner(&self, owner: &Owner) -> String {
         let (name, its) = (self.name(), quote(&owner.name));
+        if owner.name == DATABASE_OWNER {
+            let grant =
+                |schema: &String| format!("GRANT USAGE, CREATE ON SCHEMA {} TO {name};\n", quote(schema));
+            let grants: String = owner.by_right.iter().map(grant).collect();
+            return format!(
+                "-- In the tenants' database: {its} is its owner, whoever that is, and cannot be granted.\n{grants}"
+            );
+        }
         if owner.superuser {
             return format!(
                 "-- {} or what is in them belong to the superuser {its}: hand them over\n\

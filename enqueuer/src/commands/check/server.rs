@@ -1,25 +1,29 @@
 //! Is a server fit for its tenants: has it room for the budget, and is the role right?
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use herder::{
+    config::RunnerConfig,
     database_url::DatabaseUrl,
     domain::{
         revision::{Direction, Ledger},
         tenant::Tenant,
     },
     flow::{
-        budget::{self, Arithmetic, DEFAULT_BUDGET},
+        budget::{self, Arithmetic, DEFAULT_BUDGET, Survey},
         context::Context,
         inspect::OwnUrls,
         locks, pooler,
-        privileges::Owner,
         service::Service,
     },
     runner::{Offer, RunnerError},
 };
 
-use super::{Finding, Level, role::Needs};
+use super::{
+    Finding, Level,
+    reading::{Reading, some},
+    role::Needs,
+};
 use crate::render::words::count;
 
 /// How long to wait for the connection that may ask the server. After that it is asked all the same.
@@ -37,17 +41,24 @@ pub(super) struct Server<'a> {
 
 impl Server<'_> {
     pub(super) async fn check(&self) -> Vec<Finding> {
+        let reading = Reading::of(self.cx, self.tenants, self.own_urls).await;
+        let there = reading.there(self.tenants);
         // One tenant leads there.
-        let Some(first) = self.tenants.first() else {
-            return Vec::new();
+        let Some(first) = there.first() else {
+            return reading.finding(self.title()).into_iter().collect();
         };
         let own = self.own_urls.get(&first.id).filter(|_| first.own_url);
         let url = match self.cx.servers.url_for(&first.place, own) {
             Ok(url) => url,
             Err(error) => return vec![Finding::problem(self.title(), error)],
         };
-        let (mut sum, owners) = match self.survey(&url, first).await {
+        let Survey {
+            mut sum,
+            owners,
+            closed,
+        } = match self.survey(&url, first).await {
             Ok(surveyed) => surveyed,
+            // That no tenant can be read there goes without saying.
             Err(error) => return vec![Finding::problem(self.title(), error)],
         };
         if self
@@ -62,11 +73,13 @@ impl Server<'_> {
             sum.budget = budget;
         }
         let mut found = vec![self.arithmetic(&url, &sum)];
+        found.extend(reading.finding(self.title()));
+        found.extend(self.closed(&sum, first, closed));
         found.extend(self.role(&sum));
         found.extend(self.locks(&sum, first).await);
         let needs = Needs {
             server: self.name,
-            tenants: self.tenants,
+            tenants: &there,
             role: &sum.role,
             owners: &owners,
             budget: sum.budget,
@@ -81,11 +94,7 @@ impl Server<'_> {
     }
 
     /// Over the connection that is counted for such things, where runs know of one.
-    async fn survey(
-        &self,
-        url: &DatabaseUrl,
-        first: &Tenant,
-    ) -> Result<(Arithmetic, Vec<Owner>), RunnerError> {
+    async fn survey(&self, url: &DatabaseUrl, first: &Tenant) -> Result<Survey, RunnerError> {
         let service = tokio::time::timeout(PATIENCE, Service::acquire(&self.cx.pool, self.name)).await;
         let wanted = self.cx.servers.budget(self.name);
         let there = self
@@ -94,14 +103,14 @@ impl Server<'_> {
             .filter(|t| t.place.database == first.place.database);
         let schemas: Vec<&str> = there.filter_map(|t| t.place.schema.as_deref()).collect();
         let surveyed = async {
-            let (sum, owners) = budget::survey(url, wanted, &schemas).await?;
+            let surveyed = budget::survey(url, wanted, &schemas).await?;
             // Two connections at once are one too many while runs are on. One alone has been looked at.
-            if sum.ours == 0
+            if surveyed.sum.ours == 0
                 && let Some(pooled) = pooler::look(url).await?
             {
                 return Err(RunnerError::Pooled(pooled.to_string()));
             }
-            Ok((sum, owners))
+            Ok(surveyed)
         }
         .await;
         if let Ok(Ok(service)) = service {
@@ -149,6 +158,35 @@ impl Server<'_> {
                 .hint(format!("one attempt needs {needed}: raise {change}"));
         }
         Finding::new(self.title(), Level::Ok, text)
+    }
+
+    /// The schemas in which the first tenant's role can do nothing. A ledger that is not there yet hides that: it reads as
+    /// one of a tenant that was never migrated. A command may come as somebody else.
+    fn closed(&self, sum: &Arithmetic, first: &Tenant, mut closed: Vec<String>) -> Option<Finding> {
+        if matches!(self.cx.config.runner, RunnerConfig::Command(_)) {
+            return None;
+        }
+        let as_it = |t: &&&Tenant| t.id == first.id || !(t.own_url || first.own_url);
+        let theirs: BTreeSet<&str> = self
+            .tenants
+            .iter()
+            .filter(as_it)
+            .map(|t| t.place.schema.as_deref().unwrap_or("public"))
+            .collect();
+        closed.retain(|schema| theirs.contains(schema.as_str()));
+        if closed.is_empty() {
+            return None;
+        }
+        let text = format!(
+            "role `{}` may not use, or make anything in, {}: {}",
+            sum.role.name,
+            count(closed.len() as u64, "schema"),
+            some(&closed, ", ")
+        );
+        Some(
+            Finding::new(self.title(), Level::Problem, text)
+                .hint("have the DBA run the SQL below, or give [servers] a url with a role that may"),
+        )
     }
 
     fn role(&self, sum: &Arithmetic) -> Vec<Finding> {

@@ -170,6 +170,11 @@ def database_hint(message):
 
 
 def env_hint(error, text):
+    if "invalid interpolation syntax" in text:
+        return (
+            "an ini writes `%` as `%%`: in env.py, config.set_main_option(\"sqlalchemy.url\","
+            " url.replace(\"%\", \"%%\"))"
+        )
     if isinstance(error, ImportError) and getattr(error, "name", None) in ("asyncpg", "psycopg", "psycopg2"):
         return "pip install {}, or set [runner] url_scheme to a driver that is there".format(error.name)
     if "MissingGreenlet" in text:

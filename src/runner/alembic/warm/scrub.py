@@ -27,6 +27,7 @@ class Scrubber:
                 forms.update(written(form)[1:-1] for written in (repr, ascii, json.dumps))
         # Longest first: a short form may be a part of a longer one.
         self.forms = sorted(filter(None, forms), key=len, reverse=True)
+        self.quoted = None
 
     def __call__(self, value):
         if isinstance(value, dict):
@@ -39,6 +40,14 @@ class Scrubber:
         value = value.replace("\0", "")
         for form in self.forms:
             value = value.replace(form, "***")
+        if self.forms and "\\" in value:
+            value = self.unquoted(value)
         # Other URLs too: env.py may know a catalog database.
         value = re.sub(r"://([^\s:/@]*):[^\s@]*@", r"://\1:***@", value)
         return re.sub(r"([?&](?:ssl)?password=)[^\s&'\"]+", r"\1***", value)
+
+    def unquoted(self, value):
+        """Without the password where it has backslashes before some of its characters: by a shell, by JSON in JSON."""
+        if self.quoted is None:
+            self.quoted = re.compile("|".join("".join(r"\\*" + re.escape(c) for c in form) for form in self.forms))
+        return self.quoted.sub("***", value)
