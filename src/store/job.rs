@@ -1,6 +1,6 @@
 //! Jobs: written at enqueue, claimed, settled, rescued.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -176,7 +176,7 @@ pub async fn claim(
                 failures: row.failures,
                 starts: row.starts,
                 orphaned: row.orphaned,
-                blocked_since: row.blocked_since,
+                blocked: row.blocked.map(|age| Duration::try_from_secs_f64(age).unwrap_or_default()),
                 plan: row.plan_id,
                 note: row
                     .plan_note
