@@ -176,7 +176,9 @@ pub async fn claim(
                 failures: row.failures,
                 starts: row.starts,
                 orphaned: row.orphaned,
-                blocked: row.blocked.map(|age| Duration::try_from_secs_f64(age).unwrap_or_default()),
+                blocked: row
+                    .blocked
+                    .map(|age| Duration::try_from_secs_f64(age).unwrap_or_default()),
                 plan: row.plan_id,
                 note: row
                     .plan_note

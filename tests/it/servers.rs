@@ -114,6 +114,33 @@ async fn a_dead_server_holds_back_nobody_elses_tenants() {
     assert_eq!(worker.drain().await, Some(0));
 }
 
+#[tokio::test]
+async fn a_silent_server_is_asked_once_for_the_ledgers_of_all_its_tenants() {
+    let (fleet, door) = two_servers().await;
+    let url = format!(
+        "postgresql://postgres@{}/{}",
+        door.address(),
+        fleet.database("home")
+    );
+    fleet
+        .tell(&format!("update tenants set url = '{url}' where n <= 3"))
+        .await;
+    fleet.configure(|config| {
+        config["tenants"]["query"] = "select id, schema, server, url from tenants order by n".into();
+    });
+    door.turn(Way::Silent);
+    let tenants = fleet
+        .herder(&["tenants", "--revisions", "--output-format", "json"])
+        .await;
+    let counts = tenants.expect(0).json()["counts"].clone();
+    assert_eq!(
+        (&counts["never_migrated"], &counts["unknown"]),
+        (&10.into(), &10.into())
+    );
+    // What its budget is, and where they stand.
+    assert_eq!(door.guests(), 2);
+}
+
 /// As if every worker's clock were ahead of the control database's by so much.
 async fn ten_minutes_ahead(fleet: &Fleet) {
     let control = fleet.database("control");
