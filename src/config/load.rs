@@ -178,8 +178,8 @@ impl Config {
                 "`lease` must be at least three times `heartbeat`, and neither they nor `poll` zero",
             );
         }
-        if self.limits.max_attempts < 1 || self.limits.max_starts < 1 {
-            return wrong("limits", "`max_attempts` and `max_starts` must be at least 1");
+        if let Some(problem) = self.limits.problem() {
+            return wrong("limits", &problem);
         }
         if let Some(problem) = self.notify.problem() {
             return wrong("notify", problem);
@@ -520,6 +520,33 @@ mod tests {
             complaint(&format!("{MINIMAL}\n[limits]\nbackoff = \"soon\"")),
             "[limits] `soon` is no duration like \"3s\": expected number at 0"
         );
+        for (limit, message) in [
+            (
+                "lock_timeout = \"0s\"",
+                "`lock_timeout` must be from 1ms to 24days: to PostgreSQL, 0 is no limit at all",
+            ),
+            (
+                "statement_timeout = \"999us\"",
+                "`statement_timeout` must be from 1ms to 24days: to PostgreSQL, 0 is no limit at all",
+            ),
+            (
+                "statement_timeout = \"25days\"",
+                "`statement_timeout` must be from 1ms to 24days: to PostgreSQL, 0 is no limit at all",
+            ),
+            (
+                "max_attempts = 0",
+                "`max_attempts` and `max_starts` must be at least 1",
+            ),
+            (
+                "backoff = \"0s\"",
+                "`backoff` and `max_backoff` must be more than 0s",
+            ),
+        ] {
+            assert_eq!(
+                complaint(&format!("{MINIMAL}\n[limits]\n{limit}")),
+                format!("[limits] {message}")
+            );
+        }
         assert_eq!(
             complaint(&format!("{MINIMAL}\n[worker]\nlease = \"1s\"")),
             "[worker] `lease` must be at least three times `heartbeat`, and neither they nor `poll` zero"

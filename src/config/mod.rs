@@ -5,7 +5,7 @@ mod notify;
 mod runner;
 mod tenants;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
@@ -106,7 +106,31 @@ impl Default for LimitsConfig {
     }
 }
 
+/// The limits that PostgreSQL can be told: whole milliseconds, below 2³¹ of them.
+const TELLABLE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 24 * 60 * 60);
+
 impl LimitsConfig {
+    /// What is wrong with it.
+    fn problem(&self) -> Option<String> {
+        let told = [
+            ("lock_timeout", self.lock_timeout),
+            ("statement_timeout", self.statement_timeout),
+        ];
+        if let Some((name, _)) = told.iter().find(|(_, limit)| !TELLABLE.contains(limit)) {
+            return Some(format!(
+                "`{name}` must be from 1ms to 24days: to PostgreSQL, 0 is no limit at all"
+            ));
+        }
+        if self.max_attempts < 1 || self.max_starts < 1 {
+            return Some("`max_attempts` and `max_starts` must be at least 1".into());
+        }
+        // A full server would be asked without a pause.
+        if self.backoff.is_zero() || self.max_backoff.is_zero() {
+            return Some("`backoff` and `max_backoff` must be more than 0s".into());
+        }
+        None
+    }
+
     /// The delays between attempts.
     pub fn backoff(&self) -> Backoff {
         Backoff {
