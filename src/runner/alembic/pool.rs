@@ -61,11 +61,6 @@ impl WarmPool {
         })
     }
 
-    /// Ends the idle processes. Those that are out end when they come back broken, recycled, or to a dropped pool.
-    pub fn end_idle(&self) {
-        self.shared.idle().clear();
-    }
-
     /// The process used last, because its memory is the warmest. One that died while idle is dropped here.
     fn take_idle(&self) -> Option<WarmProcess> {
         let mut idle = self.shared.idle();
