@@ -57,6 +57,33 @@ pub(crate) fn no_usage(schema: &str) -> String {
     format!("the role has no USAGE on schema `{schema}`")
 }
 
+/// How long a question to a tenants' server may take that reads nothing but its catalog.
+const QUESTION_LIMIT: Duration = Duration::from_secs(60);
+
+/// What every session of Herder's own on a tenants' server is opened with, so that it outlives neither its statement nor
+/// its owner by much.
+pub(crate) fn own_settings(
+    lock_timeout: Duration,
+    statement_timeout: Duration,
+) -> [(&'static str, String); 8] {
+    let ms = |d: Duration| d.as_millis().to_string();
+    [
+        ("lock_timeout", ms(lock_timeout)),
+        ("statement_timeout", ms(statement_timeout)),
+        ("idle_in_transaction_session_timeout", ms(IDLE_LIMIT)),
+        ("idle_session_timeout", ms(IDLE_LIMIT)),
+        ("client_connection_check_interval", ms(CLIENT_CHECK)),
+        ("tcp_keepalives_idle", "10".into()),
+        ("tcp_keepalives_interval", "5".into()),
+        ("tcp_keepalives_count", "3".into()),
+    ]
+}
+
+/// The same where it only asks.
+pub(crate) fn asking_settings() -> [(&'static str, String); 8] {
+    own_settings(QUESTION_LIMIT, QUESTION_LIMIT)
+}
+
 /// A name as an SQL identifier, whatever stands in it.
 pub fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
@@ -122,21 +149,11 @@ impl TenantSession {
         limits: &LimitsConfig,
         extra_search_path: &[String],
     ) -> Result<Self, RunnerError> {
-        let ms = |d: Duration| d.as_millis().to_string();
         let mut options = url
             .options()
             .map_err(|e| RunnerError::Connection(e.to_string()))?
             .application_name(application_name)
-            .options([
-                ("lock_timeout", ms(limits.lock_timeout)),
-                ("statement_timeout", ms(limits.statement_timeout)),
-                ("idle_in_transaction_session_timeout", ms(IDLE_LIMIT)),
-                ("idle_session_timeout", ms(IDLE_LIMIT)),
-                ("client_connection_check_interval", ms(CLIENT_CHECK)),
-                ("tcp_keepalives_idle", "10".into()),
-                ("tcp_keepalives_interval", "5".into()),
-                ("tcp_keepalives_count", "3".into()),
-            ]);
+            .options(own_settings(limits.lock_timeout, limits.statement_timeout));
         if place.schema.is_some() {
             // What a migration resets, or a transaction's end takes back, must not be `public`.
             options = options.options([("search_path", "")]);

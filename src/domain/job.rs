@@ -1,6 +1,6 @@
 //! A job: one tenant's work in one run.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -143,8 +143,9 @@ pub struct Claim {
     pub starts: i32,
     /// Whether an earlier attempt may have committed something: its end was never recorded.
     pub orphaned: bool,
-    /// Since when nothing but the infrastructure was in the way. None: it was not, or it got out of it.
-    pub blocked_since: Option<chrono::DateTime<chrono::Utc>>,
+    /// For how long nothing but the infrastructure had been in the way when it was claimed, by the control database's
+    /// clock. None: it was not, or it got out of it.
+    pub blocked: Option<Duration>,
     /// The plan to apply. None: the tool itself migrates.
     pub plan: Option<String>,
     /// How far a former attempt got with that plan, where the ledger cannot say so.

@@ -15,7 +15,7 @@ use crate::{
     database_url::DatabaseUrl,
     domain::wave::Amount,
     runner::RunnerError,
-    session::{PROBE, connect_error},
+    session::{PROBE, asking_settings, connect_error},
     store::server::ServerRow,
 };
 
@@ -164,6 +164,7 @@ async fn connect(url: &DatabaseUrl) -> Result<PgConnection, RunnerError> {
         .options()
         .map_err(|e| RunnerError::Connection(e.to_string()))?
         .application_name(INSPECT)
+        .options(asking_settings())
         .options([PROBE]);
     tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
         .await

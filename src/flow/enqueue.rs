@@ -1,11 +1,12 @@
 //! Making a run: resolve, inspect, settle what is done, and write all the rest in one transaction.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
 use futures_util::future::join_all;
+use tracing::info;
 use uuid::Uuid;
 
 use crate::{
@@ -473,6 +474,17 @@ async fn servers(
 /// # Errors
 /// See [`EnqueueError`].
 pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, EnqueueError> {
+    loop {
+        if let Some(enqueued) = enqueue_once(cx, request).await? {
+            return Ok(enqueued);
+        }
+        info!("Another run was at work on some of these tenants meanwhile: their ledgers are read again");
+    }
+}
+
+/// None: what was read of the tenants may not be so any more.
+async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued>, EnqueueError> {
+    let since = store::now(&cx.pool).await?;
     let mut plan = plan(
         cx,
         request.direction,
@@ -489,8 +501,7 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
             Offer::Live { .. } => None,
         });
     }
-    let open: Vec<&Planned> = plan.tenants.iter().filter(|p| !p.current).collect();
-    let total = open.len();
+    let total = plan.tenants.iter().filter(|p| !p.current).count();
     let mut waves = request.rollout.waves(total);
     let jobs: Vec<NewJob> = plan
         .tenants
@@ -552,7 +563,8 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
             .map(|l| i32::try_from(l.of(jobs.len())).unwrap_or(i32::MAX)),
         trace: request.trace,
     };
-    let places: Vec<&Place> = open.iter().map(|p| &p.tenant.place).collect();
+    // Those that are current as well: another run may be about to take them elsewhere.
+    let places: Vec<&Place> = plan.tenants.iter().map(|p| &p.tenant.place).collect();
     let unreachable = |server: &str| ServerRow {
         name: server.into(),
         address: server.into(),
@@ -579,6 +591,11 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
     if let Some((run, places)) = run::overlapping(&mut tx, &places).await? {
         return Err(EnqueueError::Overlap { run, places });
     }
+    // After that look, not before: what settles in between was still open for it.
+    let settled: HashSet<Place> = job::settled_since(&mut tx, since).await?;
+    if places.iter().any(|place| settled.contains(place)) {
+        return Ok(None);
+    }
     run::insert(&mut tx, &new).await?;
     for way in &plan.ways {
         if let Offer::Plan(plan) = &way.offer {
@@ -591,14 +608,14 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
     // A run with nothing to do is over at once. If we die here, a worker's keeper or `resume` does it.
     let mut connection = cx.pool.acquire().await.map_err(StoreError::from)?;
     run::advance(&mut connection, id).await?;
-    Ok(Enqueued {
+    Ok(Some(Enqueued {
         run: id,
         tenants: jobs.len(),
         current: jobs.len() - total,
         waves: new.waves,
         target: plan.target.map(|t| t.unwrap_or_else(|| "base".into())),
         warnings: plan.warnings,
-    })
+    }))
 }
 
 /// The id of the plan that a tenant gets.

@@ -6,7 +6,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use chrono::Utc;
 use futures_util::future::join_all;
 use tracing::{debug, warn};
 
@@ -425,10 +424,7 @@ impl Attempt<'_> {
                 burns: false,
             }),
             FailureClass::Infrastructure => {
-                let blocked = claim
-                    .blocked_since
-                    .and_then(|since| (Utc::now() - since).to_std().ok());
-                if blocked.is_some_and(|b| b > BLOCKED_LIMIT) {
+                if claim.blocked.is_some_and(|b| b > BLOCKED_LIMIT) {
                     recorded.hint = Some(format!(
                         "it was in the way for {} minutes; `herder retry` tries again",
                         BLOCKED_LIMIT.as_secs() / 60
@@ -436,7 +432,7 @@ impl Attempt<'_> {
                     return Some(Settlement::Failed(recorded));
                 }
                 // The longer it lasts, the rarer the tries; `starts` counts them.
-                let tries = blocked.map_or(1, |b| {
+                let tries = claim.blocked.map_or(1, |b| {
                     1 + i32::try_from(b.as_secs() / 2).unwrap_or(i32::MAX).min(30)
                 });
                 Some(Settlement::Retry {

@@ -1,13 +1,19 @@
 //! Reading the ledgers of a whole fleet: in batches, over one connection to each server at a time.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::{
     database_url::DatabaseUrl,
-    domain::{revision::Ledger, tenant::Tenant},
+    domain::{
+        revision::Ledger,
+        tenant::{Place, Tenant},
+    },
     flow::{
         context::{Context, chain},
         service::{INSPECT, Service},
@@ -24,6 +30,9 @@ pub(super) const BATCH: usize = 200;
 /// How many schemas are read over one connection. A backend never forgets a table that it has seen, at 8 KB each:
 /// 100,000 of them would take a gigabyte of the tenants' server.
 const RECYCLE: usize = 5_000;
+
+/// How long a server may take to send a tenant away, and be asked for the next one all the same.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// What was read of one tenant.
 pub type Read = Result<Ledger, RunnerError>;
@@ -77,14 +86,13 @@ async fn inspect_server(
             .push(i);
     }
     let mut read = Vec::with_capacity(members.len());
-    let mut down: Option<RunnerError> = None;
+    let mut opener = Opener {
+        cx,
+        service,
+        down: HashMap::new(),
+    };
     for ((_, alone), members) in databases {
         let first = &tenants[members[0]];
-        // A server that does not answer is not asked again for each of its thousand databases.
-        if let (Some(error), false) = (&down, first.own_url) {
-            read.extend(members.into_iter().map(|i| (i, Err(error.clone()))));
-            continue;
-        }
         let url = match cx
             .servers
             .url_for(&first.place, own_urls.get(&first.id).filter(|_| first.own_url))
@@ -102,13 +110,11 @@ async fn inspect_server(
                     .iter()
                     .filter_map(|&i| tenants[i].place.schema.as_deref())
                     .collect();
-                let ledgers = read_schemas(cx, service, first, &url, &schemas, &table).await;
-                down = down.or(ledgers.iter().find_map(lost));
+                let ledgers = read_schemas(&mut opener, first, &url, &schemas, &table).await;
                 read.extend(members.into_iter().zip(ledgers));
             }
             _ => {
-                let ledger = read_alone(cx, service, first, &url).await;
-                down = down.or(lost(&ledger)).filter(|_| !first.own_url);
+                let ledger = read_alone(&mut opener, first, &url).await;
                 read.extend(members.into_iter().map(|i| (i, ledger.clone())));
             }
         }
@@ -116,42 +122,60 @@ async fn inspect_server(
     read
 }
 
-fn lost(read: &Read) -> Option<RunnerError> {
-    match read {
-        Err(e @ RunnerError::Connection(_)) => Some(e.clone()),
-        _ => None,
+/// Opens the sessions of an inspection, one at a time.
+struct Opener<'a> {
+    cx: &'a Context,
+    service: &'a Service,
+    /// What is down, by host and port, and why.
+    down: HashMap<String, RunnerError>,
+}
+
+impl Opener<'_> {
+    /// A server that does not answer is not asked again for each of its thousand tenants, whatever their URLs. One that
+    /// fails at once is: it may mean this tenant alone, and costs nothing.
+    async fn open(&mut self, url: &DatabaseUrl, place: &Place) -> Result<TenantSession, RunnerError> {
+        if let Some(error) = self.down.get(&url.address()) {
+            return Err(error.clone());
+        }
+        let since = Instant::now();
+        let opened = TenantSession::open(url, place, INSPECT, &self.cx.config.limits, &[]).await;
+        if let Err(error @ RunnerError::Connection(_)) = &opened
+            && since.elapsed() > SLOW
+        {
+            self.down.insert(url.address(), error.clone());
+        }
+        let mut session = opened?;
+        self.service.clear(session.connection()).await?;
+        Ok(session)
     }
 }
 
 /// One tenant over a connection of its own.
-async fn read_alone(cx: &Context, service: &Service, tenant: &Tenant, url: &DatabaseUrl) -> Read {
-    let mut session = TenantSession::open(url, &tenant.place, INSPECT, &cx.config.limits, &[]).await?;
-    service.clear(session.connection()).await?;
+async fn read_alone(opener: &mut Opener<'_>, tenant: &Tenant, url: &DatabaseUrl) -> Read {
+    let session = opener.open(url, &tenant.place).await?;
     let subject = Subject {
         tenant: &tenant.id,
         place: &tenant.place,
         url,
     };
-    cx.runner.look(session, subject).await
+    opener.cx.runner.look(session, subject).await
 }
 
 /// Many schemas of one database, over one connection after another.
 async fn read_schemas(
-    cx: &Context,
-    service: &Service,
+    opener: &mut Opener<'_>,
     first: &Tenant,
     url: &DatabaseUrl,
     schemas: &[&str],
     table: &LedgerTable,
 ) -> Vec<Read> {
-    let place = crate::domain::tenant::Place {
+    let place = Place {
         schema: None,
         ..first.place.clone()
     };
     let mut read = Vec::with_capacity(schemas.len());
     for part in schemas.chunks(RECYCLE) {
-        let opened = TenantSession::open(url, &place, INSPECT, &cx.config.limits, &[]).await;
-        let mut session = match opened {
+        let mut session = match opener.open(url, &place).await {
             Ok(session) => session,
             // The next one would be refused as well, and take its time.
             Err(e) => {
@@ -159,11 +183,7 @@ async fn read_schemas(
                 break;
             }
         };
-        let found = match service.clear(session.connection()).await {
-            Ok(()) => find_ledgers(&mut session, part, table).await,
-            Err(e) => Err(e),
-        };
-        match found {
+        match find_ledgers(&mut session, part, table).await {
             Ok(there) => read.extend(read_batches(&mut session, part, &there, table).await),
             Err(e) => read.resize(read.len() + part.len(), Err(e)),
         }

@@ -9,7 +9,7 @@ use sqlx::{Connection, PgConnection, PgPool};
 use crate::{
     database_url::DatabaseUrl,
     runner::RunnerError,
-    session::{PROBE, connect_error},
+    session::{PROBE, asking_settings, connect_error},
     store::StoreError,
 };
 
@@ -74,6 +74,7 @@ pub async fn look(url: &DatabaseUrl) -> Result<Option<Pooled>, RunnerError> {
         .options()
         .map_err(|e| RunnerError::Connection(e.to_string()))?
         .application_name("herder/inspect")
+        .options(asking_settings())
         .options([PROBE]);
     let looked = tokio::time::timeout(TIMEOUT, async {
         let mut one = match PgConnection::connect_with(&options).await {

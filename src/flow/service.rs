@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::{
     database_url::DatabaseUrl,
     runner::RunnerError,
-    session::connect_error,
+    session::{asking_settings, connect_error},
     store::{StoreError, service},
 };
 
@@ -102,7 +102,8 @@ impl Service {
         let options = url
             .options()
             .map_err(|e| RunnerError::Connection(e.to_string()))?
-            .application_name(label);
+            .application_name(label)
+            .options(asking_settings());
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await;
         let mut connection = connected
             .map_err(|_| {

@@ -1,5 +1,8 @@
 //! Jobs: written at enqueue, claimed, settled, rescued.
 
+use std::{collections::HashSet, time::Duration};
+
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool, types::Json};
 
@@ -173,7 +176,9 @@ pub async fn claim(
                 failures: row.failures,
                 starts: row.starts,
                 orphaned: row.orphaned,
-                blocked_since: row.blocked_since,
+                blocked: row
+                    .blocked
+                    .map(|age| Duration::try_from_secs_f64(age).unwrap_or_default()),
                 plan: row.plan_id,
                 note: row
                     .plan_note
@@ -317,6 +322,28 @@ pub async fn settle(
         Json(ended) as Json<&[&Ended]>
     );
     Ok(rows.fetch_all(connection).await?)
+}
+
+/// The places of all jobs that have settled since then and may have changed their tenants: those of runs that are open, or
+/// were at that time.
+///
+/// # Errors
+/// The control database fails.
+pub async fn settled_since(
+    connection: &mut PgConnection,
+    since: DateTime<Utc>,
+) -> Result<HashSet<Place>, StoreError> {
+    let rows = sqlx::query_as!(
+        Place,
+        "select job.server, job.database, job.schema
+         from herder.run join herder.job on job.run_id = run.id
+         where (run.settled_at is null or run.settled_at >= $1)
+           and job.settled_at >= $1 and job.outcome is distinct from 'already_current'",
+        since,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().collect())
 }
 
 /// A job whose worker was lost.

@@ -17,6 +17,7 @@ pub mod worker;
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgPool, postgres::PgPoolOptions};
 
 use crate::{
@@ -75,6 +76,15 @@ impl StoreError {
             other => other.to_string(),
         }
     }
+}
+
+/// What time it is, by the control database's clock.
+///
+/// # Errors
+/// The control database fails.
+pub async fn now(pool: &PgPool) -> Result<DateTime<Utc>, StoreError> {
+    let now = sqlx::query_scalar!(r#"select now() as "now!""#);
+    Ok(now.fetch_one(pool).await?)
 }
 
 /// How long a caller waits for a connection to the control database. Callers that must outlive it retry.

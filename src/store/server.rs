@@ -22,7 +22,8 @@ pub struct Usage {
     pub server: String,
     /// Connections that all of Herder may hold to it.
     pub budget: i64,
-    /// Slots that are taken for tenants, suspect ones included.
+    /// Slots that are taken, for tenants or for a worker's own connections, suspect ones included. As in
+    /// [`BudgetView::in_use`].
     pub in_use: i64,
     /// Slots whose worker is gone and whose session may not be.
     pub suspect: i64,
@@ -153,7 +154,7 @@ pub struct BudgetView {
     pub configured: i32,
     /// What a person has set instead.
     pub overridden: Option<i32>,
-    /// Slots that are taken, suspect ones included.
+    /// Slots that are taken, for tenants or for a worker's own connections, suspect ones included.
     pub in_use: i64,
     /// Slots whose worker is gone and whose session may not be.
     pub suspect: i64,
@@ -205,7 +206,7 @@ pub async fn usage(pool: &PgPool) -> Result<Vec<Usage>, StoreError> {
     Ok(sqlx::query_as!(
         Usage,
         r#"select server.name as server, server.budget::bigint as "budget!",
-                  count(*) filter (where slot.purpose <> 'control') as "in_use!",
+                  count(slot.worker) as "in_use!",
                   count(slot.suspect_since) as "suspect!"
            from herder.server left join herder.slot on slot.server = server.name
            group by server.name order by server.name"#

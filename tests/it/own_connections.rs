@@ -55,6 +55,17 @@ async fn workers_own_connections_count_where_the_control_database_has_tenants() 
             fleet.ask::<i64>(control).await == 6
         })
         .await;
+    let shown = fleet
+        .herder(&["budget", "--output-format", "json"])
+        .await
+        .expect(0)
+        .json();
+    assert_eq!(shown["servers"][0]["in_use"], 6, "{shown:#}");
+    fleet
+        .wait_until("the metrics have it", async || {
+            workers[0].metric("herder_connections_in_use").await == 6.0
+        })
+        .await;
     fleet.herder(&["upgrade"]).await.expect(0);
     let (most, samples) = most_sessions(&cluster, fleet.over()).await;
     // Six of their own, two for attempts and one for reclaim: a budget that is never used up would prove nothing.

@@ -115,6 +115,65 @@ async fn a_dead_server_holds_back_nobody_elses_tenants() {
 }
 
 #[tokio::test]
+async fn a_silent_server_is_asked_once_for_the_ledgers_of_all_its_tenants() {
+    let (fleet, door) = two_servers().await;
+    let url = format!(
+        "postgresql://postgres@{}/{}",
+        door.address(),
+        fleet.database("home")
+    );
+    fleet
+        .tell(&format!("update tenants set url = '{url}' where n <= 3"))
+        .await;
+    fleet.configure(|config| {
+        config["tenants"]["query"] = "select id, schema, server, url from tenants order by n".into();
+    });
+    door.turn(Way::Silent);
+    let tenants = fleet
+        .herder(&["tenants", "--revisions", "--output-format", "json"])
+        .await;
+    let counts = tenants.expect(0).json()["counts"].clone();
+    assert_eq!(
+        (&counts["never_migrated"], &counts["unknown"]),
+        (&10.into(), &10.into())
+    );
+    // What its budget is, and where they stand.
+    assert_eq!(door.guests(), 2);
+}
+
+/// As if every worker's clock were ahead of the control database's by so much.
+async fn ten_minutes_ahead(fleet: &Fleet) {
+    let control = fleet.database("control");
+    fleet
+        .tell(&format!(
+            "create function public.now() returns timestamptz stable language sql
+               as $$ select pg_catalog.now() - interval '10 minutes' $$;
+             alter table herder.job alter ready_at set default public.now();
+             alter database {control} set search_path = public, pg_catalog"
+        ))
+        .await;
+}
+
+#[tokio::test]
+async fn a_worker_whose_clock_is_ahead_gives_up_no_sooner_than_others() {
+    let (fleet, door) = two_servers().await;
+    ten_minutes_ahead(&fleet).await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    door.turn(Way::Shut);
+    let worker = fleet.worker(&["--concurrency", "4"]);
+    let tried = "select count(*) from herder.attempt where epoch = 3 and ended_at is not null";
+    fleet
+        .wait_until("a tenant of the dead one was tried three times", async || {
+            fleet.ask::<i64>(tried).await > 0 || fleet.count("failed").await > 0
+        })
+        .await;
+    assert_eq!(fleet.count("failed").await, 0, "{}", fleet.last_seen().await);
+    door.turn(Way::Open);
+    all_is_well(&fleet).await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
 async fn a_server_that_is_starting_up_is_waited_for_however_long_it_takes() {
     let (fleet, door) = two_servers().await;
     fleet.herder(&["upgrade"]).await.expect(0);

@@ -114,6 +114,63 @@ async fn a_second_run_over_the_same_tenants_is_refused_and_names_the_first() {
     assert_eq!(worker.drain().await, Some(0));
 }
 
+/// A fleet at its newest revision, two of whose tenants are in the middle of its downgrade.
+async fn two_on_their_way_down(tenants: usize) -> (Fleet, crate::fleet::Gate, Worker) {
+    let [first, second] = steps(2).try_into().expect("two");
+    let setup = Setup::schemas(tenants).migrations(Tool::Sql, vec![first, second.gated_down()]);
+    let fleet = setup.start().await;
+    let worker = fleet.worker(&["--concurrency", "2"]);
+    fleet.herder(&["upgrade", "--wait"]).await.expect(0);
+    let gate = fleet.close_gate().await;
+    fleet
+        .herder(&["downgrade", "--to", "-1", "--yes"])
+        .await
+        .expect(0);
+    fleet.wait_at_gate(2).await;
+    (fleet, gate, worker)
+}
+
+#[tokio::test]
+async fn an_upgrade_is_refused_while_a_downgrade_has_yet_to_undo_its_tenants() {
+    let (fleet, gate, worker) = two_on_their_way_down(3).await;
+    // All are at the newest revision still.
+    fleet.herder(&["upgrade", "--wait"]).await.expect(REFUSED);
+    assert_eq!(fleet.ask::<i64>("select count(*) from herder.run").await, 2);
+    gate.open().await;
+    assert_eq!(fleet.over().await, "succeeded");
+    fleet.herder(&["upgrade", "--wait"]).await.expect(0);
+    fleet
+        .assert_effects(&["up 20250101", "up 20250102", "down 20250102", "up 20250102"])
+        .await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn what_another_run_undid_after_the_ledgers_were_read_is_read_again() {
+    let (fleet, gate, worker) = two_on_their_way_down(2).await;
+    // Whoever writes a run waits for this one, with what it read before.
+    let lock = "select pg_advisory_xact_lock(hashtextextended('herder/enqueue', 0))";
+    let mut other = fleet.control.begin().await.expect("a transaction");
+    sqlx::query(lock).execute(&mut *other).await.expect("a lock");
+    let upgrade = fleet.start_herder(&["upgrade", "--wait"]);
+    fleet
+        .wait_until("a run waits to be written", async || {
+            fleet
+                .ask::<i64>("select count(*) from pg_stat_activity where wait_event = 'advisory' and datname = current_database()")
+                .await
+                == 1
+        })
+        .await;
+    gate.open().await;
+    assert_eq!(fleet.over().await, "succeeded");
+    other.rollback().await.expect("an end");
+    upgrade.end().await.expect(0);
+    fleet
+        .assert_effects(&["up 20250101", "up 20250102", "down 20250102", "up 20250102"])
+        .await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
 #[tokio::test]
 async fn of_two_runs_at_the_same_moment_one_is_made() {
     let fleet = Setup::schemas(50).start().await;

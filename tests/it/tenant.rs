@@ -105,7 +105,7 @@ impl Tenant {
             failures: 0,
             starts: 1,
             orphaned: false,
-            blocked_since: None,
+            blocked: None,
             plan: None,
             note: None,
             trace: None,

@@ -61,7 +61,7 @@ impl WarmPool {
         })
     }
 
-    /// Ends the idle processes. Those that are out end when they come back broken, recycled, or to a dropped pool.
+    /// Ends the idle processes: the next checkout starts a new one, which has imported nothing of the user's.
     pub fn end_idle(&self) {
         self.shared.idle().clear();
     }

@@ -32,7 +32,7 @@ use crate::{
         proof::{Ground, Verdict},
     },
     secret::Secret,
-    session::{TenantSession, connect_error, literal, quote},
+    session::{TenantSession, connect_error, literal, own_settings, quote},
 };
 
 /// How every scratch schema and database begins. No tenant may.
@@ -486,7 +486,10 @@ async fn open(url: &DatabaseUrl, ground: &Ground<'_>) -> Result<PgConnection, Ru
         .options()
         .map_err(|e| RunnerError::Connection(e.to_string()))?
         .application_name(&application_name(ground))
-        .options(settings(ground.limits))
+        .options(own_settings(
+            ground.limits.lock_timeout,
+            ground.limits.statement_timeout,
+        ))
         // What a schema is, is asked in one long statement: compiled, it takes ten times as long.
         .options([("jit", "off")]);
     tokio::time::timeout(CONNECT_LIMIT, PgConnection::connect_with(&options))

@@ -64,6 +64,11 @@ impl Door {
         self.address
     }
 
+    /// How many have come since it was turned, but for those who were sent away.
+    pub(crate) fn guests(&self) -> usize {
+        lock(&self.state).guests.len()
+    }
+
     /// From now on. Whoever is in is thrown out.
     pub(crate) fn turn(&self, way: Way) {
         let mut state = lock(&self.state);

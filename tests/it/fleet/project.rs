@@ -66,8 +66,12 @@ impl Step {
         self
     }
 
+    /// On the way down it first leaves its trace, and then waits at a closed gate.
+    pub(crate) fn gated_down(self) -> Self {
+        self.undone_by(gate::PASS)
+    }
+
     /// On the way down it does this as well.
-    #[allow(dead_code, reason = "it is for the long run in tests/chaos")]
     pub(crate) fn undone_by(mut self, sql: &str) -> Self {
         self.down.push(sql.to_owned());
         self
