@@ -80,16 +80,7 @@ impl Fleet {
         write("migrations/env.py", env);
         let mut down = "None".to_owned();
         for (id, body) in revisions {
-            let body = body.replace('\n', "\n    ");
-            write(
-                &format!("migrations/versions/{id}.py"),
-                &format!(
-                    "import time, uuid\nfrom alembic import context, op\nimport sqlalchemy as sa\n\
-                     from sqlalchemy.dialects import postgresql as pg\n\
-                     revision = {id:?}\ndown_revision = {down}\n\ndef upgrade():\n    {body}\n\n\
-                     def downgrade():\n    pass\n"
-                ),
-            );
+            write_revision(folder.path(), id, &down, body);
             down = format!("{id:?}");
         }
         let ini = folder.path().join("alembic.ini");
@@ -122,6 +113,12 @@ impl Fleet {
             owner: format!("{:08x}", rand::random::<u32>()),
             _folder: folder,
         }
+    }
+
+    /// Gives a revision another content.
+    fn rewrite(&self, id: &str, down: &str, body: &str) {
+        let folder = self._folder.as_ref().expect("a folder");
+        write_revision(folder.path(), id, &format!("{down:?}"), body);
     }
 
     /// A tenant's place. A proof leaves it alone, so that it need not be there.
@@ -191,6 +188,17 @@ impl Fleet {
         .expect("a look");
         assert_eq!(left, [""; 0]);
     }
+}
+
+fn write_revision(folder: &Path, id: &str, down: &str, body: &str) {
+    let body = body.replace('\n', "\n    ");
+    let text = format!(
+        "import time, uuid\nfrom alembic import context, op\nimport sqlalchemy as sa\n\
+         from sqlalchemy.dialects import postgresql as pg\n\
+         revision = {id:?}\ndown_revision = {down}\n\ndef upgrade():\n    {body}\n\n\
+         def downgrade():\n    pass\n"
+    );
+    std::fs::write(folder.join(format!("migrations/versions/{id}.py")), text).expect(id);
 }
 
 async fn connect(url: &str) -> PgConnection {
@@ -404,6 +412,124 @@ async fn whoever_asks_for_the_mode_stays_live() {
     );
     let why = refused("op.execute(\"insert into t values (1, '%s')\" % context.config.cmd_opts.sql)").await;
     assert!(why.contains("live gives [rows {schema}.t 1 "), "{why}");
+}
+
+/// Something of nearly every kind.
+const EVERYTHING: &[&str] = &[
+    "create table t (id serial primary key, x text, a int, b int)",
+    "create table child (id int constraint fk references t)",
+    "create type comp as (f int)",
+    "create table typed of comp",
+    "create index i on t ((x || 'a'))",
+    "create function addto(int, int) returns int language sql immutable as 'select $1 + $2'",
+    "create function totext(comp) returns text language sql immutable as 'select null'",
+    "create function diff(int, int) returns float8 language sql immutable as 'select 1.0'",
+    "create function trg() returns trigger language plpgsql as 'begin return new; end'",
+    "create aggregate agg (int) (sfunc = addto, stype = int)",
+    "create operator === (leftarg = int, rightarg = int, function = int4eq)",
+    "create operator family fam using btree",
+    "create operator class cls for type int using btree family fam as operator 1 <, function 1 btint4cmp(int, int)",
+    "create collation coll from \"C\"",
+    "create text search dictionary dict (template = simple)",
+    "create text search configuration cfg (copy = simple)",
+    "create type rng as range (subtype = int)",
+    "create type kind as enum ('a', 'b')",
+    "create domain dom as int constraint pos check (value > 0)",
+    "create cast (comp as text) with function totext(comp)",
+    "create statistics st on a, b from t",
+    "create view v as select id from t",
+    "create rule r as on insert to v do instead nothing",
+    "create policy p on t using (id > 0)",
+    "create trigger tr before insert on t for each row execute function trg()",
+    "create sequence s",
+    "create materialized view mv as select 1 as one",
+    "create conversion conv for 'LATIN1' to 'UTF8' from iso8859_1_to_utf8",
+    "create foreign table ft (a int) server shared_server options (o 'x')",
+    "alter publication shared_publication add table t",
+];
+
+/// What may be done to it.
+const CHANGES: &[&str] = &[
+    "create or replace aggregate agg (int) (sfunc = addto, stype = int, initcond = '1')",
+    "select setval('s', 5, false)",
+    "alter table child disable trigger all",
+    "comment on constraint pos on domain dom is 'x'",
+    "comment on policy p on t is 'x'",
+    "comment on rule r on v is 'x'",
+    "comment on statistics st is 'x'",
+    "comment on operator === (int, int) is 'x'",
+    "comment on collation coll is 'x'",
+    "comment on text search configuration cfg is 'x'",
+    "comment on cast (comp as text) is 'x'",
+    "comment on column t.x is 'x'",
+    "comment on index i is 'x'",
+    "comment on function diff(int, int) is 'x'",
+    "alter table t set (toast.autovacuum_enabled = false)",
+    "alter index i alter column 1 set statistics 50",
+    "alter table typed not of",
+    "refresh materialized view mv with no data",
+    "drop collation coll; create collation coll (locale = 'POSIX')",
+    "drop type rng; create type rng as range (subtype = int, subtype_diff = diff)",
+    "drop cast (comp as text); create cast (comp as text) with function totext(comp) as implicit",
+    "alter operator === (int, int) set (restrict = eqsel)",
+    "alter operator family fam using btree add function 1 (int, int8) btint48cmp(int, int8)",
+    "alter statistics st set statistics 50",
+    "alter foreign table ft options (set o 'y')",
+    "alter foreign table ft alter a options (c 'y')",
+    "alter publication shared_publication drop table t",
+    "alter text search configuration cfg alter mapping for word with english_stem",
+    "alter text search dictionary dict (stopwords = english)",
+    "alter default privileges in schema {} grant select on tables to public",
+];
+
+/// What stands around the schemas that hold everything.
+const AROUND: &str = "create foreign data wrapper shared_wrapper; create server shared_server foreign data wrapper shared_wrapper;
+                      create publication shared_publication";
+
+fn executes(statements: &[&str]) -> String {
+    let each = statements.iter().map(|s| {
+        let schema = "context.get_x_argument(as_dictionary=True)['schema']";
+        let own = if s.contains("{}") {
+            format!(".replace('{{}}', '\"' + {schema} + '\"')")
+        } else {
+            String::new()
+        };
+        format!("op.execute({s:?}{own})")
+    });
+    each.collect::<Vec<_>>().join("\n")
+}
+
+/// Nobody notices this question, but the outcome differs.
+const ONLY_LIVE: &str = "if not context.config.cmd_opts.sql:\n    ";
+
+#[tokio::test]
+async fn a_change_of_any_kind_that_only_live_alembic_makes_is_seen() {
+    let fleet = Fleet::new(ENV, &[("a", &executes(EVERYTHING)), ("b", "pass")]).await;
+    run(&mut fleet.admin().await, AROUND).await;
+    let mut unseen = Vec::new();
+    for change in CHANGES {
+        fleet.rewrite(
+            "b",
+            "a",
+            &format!("{ONLY_LIVE}{}\nop.execute('select 1')", executes(&[change])),
+        );
+        match fleet.up(&["a"], "b").await {
+            Err(why) => assert!(
+                why.starts_with("the plan does not do what live Alembic does"),
+                "{change}: {why}"
+            ),
+            Ok(_) => unseen.push(change),
+        }
+    }
+    assert!(unseen.is_empty(), "{unseen:#?}");
+}
+
+#[tokio::test]
+async fn what_the_plan_does_as_well_is_proven_whatever_its_kind() {
+    let both = [EVERYTHING, CHANGES].concat();
+    let fleet = Fleet::new(ENV, &[("a", "pass"), ("b", &executes(&both))]).await;
+    run(&mut fleet.admin().await, AROUND).await;
+    fleet.up(&["a"], "b").await.expect("a proof");
 }
 
 #[tokio::test]
