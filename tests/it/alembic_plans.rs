@@ -722,8 +722,30 @@ async fn what_reaches_out_of_its_schema_is_not_proven_and_not_done() {
         ("create schema elsewhere", "schema elsewhere"),
         ("create extension hstore", "extension hstore"),
         ("create role nobody_special", "writes pg_authid"),
+        ("create publication stray", "publication stray"),
+        (
+            "create function e() returns event_trigger language plpgsql as 'begin end';
+             create event trigger stray on ddl_command_end execute function e()",
+            "event trigger stray",
+        ),
+        ("create foreign data wrapper stray", "foreign-data wrapper stray"),
+        (
+            "create cast (point as money) with inout",
+            "cast (pg_catalog.point AS ",
+        ),
+        (
+            "alter default privileges grant select on tables to public",
+            "default acl for role postgres on tables",
+        ),
+        ("select lo_create(0)", "large object "),
+        ("select lo_from_bytea(0, 'x')", "writes pg_largeobject"),
+        (
+            "comment on function pg_catalog.now() is 'stray'",
+            "function pg_catalog.now()",
+        ),
+        ("comment on role postgres is 'stray'", "writes pg_shdescription"),
     ] {
-        let why = refused(&format!("op.execute('{body}')")).await;
+        let why = refused(&format!("op.execute({:?})", body.replace('\n', " "))).await;
         assert!(
             why.starts_with("revision b: ") && why.contains(what) && why.contains("outside the tenant"),
             "{body}: {why}"
