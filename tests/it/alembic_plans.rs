@@ -785,6 +785,106 @@ async fn what_reaches_out_of_its_schema_is_not_proven_and_not_done() {
     fleet.up(&["a"], "b").await.expect("a proof");
 }
 
+/// An env.py that notes in a table for all tenants how far they are, in its online mode only.
+async fn noting(driver: &str, note: &str) -> (Fleet, Result<Plan, String>) {
+    let env = ENV
+        .replace(
+            "            context.run_migrations()\n\n\noffline",
+            "            context.run_migrations()\n        NOTE\n\n\noffline",
+        )
+        .replace("NOTE", &note.replace('\n', "\n        "));
+    assert_ne!(env, ENV);
+    let fleet = Fleet::with(
+        &env,
+        &[("a", TABLE)],
+        &format!("plan = \"auto\"\nurl_scheme = \"{driver}\""),
+    )
+    .await;
+    run(
+        &mut fleet.admin().await,
+        "create schema shared; create table shared.fleet (version int); insert into shared.fleet values (0);
+         create function shared.note() returns int language sql as 'update shared.fleet set version = 1 returning 1'",
+    )
+    .await;
+    let judged = fleet.up(&[], "a").await;
+    (fleet, judged)
+}
+
+#[tokio::test]
+async fn rows_that_only_live_alembic_writes_elsewhere_are_seen_and_not_written() {
+    let update = "update shared.fleet set version = 1";
+    let alone = |statement: &str| {
+        format!(
+            "with create_engine(url, isolation_level='AUTOCOMMIT').connect() as alone:\n    alone.execute(text('{statement}'))"
+        )
+    };
+    let commit = format!("connection.execute(text('{update}'))\nconnection.commit()");
+    for (driver, note) in [
+        ("postgresql+psycopg2", commit.clone()),
+        ("postgresql+psycopg", commit.clone()),
+        (
+            "postgresql+psycopg2",
+            format!("connection.execute(text('{update}'))\nconnection.execute(text('commit'))"),
+        ),
+        ("postgresql+psycopg2", alone(update)),
+        ("postgresql+psycopg", alone("select shared.note()")),
+        // Nobody hears of its failure.
+        (
+            "postgresql+psycopg2",
+            format!(
+                "try:\n    {}\nexcept Exception:\n    connection.rollback()",
+                commit.replace('\n', "\n    ")
+            ),
+        ),
+    ] {
+        let (fleet, judged) = noting(driver, &note).await;
+        let why = judged.expect_err(&note);
+        assert_eq!(
+            why, "live Alembic changes or writes shared.fleet, outside the tenant's schema",
+            "{driver}: {note}"
+        );
+        let version: i32 = sqlx::query_scalar("select version from shared.fleet")
+            .fetch_one(&mut fleet.admin().await)
+            .await
+            .expect("a row");
+        assert_eq!(version, 0, "{driver}: {note}");
+    }
+    // To look there is no change.
+    for note in [
+        "connection.execute(text('select version from shared.fleet'))\nconnection.commit()".to_owned(),
+        alone("select version from shared.fleet"),
+    ] {
+        noting("postgresql+psycopg2", &note).await.1.expect(&note);
+    }
+}
+
+#[tokio::test]
+async fn rows_that_only_live_alembic_writes_by_an_async_driver_are_seen_as_well() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/alembic-saas/env_schema/env.py");
+    let env = std::fs::read_to_string(root).expect("env.py");
+    let run_all = "context.run_migrations()";
+    assert!(env.contains(run_all));
+    let note = format!(
+        "{run_all}; context.is_offline_mode() or context.execute('update shared.fleet set version = 1')"
+    );
+    let fleet = Fleet::with(
+        &env.replace(run_all, &note),
+        &[("a", TABLE)],
+        "plan = \"auto\"\nurl_scheme = \"postgresql+asyncpg\"",
+    )
+    .await;
+    run(
+        &mut fleet.admin().await,
+        "create schema shared; create table shared.fleet (version int)",
+    )
+    .await;
+    let why = fleet.up(&[], "a").await.expect_err("it writes");
+    assert_eq!(
+        why,
+        "live Alembic changes or writes shared.fleet, outside the tenant's schema"
+    );
+}
+
 #[tokio::test]
 async fn an_env_that_goes_elsewhere_is_found_before_it_does() {
     let env = ENV.replace(

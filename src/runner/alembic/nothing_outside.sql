@@ -1,6 +1,10 @@
 do $herder$
 declare what text;
 begin
+    -- A tenant that is a database may do there what it likes.
+    if pg_catalog.current_database() = {database} then
+        return;
+    end if;
     perform pg_catalog.set_config('jit', 'off', true);
     with own as (
         select oid from pg_catalog.pg_namespace

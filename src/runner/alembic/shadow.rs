@@ -226,7 +226,11 @@ impl<'a> Shadow<'a> {
             database,
             schema,
             ledger,
-        } = self.asked(process.look(self.runner.project(), &migration).await)?;
+        } = self.asked(
+            process
+                .look(self.runner.project(), &migration, &nothing_outside(&self.live))
+                .await,
+        )?;
         if database != self.live.url.database() {
             return unproven(format!(
                 "env.py connects to database `{database}`, not to the one that it is given"
@@ -266,7 +270,7 @@ impl<'a> Shadow<'a> {
             };
             sql.push_str(&own.replace(SCHEMA, schema));
         }
-        sql.push_str(&nothing_outside(schema));
+        sql.push_str(&nothing_outside(&self.planned));
         let mut on = open(&self.planned.url, &self.ground).await?;
         let rehearsed = on.execute(sqlx::raw_sql(AssertSqlSafe(sql + "rollback"))).await;
         close(on).await;
@@ -306,7 +310,12 @@ impl<'a> Shadow<'a> {
     ) -> Result<(), Stop> {
         let settings = settings(self.ground.limits);
         let migration = self.migration(scratch, direction, target, &settings);
-        self.asked(process.migrate(self.runner.project(), &migration).await)?;
+        let within = nothing_outside(scratch);
+        self.asked(
+            process
+                .migrate_within(self.runner.project(), &migration, &within)
+                .await,
+        )?;
         Ok(())
     }
 
@@ -331,6 +340,11 @@ impl<'a> Shadow<'a> {
     fn asked<T>(&self, answer: Result<T, WarmError>) -> Result<T, Stop> {
         match answer {
             Ok(done) => Ok(done),
+            Err(WarmError::Tool(error)) if error.message.starts_with(OUTSIDE) => unproven(format!(
+                "{}live Alembic {}, outside the tenant's schema",
+                at(error.revision.as_deref()),
+                error.message[OUTSIDE.len()..].trim(),
+            )),
             Err(WarmError::Tool(error)) => unproven(format!(
                 "live Alembic fails in a scratch {}: {error}",
                 if self.ground.place.schema.is_some() {
@@ -348,8 +362,8 @@ impl<'a> Shadow<'a> {
     async fn apply(&self) -> Result<(), Stop> {
         let mut plan = self.plan.clone();
         for step in &mut plan.steps {
-            if let (StepForm::Transaction { sql }, Some(schema)) = (&mut step.form, &self.planned.schema) {
-                sql.push_str(&nothing_outside(schema));
+            if let (StepForm::Transaction { sql }, Some(_)) = (&mut step.form, &self.planned.schema) {
+                sql.push_str(&nothing_outside(&self.planned));
             }
         }
         let place = Place {
@@ -506,11 +520,16 @@ async fn close(on: PgConnection) {
 /// Begins the message of [`nothing_outside`].
 const OUTSIDE: &str = "outside the tenant's schema: ";
 
-/// A statement that fails where the open transaction has changed anything outside a schema. Reading elsewhere, and
-/// referring to it, is no change.
-fn nothing_outside(schema: &str) -> String {
+/// A statement that fails where the open transaction has changed anything outside a scratch schema, or in another
+/// database than a scratch one. Reading elsewhere, and referring to it, is no change.
+fn nothing_outside(scratch: &Scratch) -> String {
+    let database = match scratch.schema {
+        Some(_) => "",
+        None => scratch.name.as_str(),
+    };
     include_str!("nothing_outside.sql")
-        .replace("{schema}", &literal(schema))
+        .replace("{schema}", &literal(&scratch.name))
+        .replace("{database}", &literal(database))
         .replace("{outside}", &literal(OUTSIDE))
 }
 
