@@ -47,12 +47,12 @@ thing (classid, objid) as (
 ),
 -- The row itself, for kinds that PostgreSQL gives no definition of: with all the columns that its version has.
 content (classid, objid, catalog, content) as (
-    select 'pg_proc'::regclass, oid, tableoid, to_jsonb(x) from pg_proc x where prokind = 'a'
-    union all select 'pg_proc'::regclass, aggfnoid, tableoid, to_jsonb(x) from pg_aggregate x
-    union all select tableoid, oid, tableoid, to_jsonb(x) from pg_type x where oid >= 16384
-    union all select 'pg_type'::regclass, rngtypid, tableoid, to_jsonb(x) from pg_range x
+    select 'pg_proc'::regclass, oid, tableoid, to_jsonb(x) from pg_proc x where prokind = 'a' and oid >= 16384
+    union all select 'pg_proc'::regclass, aggfnoid, tableoid, to_jsonb(x) from pg_aggregate x where aggfnoid::oid >= 16384
+    union all select tableoid, oid, tableoid, to_jsonb(x) from pg_type x where typnamespace in (select oid from ns)
+    union all select 'pg_type'::regclass, rngtypid, tableoid, to_jsonb(x) from pg_range x where rngtypid in (select oid from typ)
     union all select 'pg_class'::regclass, ftrelid, tableoid, to_jsonb(x) from pg_foreign_table x
-    union all select 'pg_ts_config'::regclass, mapcfg, tableoid, to_jsonb(x) from pg_ts_config_map x
+    union all select 'pg_ts_config'::regclass, mapcfg, tableoid, to_jsonb(x) from pg_ts_config_map x where mapcfg >= 16384
     union all select tableoid, oid, tableoid, to_jsonb(x) from pg_ts_config x where oid >= 16384
     union all select tableoid, oid, tableoid, to_jsonb(x) from pg_ts_dict x where oid >= 16384
     union all select tableoid, oid, tableoid, to_jsonb(x) from pg_ts_parser x where oid >= 16384
@@ -64,9 +64,9 @@ content (classid, objid, catalog, content) as (
     union all select tableoid, oid, tableoid, to_jsonb(x) from pg_amproc x where oid >= 16384
     union all select tableoid, oid, tableoid, to_jsonb(x) from pg_collation x where oid >= 16384
     union all select tableoid, oid, tableoid, to_jsonb(x) from pg_conversion x where oid >= 16384
-    union all select tableoid, oid, tableoid, to_jsonb(x) from pg_statistic_ext x
-    union all select tableoid, oid, tableoid, to_jsonb(x) from pg_publication_rel x
-    union all select tableoid, oid, tableoid, to_jsonb(x) from pg_default_acl x where defaclnamespace <> 0
+    union all select tableoid, oid, tableoid, to_jsonb(x) from pg_statistic_ext x where stxnamespace in (select oid from ns)
+    union all select tableoid, oid, tableoid, to_jsonb(x) from pg_publication_rel x where prrelid in (select oid from rel)
+    union all select tableoid, oid, tableoid, to_jsonb(x) from pg_default_acl x where defaclnamespace in (select oid from ns)
     union all select classid, objid, classid, content from global
 ),
 -- In full before anything is asked about them, which costs far more than to read them.
