@@ -710,6 +710,7 @@ async fn literals_are_right_or_refused() {
 
 #[tokio::test]
 async fn what_reaches_out_of_its_schema_is_not_proven_and_not_done() {
+    let fleet = Fleet::new(ENV, &[("a", TABLE), ("b", "pass")]).await;
     for (body, what) in [
         (
             "create table public.stray (id int)",
@@ -745,7 +746,8 @@ async fn what_reaches_out_of_its_schema_is_not_proven_and_not_done() {
         ),
         ("comment on role postgres is 'stray'", "writes pg_shdescription"),
     ] {
-        let why = refused(&format!("op.execute({:?})", body.replace('\n', " "))).await;
+        fleet.rewrite("b", "a", &executes(&[&body.replace('\n', " ")]));
+        let why = fleet.up(&["a"], "b").await.expect_err(body);
         assert!(
             why.starts_with("revision b: ") && why.contains(what) && why.contains("outside the tenant"),
             "{body}: {why}"
@@ -819,6 +821,8 @@ async fn rows_that_only_live_alembic_writes_elsewhere_are_seen_and_not_written()
         )
     };
     let commit = format!("connection.execute(text('{update}'))\nconnection.commit()");
+    let other = "with create_engine(url.rsplit('/', 1)[0] + '/postgres').begin() as other:\n    \
+                 other.execute(text('comment on database postgres is null'))";
     for (driver, note) in [
         ("postgresql+psycopg2", commit.clone()),
         ("postgresql+psycopg", commit.clone()),
@@ -849,6 +853,11 @@ async fn rows_that_only_live_alembic_writes_elsewhere_are_seen_and_not_written()
             .expect("a row");
         assert_eq!(version, 0, "{driver}: {note}");
     }
+    let (_, judged) = noting("postgresql+psycopg2", other).await;
+    assert_eq!(
+        judged.expect_err(other),
+        "live Alembic writes pg_shdescription, outside the tenant's schema"
+    );
     // To look there is no change.
     for note in [
         "connection.execute(text('select version from shared.fleet'))\nconnection.commit()".to_owned(),
@@ -883,6 +892,40 @@ async fn rows_that_only_live_alembic_writes_by_an_async_driver_are_seen_as_well(
         why,
         "live Alembic changes or writes shared.fleet, outside the tenant's schema"
     );
+}
+
+#[tokio::test]
+async fn what_drops_things_outside_its_schema_is_not_proven_and_not_done() {
+    let fleet = Fleet::new(ENV, &[("a", TABLE), ("b", "pass")]).await;
+    let mut admin = fleet.admin().await;
+    run(
+        &mut admin,
+        "create schema shared; create table shared.old (); create function shared.f() returns int language sql as 'select 1'",
+    )
+    .await;
+    for (body, what) in [
+        ("drop table if exists shared.old", "drops relation shared.old"),
+        ("drop function if exists shared.f()", "drops function shared.f"),
+        ("drop schema if exists shared cascade", "drops "),
+    ] {
+        fleet.rewrite("b", "a", &executes(&[body]));
+        let why = fleet.up(&["a"], "b").await.expect_err(body);
+        assert!(
+            why.starts_with("revision b: ") && why.contains(what) && why.contains("outside the tenant"),
+            "{body}: {why}"
+        );
+        run(&mut admin, "select shared.f() from shared.old").await;
+    }
+    let own = [
+        "create temp table x ()",
+        "drop table x",
+        "create table y (a int)",
+        "alter table y alter a type text",
+        "drop table y",
+        "drop table t",
+    ];
+    fleet.rewrite("b", "a", &executes(&own));
+    fleet.up(&["a"], "b").await.expect("a proof");
 }
 
 #[tokio::test]

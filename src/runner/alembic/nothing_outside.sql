@@ -66,7 +66,7 @@ begin
         -- What is in the schema, or about something in it, has its name in its own.
         select 'makes or changes ' || (named).type || ' ' || (named).identity
         from (select pg_catalog.pg_identify_object(classid, objid, subid) as named from changed) as all_changed
-        where pg_catalog.strpos((named).identity, {schema}) = 0 and coalesce((named).schema, '') !~ '^pg_(toast_)?temp'
+        where pg_catalog.strpos((named).identity, {schema}) = 0 and coalesce((named).schema, (named).identity) !~ '^pg_(toast_)?temp'
         limit 1
     ) as all_changes;
     if what is not null then

@@ -263,14 +263,18 @@ impl<'a> Shadow<'a> {
             .rendered(revision::Direction::Upgrade, &empty, target, true)
             .await?;
         let Ok((steps, _)) = rendered else { return Ok(()) };
-        let mut sql = format!("begin; set local search_path = {};\n", quote(schema));
+        let mut own = String::new();
         for step in &steps {
-            let StepForm::Transaction { sql: own } = &step.form else {
+            let StepForm::Transaction { sql } = &step.form else {
                 break;
             };
-            sql.push_str(&own.replace(SCHEMA, schema));
+            own.push_str(&sql.replace(SCHEMA, schema));
         }
-        sql.push_str(&nothing_outside(&self.planned));
+        let sql = format!(
+            "begin; set local search_path = {};\n{}",
+            quote(schema),
+            kept_inside(&self.planned, &own)
+        );
         let mut on = open(&self.planned.url, &self.ground).await?;
         let rehearsed = on.execute(sqlx::raw_sql(AssertSqlSafe(sql + "rollback"))).await;
         close(on).await;
@@ -363,7 +367,7 @@ impl<'a> Shadow<'a> {
         let mut plan = self.plan.clone();
         for step in &mut plan.steps {
             if let (StepForm::Transaction { sql }, Some(_)) = (&mut step.form, &self.planned.schema) {
-                sql.push_str(&nothing_outside(&self.planned));
+                *sql = kept_inside(&self.planned, sql);
             }
         }
         let place = Place {
@@ -531,6 +535,20 @@ fn nothing_outside(scratch: &Scratch) -> String {
         .replace("{schema}", &literal(&scratch.name))
         .replace("{database}", &literal(database))
         .replace("{outside}", &literal(OUTSIDE))
+}
+
+/// A transaction's statements, with all around them that makes it fail where they change or drop anything outside a
+/// scratch schema.
+fn kept_inside(scratch: &Scratch, sql: &str) -> String {
+    let before = include_str!("dropped_outside.sql").replace("{schema}", &literal(&scratch.name));
+    let dropped = format!(
+        "do $herder$ declare seen refcursor := 'herder_outside'; what text; begin
+         fetch seen into what;
+         if what is not null then raise exception using message = {} || what; end if;
+         end $herder$;",
+        literal(OUTSIDE)
+    );
+    format!("{before}\n{sql}\n{dropped}\n{}", nothing_outside(scratch))
 }
 
 /// What a transaction would have changed outside its schema.
