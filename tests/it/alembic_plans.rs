@@ -80,16 +80,7 @@ impl Fleet {
         write("migrations/env.py", env);
         let mut down = "None".to_owned();
         for (id, body) in revisions {
-            let body = body.replace('\n', "\n    ");
-            write(
-                &format!("migrations/versions/{id}.py"),
-                &format!(
-                    "import time, uuid\nfrom alembic import context, op\nimport sqlalchemy as sa\n\
-                     from sqlalchemy.dialects import postgresql as pg\n\
-                     revision = {id:?}\ndown_revision = {down}\n\ndef upgrade():\n    {body}\n\n\
-                     def downgrade():\n    pass\n"
-                ),
-            );
+            write_revision(folder.path(), id, &down, body);
             down = format!("{id:?}");
         }
         let ini = folder.path().join("alembic.ini");
@@ -122,6 +113,12 @@ impl Fleet {
             owner: format!("{:08x}", rand::random::<u32>()),
             _folder: folder,
         }
+    }
+
+    /// Gives a revision another content.
+    fn rewrite(&self, id: &str, down: &str, body: &str) {
+        let folder = self._folder.as_ref().expect("a folder");
+        write_revision(folder.path(), id, &format!("{down:?}"), body);
     }
 
     /// A tenant's place. A proof leaves it alone, so that it need not be there.
@@ -191,6 +188,17 @@ impl Fleet {
         .expect("a look");
         assert_eq!(left, [""; 0]);
     }
+}
+
+fn write_revision(folder: &Path, id: &str, down: &str, body: &str) {
+    let body = body.replace('\n', "\n    ");
+    let text = format!(
+        "import time, uuid\nfrom alembic import context, op\nimport sqlalchemy as sa\n\
+         from sqlalchemy.dialects import postgresql as pg\n\
+         revision = {id:?}\ndown_revision = {down}\n\ndef upgrade():\n    {body}\n\n\
+         def downgrade():\n    pass\n"
+    );
+    std::fs::write(folder.join(format!("migrations/versions/{id}.py")), text).expect(id);
 }
 
 async fn connect(url: &str) -> PgConnection {
@@ -459,6 +467,124 @@ async fn whoever_asks_for_the_mode_stays_live() {
     assert!(why.contains("live gives [rows {schema}.t 1 "), "{why}");
 }
 
+/// Something of nearly every kind.
+const EVERYTHING: &[&str] = &[
+    "create table t (id serial primary key, x text, a int, b int)",
+    "create table child (id int constraint fk references t)",
+    "create type comp as (f int)",
+    "create table typed of comp",
+    "create index i on t ((x || 'a'))",
+    "create function addto(int, int) returns int language sql immutable as 'select $1 + $2'",
+    "create function totext(comp) returns text language sql immutable as 'select null'",
+    "create function diff(int, int) returns float8 language sql immutable as 'select 1.0'",
+    "create function trg() returns trigger language plpgsql as 'begin return new; end'",
+    "create aggregate agg (int) (sfunc = addto, stype = int)",
+    "create operator === (leftarg = int, rightarg = int, function = int4eq)",
+    "create operator family fam using btree",
+    "create operator class cls for type int using btree family fam as operator 1 <, function 1 btint4cmp(int, int)",
+    "create collation coll from \"C\"",
+    "create text search dictionary dict (template = simple)",
+    "create text search configuration cfg (copy = simple)",
+    "create type rng as range (subtype = int)",
+    "create type kind as enum ('a', 'b')",
+    "create domain dom as int constraint pos check (value > 0)",
+    "create cast (comp as text) with function totext(comp)",
+    "create statistics st on a, b from t",
+    "create view v as select id from t",
+    "create rule r as on insert to v do instead nothing",
+    "create policy p on t using (id > 0)",
+    "create trigger tr before insert on t for each row execute function trg()",
+    "create sequence s",
+    "create materialized view mv as select 1 as one",
+    "create conversion conv for 'LATIN1' to 'UTF8' from iso8859_1_to_utf8",
+    "create foreign table ft (a int) server shared_server options (o 'x')",
+    "alter publication shared_publication add table t",
+];
+
+/// What may be done to it.
+const CHANGES: &[&str] = &[
+    "create or replace aggregate agg (int) (sfunc = addto, stype = int, initcond = '1')",
+    "select setval('s', 5, false)",
+    "alter table child disable trigger all",
+    "comment on constraint pos on domain dom is 'x'",
+    "comment on policy p on t is 'x'",
+    "comment on rule r on v is 'x'",
+    "comment on statistics st is 'x'",
+    "comment on operator === (int, int) is 'x'",
+    "comment on collation coll is 'x'",
+    "comment on text search configuration cfg is 'x'",
+    "comment on cast (comp as text) is 'x'",
+    "comment on column t.x is 'x'",
+    "comment on index i is 'x'",
+    "comment on function diff(int, int) is 'x'",
+    "alter table t set (toast.autovacuum_enabled = false)",
+    "alter index i alter column 1 set statistics 50",
+    "alter table typed not of",
+    "refresh materialized view mv with no data",
+    "drop collation coll; create collation coll (locale = 'POSIX')",
+    "drop type rng; create type rng as range (subtype = int, subtype_diff = diff)",
+    "drop cast (comp as text); create cast (comp as text) with function totext(comp) as implicit",
+    "alter operator === (int, int) set (restrict = eqsel)",
+    "alter operator family fam using btree add function 1 (int, int8) btint48cmp(int, int8)",
+    "alter statistics st set statistics 50",
+    "alter foreign table ft options (set o 'y')",
+    "alter foreign table ft alter a options (c 'y')",
+    "alter publication shared_publication drop table t",
+    "alter text search configuration cfg alter mapping for word with english_stem",
+    "alter text search dictionary dict (stopwords = english)",
+    "alter default privileges in schema {} grant select on tables to public",
+];
+
+/// What stands around the schemas that hold everything.
+const AROUND: &str = "create foreign data wrapper shared_wrapper; create server shared_server foreign data wrapper shared_wrapper;
+                      create publication shared_publication";
+
+fn executes(statements: &[&str]) -> String {
+    let each = statements.iter().map(|s| {
+        let schema = "context.get_x_argument(as_dictionary=True)['schema']";
+        let own = if s.contains("{}") {
+            format!(".replace('{{}}', '\"' + {schema} + '\"')")
+        } else {
+            String::new()
+        };
+        format!("op.execute({s:?}{own})")
+    });
+    each.collect::<Vec<_>>().join("\n")
+}
+
+/// Nobody notices this question, but the outcome differs.
+const ONLY_LIVE: &str = "if not context.config.cmd_opts.sql:\n    ";
+
+#[tokio::test]
+async fn a_change_of_any_kind_that_only_live_alembic_makes_is_seen() {
+    let fleet = Fleet::new(ENV, &[("a", &executes(EVERYTHING)), ("b", "pass")]).await;
+    run(&mut fleet.admin().await, AROUND).await;
+    let mut unseen = Vec::new();
+    for change in CHANGES {
+        fleet.rewrite(
+            "b",
+            "a",
+            &format!("{ONLY_LIVE}{}\nop.execute('select 1')", executes(&[change])),
+        );
+        match fleet.up(&["a"], "b").await {
+            Err(why) => assert!(
+                why.starts_with("the plan does not do what live Alembic does"),
+                "{change}: {why}"
+            ),
+            Ok(_) => unseen.push(change),
+        }
+    }
+    assert!(unseen.is_empty(), "{unseen:#?}");
+}
+
+#[tokio::test]
+async fn what_the_plan_does_as_well_is_proven_whatever_its_kind() {
+    let both = [EVERYTHING, CHANGES].concat();
+    let fleet = Fleet::new(ENV, &[("a", "pass"), ("b", &executes(&both))]).await;
+    run(&mut fleet.admin().await, AROUND).await;
+    fleet.up(&["a"], "b").await.expect("a proof");
+}
+
 #[tokio::test]
 async fn what_differs_each_time_stays_live() {
     let insert = |value: &str| format!("op.execute(\"insert into t values (1, '%s')\" % {value})");
@@ -637,6 +763,7 @@ async fn literals_are_right_or_refused() {
 
 #[tokio::test]
 async fn what_reaches_out_of_its_schema_is_not_proven_and_not_done() {
+    let fleet = Fleet::new(ENV, &[("a", TABLE), ("b", "pass")]).await;
     for (body, what) in [
         (
             "create table public.stray (id int)",
@@ -649,8 +776,31 @@ async fn what_reaches_out_of_its_schema_is_not_proven_and_not_done() {
         ("create schema elsewhere", "schema elsewhere"),
         ("create extension hstore", "extension hstore"),
         ("create role nobody_special", "writes pg_authid"),
+        ("create publication stray", "publication stray"),
+        (
+            "create function e() returns event_trigger language plpgsql as 'begin end';
+             create event trigger stray on ddl_command_end execute function e()",
+            "event trigger stray",
+        ),
+        ("create foreign data wrapper stray", "foreign-data wrapper stray"),
+        (
+            "create cast (point as money) with inout",
+            "cast (pg_catalog.point AS ",
+        ),
+        (
+            "alter default privileges grant select on tables to public",
+            "default acl for role postgres on tables",
+        ),
+        ("select lo_create(0)", "large object "),
+        ("select lo_from_bytea(0, 'x')", "writes pg_largeobject"),
+        (
+            "comment on function pg_catalog.now() is 'stray'",
+            "function pg_catalog.now()",
+        ),
+        ("comment on role postgres is 'stray'", "writes pg_shdescription"),
     ] {
-        let why = refused(&format!("op.execute('{body}')")).await;
+        fleet.rewrite("b", "a", &executes(&[&body.replace('\n', " ")]));
+        let why = fleet.up(&["a"], "b").await.expect_err(body);
         assert!(
             why.starts_with("revision b: ") && why.contains(what) && why.contains("outside the tenant"),
             "{body}: {why}"
@@ -666,22 +816,16 @@ async fn what_reaches_out_of_its_schema_is_not_proven_and_not_done() {
     )
     .await;
     let why = fleet.up(&["a"], "b").await.expect_err("it reaches out");
-    assert_eq!(why, "changes or writes public.stray, outside the tenant's schema");
+    assert!(why.contains("changes or writes public.stray"), "{why}");
     // What shows in no row, locks nothing, or is done by env.py and only where it is online, is not done either.
     let shared =
         "create schema shared; create function shared.touch() returns int language sql as $$ select 1 $$;
                   create type shared.mood as enum ('p'); create table shared.n (n int)";
     let says = |sql: &str| format!("op.execute({sql:?})");
     for (body, what) in [
-        (says("drop function shared.touch()"), "removes something"),
-        (
-            says("alter type shared.mood add value 'q'"),
-            "changes type shared.mood",
-        ),
-        (
-            says("grant select on shared.n to public"),
-            "makes or changes shared.n",
-        ),
+        (says("drop function shared.touch()"), "shared.touch"),
+        (says("alter type shared.mood add value 'q'"), "type shared.mood"),
+        (says("grant select on shared.n to public"), "table shared.n"),
         (
             "ids = op.get_bind().execute(sa.text('insert into shared.n values (1)'))\nfor i in []: pass"
                 .to_owned(),
@@ -710,7 +854,10 @@ async fn what_reaches_out_of_its_schema_is_not_proven_and_not_done() {
     let fleet = Fleet::new(&env, &[("a", TABLE)]).await;
     run(&mut fleet.admin().await, shared).await;
     let why = fleet.up(&[], "a").await.expect_err("it writes to a shared table");
-    assert_eq!(why, "changes or writes shared.n, outside the tenant's schema");
+    assert!(
+        why.contains("changes or writes shared.n, outside the tenant"),
+        "{why}"
+    );
     let rows = sqlx::query_scalar::<_, i64>("select count(*) from shared.n");
     assert_eq!(
         rows.fetch_one(&mut fleet.admin().await).await.expect("a count"),
@@ -733,6 +880,147 @@ async fn what_reaches_out_of_its_schema_is_not_proven_and_not_done() {
         "create schema shared; create table shared.countries (id int primary key)",
     )
     .await;
+    fleet.up(&["a"], "b").await.expect("a proof");
+}
+
+/// An env.py that notes in a table for all tenants how far they are, in its online mode only.
+async fn noting(driver: &str, note: &str) -> (Fleet, Result<Plan, String>) {
+    let env = ENV
+        .replace(
+            "            context.run_migrations()\n\n\noffline",
+            "            context.run_migrations()\n        NOTE\n\n\noffline",
+        )
+        .replace("NOTE", &note.replace('\n', "\n        "));
+    assert_ne!(env, ENV);
+    let fleet = Fleet::with(
+        &env,
+        &[("a", TABLE)],
+        &format!("plan = \"auto\"\nurl_scheme = \"{driver}\""),
+    )
+    .await;
+    run(
+        &mut fleet.admin().await,
+        "create schema shared; create table shared.fleet (version int); insert into shared.fleet values (0);
+         create function shared.note() returns int language sql as 'update shared.fleet set version = 1 returning 1'",
+    )
+    .await;
+    let judged = fleet.up(&[], "a").await;
+    (fleet, judged)
+}
+
+#[tokio::test]
+async fn rows_that_only_live_alembic_writes_elsewhere_are_seen_and_not_written() {
+    let update = "update shared.fleet set version = 1";
+    let alone = |statement: &str| {
+        format!(
+            "with create_engine(url, isolation_level='AUTOCOMMIT').connect() as alone:\n    alone.execute(text('{statement}'))"
+        )
+    };
+    let commit = format!("connection.execute(text('{update}'))\nconnection.commit()");
+    let other = "with create_engine(url.rsplit('/', 1)[0] + '/postgres').begin() as other:\n    \
+                 other.execute(text('comment on database postgres is null'))";
+    for (driver, note) in [
+        ("postgresql+psycopg2", commit.clone()),
+        ("postgresql+psycopg", commit.clone()),
+        (
+            "postgresql+psycopg2",
+            format!("connection.execute(text('{update}'))\nconnection.execute(text('commit'))"),
+        ),
+        ("postgresql+psycopg2", alone(update)),
+        ("postgresql+psycopg", alone("select shared.note()")),
+        // Nobody hears of its failure.
+        (
+            "postgresql+psycopg2",
+            format!(
+                "try:\n    {}\nexcept Exception:\n    connection.rollback()",
+                commit.replace('\n', "\n    ")
+            ),
+        ),
+    ] {
+        let (fleet, judged) = noting(driver, &note).await;
+        let why = judged.expect_err(&note);
+        assert_eq!(
+            why, "live Alembic changes or writes shared.fleet, outside the tenant's schema",
+            "{driver}: {note}"
+        );
+        let version: i32 = sqlx::query_scalar("select version from shared.fleet")
+            .fetch_one(&mut fleet.admin().await)
+            .await
+            .expect("a row");
+        assert_eq!(version, 0, "{driver}: {note}");
+    }
+    let (_, judged) = noting("postgresql+psycopg2", other).await;
+    assert_eq!(
+        judged.expect_err(other),
+        "live Alembic writes pg_shdescription, outside the tenant's schema"
+    );
+    // To look there is no change.
+    for note in [
+        "connection.execute(text('select version from shared.fleet'))\nconnection.commit()".to_owned(),
+        alone("select version from shared.fleet"),
+    ] {
+        noting("postgresql+psycopg2", &note).await.1.expect(&note);
+    }
+}
+
+#[tokio::test]
+async fn rows_that_only_live_alembic_writes_by_an_async_driver_are_seen_as_well() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/alembic-saas/env_schema/env.py");
+    let env = std::fs::read_to_string(root).expect("env.py");
+    let run_all = "context.run_migrations()";
+    assert!(env.contains(run_all));
+    let note = format!(
+        "{run_all}; context.is_offline_mode() or context.execute('update shared.fleet set version = 1')"
+    );
+    let fleet = Fleet::with(
+        &env.replace(run_all, &note),
+        &[("a", TABLE)],
+        "plan = \"auto\"\nurl_scheme = \"postgresql+asyncpg\"",
+    )
+    .await;
+    run(
+        &mut fleet.admin().await,
+        "create schema shared; create table shared.fleet (version int)",
+    )
+    .await;
+    let why = fleet.up(&[], "a").await.expect_err("it writes");
+    assert_eq!(
+        why,
+        "live Alembic changes or writes shared.fleet, outside the tenant's schema"
+    );
+}
+
+#[tokio::test]
+async fn what_drops_things_outside_its_schema_is_not_proven_and_not_done() {
+    let fleet = Fleet::new(ENV, &[("a", TABLE), ("b", "pass")]).await;
+    let mut admin = fleet.admin().await;
+    run(
+        &mut admin,
+        "create schema shared; create table shared.old (); create function shared.f() returns int language sql as 'select 1'",
+    )
+    .await;
+    for (body, what) in [
+        ("drop table if exists shared.old", "drops relation shared.old"),
+        ("drop function if exists shared.f()", "drops function shared.f"),
+        ("drop schema if exists shared cascade", "drops "),
+    ] {
+        fleet.rewrite("b", "a", &executes(&[body]));
+        let why = fleet.up(&["a"], "b").await.expect_err(body);
+        assert!(
+            why.starts_with("revision b: ") && why.contains(what) && why.contains("outside the tenant"),
+            "{body}: {why}"
+        );
+        run(&mut admin, "select shared.f() from shared.old").await;
+    }
+    let own = [
+        "create temp table x ()",
+        "drop table x",
+        "create table y (a int)",
+        "alter table y alter a type text",
+        "drop table y",
+        "drop table t",
+    ];
+    fleet.rewrite("b", "a", &executes(&own));
     fleet.up(&["a"], "b").await.expect("a proof");
 }
 

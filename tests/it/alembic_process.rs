@@ -165,7 +165,6 @@ impl<'a> Tenant<'a> {
             schema: self.schema,
             application_name: "herder/run/job/1",
             settings: &self.settings,
-            guard: &[],
         }
     }
 

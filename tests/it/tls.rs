@@ -216,7 +216,6 @@ async fn alembic_itself_looks_at_the_certificate(tls: &Tls, fleet: &Fleet, drive
             target: "20250102",
             application_name: "herder/test",
             settings: &settings.clone().into(),
-            guard: &[],
         };
         let migrated = tokio::time::timeout(Duration::from_secs(60), process.migrate(&project, &migration));
         match (migrated.await.expect("an answer"), complaint) {

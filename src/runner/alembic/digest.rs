@@ -62,15 +62,21 @@ pub(super) async fn rows(
         .await?;
         lines.push(own(format!("rows {table} {digest}"), schema));
     }
-    let sequences: Vec<String> = sqlx::query_scalar(
-        "select concat_ws(' ', 'sequence', schemaname, sequencename, 'at', last_value) from pg_sequences
-         where case when $1 = '' then schemaname !~ '^pg_' else schemaname = $1 end order by 1",
-    )
-    .bind(schema.unwrap_or_default())
-    .persistent(false)
-    .fetch_all(on)
-    .await?;
-    lines.extend(sequences.into_iter().map(|line| own(line, schema)));
+    let sequences: Vec<String> = sqlx::query_scalar(SEQUENCES)
+        .bind(schema.unwrap_or_default())
+        .persistent(false)
+        .fetch_all(&mut *on)
+        .await?;
+    for sequence in sequences {
+        // The view of all sequences does not tell one that was set to begin at a value from one that is new.
+        let at: String = sqlx::query_scalar(AssertSqlSafe(format!(
+            "select concat_ws(' ', last_value, is_called) from {sequence}"
+        )))
+        .persistent(false)
+        .fetch_one(&mut *on)
+        .await?;
+        lines.push(own(format!("sequence {sequence} at {at}"), schema));
+    }
     Ok(lines)
 }
 
@@ -91,9 +97,16 @@ const COLUMNS: &str = "
            exists (select from drawn where drawn.rel = c.oid and drawn.num = a.attnum)
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
     left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-    where c.relkind in ('r', 'm')
+    where c.relkind in ('r', 'm') and c.relispopulated
       and case when $1 = '' then n.nspname !~ '^pg_' and n.nspname <> 'information_schema' else n.nspname = $1 end
     order by 1, a.attnum";
+
+/// All sequences that we may read: an extension's may be somebody else's.
+const SEQUENCES: &str = "
+    select format('%I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where case when c.relkind = 'S' then has_sequence_privilege(c.oid, 'SELECT') end
+      and case when $1 = '' then n.nspname !~ '^pg_' else n.nspname = $1 end
+    order by 1";
 
 fn own(line: String, schema: Option<&str>) -> String {
     schema.map_or(line.clone(), |s| line.replace(s, OWN))

@@ -1,65 +1,78 @@
 do $herder$
 declare what text;
 begin
+    -- A tenant that is a database may do there what it likes.
+    if pg_catalog.current_database() = {database} then
+        return;
+    end if;
+    perform pg_catalog.set_config('jit', 'off', true);
     with own as (
         select oid from pg_catalog.pg_namespace
-        -- No schema: the whole database is the tenant's.
-        where {schema} = '' or nspname in ({schema}, 'pg_catalog', 'pg_toast', 'information_schema')
-           or nspname ~ '^pg_(toast_)?temp'
+        where nspname in ({schema}, 'pg_catalog', 'pg_toast', 'information_schema') or nspname ~ '^pg_(toast_)?temp'
     ),
-    me as (select pg_catalog.txid_current() as whole, pg_catalog.txid_current() % 4294967296 as xid),
+    me as (select whole, pg_catalog.mod(whole, 4294967296) as xid from pg_catalog.txid_current_if_assigned() as whole),
     locked as (
         select c.oid, c.relname, c.relnamespace, l.mode, l.database
         from pg_catalog.pg_locks l join pg_catalog.pg_class c on c.oid = l.relation
         where l.pid = pg_catalog.pg_backend_pid() and l.locktype = 'relation'
+    ),
+    touched (classid, objid, subid, xmin) as (
+        select tableoid, oid, 0, xmin from pg_catalog.pg_proc
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_type
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_namespace
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_extension
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_publication
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_event_trigger
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_foreign_data_wrapper
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_foreign_server
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_cast
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_transform
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_language
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_am
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_operator
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_opclass
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_opfamily
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_collation
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_conversion
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_statistic_ext
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_ts_config
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_ts_dict
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_ts_parser
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_ts_template
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_default_acl
+        union all select 'pg_catalog.pg_largeobject'::regclass, oid, 0, xmin from pg_catalog.pg_largeobject_metadata
+        union all select 'pg_catalog.pg_type'::regclass, enumtypid, 0, xmin from pg_catalog.pg_enum
+        -- A grant locks nothing. A foreign key to a shared table leaves its mark there, too: it gets triggers.
+        union all select tableoid, oid, 0, xmin from pg_catalog.pg_class c
+            where relacl is not null and not exists (
+                select from pg_catalog.pg_constraint k
+                where k.confrelid = c.oid and k.contype = 'f' and k.connamespace in (select oid from own))
+        union all select classoid, objoid, objsubid, xmin from pg_catalog.pg_description
+        union all select classoid, objoid, objsubid, xmin from pg_catalog.pg_seclabel
+    ),
+    -- A row that is seen while its transaction goes on is our own. With savepoints, we have several numbers.
+    changed as materialized (
+        select classid, objid, subid from touched, me
+        where case when xmin::text::bigint >= xid then pg_catalog.txid_status(whole + xmin::text::bigint - xid) = 'in progress' end
     )
-    select changed into what from (
+    select change into what from (
         -- A foreign key to a shared table takes ShareRowExclusiveLock there: to refer to it is no change.
-        select 'changes or writes ' || n.nspname || '.' || l.relname as changed
+        select 'changes or writes ' || n.nspname || '.' || l.relname as change
         from locked l join pg_catalog.pg_namespace n on n.oid = l.relnamespace
         where database <> 0 and n.oid not in (select oid from own) and mode in
             ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', 'ExclusiveLock', 'AccessExclusiveLock')
         union all
-        -- What belongs to all databases is locked until the end by whoever writes it.
+        -- What belongs to all databases is locked until the end by whoever writes it, and so are large objects.
         select 'writes ' || relname from locked
-        where database = 0 and mode = 'RowExclusiveLock' and relname in
-            ('pg_authid', 'pg_auth_members', 'pg_database', 'pg_db_role_setting', 'pg_tablespace')
+        where mode = 'RowExclusiveLock' and (database = 0 and relname in
+                ('pg_authid', 'pg_auth_members', 'pg_database', 'pg_db_role_setting', 'pg_tablespace', 'pg_shdescription',
+                 'pg_shseclabel', 'pg_subscription')
+            or oid = 'pg_catalog.pg_largeobject'::regclass)
         union all
-        -- A row that is seen while its transaction goes on is our own. With savepoints, we have several numbers.
-        select 'makes or changes function ' || n.nspname || '.' || p.proname
-        from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace, me
-        where case when p.xmin::text::bigint >= me.xid then pg_catalog.txid_status(me.whole + p.xmin::text::bigint - me.xid) = 'in progress' end
-          and n.oid not in (select oid from own)
-        union all
-        select 'makes or changes type ' || n.nspname || '.' || t.typname
-        from pg_catalog.pg_type t join pg_catalog.pg_namespace n on n.oid = t.typnamespace, me
-        where case when t.xmin::text::bigint >= me.xid then pg_catalog.txid_status(me.whole + t.xmin::text::bigint - me.xid) = 'in progress' end
-          and n.oid not in (select oid from own)
-        union all
-        select 'makes or changes schema ' || nspname from pg_catalog.pg_namespace, me
-        where case when xmin::text::bigint >= me.xid then pg_catalog.txid_status(me.whole + xmin::text::bigint - me.xid) = 'in progress' end
-          and {schema} not in ('', nspname)
-        union all
-        select 'makes or changes extension ' || extname from pg_catalog.pg_extension, me
-        where {schema} <> '' and case when xmin::text::bigint >= me.xid then pg_catalog.txid_status(me.whole + xmin::text::bigint - me.xid) = 'in progress' end
-        union all
-        -- A grant locks nothing.
-        select 'makes or changes ' || n.nspname || '.' || c.relname
-        from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace, me
-        where case when c.xmin::text::bigint >= me.xid then pg_catalog.txid_status(me.whole + c.xmin::text::bigint - me.xid) = 'in progress' end
-          and n.oid not in (select oid from own)
-          -- A foreign key to a shared table leaves its mark there, too: it gets triggers.
-          and not exists (select from pg_catalog.pg_constraint k where k.confrelid = c.oid and k.contype = 'f'
-                          and k.connamespace in (select oid from own))
-        union all
-        select 'changes type ' || n.nspname || '.' || t.typname
-        from pg_catalog.pg_enum e join pg_catalog.pg_type t on t.oid = e.enumtypid
-        join pg_catalog.pg_namespace n on n.oid = t.typnamespace, me
-        where case when e.xmin::text::bigint >= me.xid then pg_catalog.txid_status(me.whole + e.xmin::text::bigint - me.xid) = 'in progress' end
-          and n.oid not in (select oid from own)
-        union all
-        -- What is gone shows in no row.
-        select 'removes something' from (select {counts} as left_over) as now where left_over < {there}
+        -- What is in the schema, or about something in it, has its name in its own.
+        select 'makes or changes ' || (named).type || ' ' || (named).identity
+        from (select pg_catalog.pg_identify_object(classid, objid, subid) as named from changed) as all_changed
+        where pg_catalog.strpos((named).identity, {schema}) = 0 and coalesce((named).schema, (named).identity) !~ '^pg_(toast_)?temp'
         limit 1
     ) as all_changes;
     if what is not null then

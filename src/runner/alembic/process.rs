@@ -31,7 +31,7 @@ const STARTER: &str = "import sys; sys.path[:] = filter(None, sys.path); source 
 const BOOTSTRAP: &str = include_str!("warm/bootstrap.py");
 
 /// The other end of the pipe. It travels over the pipe too: no file, so a read-only file system will do.
-const MODULES: [(&str, &str); 12] = [
+const MODULES: [(&str, &str); 13] = [
     ("herder_warm", ""),
     ("herder_warm.connections", include_str!("warm/connections.py")),
     ("herder_warm.errors", include_str!("warm/errors.py")),
@@ -44,6 +44,7 @@ const MODULES: [(&str, &str); 12] = [
     ("herder_warm.session", include_str!("warm/session.py")),
     ("herder_warm.serve", include_str!("warm/serve.py")),
     ("herder_warm.urls", include_str!("warm/urls.py")),
+    ("herder_warm.within", include_str!("warm/within.py")),
 ];
 
 /// How long a process may take to import Alembic. Half a second is usual; a cold disk and a busy machine take many.
@@ -202,16 +203,28 @@ impl WarmProcess {
         migration: &Migration<'_>,
     ) -> Result<Migrated, WarmError> {
         self.tenants += 1;
-        self.ask_about("migrate", project, migration).await
+        self.ask_about("migrate", project, migration, None).await
     }
 
-    /// Where env.py would take a migration. Changes nothing, wherever that is.
-    pub async fn look(
+    /// Migrates a scratch tenant: `within` is said before each commit, and what fails then is not committed.
+    pub(super) async fn migrate_within(
         &mut self,
         project: &Project,
         migration: &Migration<'_>,
+        within: &str,
+    ) -> Result<Migrated, WarmError> {
+        self.ask_about("migrate", project, migration, Some(within)).await
+    }
+
+    /// Where env.py would take a migration. Changes nothing, wherever that is, but for what env.py does by itself:
+    /// before that is committed, `within` is said.
+    pub(super) async fn look(
+        &mut self,
+        project: &Project,
+        migration: &Migration<'_>,
+        within: &str,
     ) -> Result<Whereabouts, WarmError> {
-        self.ask_about("look", project, migration).await
+        self.ask_about("look", project, migration, Some(within)).await
     }
 
     /// What a session to a tenant's database begins with, where the project's driver opens it: `TimeZone`, `DateStyle`.
@@ -220,7 +233,7 @@ impl WarmProcess {
         project: &Project,
         migration: &Migration<'_>,
     ) -> Result<BTreeMap<String, String>, WarmError> {
-        self.ask_about("session", project, migration).await
+        self.ask_about("session", project, migration, None).await
     }
 
     async fn ask_about<T: DeserializeOwned>(
@@ -228,8 +241,10 @@ impl WarmProcess {
         what: &str,
         project: &Project,
         migration: &Migration<'_>,
+        within: Option<&str>,
     ) -> Result<T, WarmError> {
         let mut request = json!(migration);
+        request["within"] = within.into();
         request["do"] = what.into();
         request["ini"] = json!(project.ini.to_string_lossy());
         request["section"] = json!(project.section);

@@ -59,8 +59,6 @@ pub struct Migration<'a> {
     /// Server settings, `lock_timeout` and the like, that every connection of env.py starts with. They win over what
     /// env.py passes to its engine; a `SET` in a migration wins over them.
     pub settings: &'a BTreeMap<String, String>,
-    /// Statements that must go through before any commit. None for a tenant's own migration.
-    pub guard: &'a [String],
 }
 
 /// A plan to be rendered. Nothing of a tenant is in it: its URL is never connected to.

@@ -31,7 +31,7 @@ use crate::{
 const CLOCK_TICK: Duration = Duration::from_millis(1100);
 
 /// Goes up with every change to what a proof looks at: an older proof says nothing then.
-const PROOF_VERSION: &str = "1";
+const PROOF_VERSION: &str = "2";
 
 /// Runs a project's own `env.py`, one tenant at a time in each of a few processes.
 pub struct AlembicRunner {
@@ -375,7 +375,6 @@ impl MigrationRunner for AlembicRunner {
             schema: place.schema.as_deref(),
             application_name: &application_name,
             settings: &settings,
-            guard: &[],
         };
         let asked = self.checkout().await?.session(&self.project, &migration).await;
         let session = match asked {
@@ -487,7 +486,6 @@ impl MigrationRunner for AlembicRunner {
             schema: schema.as_deref(),
             application_name: &application_name,
             settings: &settings,
-            guard: &[],
         };
         // Dropping the migration ends its process with all that it started.
         let done = session

@@ -7,7 +7,6 @@
 
 use std::{
     collections::BTreeSet,
-    sync::atomic::{AtomicI64, Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -22,7 +21,7 @@ use super::{
 use crate::{
     database_url::DatabaseUrl,
     domain::{
-        plan::{Plan, StepForm},
+        plan::{Plan, SCHEMA, StepForm},
         revision,
         tenant::Place,
     },
@@ -32,7 +31,7 @@ use crate::{
         proof::{Ground, Verdict},
     },
     secret::Secret,
-    session::{TenantSession, connect_error, literal, own_settings, quote},
+    session::{TenantSession, connect_error, literal, quote},
 };
 
 /// How every scratch schema and database begins. No tenant may.
@@ -93,8 +92,6 @@ pub(super) struct Shadow<'a> {
     planned: Scratch,
     /// What its connections call themselves.
     name: String,
-    /// How much there was outside the scratch schemas before.
-    there: AtomicI64,
 }
 
 impl<'a> Shadow<'a> {
@@ -126,7 +123,6 @@ impl<'a> Shadow<'a> {
             live: scratch("a")?,
             planned: scratch("b")?,
             name: application_name(&ground),
-            there: AtomicI64::new(0),
             runner,
             ground,
             plan,
@@ -164,13 +160,10 @@ impl<'a> Shadow<'a> {
         for scratch in [&self.live, &self.planned] {
             self.make(&mut on, scratch).await?;
         }
-        let counts = COUNTS.replace("{own}", &own(&self.planned));
-        let there: i64 = sqlx::query_scalar(AssertSqlSafe(format!("select {counts}")))
-            .fetch_one(&mut on)
-            .await?;
-        self.there.store(there, Ordering::Relaxed);
         close(on).await;
 
+        // Before a process is taken: this asks for one of its own, and there may be no second.
+        self.rehearse_beginning().await?;
         let mut process = self.runner.checkout().await?;
         self.look(&mut process).await?;
         self.bring_to_beginning(&mut process, &self.planned).await?;
@@ -227,14 +220,18 @@ impl<'a> Shadow<'a> {
 
     /// Asks env.py where it would go. One that ignores what it is told would migrate somebody's tenant.
     async fn look(&self, process: &mut WarmProcess) -> Result<(), Stop> {
-        let (settings, guard) = (settings(self.ground.limits), self.guard(&self.live));
-        let migration = self.migration(&self.live, Direction::Upgrade, "heads", &settings, &guard);
+        let settings = settings(self.ground.limits);
+        let migration = self.migration(&self.live, Direction::Upgrade, "heads", &settings);
         let Whereabouts {
             database,
             schema,
             ledger,
             session,
-        } = self.asked(process.look(self.runner.project(), &migration).await)?;
+        } = self.asked(
+            process
+                .look(self.runner.project(), &migration, &nothing_outside(&self.live))
+                .await,
+        )?;
         if database != self.live.url.database() {
             return unproven(format!(
                 "env.py connects to database `{database}`, not to the one that it is given"
@@ -251,6 +248,47 @@ impl<'a> Shadow<'a> {
         match self.runner.deviation(self.plan, &session) {
             Some(why) => unproven(why),
             None => Ok(()),
+        }
+    }
+
+    /// The old revisions may reach out of their schema, too. Where they can be rendered, that shows in a transaction
+    /// that is rolled back, before Alembic runs them.
+    async fn rehearse_beginning(&self) -> Result<(), Stop> {
+        let (Some(schema), 1, Some(target)) = (
+            &self.planned.schema,
+            self.plan.before.len(),
+            self.plan.before.first(),
+        ) else {
+            return Ok(());
+        };
+        let empty = BTreeSet::new();
+        let rendered = self
+            .runner
+            .rendered(revision::Direction::Upgrade, &empty, target, true)
+            .await?;
+        let Ok((steps, _)) = rendered else { return Ok(()) };
+        let mut own = String::new();
+        for step in &steps {
+            let StepForm::Transaction { sql } = &step.form else {
+                break;
+            };
+            own.push_str(&sql.replace(SCHEMA, schema));
+        }
+        let sql = format!(
+            "begin; set local search_path = {};\n{}",
+            quote(schema),
+            kept_inside(&self.planned, &own)
+        );
+        let mut on = open(&self.planned.url, &self.ground).await?;
+        let rehearsed = on.execute(sqlx::raw_sql(AssertSqlSafe(sql + "rollback"))).await;
+        close(on).await;
+        match rehearsed.map_err(RunnerError::from) {
+            Err(error) if about_outside(&error).is_some() => unproven(format!(
+                "its proof would run old revisions; one {}",
+                about_outside(&error).unwrap_or_default()
+            )),
+            // What cannot be rehearsed may still run.
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 
@@ -278,9 +316,14 @@ impl<'a> Shadow<'a> {
         direction: Direction,
         target: &str,
     ) -> Result<(), Stop> {
-        let (settings, guard) = (settings(self.ground.limits), self.guard(scratch));
-        let migration = self.migration(scratch, direction, target, &settings, &guard);
-        self.asked(process.migrate(self.runner.project(), &migration).await)?;
+        let settings = settings(self.ground.limits);
+        let migration = self.migration(scratch, direction, target, &settings);
+        let within = nothing_outside(scratch);
+        self.asked(
+            process
+                .migrate_within(self.runner.project(), &migration, &within)
+                .await,
+        )?;
         Ok(())
     }
 
@@ -290,7 +333,6 @@ impl<'a> Shadow<'a> {
         direction: Direction,
         target: &'b str,
         settings: &'b std::collections::BTreeMap<String, String>,
-        guard: &'b [String],
     ) -> Migration<'b> {
         Migration {
             direction,
@@ -300,35 +342,16 @@ impl<'a> Shadow<'a> {
             schema: scratch.schema.as_deref(),
             application_name: &self.name,
             settings,
-            guard,
         }
-    }
-
-    /// Statements that fail where the open transaction has changed anything outside a scratch tenant. Reading elsewhere, and
-    /// referring to it, is no change.
-    fn guard(&self, scratch: &Scratch) -> [String; 2] {
-        let (counts, there) = (
-            COUNTS.replace("{own}", &own(scratch)),
-            self.there.load(Ordering::Relaxed),
-        );
-        let check = include_str!("nothing_outside.sql")
-            .replace(
-                "{schema}",
-                &literal(scratch.schema.as_deref().unwrap_or_default()),
-            )
-            .replace("{outside}", &literal(OUTSIDE))
-            .replace("{counts}", &counts)
-            .replace("{there}", &there.to_string());
-        ["set local jit = off".to_owned(), check]
     }
 
     fn asked<T>(&self, answer: Result<T, WarmError>) -> Result<T, Stop> {
         match answer {
             Ok(done) => Ok(done),
             Err(WarmError::Tool(error)) if error.message.starts_with(OUTSIDE) => unproven(format!(
-                "{}{}, outside the tenant's schema",
+                "{}live Alembic {}, outside the tenant's schema",
                 at(error.revision.as_deref()),
-                &error.message[OUTSIDE.len()..]
+                error.message[OUTSIDE.len()..].trim(),
             )),
             Err(WarmError::Tool(error)) => unproven(format!(
                 "live Alembic fails in a scratch {}: {error}",
@@ -347,8 +370,8 @@ impl<'a> Shadow<'a> {
     async fn apply(&self) -> Result<(), Stop> {
         let mut plan = self.plan.clone();
         for step in &mut plan.steps {
-            if let StepForm::Transaction { sql } = &mut step.form {
-                sql.push_str(&self.guard(&self.planned).join(";\n"));
+            if let (StepForm::Transaction { sql }, Some(_)) = (&mut step.form, &self.planned.schema) {
+                *sql = kept_inside(&self.planned, sql);
             }
         }
         let place = Place {
@@ -486,10 +509,7 @@ async fn open(url: &DatabaseUrl, ground: &Ground<'_>) -> Result<PgConnection, Ru
         .options()
         .map_err(|e| RunnerError::Connection(e.to_string()))?
         .application_name(&application_name(ground))
-        .options(own_settings(
-            ground.limits.lock_timeout,
-            ground.limits.statement_timeout,
-        ))
+        .options(settings(ground.limits))
         // What a schema is, is asked in one long statement: compiled, it takes ten times as long.
         .options([("jit", "off")]);
     tokio::time::timeout(CONNECT_LIMIT, PgConnection::connect_with(&options))
@@ -505,22 +525,34 @@ async fn close(on: PgConnection) {
     let _ = on.close().await;
 }
 
-/// Begins the message of a guard. As in connections.py.
+/// Begins the message of [`nothing_outside`].
 const OUTSIDE: &str = "outside the tenant's schema: ";
 
-/// How much there is outside a tenant.
-const COUNTS: &str = "(select count(*) from pg_catalog.pg_class where relnamespace not in ({own}))
-     + (select count(*) from pg_catalog.pg_proc where pronamespace not in ({own}))
-     + (select count(*) from pg_catalog.pg_type where typnamespace not in ({own}))
-     + (select count(*) from pg_catalog.pg_namespace where oid not in ({own}))";
+/// A statement that fails where the open transaction has changed anything outside a scratch schema, or in another
+/// database than a scratch one. Reading elsewhere, and referring to it, is no change.
+fn nothing_outside(scratch: &Scratch) -> String {
+    let database = match scratch.schema {
+        Some(_) => "",
+        None => scratch.name.as_str(),
+    };
+    include_str!("nothing_outside.sql")
+        .replace("{schema}", &literal(&scratch.name))
+        .replace("{database}", &literal(database))
+        .replace("{outside}", &literal(OUTSIDE))
+}
 
-/// The schemas that are a scratch tenant's, or the server's own.
-fn own(scratch: &Scratch) -> String {
-    let schema = literal(scratch.schema.as_deref().unwrap_or_default());
-    format!(
-        "select oid from pg_catalog.pg_namespace
-         where {schema} in ('', nspname) or nspname = 'pg_toast' or nspname ~ '^pg_(toast_)?temp'"
-    )
+/// A transaction's statements, with all around them that makes it fail where they change or drop anything outside a
+/// scratch schema.
+fn kept_inside(scratch: &Scratch, sql: &str) -> String {
+    let before = include_str!("dropped_outside.sql").replace("{schema}", &literal(&scratch.name));
+    let dropped = format!(
+        "do $herder$ declare seen refcursor := 'herder_outside'; what text; begin
+         fetch seen into what;
+         if what is not null then raise exception using message = {} || what; end if;
+         end $herder$;",
+        literal(OUTSIDE)
+    );
+    format!("{before}\n{sql}\n{dropped}\n{}", nothing_outside(scratch))
 }
 
 /// What a transaction would have changed outside its schema.

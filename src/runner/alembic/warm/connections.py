@@ -8,13 +8,9 @@ import sqlalchemy
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
-from herder_warm.errors import Failure, database_failure
+from herder_warm.errors import database_failure
 from herder_warm.run import Run
 from herder_warm.urls import adapt_for_asyncpg, adapt_for_libpq
-
-
-# As in shadow.rs.
-OUTSIDE = "outside the tenant's schema: "
 
 
 def listen():
@@ -22,7 +18,6 @@ def listen():
     event.listen(sqlalchemy.engine.Engine, "do_connect", limit_connection)
     event.listen(sqlalchemy.engine.Engine, "handle_error", note_error)
     event.listen(Pool, "connect", note_connection)
-    event.listen(sqlalchemy.engine.Engine, "commit", guard_commit)
 
 
 def limit_connection(dialect, record, _args, arguments):
@@ -57,24 +52,6 @@ def note_connection(connection, record):
         cursor.execute("SET {} = '{}'".format(name, value.replace("'", "''")))
     cursor.close()
     connection.commit()
-
-
-def guard_commit(connection):
-    """Before any commit, while a plan is proven: afterwards it would be too late to find that it changed somebody else's."""
-    run = Run.current
-    if run is None or not run.guard or connection.dialect.name != "postgresql":
-        return
-    cursor = connection.connection.cursor()
-    try:
-        for statement in run.guard:
-            cursor.execute(statement)
-    except Exception as error:
-        _, outside, what = " ".join(str(error).split("\n")[:1]).partition(OUTSIDE)
-        if outside:
-            raise Failure("migration", outside + what, revision=run.step) from None
-        raise
-    finally:
-        cursor.close()
 
 
 def close_left_open(run):

@@ -37,7 +37,7 @@ def migrate(request):
 
 
 def look(request):
-    """Where env.py leads: what an unqualified name would mean there. Changes nothing, wherever that is."""
+    """Where env.py leads: what an unqualified name would mean there. Alembic changes nothing, wherever that is."""
     run, _ = run_env(request, lambda _script, run: run.look, dont_mutate=True)
     return run.place
 
@@ -55,10 +55,12 @@ def run_env(request, steps, **options):
         with EnvironmentContext(config, script, **options):
             script.run_env()
     except BaseException as error:
-        raise explain(error, project, run) from None
+        raise (run.reached_out or explain(error, project, run)) from None
     finally:
         Run.current = None
         left_open = close_left_open(run)
+    if run.reached_out is not None:  # Somebody caught it nevertheless.
+        raise run.reached_out
     if not run.started:
         raise Failure("env", "env.py ended without running any migration", "env.py must call context.run_migrations()")
     return run, left_open

@@ -14,7 +14,6 @@ class Run:
         self.application_name = request["application_name"]
         self.settings = request["settings"]
         self.target = request["target"]
-        self.guard = request.get("guard") or ()  # What must go through before any commit.
         try:
             self.url = sqlalchemy.engine.make_url(url)
         except Exception:
@@ -28,6 +27,8 @@ class Run:
         self.heads_before = []
         self.ledger = None
         self.outer_transaction = False
+        self.within = request.get("within")  # What is said before each commit, where it is a proof's.
+        self.reached_out = None  # The failure of that.
         self.database_failure = None  # What the database said last, other than 25P02.
         self.opened = []
         self.limited = set()

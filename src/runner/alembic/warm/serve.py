@@ -25,7 +25,7 @@ except ImportError as error:
     send(answers, {"id": 0, "ok": False, "error": failure})
     sys.exit(0)
 
-from herder_warm.connections import listen
+from herder_warm import connections, within
 from herder_warm.errors import Failure, describe_error
 from herder_warm.migrate import look, migrate
 from herder_warm.offline import render
@@ -63,7 +63,8 @@ def serve(inbox, answers):
 # What is there by now stays: nobody need look through it again and again.
 gc.freeze()
 gc.enable()
-listen()
+connections.listen()
+within.listen()
 send(answers, {"id": 0, "ok": True, "result": versions()})
 inbox = queue.Queue()
 threading.Thread(target=read_requests, args=(requests, inbox), daemon=True).start()

@@ -1,0 +1,72 @@
+"""What a proof's live migration does besides its own schema: found before it is committed, and kept from being so.
+
+The proof gives a statement that fails in such a transaction. What a driver's own connection does behind SQLAlchemy's
+back is not seen.
+"""
+
+import re
+
+import sqlalchemy
+from sqlalchemy import event
+
+from herder_warm.errors import Failure, database_failure, describe_error
+from herder_warm.run import Run
+
+# What the server does in no transaction block, or what ends one.
+ALONE = re.compile(
+    r"(?:create|drop)\s+(?:unique\s+)?index\s+concurrently\b|alter\s+table\b.*\bconcurrently\b|vacuum\b|reindex\b|cluster\b"
+    r"|begin\b|start\b|commit\b|end\b|rollback\b|abort\b|(?:create|alter|drop)\s+(?:database|tablespace|system|subscription)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+COMMITS = re.compile(r"(?:commit|end|prepare\s+transaction)\b", re.IGNORECASE)
+REMARKS = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/)*", re.DOTALL)
+
+
+def listen():
+    """Watches all engines of this process, whoever makes them."""
+    event.listen(sqlalchemy.engine.Engine, "commit", check)
+    event.listen(sqlalchemy.engine.Engine, "before_cursor_execute", before_statement)
+    event.listen(sqlalchemy.engine.Engine, "after_cursor_execute", after_statement)
+
+
+def is_watched(connection):
+    run = Run.current
+    return run is not None and run.within is not None and connection.dialect.name == "postgresql"
+
+
+def check(connection):
+    """Before a commit. What fails is remembered: whoever swallows the error has not done without it."""
+    if is_watched(connection):
+        try:
+            say(connection, Run.current.within)
+        except Exception as error:
+            failure = database_failure([error], Run.current) or Failure("database", describe_error(error))
+            Run.current.reached_out = Run.current.reached_out or failure
+            raise
+
+
+def before_statement(connection, _cursor, statement, _parameters, context, _many):
+    """Whoever commits in words is checked as well. A statement that would commit itself gets a transaction around it."""
+    if not is_watched(connection):
+        return
+    words = statement[REMARKS.match(statement).end() :]
+    if COMMITS.match(words):
+        check(connection)
+    elif getattr(connection.connection, "autocommit", False) and not ALONE.match(words):
+        say(connection, "BEGIN")
+        context.herder_began = True
+
+
+def after_statement(connection, _cursor, _statement, _parameters, context, _many):
+    if getattr(context, "herder_began", False):
+        check(connection)
+        say(connection, "COMMIT")
+
+
+def say(connection, statement):
+    """Says something to the server that no event tells of."""
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(statement)
+    finally:
+        cursor.close()
