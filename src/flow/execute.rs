@@ -13,7 +13,7 @@ use super::{
     context::Context,
     held::{Stop, StopReason},
     kept::KeptSession,
-    link,
+    link, live,
     plans::Plans,
 };
 use crate::{
@@ -285,9 +285,12 @@ impl Attempt<'_> {
                 }
                 Applied::Elsewhere(found) => return Ok(Settlement::Live(describe(&found))),
                 Applied::Done(after) if after.revisions != plan.after => {
+                    let wanted = claim.to.clone().unwrap_or_else(|| "base".into());
+                    let missing = plan.after.difference(&after.revisions);
+                    let missing: Vec<&str> = missing.map(String::as_str).collect();
                     return Err(RunnerError::LedgerMismatch {
-                        wanted: claim.to.clone().unwrap_or_else(|| "base".into()),
-                        found: describe(&after),
+                        found: live::found(describe(&after), &wanted, &missing),
+                        wanted,
                         hint: None,
                     });
                 }

@@ -182,12 +182,30 @@ impl Attempt<'_> {
     fn verify(&self, history: &History, to: Option<&str>, after: &Ledger) -> Result<(), RunnerError> {
         match history.standing(self.claim.direction, to, after)? {
             Standing::AtTarget => Ok(()),
-            Standing::Behind | Standing::NeverMigrated => Err(RunnerError::LedgerMismatch {
-                wanted: to.unwrap_or("base").to_owned(),
-                found: history.describe(after).unwrap_or_else(|| "base".into()),
-                hint: None,
-            }),
+            Standing::Behind | Standing::NeverMigrated => {
+                let (at, wanted) = (history.describe(after), to.unwrap_or("base").to_owned());
+                let pending = history.pending(self.claim.direction, to, after)?;
+                let missing: Vec<&str> = pending.into_iter().map(|r| r.id.as_str()).collect();
+                Err(RunnerError::LedgerMismatch {
+                    found: found(at.unwrap_or_else(|| "base".into()), &wanted, &missing),
+                    wanted,
+                    hint: None,
+                })
+            }
         }
+    }
+}
+
+/// Where a ledger is. One that is at the target and lacks rows below it would read as if nothing were wrong.
+pub(super) fn found(at: String, wanted: &str, missing: &[&str]) -> String {
+    const NAMED: usize = 3;
+    if at != wanted || missing.is_empty() {
+        return at;
+    }
+    let named = missing[..missing.len().min(NAMED)].join(", ");
+    match missing.len().saturating_sub(NAMED) {
+        0 => format!("{at} without {named}"),
+        more => format!("{at} without {named} and {more} more"),
     }
 }
 

@@ -300,6 +300,29 @@ async fn a_tenant_that_moved_goes_on_from_where_it_stands() {
 }
 
 #[tokio::test]
+async fn a_ledger_that_lost_rows_is_told_by_what_it_lacks() {
+    let files = [
+        ("1_notes.sql", "create table notes (id int)"),
+        ("2_bad.sql", "truncate _sqlx_migrations"),
+    ];
+    for config in ["", "# live"] {
+        let bench = Bench::with(&files, &["a"], config).await;
+        let run = bench.enqueue(Direction::Upgrade, "head").await.run;
+        if config == "# live" {
+            bench
+                .ask("update herder.job set plan_id = null returning 'x'")
+                .await;
+        }
+        assert_eq!(bench.work(run).await, RunState::Failed);
+        let said = bench.ask("select error->>'message' from herder.job").await;
+        assert!(
+            said.ends_with("the tenant's ledger is at 2 without 1, not at 2"),
+            "{config}: {said}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_lost_answer_to_a_commit_is_found_by_the_next_attempt() {
     let bench = Bench::new(&FILES, &["a"]).await;
     let run = bench.enqueue(Direction::Upgrade, "head").await.run;
