@@ -37,6 +37,9 @@ const CONTROL_CONNECTIONS: u32 = 1;
 /// Each time, one pass over the jobs of open runs: seldom enough for many workers, often enough for a scrape every 15 s.
 const GAUGES: Duration = Duration::from_secs(5);
 
+/// How often a worker that may not connect looks whether it may now: its first gauges are to be there with its first jobs.
+const DOOR: Duration = Duration::from_millis(100);
+
 /// A worker was asked to end three times, or its queue broke.
 const UNEXPECTED: u8 = 1;
 
@@ -199,9 +202,11 @@ fn one_line(error: &anyhow::Error) -> String {
 async fn refresh(cx: Arc<Context>, worker: Worker, metrics: Metrics) {
     loop {
         // One that was not let in yet must not connect for that: the pool would keep the connection.
-        if worker.may_connect()
-            && let Err(error) = metrics.refresh(&cx.pool).await
-        {
+        if !worker.may_connect() {
+            tokio::time::sleep(DOOR).await;
+            continue;
+        }
+        if let Err(error) = metrics.refresh(&cx.pool).await {
             tracing::debug!(%error, "Cannot refresh the gauges");
         }
         tokio::time::sleep(GAUGES).await;
