@@ -410,7 +410,7 @@ mod tests {
     fn what_needs_no_percent_sign_gets_none() {
         let url = DatabaseUrl::for_database(&Secret::new("postgresql://h/x"), Some("my_app-1.0~x"));
         let url = url.expect("a URL");
-        assert_eq!(url.expose(), "postgresql://h/my_app-1.0~x");
+        assert_eq!(url.expose(), "postgresql://h:5432/my_app-1.0~x");
         assert_eq!(url.database(), "my_app-1.0~x");
     }
 
