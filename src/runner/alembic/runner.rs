@@ -199,9 +199,10 @@ impl AlembicRunner {
     /// How env.py's own connection differs from all others, and from the plan.
     pub(super) fn deviation(&self, plan: &Plan, session: &Session) -> Option<String> {
         let begins = self.begins.lock().unwrap_or_else(PoisonError::into_inner);
-        let (name, value) = session
-            .iter()
-            .find(|(name, value)| begins.get(*name).is_some_and(|begun| begun != *value))?;
+        let (name, value) = session.iter().find(|(name, value)| {
+            let others = begins.get(*name).filter(|begun| begun != value);
+            others.is_some_and(|begun| !(is_ours(name, begun) && is_ours(name, value)))
+        })?;
         let says = |sql: &str| {
             let sql = sql.to_lowercase().replace(' ', "");
             sql.contains(&name.to_lowercase())
@@ -210,7 +211,7 @@ impl AlembicRunner {
             StepForm::Transaction { sql } => says(sql),
             StepForm::Outside { statements, .. } => statements.iter().any(|s| says(s)),
         });
-        (!is_said).then(|| format!("env.py sets {name} to {value} only where it is online"))
+        (!is_said).then(|| format!("env.py works with {name} {value}, and a plan would not"))
     }
 
     async fn describe(&self) -> Result<Description, RunnerError> {
@@ -503,14 +504,17 @@ fn as_ours() -> Session {
         .into()
 }
 
+/// Whether a setting is what our own sessions have, by that name or another.
+fn is_ours(name: &str, value: &str) -> bool {
+    const UTC: [&str; 5] = ["UTC", "Etc/UTC", "UCT", "Etc/UCT", "Zulu"];
+    match name {
+        "TimeZone" => UTC.contains(&value),
+        _ => as_ours().get(name).is_some_and(|own| own == value),
+    }
+}
+
 /// Has each step begin as a session of the tool's does, where that is not as ours.
 fn begin_with(plan: &mut Plan, session: &Session) {
-    const UTC: [&str; 5] = ["UTC", "Etc/UTC", "UCT", "Etc/UCT", "Zulu"];
-    let ours = as_ours();
-    let is_ours = |name: &str, value: &str| match name {
-        "TimeZone" => UTC.contains(&value),
-        _ => ours.get(name).is_some_and(|own| own == value),
-    };
     let others: Vec<String> = session
         .iter()
         .filter(|(name, value)| !is_ours(name, value))

@@ -14,6 +14,7 @@ class Run:
         self.application_name = request["application_name"]
         self.settings = request["settings"]
         self.target = request["target"]
+        self.schema = request["schema"]
         try:
             self.url = sqlalchemy.engine.make_url(url)
         except Exception:
@@ -51,6 +52,7 @@ class Run:
             self.heads_before = list(heads)
             self.ledger = {"table": context.version_table, "schema": context.version_table_schema}
             self.outer_transaction = bool(getattr(context, "_in_external_transaction", False))
+            self.stay_home(context)
             for step in revisions(heads):
                 self.step = getattr(getattr(step, "revision", None), "revision", None)
                 self.steps.append(self.step)
@@ -63,13 +65,29 @@ class Run:
         """Alembic's list of steps where there are none: only says where they would be done."""
         self.started = True
         row = context.connection.exec_driver_sql("SELECT current_database(), current_schema()").fetchone()
-        ledger = context.version_table_schema
-        if ledger is None:
-            # Where an unqualified name leads that is there already, which need not be where it would be made.
-            found = "SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass(quote_ident('{}'))"
-            ledger = context.connection.exec_driver_sql(found.format(context.version_table.replace("'", "''"))).scalar()
-        self.place = {"database": row[0], "schema": row[1], "ledger": ledger, "session": session_of(context.connection)}
+        ledger, session = ledger_schema(context), session_of(context.connection)
+        self.place = {"database": row[0], "schema": row[1], "ledger": ledger, "session": session}
         return ()
+
+    def stay_home(self, context):
+        """Whoever keeps the ledger elsewhere migrates somebody else's schema, and finds the next tenant done."""
+        ledger = ledger_schema(context) if self.schema is not None and context.dialect.name == "postgresql" else None
+        if ledger is not None and ledger != self.schema:
+            message = "env.py keeps its ledger in schema `{}`, not in the tenant's".format(ledger)
+            hint = "env.py must SET search_path to the schema of `-x schema=…`, or pass version_table_schema=<the tenant's schema>"
+            raise Failure("env", message, hint)
+
+
+def ledger_schema(context):
+    """The schema of the version table, where env.py names one or one is found already."""
+    if context.version_table_schema is not None:
+        return context.version_table_schema
+    # Where an unqualified name leads that is there, which need not be where it would be made.
+    found = (
+        "SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+        " WHERE pg_class.oid = to_regclass(quote_ident('{}'))"
+    )
+    return context.connection.exec_driver_sql(found.format(context.version_table.replace("'", "''"))).scalar()
 
 
 def session_of(connection):

@@ -15,12 +15,22 @@ def session(request):
     url = sqlalchemy_url(request["url"], request["scheme"] or project.url_scheme() or "postgresql")
     run = Run.current = Run(request, url)
     try:
-        return ask(sqlalchemy.engine.make_url(url))
+        return ask_by_any(sqlalchemy.engine.make_url(url))
     except BaseException as error:
         raise explain(error, project, run) from None
     finally:
         Run.current = None
         close_left_open(run)
+
+
+def ask_by_any(url):
+    """By the project's driver, or by another where env.py brings its own: the server says the same to all of them."""
+    for driver in (url.drivername, "postgresql+asyncpg", "postgresql+psycopg", "postgresql+psycopg2"):
+        try:
+            return ask(url.set(drivername=driver))
+        except (ImportError, sqlalchemy.exc.NoSuchModuleError):
+            pass
+    raise LookupError("no driver")
 
 
 def ask(url):
