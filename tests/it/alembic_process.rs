@@ -419,12 +419,17 @@ async fn an_engine_with_its_own_creator_is_limited_too() {
 #[tokio::test]
 async fn arguments_options_and_environment_are_as_on_the_command_line() {
     let database = Database::new().await;
+    database.run("create schema \"s p\"").await;
+    let at_home = SYNC_ENV.replace(
+        "(connection=connection",
+        "(connection=connection, version_table_schema='s p'",
+    );
     let env = format!(
         "import os, sys, json\nfrom alembic import context\nimport beside\n\
          c = context.config\nseen = dict(x=context.get_x_argument(), argv=sys.argv, cwd=os.getcwd(), sql=c.cmd_opts.sql,\n\
          schema=c.attributes['x_args'].get('schema'), tail=c.get_main_option('sqlalchemy.url')[-12:],\n\
          cargo=[n for n in os.environ if n in ('CARGO_PKG_NAME', 'CARGO_MANIFEST_DIR')], stdin=sys.stdin.read(), left=os.environ.get('LEFT'))\n\
-         os.environ['LEFT'] = 'behind'\nprint('seen', json.dumps(seen))\n{SYNC_ENV}"
+         os.environ['LEFT'] = 'behind'\nprint('seen', json.dumps(seen))\n{at_home}"
     );
     let project = Handmade::new(&env).revision("a", None, "pass");
     project.write("beside.py", "");
