@@ -437,22 +437,15 @@ pub async fn retry(pool: &PgPool, run: RunId, checksum: &str) -> Result<Retried,
     if state.fetch_one(&mut *tx).await? == RunState::Cancelled {
         return Ok(Retried::Jobs(0));
     }
-    let other = sqlx::query!(
-        r#"select other.run_id, count(*) as "places!"
-           from herder.job
-           join herder.job other on other.server = job.server and other.database = job.database
-                                and other.schema is not distinct from job.schema
-                                and other.state in ('waiting', 'ready', 'running') and other.run_id <> job.run_id
-           join herder.run on run.id = other.run_id and run.state in ('running', 'paused', 'halted')
-           where job.run_id = $1 and job.state = 'failed'
-           group by other.run_id order by count(*) desc limit 1"#,
+    let failed = sqlx::query_as!(
+        Place,
+        "select server, database, schema from herder.job where run_id = $1 and state = 'failed'",
         run,
     );
-    if let Some(other) = other.fetch_optional(&mut *tx).await? {
-        return Ok(Retried::Overlap {
-            run: other.run_id,
-            places: other.places,
-        });
+    let failed = failed.fetch_all(&mut *tx).await?;
+    // This run is not among them: a place is in a run once.
+    if let Some((run, places)) = overlapping(&mut tx, &failed.iter().collect::<Vec<_>>()).await? {
+        return Ok(Retried::Overlap { run, places });
     }
     let jobs = sqlx::query_scalar!(
         "update herder.job
