@@ -312,14 +312,7 @@ async fn a_job_that_is_wider_than_the_budget_holds_up_nobody() {
         .await
         .expect(0);
     fleet.herder(&["budget", "--set", "2"]).await.expect(0);
-    fleet
-        .wait_until("there is room for it", async || {
-            fleet
-                .ask::<i64>("select count(*) from herder.run where state = 'succeeded'")
-                .await
-                == 2
-        })
-        .await;
+    fleet.succeeded(2).await;
     fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
     assert_eq!(worker.drain().await, Some(0));
 }

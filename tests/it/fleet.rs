@@ -203,6 +203,15 @@ impl Fleet {
         tell(&self.control, sql).await;
     }
 
+    /// Waits until so many runs have succeeded.
+    pub(crate) async fn succeeded(&self, runs: i64) {
+        self.wait_until("the runs have succeeded", async || {
+            let succeeded = "select count(*) from herder.run where state = 'succeeded'";
+            self.ask::<i64>(succeeded).await == runs
+        })
+        .await;
+    }
+
     /// Locks a table of the control database, for as long as the transaction lives.
     pub(crate) async fn lock(&self, table: &str, mode: &str) -> Transaction<'static, Postgres> {
         let mut tx = self.control.begin().await.expect("a transaction");

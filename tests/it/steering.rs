@@ -208,14 +208,7 @@ async fn a_second_run_waits_behind_the_first_if_it_is_told_to() {
     gate.open().await;
     up.end().await.expect(0);
     down.end().await.expect(0);
-    fleet
-        .wait_until("all are over", async || {
-            fleet
-                .ask::<i64>("select count(*) from herder.run where state = 'succeeded'")
-                .await
-                == 3
-        })
-        .await;
+    fleet.succeeded(3).await;
     // No two of them were at one tenant at once.
     let interleaved: i64 = fleet
         .ask(
@@ -286,14 +279,7 @@ async fn runs_over_different_tenants_go_side_by_side() {
         .await
         .expect(0);
     let worker = fleet.worker(&[]);
-    fleet
-        .wait_until("both are over", async || {
-            fleet
-                .ask::<i64>("select count(*) from herder.run where state = 'succeeded'")
-                .await
-                == 2
-        })
-        .await;
+    fleet.succeeded(2).await;
     fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
     assert_eq!(worker.drain().await, Some(0));
 }
