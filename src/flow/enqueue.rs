@@ -206,7 +206,7 @@ pub async fn plan(
     exclude: &[String],
 ) -> Result<Plan, EnqueueError> {
     let (mut plan, ways) = read(cx, direction, target, only, exclude).await?;
-    plan.ways = offers(cx, direction, ways, &plan.tenants, &plan.own_urls).await?;
+    plan.ways = offers(cx, direction, ways, &mut plan.tenants, &plan.own_urls).await?;
     Ok(plan)
 }
 
@@ -318,7 +318,7 @@ async fn offers(
     cx: &Context,
     direction: Direction,
     ways: Vec<DistinctWay>,
-    tenants: &[Planned],
+    tenants: &mut [Planned],
     own_urls: &OwnUrls,
 ) -> Result<Vec<Way>, EnqueueError> {
     let mut offered = Vec::with_capacity(ways.len());
@@ -326,6 +326,13 @@ async fn offers(
         let mut offer = match cx.runner.plan(direction, &before, to.as_deref(), isolation).await {
             Ok(offer) => offer,
             Err(e @ RunnerError::Setup { .. }) => return Err(e.into()),
+            // Whose plans are written by a person has no other way to try.
+            Err(e) if !cx.runner.is_rendered() => {
+                for planned in tenants.iter_mut().filter(|p| p.way == Some(number)) {
+                    (planned.way, planned.unknown) = (None, Some(e.clone()));
+                }
+                Offer::Live { why: e.to_string() }
+            }
             // What keeps a plan from being made may fail the tenants, too: then one by one, and with their own reasons.
             Err(e) => Offer::Live { why: e.to_string() },
         };

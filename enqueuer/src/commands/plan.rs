@@ -3,15 +3,11 @@
 use std::collections::BTreeMap;
 
 use herder::{
-    config::RunnerConfig,
     domain::{
         plan::{self, PlanStep, StepForm},
         revision::{Direction, Target},
     },
-    flow::{
-        context::Context,
-        enqueue::{self, EnqueueError, Plan, Planned},
-    },
+    flow::enqueue::{self, EnqueueError, Plan, Planned},
 };
 use serde::Serialize;
 
@@ -97,7 +93,8 @@ pub(crate) struct Unknown {
 pub(crate) async fn run(setting: &Setting, args: &args::Plan) -> anyhow::Result<Exit> {
     let cx = setting.context(None).await?;
     let direction = direction(&args.to, args.downgrade);
-    let planned = planned(&cx, direction, &args.to, &args.selection);
+    let args::Selection { only, exclude } = &args.selection;
+    let planned = enqueue::plan(&cx, direction, &args.to, only, exclude);
     let plan = match super::unless_interrupted(&cx, planned).await? {
         Ok(plan) => plan,
         Err(EnqueueError::Stopped) => return Ok(Exit::Interrupted),
@@ -129,31 +126,6 @@ pub(crate) fn direction(to: &Target, downgrade: bool) -> Direction {
         _ if downgrade => Direction::Downgrade,
         _ => Direction::Upgrade,
     }
-}
-
-/// What a run would do. The tenants for which the SQL runner finds no way are unknown rather than live: it has no tool that
-/// might find another one, and their attempts would fail with what it says here.
-pub(crate) async fn planned(
-    cx: &Context,
-    direction: Direction,
-    to: &Target,
-    args::Selection { only, exclude }: &args::Selection,
-) -> Result<Plan, EnqueueError> {
-    let mut plan = enqueue::plan(cx, direction, to, only, exclude).await?;
-    if !matches!(cx.config.runner, RunnerConfig::Sql(_)) {
-        return Ok(plan);
-    }
-    for (number, way) in plan.ways.iter().enumerate() {
-        let asked = cx
-            .runner
-            .plan(direction, &way.before, way.to.as_deref(), way.isolation);
-        if let Err(error) = asked.await {
-            for planned in plan.tenants.iter_mut().filter(|p| p.way == Some(number)) {
-                (planned.way, planned.unknown) = (None, Some(error.clone()));
-            }
-        }
-    }
-    Ok(plan)
 }
 
 fn report(plan: &Plan, direction: Direction, target: &Target, sql: bool) -> Report {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use herder::{
     domain::revision::Direction,
     flow::{
-        enqueue::{EnqueueError, Plan},
+        enqueue::{self, EnqueueError, Plan},
         rehearse::{self, Forecast, Options, Tried},
     },
 };
@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::{
     Setting,
-    plan::{Unknown, direction, planned, unknown},
+    plan::{Unknown, direction, unknown},
     start::cannot,
 };
 use crate::{args, exit::Exit, output, render};
@@ -61,8 +61,9 @@ pub(crate) async fn run(setting: &Setting, args: &args::Rehearse) -> anyhow::Res
         lock_timeout: args.lock_timeout,
         statement_timeout: args.statement_timeout,
     };
+    let args::Selection { only, exclude } = &args.selection;
     let rehearsed = async {
-        let plan = planned(&cx, direction, &args.to, &args.selection).await?;
+        let plan = enqueue::plan(&cx, direction, &args.to, only, exclude).await?;
         for warning in &plan.warnings {
             output::warning(warning);
         }

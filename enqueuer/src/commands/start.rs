@@ -231,8 +231,8 @@ async fn confirmed(cx: &Context, request: &Request) -> anyhow::Result<bool> {
     for planned in plan.tenants.iter().filter(|planned| !planned.current) {
         open += 1;
         match planned.unknown {
-            Some(_) => unknown += 1,
-            None => {
+            Some(_) if planned.from.is_none() => unknown += 1,
+            _ => {
                 *ways
                     .entry(way(planned.from.as_deref(), planned.to.as_deref()))
                     .or_default() += 1
