@@ -91,7 +91,8 @@ pub fn quote(name: &str) -> String {
 
 /// A text as an SQL literal, whatever stands in it, and whatever a migration did to `standard_conforming_strings`.
 pub fn literal(text: &str) -> String {
-    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+    let escape = if text.contains('\\') { "E" } else { "" };
+    format!("{escape}'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 /// An open connection to a tenant. It keeps no prepared statements: a migration may deallocate them.

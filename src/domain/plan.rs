@@ -1,6 +1,6 @@
 //! A plan: the SQL between two revisions, made once and applied to every tenant that stands at the first.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -31,6 +31,9 @@ pub struct Plan {
     /// It costs a fraction of both. Not true, or absent: they are asked one by one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quick: Option<String>,
+    /// The settings that each step begins with, by their names, where the tool's own sessions have others than ours.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub session: BTreeMap<String, String>,
     /// What to do, in order. The first begins at `before`, each at the end of the one before it.
     pub steps: Vec<PlanStep>,
 }

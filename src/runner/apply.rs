@@ -343,10 +343,7 @@ impl Applier<'_> {
 
     /// What a step's transaction begins with, behind its BEGIN.
     fn enter(&self, step: &PlanStep, first: bool, checks: Checks) -> Result<String, RunnerError> {
-        let mut sql = format!("set local application_name = {}", literal(self.order.name));
-        if let Some(path) = self.session.search_path() {
-            sql.push_str(&format!("; set local search_path = {path}"));
-        }
+        let sql = self.settings("set local").join("; ");
         let checked = match checks {
             // A ledger that is empty may be gone altogether.
             Checks::Quick if !step.before.is_empty() => self.quick(step, first)?,
@@ -361,6 +358,16 @@ impl Applier<'_> {
         };
         // It must be there in the end. RELEASE fails where the transaction was ended in between, and another begun.
         Ok(format!("{sql}; {checked}; savepoint herder"))
+    }
+
+    /// What the session is to a step, whatever it was to the one before it.
+    fn settings(&self, set: &str) -> Vec<String> {
+        let name = format!("{set} application_name = {}", literal(self.order.name));
+        let path = self.session.search_path();
+        let path = path.map(|path| format!("{set} search_path = {path}"));
+        let others = self.order.plan.session.iter();
+        let others = others.map(|(name, value)| format!("{set} {} = {}", quote(name), literal(value)));
+        std::iter::once(name).chain(path).chain(others).collect()
     }
 
     /// Makes sure of the same as [`check`](Self::check) and [`plan_check`](Self::plan_check), without a word of why not.

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use herder::domain::revision::Direction;
 use herder::runner::alembic::{
-    Direction, Launch, Migrated, Migration, Project, ToolError, ToolErrorKind, WarmError, WarmPool,
-    WarmProcess,
+    Launch, Migrated, Migration, Project, ToolError, ToolErrorKind, WarmError, WarmPool, WarmProcess,
 };
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor as _};

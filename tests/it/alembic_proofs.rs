@@ -339,6 +339,12 @@ async fn a_plan_reads_times_as_the_tools_own_sessions_do() {
         let home = fleet.database("home");
         tell(&fleet.home, &format!("alter database {home} set {setting}")).await;
     }
+    let shown = fleet.herder(&["plan", "--sql"]).await.expect(0);
+    assert!(
+        shown.stdout.contains("SET LOCAL TimeZone = 'Europe/Berlin';\n"),
+        "{}",
+        shown.all()
+    );
     fleet.herder(&["upgrade", "--wait"]).await.expect(0);
     fleet.assert_by_plan().await;
     let times = "select format('%s %s', at at time zone 'UTC', to_char(d, 'YYYY-MM-DD')) from t001.w";

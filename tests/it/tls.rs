@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use herder::runner::alembic::{Direction, Launch, Migration, Project, WarmError, WarmProcess};
+use herder::domain::revision::Direction;
+use herder::runner::alembic::{Launch, Migration, Project, WarmError, WarmProcess};
 use herder::throwaway::Settings;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 

@@ -8,6 +8,7 @@ use herder::{
         revision::{Direction, Target},
     },
     flow::enqueue::{self, EnqueueError, Plan, Planned},
+    session::literal,
 };
 use serde::Serialize;
 
@@ -192,10 +193,16 @@ fn groups(plan: &Plan, sql: bool) -> Vec<Group> {
 
 /// The steps of a plan, with their SQL if that is asked for.
 fn steps(plan: &plan::Plan, sql: bool) -> Vec<Step> {
-    let step = |step: &PlanStep| Step {
-        revisions: step.revisions.clone(),
-        transactional: matches!(step.form, StepForm::Transaction { .. }),
-        sql: sql.then(|| step.form.statements().map(ended).collect()),
+    let step = |step: &PlanStep| {
+        let transactional = matches!(step.form, StepForm::Transaction { .. });
+        let set = if transactional { "SET LOCAL" } else { "SET" };
+        let settings = plan.session.iter();
+        let settings = settings.map(|(name, value)| format!("{set} {name} = {};\n", literal(value)));
+        Step {
+            revisions: step.revisions.clone(),
+            transactional,
+            sql: sql.then(|| settings.chain(step.form.statements().map(ended)).collect()),
+        }
     };
     plan.steps.iter().map(step).collect()
 }

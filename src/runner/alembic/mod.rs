@@ -6,6 +6,7 @@
 //!    protocol.rs  what goes over the pipe, and the errors
 //!    scrub.rs     takes passwords out of its standard error
 //!    offline.rs   Alembic's offline script, made into a plan
+//!    fit.rs       a plan fitted to its tenants' names and sessions
 //!    shadow.rs    the proof of a plan, in two scratch schemas
 //!    digest.rs    what a schema is, as text
 //!    runner.rs    what the flow sees of all that
@@ -13,6 +14,7 @@
 //! ```
 
 mod digest;
+mod fit;
 mod offline;
 mod pool;
 mod process;
@@ -24,8 +26,8 @@ mod shadow;
 pub use pool::{RECYCLE_AFTER, WarmGuard, WarmPool};
 pub use process::{Launch, WarmProcess};
 pub use protocol::{
-    Connections, Description, Direction, Event, Ledger, Migrated, Migration, Project, Refusal, Rendered,
-    Rendering, RevisionFile, ToolError, ToolErrorKind, Versions, WarmError, Whereabouts,
+    Connections, Description, Event, Ledger, Migrated, Migration, Project, Refusal, Rendered, Rendering,
+    RevisionFile, ToolError, ToolErrorKind, Versions, WarmError, Whereabouts,
 };
 pub use runner::AlembicRunner;
 pub use shadow::SHADOW_PREFIX;

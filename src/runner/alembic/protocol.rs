@@ -7,6 +7,8 @@ use std::process::ExitStatus;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::revision::Direction;
+
 /// An Alembic project: an ini file and the section of it that counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Project {
@@ -28,16 +30,6 @@ impl Project {
             section: Self::DEFAULT_SECTION.to_owned(),
         }
     }
-}
-
-/// Which way a migration goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Direction {
-    /// Towards the heads: `alembic upgrade`.
-    Upgrade,
-    /// Towards the base: `alembic downgrade`.
-    Downgrade,
 }
 
 /// One tenant's migration. It holds a password, so it has no `Debug`.
@@ -93,7 +85,7 @@ pub enum Rendered {
         events: Vec<Event>,
         /// The ledger that env.py chose.
         ledger: Ledger,
-        /// SHA-256 of env.py and the ini, which no revision's checksum covers.
+        /// SHA-256 of what no revision's checksum covers: env.py, what it imports of the user's own, the ini, pyproject.toml.
         env: String,
     },
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -12,19 +12,19 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
 use super::{
-    Description, Direction, Launch, Migrated, Migration, Project, Refusal, Rendered, Rendering,
-    ToolErrorKind, WarmError, WarmGuard, WarmPool, offline,
+    Description, Launch, Migrated, Migration, Project, Refusal, Rendered, Rendering, ToolErrorKind,
+    WarmError, WarmGuard, WarmPool, fit, offline,
     shadow::{self, Shadow},
 };
 use crate::{
     config::{AlembicConfig, LimitsConfig, PlanConfig},
     domain::{
-        plan::{Plan, PlanStep, SCHEMA, StepForm},
-        revision::{self, History, Ledger, LedgerForm, Revision},
-        tenant::{Isolation, Place},
+        plan::{Plan, PlanStep, SCHEMA},
+        revision::{Direction, History, Ledger, LedgerForm, Revision},
+        tenant::Isolation,
     },
     runner::{Ground, LedgerTable, MigrationRunner, Offer, RunnerError, Verdict, Work},
-    session::{TenantSession, literal, quote},
+    session::TenantSession,
 };
 
 /// How far apart two renderings are that prove a plan free of the time.
@@ -41,12 +41,7 @@ pub struct AlembicRunner {
     version_table: String,
     plan: PlanConfig,
     known: Mutex<Option<Known>>,
-    /// What sessions begin with where the last plan was fitted.
-    begins: std::sync::Mutex<Session>,
 }
-
-/// What decides how a session reads and writes times, by the names of the settings.
-type Session = BTreeMap<String, String>;
 
 /// A history, and the files that it was read from, as they were then.
 struct Known {
@@ -71,7 +66,6 @@ impl AlembicRunner {
             version_table: config.version_table.clone(),
             plan: config.plan,
             known: Mutex::new(None),
-            begins: std::sync::Mutex::default(),
         }
     }
 
@@ -103,17 +97,14 @@ impl AlembicRunner {
     /// the script hangs on.
     pub(super) async fn rendered(
         &self,
-        direction: revision::Direction,
+        direction: Direction,
         before: &BTreeSet<String>,
         target: &str,
         by_schema: bool,
     ) -> Result<Result<(Vec<PlanStep>, String), String>, RunnerError> {
         let mut process = self.checkout().await?;
         let mut rendering = Rendering {
-            direction: match direction {
-                revision::Direction::Upgrade => Direction::Upgrade,
-                revision::Direction::Downgrade => Direction::Downgrade,
-            },
+            direction,
             heads: before,
             target,
             scheme: self.scheme(),
@@ -160,58 +151,6 @@ impl AlembicRunner {
             versions.python, versions.alembic, versions.sqlalchemy
         );
         Ok(offline::steps(&events, before, &self.version_table).map(|steps| (steps, versions)))
-    }
-
-    /// Renders for the names that a tenant really has: a revision may make something of a name's beginning.
-    async fn rendered_for(&self, plan: &Plan, target: &str, place: &Place) -> Result<Vec<PlanStep>, String> {
-        let rendering = Rendering {
-            direction: match plan.direction {
-                revision::Direction::Upgrade => Direction::Upgrade,
-                revision::Direction::Downgrade => Direction::Downgrade,
-            },
-            heads: &plan.before,
-            target,
-            scheme: self.scheme(),
-            database: &place.database,
-            schema: place.schema.as_deref(),
-        };
-        let mut process = self.checkout().await.map_err(|e| e.to_string())?;
-        let rendered = process.render(&self.project, &rendering).await;
-        match rendered.map_err(|e| e.to_string())? {
-            Rendered::Script { events, .. } => offline::steps(&events, &plan.before, &self.version_table),
-            Rendered::Refused { refused } => Err(why(&refused)),
-        }
-    }
-
-    /// Whether these steps, rendered anew, are those of a plan that was fitted.
-    fn is_same(&self, plan: &Plan, steps: &[PlanStep]) -> bool {
-        let mut again = Plan {
-            steps: steps.to_vec(),
-            ..plan.clone()
-        };
-        begin_with(
-            &mut again,
-            &self.begins.lock().unwrap_or_else(PoisonError::into_inner),
-        );
-        again.steps == plan.steps
-    }
-
-    /// How env.py's own connection differs from all others, and from the plan.
-    pub(super) fn deviation(&self, plan: &Plan, session: &Session) -> Option<String> {
-        let begins = self.begins.lock().unwrap_or_else(PoisonError::into_inner);
-        let (name, value) = session.iter().find(|(name, value)| {
-            let others = begins.get(*name).filter(|begun| begun != value);
-            others.is_some_and(|begun| !(is_ours(name, begun) && is_ours(name, value)))
-        })?;
-        let says = |sql: &str| {
-            let sql = sql.to_lowercase().replace(' ', "");
-            sql.contains(&name.to_lowercase())
-        };
-        let is_said = plan.steps.first().is_some_and(|step| match &step.form {
-            StepForm::Transaction { sql } => says(sql),
-            StepForm::Outside { statements, .. } => statements.iter().any(|s| says(s)),
-        });
-        (!is_said).then(|| format!("env.py works with {name} {value}, and a plan would not"))
     }
 
     async fn describe(&self) -> Result<Description, RunnerError> {
@@ -310,7 +249,7 @@ impl MigrationRunner for AlembicRunner {
 
     async fn plan(
         &self,
-        direction: revision::Direction,
+        direction: Direction,
         before: &Ledger,
         to: Option<&str>,
         isolation: Isolation,
@@ -335,6 +274,7 @@ impl MigrationRunner for AlembicRunner {
                 check: None,
                 quick: None,
                 after: steps.last().map_or_else(|| before.clone(), |s| s.after.clone()),
+                session: BTreeMap::new(),
                 steps,
             })),
             Err(why) if self.plan == PlanConfig::Always => Err(RunnerError::Setup {
@@ -349,44 +289,8 @@ impl MigrationRunner for AlembicRunner {
         true
     }
 
-    async fn fit(&self, mut plan: Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Offer, RunnerError> {
-        let target = to.unwrap_or("base");
-        let place = ground.place;
-        let is_plain = |name: &String| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-        if self.needs_proof() && place.schema.as_ref().is_none_or(is_plain) {
-            let real = match self.rendered_for(&plan, target, place).await {
-                Ok(steps) => steps,
-                Err(why) => return Ok(Offer::Live { why }),
-            };
-            if in_schema(plan.steps.clone(), place.schema.as_deref())
-                != in_schema(real, place.schema.as_deref())
-            {
-                let name = place.schema.as_ref().unwrap_or(&place.database);
-                return Ok(Offer::Live {
-                    why: format!("it renders other SQL for `{name}` than for other names"),
-                });
-            }
-        }
-        let (settings, application_name) = (settings(ground.limits), shadow::application_name(&ground));
-        let migration = Migration {
-            direction: Direction::Upgrade,
-            target,
-            url: ground.url.expose(),
-            scheme: self.scheme(),
-            schema: place.schema.as_deref(),
-            application_name: &application_name,
-            settings: &settings,
-        };
-        let asked = self.checkout().await?.session(&self.project, &migration).await;
-        let session = match asked {
-            Ok(session) => session,
-            // env.py may have a driver of its own. What its connection begins with is seen by the proof.
-            Err(WarmError::Tool(_)) => as_ours(),
-            Err(error) => return Err(to_error(error)),
-        };
-        begin_with(&mut plan, &session);
-        *self.begins.lock().unwrap_or_else(PoisonError::into_inner) = session;
-        Ok(Offer::Plan(plan))
+    async fn fit(&self, plan: Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Offer, RunnerError> {
+        fit::fit(self, plan, to.unwrap_or("base"), ground).await
     }
 
     fn needs_proof(&self) -> bool {
@@ -407,7 +311,7 @@ impl MigrationRunner for AlembicRunner {
         // The rendering that comes last counts: a plan that changes by itself is not proven by an old one.
         let Some(versions) = rendered
             .ok()
-            .filter(|(steps, _)| self.is_same(plan, steps))
+            .filter(|(steps, _)| *steps == plan.steps)
             .map(|(_, v)| v)
         else {
             return Ok(None);
@@ -460,7 +364,7 @@ impl MigrationRunner for AlembicRunner {
             )
             .await?;
         match again {
-            Ok((steps, _)) if self.is_same(plan, &steps) => Ok(Verdict::Proven),
+            Ok((steps, _)) if steps == plan.steps => Ok(Verdict::Proven),
             _ => Ok(Verdict::Unproven {
                 why: "it renders other SQL a moment later, or in another process".into(),
             }),
@@ -477,10 +381,7 @@ impl MigrationRunner for AlembicRunner {
         let schema = session.schema().map(str::to_owned);
         let application_name = work.claim.application_name();
         let migration = Migration {
-            direction: match work.claim.direction {
-                revision::Direction::Upgrade => Direction::Upgrade,
-                revision::Direction::Downgrade => Direction::Downgrade,
-            },
+            direction: work.claim.direction,
             target: work.to.unwrap_or("base"),
             url: work.url.expose(),
             scheme: self.scheme.as_deref(),
@@ -497,67 +398,8 @@ impl MigrationRunner for AlembicRunner {
     }
 }
 
-/// What our own sessions begin with, whatever the server has: sqlx says so when it connects.
-fn as_ours() -> Session {
-    [("TimeZone", "UTC"), ("DateStyle", "ISO, MDY")]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into()
-}
-
-/// Whether a setting is what our own sessions have, by that name or another.
-fn is_ours(name: &str, value: &str) -> bool {
-    const UTC: [&str; 5] = ["UTC", "Etc/UTC", "UCT", "Etc/UCT", "Zulu"];
-    match name {
-        "TimeZone" => UTC.contains(&value),
-        _ => as_ours().get(name).is_some_and(|own| own == value),
-    }
-}
-
-/// Has each step begin as a session of the tool's does, where that is not as ours.
-fn begin_with(plan: &mut Plan, session: &Session) {
-    let others: Vec<String> = session
-        .iter()
-        .filter(|(name, value)| !is_ours(name, value))
-        .map(|(name, value)| format!("{name} TO {}", literal(value)))
-        .collect();
-    for step in &mut plan.steps {
-        match &mut step.form {
-            StepForm::Transaction { sql } => {
-                let settings: String = others.iter().map(|s| format!("SET LOCAL {s};\n")).collect();
-                sql.insert_str(0, &settings);
-            }
-            StepForm::Outside { statements, .. } => {
-                let settings = others.iter().map(|s| format!("SET {s}"));
-                statements.splice(0..0, settings);
-            }
-        }
-    }
-}
-
-/// Steps in a tenant's schema, whose name needs no quotes. A made-up one does.
-fn in_schema(mut steps: Vec<PlanStep>, schema: Option<&str>) -> Vec<PlanStep> {
-    let place = |text: &String| {
-        schema.map_or(text.clone(), |schema| {
-            text.replace(SCHEMA, schema).replace(&quote(schema), schema)
-        })
-    };
-    for step in &mut steps {
-        match &mut step.form {
-            StepForm::Transaction { sql } => *sql = place(sql),
-            StepForm::Outside {
-                statements, record, ..
-            } => {
-                for text in statements.iter_mut().chain(record) {
-                    *text = place(text);
-                }
-            }
-        }
-    }
-    steps
-}
-
 /// Why a plan cannot be rendered, for a person.
-fn why(refusal: &Refusal) -> String {
+pub(super) fn why(refusal: &Refusal) -> String {
     match &refusal.revision {
         Some(revision) => format!("revision {revision}: {}", refusal.message),
         None => refusal.message.clone(),

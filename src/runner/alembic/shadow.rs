@@ -14,15 +14,16 @@ use rand::Rng;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use super::{
-    Direction, Migration, WarmError, WarmProcess, Whereabouts,
+    Migration, WarmError, WarmProcess, Whereabouts,
     digest::{Difference, catalog, difference, rows},
+    fit,
     runner::{AlembicRunner, settings, to_error},
 };
 use crate::{
     database_url::DatabaseUrl,
     domain::{
         plan::{Plan, SCHEMA, StepForm},
-        revision,
+        revision::Direction,
         tenant::Place,
     },
     runner::{
@@ -169,11 +170,7 @@ impl<'a> Shadow<'a> {
         self.bring_to_beginning(&mut process, &self.planned).await?;
         self.apply().await?;
         self.bring_to_beginning(&mut process, &self.live).await?;
-        let direction = match self.plan.direction {
-            revision::Direction::Upgrade => Direction::Upgrade,
-            revision::Direction::Downgrade => Direction::Downgrade,
-        };
-        self.migrate(&mut process, &self.live, direction, self.target)
+        self.migrate(&mut process, &self.live, self.plan.direction, self.target)
             .await?;
         drop(process);
 
@@ -245,7 +242,7 @@ impl<'a> Shadow<'a> {
                 ledger.as_deref().unwrap_or("the same"),
             ));
         }
-        match self.runner.deviation(self.plan, &session) {
+        match fit::deviation(self.plan, &session) {
             Some(why) => unproven(why),
             None => Ok(()),
         }
@@ -264,7 +261,7 @@ impl<'a> Shadow<'a> {
         let empty = BTreeSet::new();
         let rendered = self
             .runner
-            .rendered(revision::Direction::Upgrade, &empty, target, true)
+            .rendered(Direction::Upgrade, &empty, target, true)
             .await?;
         let Ok((steps, _)) = rendered else { return Ok(()) };
         let mut own = String::new();

@@ -10,7 +10,7 @@ use crate::{
         kind::{Kind, controls_transaction, kind, undoes_itself},
         statement::split,
     },
-    session::{literal, quote},
+    session::quote,
 };
 
 impl Applier<'_> {
@@ -84,12 +84,8 @@ impl Applier<'_> {
         announce: Option<&str>,
     ) -> Result<bool, Refusal> {
         let mut message = Message::default();
-        message.before(
-            step,
-            &format!("set application_name = {}", literal(self.order.name)),
-        );
-        if let Some(path) = self.session.search_path() {
-            message.before(step, &format!("set search_path = {path}"));
+        for setting in self.settings("set") {
+            message.before(step, &setting);
         }
         message.before(step, &(self.check(step, "") + &self.plan_check(true)));
         if let Some(announce) = announce {

@@ -43,6 +43,7 @@ pub(super) fn plan(
         });
     }
     Ok(Plan {
+        session: Default::default(),
         direction,
         before: before.revisions.clone(),
         after: at,

@@ -5,12 +5,9 @@ own text, gives a script that looks whole and is not. So whatever would make a s
 refused while it is rendered, by `Refused`, which no `except Exception` swallows.
 """
 
-import decimal
-import enum
 import functools
 import hashlib
 import os
-import re
 import sys
 import sysconfig
 
@@ -19,6 +16,7 @@ from alembic.runtime.environment import EnvironmentContext
 from sqlalchemy import inspection
 from sqlalchemy.engine.mock import MockConnection
 
+from herder_warm.drivers import drivers_business, guard_drivers
 from herder_warm.errors import Failure, explain
 from herder_warm.migrate import prepare
 from herder_warm.project import Project
@@ -127,7 +125,7 @@ class Script:
             run.started = True
             run.ledger = {"table": context.version_table, "schema": context.version_table_schema}
             for step in revisions(target, heads):
-                guard_drivers()
+                guard_drivers(refuse_connection)
                 run.step = getattr(getattr(step, "revision", None), "revision", None)
                 self.add("step", run.step)
                 yield step
@@ -195,32 +193,6 @@ class Script:
                 self.add("ledger" if is_ledger else "sql", with_tabs(text, construct, impl))
 
         return noted
-
-
-# What is the same as a literal and as a driver's parameter, in any expression.
-PLAIN = (bool, int, str, decimal.Decimal, enum.Enum, type(None))
-
-
-def drivers_business(construct, dialect):
-    """The type of a value that means something else as a literal than as a driver's parameter: `x * 0.5` rounds
-    differently, an interval of 30 days becomes one of 720 hours. Rows that are only inserted are seen by the proof."""
-    if isinstance(construct, sqlalchemy.schema.DDLElement) or is_rows(construct):
-        return None
-    for bind in construct.compile(dialect=dialect).binds.values():
-        value = bind.effective_value
-        values = value if bind.expanding and isinstance(value, (list, tuple)) else [value]
-        for value in values:
-            if not isinstance(value, PLAIN) or isinstance(bind.type, sqlalchemy.JSON):
-                return type(value).__name__ if value is not None else "JSON"
-    return None
-
-
-def is_rows(construct):
-    """Whether it is an INSERT of rows, and of nothing that a tenant's own rows have a part in."""
-    if getattr(construct, "is_insert", False):
-        return construct.select is None and getattr(construct, "_post_values_clause", None) is None
-    text = getattr(construct, "text", "")
-    return isinstance(text, str) and re.match(r"(?is)\s*insert\b(?!.*\b(select|on\s+conflict)\b)", text) is not None
 
 
 def with_tabs(text, construct, impl):
@@ -313,29 +285,6 @@ def refuse_connection(*_args):
         run.offline.refuse(
             "env.py has no offline mode: it connects to a database" if run.step is None else "it connects to a database"
         )
-
-
-def guard_drivers():
-    """libpq's sockets are seen by nobody: whoever connects by its drivers' own functions is refused there."""
-    psycopg2, psycopg = sys.modules.get("psycopg2"), sys.modules.get("psycopg")
-    for owner, name in ((psycopg2, "_connect"), (psycopg, "connect")):
-        connect = getattr(owner, name, None)
-        if connect is not None and not hasattr(connect, "guarded"):
-            setattr(owner, name, guarded(connect))
-    for kind in (getattr(psycopg, "Connection", None), getattr(psycopg, "AsyncConnection", None)):
-        connect = vars(kind).get("connect") if kind is not None else None
-        if connect is not None and not hasattr(connect.__func__, "guarded"):
-            kind.connect = classmethod(guarded(connect.__func__))
-
-
-def guarded(connect):
-    @functools.wraps(connect)
-    def refusing(*args, **kwargs):
-        refuse_connection()
-        return connect(*args, **kwargs)
-
-    refusing.guarded = True
-    return refusing
 
 
 def refuse_reaching_out(event, args):

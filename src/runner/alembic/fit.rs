@@ -1,0 +1,186 @@
+//! A plan that fits its tenants. A session of the project's driver may begin in another way than ours, and a revision may make
+//! something of a tenant's name.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Migration, Rendered, Rendering, WarmError, offline,
+    runner::{AlembicRunner, settings, to_error, why},
+    shadow,
+};
+use crate::{
+    domain::{
+        plan::{Plan, PlanStep, SCHEMA, StepForm},
+        tenant::Place,
+    },
+    runner::{Ground, Offer, RunnerError},
+    session::quote,
+};
+
+/// What decides how a session reads and writes times, by the names of the settings.
+type Session = BTreeMap<String, String>;
+
+/// What our own sessions begin with, whatever the server has: sqlx says so when it connects.
+const OURS: [(&str, &str); 2] = [("TimeZone", "UTC"), ("DateStyle", "ISO, MDY")];
+
+/// Other names of the same time zone.
+const UTC: [&str; 4] = ["Etc/UTC", "UCT", "Etc/UCT", "Zulu"];
+
+/// The plan for tenants like the one at `ground`, unless it would be another one for that tenant's name.
+pub(super) async fn fit(
+    runner: &AlembicRunner,
+    plan: Plan,
+    target: &str,
+    ground: Ground<'_>,
+) -> Result<Offer, RunnerError> {
+    let schema = ground.place.schema.as_deref();
+    let is_plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if schema.is_none_or(is_plain) {
+        let real = match rendered(runner, &plan, target, ground.place).await {
+            Ok(steps) => steps,
+            Err(why) => return Ok(Offer::Live { why }),
+        };
+        if in_schema(plan.steps.clone(), schema) != in_schema(real, schema) {
+            let name = schema.unwrap_or(&ground.place.database);
+            return Ok(Offer::Live {
+                why: format!("it renders other SQL for `{name}` than for other names"),
+            });
+        }
+    }
+    let session = begun(runner, &plan, target, ground).await?;
+    Ok(Offer::Plan(Plan { session, ..plan }))
+}
+
+/// How env.py's own connection differs from the plan's, which env.py may have seen to in its offline mode as well.
+pub(super) fn deviation(plan: &Plan, session: &Session) -> Option<String> {
+    let expected = |name: &str| {
+        let ours = OURS.iter().find(|(own, _)| *own == name).map(|(_, value)| *value);
+        plan.session.get(name).map(String::as_str).or(ours)
+    };
+    let differs = |name: &str, value: &str| {
+        expected(name) != Some(value) && (plan.session.contains_key(name) || !is_ours(name, value))
+    };
+    let (name, value) = session.iter().find(|(name, value)| differs(name, value))?;
+    let says = |sql: &str| {
+        let sql = sql.to_lowercase().replace(' ', "");
+        sql.contains(&name.to_lowercase())
+    };
+    let is_said = plan
+        .steps
+        .first()
+        .is_some_and(|step| step.form.statements().any(says));
+    (!is_said).then(|| format!("env.py works with {name} {value}, and a plan would not"))
+}
+
+/// The steps for the names that a tenant really has.
+async fn rendered(
+    runner: &AlembicRunner,
+    plan: &Plan,
+    target: &str,
+    place: &Place,
+) -> Result<Vec<PlanStep>, String> {
+    let rendering = Rendering {
+        direction: plan.direction,
+        heads: &plan.before,
+        target,
+        scheme: runner.scheme(),
+        database: &place.database,
+        schema: place.schema.as_deref(),
+    };
+    let mut process = runner.checkout().await.map_err(|e| e.to_string())?;
+    let rendered = process.render(runner.project(), &rendering).await;
+    match rendered.map_err(|e| e.to_string())? {
+        Rendered::Script { events, .. } => offline::steps(&events, &plan.before, runner.version_table()),
+        Rendered::Refused { refused } => Err(why(&refused)),
+    }
+}
+
+/// What a session of the project's driver begins with there, where ours does not.
+async fn begun(
+    runner: &AlembicRunner,
+    plan: &Plan,
+    target: &str,
+    ground: Ground<'_>,
+) -> Result<Session, RunnerError> {
+    let (settings, application_name) = (settings(ground.limits), shadow::application_name(&ground));
+    let migration = Migration {
+        direction: plan.direction,
+        target,
+        url: ground.url.expose(),
+        scheme: runner.scheme(),
+        schema: ground.place.schema.as_deref(),
+        application_name: &application_name,
+        settings: &settings,
+    };
+    let asked = runner
+        .checkout()
+        .await?
+        .session(runner.project(), &migration)
+        .await;
+    match asked {
+        Ok(mut session) => {
+            session.retain(|name, value| !is_ours(name, value));
+            Ok(session)
+        }
+        // None of the drivers that are known is there, or it does not get there. What env.py's connection has is seen by the proof.
+        Err(WarmError::Tool(_)) => Ok(Session::new()),
+        Err(error) => Err(to_error(error)),
+    }
+}
+
+/// Whether a setting is what our own sessions have, by that name or another.
+fn is_ours(name: &str, value: &str) -> bool {
+    OURS.contains(&(name, value)) || name == "TimeZone" && UTC.contains(&value)
+}
+
+/// Steps in a tenant's schema, whose name needs no quotes. A made-up one does.
+fn in_schema(mut steps: Vec<PlanStep>, schema: Option<&str>) -> Vec<PlanStep> {
+    let Some(schema) = schema else { return steps };
+    let place = |text: &mut String| *text = text.replace(SCHEMA, schema).replace(&quote(schema), schema);
+    for step in &mut steps {
+        match &mut step.form {
+            StepForm::Transaction { sql } => place(sql),
+            StepForm::Outside {
+                statements, record, ..
+            } => statements.iter_mut().chain(record).for_each(place),
+        }
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::revision::Direction;
+
+    #[test]
+    fn a_session_that_no_step_has_is_a_deviation() {
+        let session = |zone: &str| Session::from([("TimeZone".to_owned(), zone.to_owned())]);
+        let plan = |zone: Option<&str>, sql: &str| Plan {
+            direction: Direction::Upgrade,
+            before: Default::default(),
+            after: Default::default(),
+            check: None,
+            quick: None,
+            session: zone.map(session).unwrap_or_default(),
+            steps: vec![PlanStep {
+                revisions: Vec::new(),
+                before: Default::default(),
+                after: Default::default(),
+                form: StepForm::Transaction { sql: sql.into() },
+            }],
+        };
+        let tokyo = session("Asia/Tokyo");
+        assert_eq!(
+            deviation(&plan(None, "select 1"), &tokyo).as_deref(),
+            Some("env.py works with TimeZone Asia/Tokyo, and a plan would not")
+        );
+        assert_eq!(
+            deviation(&plan(None, "SET LOCAL TIME ZONE 'Asia/Tokyo';"), &tokyo),
+            None
+        );
+        assert_eq!(deviation(&plan(Some("Asia/Tokyo"), ""), &tokyo), None);
+        assert_eq!(deviation(&plan(None, ""), &session("Etc/UTC")), None);
+        assert!(deviation(&plan(Some("Asia/Tokyo"), ""), &session("UTC")).is_some());
+    }
+}

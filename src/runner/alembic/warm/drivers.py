@@ -1,0 +1,58 @@
+"""Where a plan and a live migration differ by the driver: in the values that it sends, and in the connections that it opens."""
+
+import decimal
+import enum
+import functools
+import re
+import sys
+
+import sqlalchemy
+
+# What is the same as a literal and as a driver's parameter, in any expression.
+PLAIN = (bool, int, str, decimal.Decimal, enum.Enum, type(None))
+
+
+def drivers_business(construct, dialect):
+    """The type of a value that means something else as a literal than as a driver's parameter: `x * 0.5` rounds
+    differently, an interval of 30 days becomes one of 720 hours. Rows that are only inserted are seen by the proof."""
+    if isinstance(construct, sqlalchemy.schema.DDLElement) or is_rows(construct):
+        return None
+    for bind in construct.compile(dialect=dialect).binds.values():
+        value = bind.effective_value
+        values = value if bind.expanding and isinstance(value, (list, tuple)) else [value]
+        for value in values:
+            if not isinstance(value, PLAIN) or isinstance(bind.type, sqlalchemy.JSON):
+                return type(value).__name__ if value is not None else "JSON"
+    return None
+
+
+def is_rows(construct):
+    """Whether it is an INSERT of rows, and of nothing that a tenant's own rows have a part in."""
+    if getattr(construct, "is_insert", False):
+        return construct.select is None and getattr(construct, "_post_values_clause", None) is None
+    text = getattr(construct, "text", "")
+    return isinstance(text, str) and re.match(r"(?is)\s*insert\b(?!.*\b(select|on\s+conflict)\b)", text) is not None
+
+
+def guard_drivers(refuse):
+    """libpq's sockets are seen by nobody: whoever connects by its drivers' own functions is refused there. Again before each
+    revision: one of them may have been loaded since."""
+    psycopg2, psycopg = sys.modules.get("psycopg2"), sys.modules.get("psycopg")
+    for owner, name in ((psycopg2, "_connect"), (psycopg, "connect")):
+        connect = getattr(owner, name, None)
+        if connect is not None and not hasattr(connect, "guarded"):
+            setattr(owner, name, guarded(connect, refuse))
+    for kind in (getattr(psycopg, "Connection", None), getattr(psycopg, "AsyncConnection", None)):
+        connect = vars(kind).get("connect") if kind is not None else None
+        if connect is not None and not hasattr(connect.__func__, "guarded"):
+            kind.connect = classmethod(guarded(connect.__func__, refuse))
+
+
+def guarded(connect, refuse):
+    @functools.wraps(connect)
+    def refusing(*args, **kwargs):
+        refuse()
+        return connect(*args, **kwargs)
+
+    refusing.guarded = True
+    return refusing
