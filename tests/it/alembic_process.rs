@@ -208,6 +208,13 @@ async def main():
 asyncio.run(main())
 "#;
 
+const DRIVERS: [(&str, &str); 4] = [
+    ("postgresql+psycopg2", SYNC_ENV),
+    ("postgresql+psycopg", SYNC_ENV),
+    ("postgresql+psycopg", ASYNC_ENV),
+    ("postgresql+asyncpg", ASYNC_ENV),
+];
+
 impl Handmade {
     fn new(env: &str) -> Self {
         let folder = TempDir::new().expect("a folder");
@@ -369,12 +376,7 @@ const TELL: &str = r#"op.execute("create table seen as select current_setting('a
 #[tokio::test]
 async fn label_and_limits_arrive_with_every_driver() {
     let mut process = warm().await;
-    for (scheme, env) in [
-        ("postgresql+psycopg2", SYNC_ENV),
-        ("postgresql+psycopg", SYNC_ENV),
-        ("postgresql+psycopg", ASYNC_ENV),
-        ("postgresql+asyncpg", ASYNC_ENV),
-    ] {
+    for (scheme, env) in DRIVERS {
         let database = Database::new().await;
         let project = Handmade::new(env).revision("a", None, TELL);
         // Words of libpq and of sqlx, most of which asyncpg does not take from a URL.
@@ -651,6 +653,48 @@ async fn the_databases_own_errors_come_back_with_sqlstate_statement_and_revision
         let project = Handmade::new(env).revision("a", None, body);
         let error = tool(process.migrate(&project.project(), &tenant.up()).await);
         assert_eq!(error.sqlstate.as_deref(), Some("22012"), "{scheme}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_index_that_was_broken_off_is_not_taken_for_a_good_one() {
+    let mut process = warm().await;
+    for (scheme, env) in DRIVERS {
+        let database = Database::new().await;
+        let build = "with op.get_context().autocommit_block():\n        \
+                     op.create_index('Ix', 't', ['x'], unique=True, postgresql_concurrently=True, if_not_exists=True)";
+        let plain = "with op.get_context().autocommit_block():\n        \
+                     op.execute('create /* slowly */ index concurrently iy\\n on t (f(x)) -- again')";
+        let project = Handmade::new(env)
+            .revision("a", None, build)
+            .revision("b", Some("a"), plain);
+        database.run("create table t (x int)").await;
+        database.run("insert into t values (1), (1)").await;
+        database
+            .run("create function f(x int) returns int immutable return 1 / x")
+            .await;
+        let tenant = Tenant::new(&database.url).scheme(scheme);
+        let leftover = async || {
+            let names =
+                "select string_agg(indexrelid::regclass::text, ' ') from pg_index where not indisvalid";
+            database.text(names).await
+        };
+        let twice = tool(process.migrate(&project.project(), &tenant.up()).await);
+        assert_eq!(twice.sqlstate.as_deref(), Some("23505"), "{scheme}");
+        assert_eq!(leftover().await.as_deref(), Some("\"Ix\""), "{scheme}");
+        database.run("delete from t").await;
+        database.run("insert into t values (0)").await;
+        let zero = tool(process.migrate(&project.project(), &tenant.up()).await);
+        assert_eq!(zero.sqlstate.as_deref(), Some("22012"), "{scheme}");
+        assert_eq!(leftover().await.as_deref(), Some("iy"), "{scheme}");
+        database.run("update t set x = 1").await;
+        process
+            .migrate(&project.project(), &tenant.up())
+            .await
+            .expect(scheme);
+        assert_eq!(leftover().await, None, "{scheme}");
+        let built = "select count(*) from pg_index where indrelid = 't'::regclass and indisvalid";
+        assert_eq!(database.count(built).await, 2, "{scheme}");
     }
 }
 

@@ -31,11 +31,12 @@ const STARTER: &str = "import sys; sys.path[:] = filter(None, sys.path); source 
 const BOOTSTRAP: &str = include_str!("warm/bootstrap.py");
 
 /// The other end of the pipe. It travels over the pipe too: no file, so a read-only file system will do.
-const MODULES: [(&str, &str); 14] = [
+const MODULES: [(&str, &str); 15] = [
     ("herder_warm", ""),
     ("herder_warm.connections", include_str!("warm/connections.py")),
     ("herder_warm.drivers", include_str!("warm/drivers.py")),
     ("herder_warm.errors", include_str!("warm/errors.py")),
+    ("herder_warm.leftovers", include_str!("warm/leftovers.py")),
     ("herder_warm.migrate", include_str!("warm/migrate.py")),
     ("herder_warm.offline", include_str!("warm/offline.py")),
     ("herder_warm.pipes", include_str!("warm/pipes.py")),
