@@ -256,7 +256,11 @@ impl Claims {
 
     /// One look at the control database. A fault is waited out here: nobody above can do better.
     async fn claim(&mut self, room: Vec<Arc<OwnedSemaphorePermit>>) -> Vec<Delivery> {
-        let pause = match self.claimer.claim(room).await {
+        // In a task of its own: apalis drops nothing when it is to stop, but goes on with nothing either, and a claim that stands
+        // still would keep the line from whoever writes outcomes.
+        let claimer = Arc::clone(&self.claimer);
+        let claimed = tokio::spawn(async move { claimer.claim(room).await });
+        let pause = match claimed.await.unwrap_or_else(|_| Ok(Vec::new())) {
             Ok(deliveries) if !deliveries.is_empty() => {
                 self.faults = 0;
                 return deliveries;

@@ -49,6 +49,27 @@ async fn a_draining_worker_takes_nothing_new_and_finishes_what_runs() {
     another_one_finishes(&fleet).await;
 }
 
+/// apalis goes on with nothing once it is to stop, and drops nothing either: a claim that it stood still over kept the line to
+/// the control database from the outcome of what ran.
+#[tokio::test]
+async fn a_claim_on_its_way_does_not_hold_up_a_drain() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let setup = Setup::schemas(1).migrations(Tool::Sql, vec![first, second.gated()]);
+    let fleet = setup.start().await;
+    let gate = fleet.close_gate().await;
+    let mut worker = fleet.worker(&["--concurrency", "2", "--drain-timeout", "1h"]);
+    fleet.herder(&["upgrade"]).await.expect(0);
+    fleet.wait_at_gate(1).await;
+    let slots = fleet.lock("herder.slot", "exclusive").await;
+    fleet.wait_at_lock("herder.slot").await;
+    worker.signal(Signal::TERM);
+    worker.says("Draining").await;
+    gate.open().await;
+    slots.rollback().await.expect("an end");
+    assert_eq!(worker.end().await.code(), Some(0), "{}", worker.log());
+    assert_eq!(fleet.count("succeeded").await, 1, "{}", fleet.last_seen().await);
+}
+
 async fn a_drain_runs_out_of_time(tool: Tool) {
     let (fleet, gate, worker) = two_at_the_gate(tool, 4, &["--drain-timeout", "0s"]).await;
     assert_eq!(worker.drain().await, Some(0));
