@@ -510,7 +510,7 @@ async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued
     }
     let total = plan.tenants.iter().filter(|p| !p.current).count();
     let mut waves = request.rollout.waves(total);
-    let jobs: Vec<NewJob> = plan
+    let mut jobs: Vec<NewJob> = plan
         .tenants
         .iter()
         .map(|planned| (planned, plan_of(&plan, &plans, planned)))
@@ -603,6 +603,14 @@ async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued
     if places.iter().any(|place| settled.contains(place)) {
         return Ok(None);
     }
+    // Who is where the run goes, and may not be for long: a cancelled run undoes what it began.
+    let at_work = job::at_work(&mut tx).await?;
+    for (job, planned) in jobs.iter_mut().zip(&plan.tenants) {
+        if job.current && at_work.contains(&job.tenant.place) {
+            (job.current, job.to, job.wave) = (false, planned.to.clone(), last_wave);
+        }
+    }
+    let current = jobs.iter().filter(|job| job.current).count();
     run::insert(&mut tx, &new).await?;
     for way in &plan.ways {
         if let Offer::Plan(plan) = &way.offer {
@@ -618,7 +626,7 @@ async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued
     Ok(Some(Enqueued {
         run: id,
         tenants: jobs.len(),
-        current: jobs.len() - total,
+        current,
         waves: new.waves,
         target: plan.target.map(|t| t.unwrap_or_else(|| "base".into())),
         warnings: plan.warnings,

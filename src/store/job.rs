@@ -324,8 +324,7 @@ pub async fn settle(
     Ok(rows.fetch_all(connection).await?)
 }
 
-/// The places of all jobs that have settled since then and may have changed their tenants: those of runs that are open, or
-/// were at that time.
+/// The places of all jobs that have settled since then and may have changed their tenants.
 ///
 /// # Errors
 /// The control database fails.
@@ -336,10 +335,26 @@ pub async fn settled_since(
     let rows = sqlx::query_as!(
         Place,
         "select job.server, job.database, job.schema
-         from herder.run join herder.job on job.run_id = run.id
-         where (run.settled_at is null or run.settled_at >= $1)
-           and job.settled_at >= $1 and job.outcome is distinct from 'already_current'",
+         from herder.attempt join herder.job on job.id = attempt.job_id
+         where attempt.ended_at >= $1 and job.settled_at >= $1 and job.outcome is distinct from 'already_current'",
         since,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().collect())
+}
+
+/// The places where an attempt is at work, or may be: that of a cancelled run goes on until its worker hears of it, and that
+/// of a lost worker until its server says that its session is gone.
+///
+/// # Errors
+/// The control database fails.
+pub async fn at_work(connection: &mut PgConnection) -> Result<HashSet<Place>, StoreError> {
+    let rows = sqlx::query_as!(
+        Place,
+        "select job.server, job.database, job.schema
+         from herder.slot join herder.job on job.id = slot.job_id
+         where slot.worker is not null and slot.purpose = 'attempt'",
     )
     .fetch_all(connection)
     .await?;

@@ -49,6 +49,38 @@ async fn a_paused_run_finishes_what_runs_and_takes_nothing_new_until_it_is_resum
     assert_eq!(worker.drain().await, Some(0));
 }
 
+/// Its worker hears of the cancel in a while, and what it does to the tenant may be committed by then.
+#[tokio::test]
+async fn a_tenant_that_a_cancelled_run_is_still_at_is_not_taken_for_current() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let setup = Setup::schemas(2).migrations(Tool::Sql, vec![first, second.gated_down()]);
+    let fleet = setup.start().await;
+    let worker = fleet.worker(&["--concurrency", "1"]);
+    fleet.herder(&["upgrade", "--wait"]).await.expect(0);
+    let gate = fleet.close_gate_of("t001").await;
+    let down = ["downgrade", "--to", "-1", "--yes", "--tenant", "t001"];
+    fleet.herder(&down).await.expect(0);
+    fleet.wait_at_gate(1).await;
+    worker.signal(Signal::STOP);
+    fleet.herder(&["cancel", "--yes"]).await.expect(0);
+    fleet.herder(&["upgrade"]).await.expect(0);
+    let states =
+        "select string_agg(concat_ws(' ', tenant, job.state, outcome), ', ' order by tenant) from herder.job
+                  join (select id from herder.run order by created_at desc limit 1) run on run.id = run_id";
+    assert_eq!(
+        fleet.ask::<String>(states).await,
+        "t001 ready, t002 succeeded already_current"
+    );
+    // The statement goes on without its worker, and is committed.
+    gate.open().await;
+    worker.signal(Signal::CONT);
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    assert_eq!(fleet.count("succeeded").await, 2);
+    let at_head = "select count(*) from t001._sqlx_migrations";
+    assert_eq!(crate::fleet::ask::<i64>(&fleet.home, at_head).await, 2);
+    assert_eq!(worker.drain().await, Some(0));
+}
+
 async fn a_cancel_stops_what_runs(tool: Tool) {
     let (fleet, gate, worker) = two_in_the_middle(tool, 4).await;
     let watcher = fleet.start_herder(&["watch"]);

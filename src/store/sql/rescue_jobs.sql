@@ -1,6 +1,6 @@
 -- Sends back the jobs whose worker was not heard of for its whole lease, and marks their slots: the worker is gone,
 -- but its sessions may not be. A job that was started $1 times is parked instead: it may be what kills the workers.
--- Safe to run by all workers at once: each job is sent back by one of them.
+-- That of a cancelled run is sent nowhere. Safe to run by all workers at once: each job is sent back by one of them.
 with expired as (
     -- Locked, so that each is looked at as it is now: one whose heartbeat has just come keeps what it holds. One whose heartbeat
     -- comes meanwhile is passed over, or is told afterwards what it has lost: it never believes in a job that is gone.
@@ -9,16 +9,17 @@ with expired as (
     for update skip locked
 ),
 lost as (
-    select job.id, job.epoch, job.worker from herder.job
+    select job.id, job.epoch, job.worker,
+           case when run.state = 'cancelled' then 'cancelled' when job.starts >= $1 then 'failed' else 'ready' end as next
+    from herder.job join herder.run on run.id = job.run_id
     where job.state = 'running'
       and (job.worker in (select id from expired) or not exists (select from herder.worker where worker.id = job.worker))
     for update of job skip locked
 ),
 returned as (
     update herder.job
-    set state = case when job.starts >= $1 then 'failed' else 'ready' end,
-        settled_at = case when job.starts >= $1 then now() end,
-        error = case when job.starts >= $1 then jsonb_build_object('reason', 'parked',
+    set state = lost.next, settled_at = case when lost.next <> 'ready' then now() end,
+        error = case when lost.next = 'failed' then jsonb_build_object('reason', 'parked',
             'message', format('started %s times, and each time its worker was lost', job.starts),
             'hint', 'the logs of the lost workers say what it did to them; `herder retry` starts it again')
             else job.error end,

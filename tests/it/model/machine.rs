@@ -491,10 +491,15 @@ impl<'a> Machine<'a> {
             let holds = self.slots.values_mut();
             let of_it = holds.filter(|hold| (hold.job, hold.epoch) == (*id, job.epoch));
             of_it.for_each(|hold| hold.suspect = true);
-            let parked = job.starts >= MAX_STARTS;
-            job.state = if parked { "failed" } else { "ready" };
+            let cancelled = self.runs[job.run].state == "cancelled";
+            let parked = !cancelled && job.starts >= MAX_STARTS;
+            job.state = match (cancelled, parked) {
+                (true, _) => "cancelled",
+                (_, true) => "failed",
+                _ => "ready",
+            };
             job.worker = None;
-            if !parked {
+            if job.state == "ready" {
                 job.deliver();
             }
             let found = rescued.iter().find(|r| r.job == *id);
