@@ -41,7 +41,7 @@ pub struct Plan {
 /// A piece of a plan that is done or not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanStep {
-    /// The revisions that it applies or undoes, in order. Empty where a revision takes several steps, but for its last.
+    /// The revisions that it applies or undoes, in order. One that takes several steps is named in each of them.
     pub revisions: Vec<String>,
     /// The ledger's rows when it begins.
     pub before: BTreeSet<String>,
@@ -100,9 +100,29 @@ pub struct Note {
     /// it. None: the step is outside a transaction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transaction: Option<String>,
+    /// Whether the step came to its end, where it is outside a transaction.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub done: bool,
+}
+
+impl Note {
+    /// The last step that is done, or may be. None: there is none.
+    pub fn done_through(&self) -> Option<usize> {
+        let step = usize::try_from(self.step).ok()?;
+        match self.done || self.transaction.is_some() {
+            true => Some(step),
+            false => step.checked_sub(1),
+        }
+    }
 }
 
 impl Plan {
+    /// The revision that a step is a piece of.
+    pub fn revision_of(&self, step: usize) -> String {
+        let revision = self.steps.get(step).and_then(|s| s.revisions.last());
+        revision.cloned().unwrap_or_default()
+    }
+
     /// The plan's content as its name: the same SQL is kept once, however many runs use it.
     pub fn id(&self) -> String {
         let text = serde_json::to_vec(self).unwrap_or_default();

@@ -1,7 +1,10 @@
 //! One attempt at one tenant, by a plan or live. It ends with what is to be written down.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,7 +22,7 @@ use super::{
 use crate::{
     database_url::DatabaseUrl,
     domain::{
-        failure::FailureClass,
+        failure::{FailureClass, JobError},
         job::{Claim, Step},
         outcome::{Outcome, Settlement},
         plan::{Note, Plan},
@@ -60,6 +63,8 @@ pub(super) struct Attempt<'a> {
     pub(super) is_sure: &'a (dyn Fn() -> bool + Send + Sync),
     /// Whether it has had a session to the tenant's server.
     pub(super) connected: AtomicBool,
+    /// How far it got, or a former one, where the tenant's ledger cannot say so.
+    pub(super) noted: Mutex<Option<Note>>,
 }
 
 /// How an attempt ended.
@@ -402,6 +407,7 @@ impl Attempt<'_> {
         }
         let (claim, limits) = (self.claim, &self.cx.config.limits);
         let mut recorded = error.to_job_error();
+        self.tell_of_pieces(&mut recorded).await;
         self.metrics.failed(&recorded);
         let backoff = |n: i32| limits.backoff().delay(n.max(1).unsigned_abs(), rand::random());
         match error.class() {
@@ -447,6 +453,30 @@ impl Attempt<'_> {
         }
     }
 
+    /// Says so where a revision was torn in pieces and some of them are done: whoever undid those by hand, as one does with a
+    /// migration that failed, would have a retry go on without them.
+    async fn tell_of_pieces(&self, recorded: &mut JobError) {
+        let (Some(note), Some(id)) = (self.noted().clone(), &self.claim.plan) else {
+            return;
+        };
+        let (Some(done), Ok(plan)) = (note.done_through(), self.plans.get(id).await) else {
+            return;
+        };
+        let revision = plan.revision_of(done);
+        if recorded.revision.as_deref() == Some(&revision) && recorded.reason != "half_applied" {
+            recorded.hint.get_or_insert_with(|| {
+                format!(
+                    "the pieces of revision {revision} before this one are committed, and `herder retry` goes on behind them; \
+                     whoever undoes them by hand starts a new run instead"
+                )
+            });
+        }
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Option<Note>> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether the tenant was dropped since the run was made, and taken off the list: then nothing is wrong.
     async fn is_gone(&self, error: &RunnerError) -> bool {
         let dropped = matches!(error, RunnerError::SchemaMissing(_))
@@ -458,14 +488,17 @@ impl Attempt<'_> {
 #[async_trait]
 impl Journal for Attempt<'_> {
     fn last(&self) -> Option<Note> {
-        self.claim.note.clone()
+        self.noted().clone()
     }
 
     async fn note(&self, note: Option<&Note>) -> Result<(), RunnerError> {
         let claim = self.claim;
         let noted = store::plan::note(&self.cx.pool, claim.job, claim.epoch, self.worker, note).await;
         match noted {
-            Ok(true) => Ok(()),
+            Ok(true) => {
+                *self.noted() = note.cloned();
+                Ok(())
+            }
             Ok(false) => Err(RunnerError::Superseded),
             Err(e) => Err(RunnerError::Connection(format!(
                 "cannot note how far it got: {e}"

@@ -3,7 +3,7 @@
 use std::{
     panic::AssertUnwindSafe,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -383,6 +383,7 @@ impl Shared {
             enter: &enter,
             is_sure: &is_sure,
             connected: AtomicBool::new(false),
+            noted: Mutex::new(claim.note.clone()),
         };
         let inherited = self.kept.take(claim).await;
         match AssertUnwindSafe(attempt.execute(inherited)).catch_unwind().await {

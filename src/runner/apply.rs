@@ -284,10 +284,10 @@ impl Applier<'_> {
         message.behind(step, "select pg_catalog.pg_current_xact_id()::pg_catalog.text");
         let reply = message.send(self.session.connection()).await?;
         let transaction = reply.row.as_ref().map(|row| row.try_get(0)).transpose()?;
-        let step_number = i32::try_from(at).unwrap_or(i32::MAX);
         let note = Note {
-            step: step_number,
+            step: outside::number(at),
             transaction,
+            done: false,
         };
         self.note(Some(note)).await?;
         let mut message = Message::default();
@@ -310,7 +310,7 @@ impl Applier<'_> {
         };
         let at = usize::try_from(note.step).unwrap_or_default();
         let Some(transaction) = &note.transaction else {
-            return Ok(at);
+            return Ok(at + usize::from(note.done));
         };
         // Its backend is gone, so that it is one of the two. None: it was so long ago that nobody knows any more.
         let status: Option<String> = sqlx::query_scalar("select pg_xact_status($1::xid8)")
@@ -321,17 +321,8 @@ impl Applier<'_> {
         match status.as_deref() {
             Some("committed") => Ok(at + 1),
             Some("aborted") => Ok(at),
-            _ => Err(RunnerError::Dirty(self.revision_of(at))),
+            _ => Err(RunnerError::Dirty(self.order.plan.revision_of(at))),
         }
-    }
-
-    /// The revision that a step is a piece of.
-    fn revision_of(&self, at: usize) -> String {
-        let rest = self.order.plan.steps.iter().skip(at);
-        rest.flat_map(|s| s.revisions.first())
-            .next()
-            .cloned()
-            .unwrap_or_default()
     }
 
     /// What a step's transaction begins with.

@@ -6,7 +6,10 @@ use crate::fleet::{Fleet, Setup, list, steps, tell};
 /// Tenants at the second of three revisions, and plans for the third, which has this outside a transaction.
 async fn torn_by(outside: &str, tenants: usize) -> Fleet {
     let mut steps = steps(2);
-    let first = steps.remove(0).then("create table doubles (n int)");
+    let first = steps
+        .remove(0)
+        .then("create table doubles (n int)")
+        .then("create table locked (n int)");
     steps.insert(0, first);
     let fleet = Setup::schemas(tenants).plans(steps).start().await;
     let body = format!(
@@ -75,6 +78,43 @@ async fn what_was_refused_outside_a_transaction_is_tried_again() {
     assert_eq!(worker.drain().await, Some(0));
 }
 
+/// A step outside a transaction that is done is noted as such: the one behind it may be refused as often as it likes.
+#[tokio::test]
+async fn what_was_done_outside_a_transaction_is_not_taken_for_half_done() {
+    let fleet = torn_by(
+        "update doubles set n = n + 1\"\"\")\n    with op.get_context().autocommit_block():\n        \
+         op.execute(\"\"\"alter table locked add m int",
+        1,
+    )
+    .await;
+    fleet.configure(|config| {
+        let limits: toml::Table = "lock_timeout = '50ms'\nbackoff = '50ms'".parse().expect("TOML");
+        config.insert("limits".into(), limits.into());
+    });
+    let worker = fleet.worker(&[]);
+    fleet
+        .herder(&["upgrade", "--to", "20250102", "--wait"])
+        .await
+        .expect(0);
+    tell(&fleet.home, "insert into t001.doubles values (1)").await;
+    let mut busy = fleet.home.begin().await.expect("a transaction");
+    sqlx::raw_sql("lock table t001.locked in exclusive mode")
+        .execute(&mut *busy)
+        .await
+        .expect("a lock");
+    fleet.herder(&["upgrade", "--wait"]).await.expect(4);
+    fleet.assert_by_plan().await;
+    let error = &fleet.job("t001").await["error"];
+    assert_eq!(error["sqlstate"], "55P03", "{error:#}");
+    let hint = error["hint"].as_str().unwrap_or_default();
+    assert!(hint.contains("goes on behind them"), "{error:#}");
+    busy.rollback().await.expect("an end");
+    fleet.herder(&["retry", "--wait"]).await.expect(0);
+    fleet.assert_effects(&ALL).await;
+    assert_eq!(list(&fleet.home, "select n::text from t001.doubles").await, ["2"]);
+    assert_eq!(worker.drain().await, Some(0));
+}
+
 /// Somebody brings a tenant to the revision before it, by hand, after the run was made.
 #[tokio::test]
 async fn whoever_stands_at_the_revision_before_gets_its_first_piece() {
@@ -82,7 +122,7 @@ async fn whoever_stands_at_the_revision_before_gets_its_first_piece() {
     fleet.herder(&["upgrade"]).await.expect(0);
     tell(
         &fleet.home,
-        "set search_path = t001; create table doubles (n int);
+        "set search_path = t001; create table doubles (n int); create table locked (n int);
          create table alembic_version (version_num varchar(32) primary key);
          insert into alembic_version values ('20250102');
          insert into effects (step) values ('up 20250101'), ('up 20250102')",

@@ -188,13 +188,14 @@ impl Assembly {
         let own = std::mem::take(&mut self.before_it);
         if self.revision.is_some() && !self.revisions.is_empty() && self.transaction {
             let piece = self.statements.split_off(own);
-            self.step();
+            self.step(None);
             self.statements = piece;
         }
-        self.step();
+        self.step(self.revision.clone());
     }
 
-    fn step(&mut self) {
+    /// Makes a step of what there is. `torn`: the revision that it is a piece of, and not the last one.
+    fn step(&mut self, torn: Option<String>) {
         let before = std::mem::replace(&mut self.at, self.ledger.clone());
         if self.statements.is_empty() && self.record.is_empty() {
             return;
@@ -220,8 +221,9 @@ impl Assembly {
                 record: Some(record).filter(|r| !r.is_empty()),
             }
         };
+        let done = std::mem::take(&mut self.revisions);
         self.steps.push(PlanStep {
-            revisions: std::mem::take(&mut self.revisions),
+            revisions: done.into_iter().chain(torn).collect(),
             before,
             after: self.ledger.clone(),
             form,
@@ -271,7 +273,8 @@ fn is_lasting(statement: &str) -> bool {
     let is_limit = tokens
         .get(1)
         .is_some_and(|t| t.text.to_ascii_lowercase().ends_with("_timeout"));
-    is_setting(statement) && is(0, "set") && !is(1, "local") && !is_limit
+    let is_called = tokens.iter().any(|t| t.is("set_config")) && !tokens.iter().any(|t| t.is("true"));
+    is_called || is(0, "reset") || is_setting(statement) && is(0, "set") && !is(1, "local") && !is_limit
 }
 
 /// The setting where there is no transaction that it could be local to.
@@ -339,7 +342,7 @@ mod tests {
                 },
             },
             PlanStep {
-                revisions: vec![],
+                revisions: vec!["c".into()],
                 before: rows(&["b"]),
                 after: rows(&["b"]),
                 form: StepForm::Outside {
@@ -390,8 +393,8 @@ mod tests {
             found,
             [
                 is("b", "a", "b"),
-                is("", "b", "b"),
-                is("", "b", "b"),
+                is("c", "b", "b"),
+                is("c", "b", "b"),
                 is("c", "b", "c")
             ]
         );
@@ -419,7 +422,10 @@ mod tests {
             "revision b changes a setting of the session, which lasts longer than a step of a plan"
         );
         assert!(set("set local time zone 'Asia/Tokyo'", more.clone()).is_ok());
-        assert!(set("set statement_timeout = '1h'", more).is_ok());
+        assert!(set("set statement_timeout = '1h'", more.clone()).is_ok());
+        assert!(set("select set_config('TimeZone', 'Asia/Tokyo', true)", more.clone()).is_ok());
+        assert!(set("select set_config('TimeZone', 'Asia/Tokyo', false)", more.clone()).is_err());
+        assert!(set("reset timezone", more).is_err());
         assert!(set("SET TIME ZONE 'Asia/Tokyo'", serde_json::json!([])).is_ok());
     }
 

@@ -29,7 +29,7 @@ impl Applier<'_> {
         let earlier = self.noted.clone();
         let resumed = self.announce(at, step, announce.as_deref()).await?;
         if resumed && statements.iter().any(|s| kind_of(s) == Kind::Once) {
-            return Err(RunnerError::Dirty(self.revision_of(at)).into());
+            return Err(RunnerError::Dirty(self.order.plan.revision_of(at)).into());
         }
         for (i, statement) in statements.iter().enumerate() {
             let statement = self.placed(statement)?;
@@ -72,6 +72,9 @@ impl Applier<'_> {
             message.behind(step, &self.placed(record)?);
         }
         message.send(self.session.connection()).await?;
+        if announce.is_none() && record.is_none() {
+            self.note_outside(at, true).await?;
+        }
         Ok(())
     }
 
@@ -95,19 +98,22 @@ impl Applier<'_> {
         if announce.is_some() {
             return Ok(reply.affected == 0);
         }
-        let step = i32::try_from(at).unwrap_or(i32::MAX);
-        let resumed = self
-            .noted
-            .as_ref()
-            .is_some_and(|n| n.step == step && n.transaction.is_none());
+        let noted = self.noted.as_ref();
+        let resumed = noted.is_some_and(|n| n.step == number(at) && n.transaction.is_none() && !n.done);
         if !resumed {
-            let note = Note {
-                step,
-                transaction: None,
-            };
-            self.note(Some(note)).await?;
+            self.note_outside(at, false).await?;
         }
         Ok(resumed)
+    }
+
+    /// Notes that a step was begun, or that it is done, where no ledger says so.
+    async fn note_outside(&mut self, at: usize, done: bool) -> Result<(), RunnerError> {
+        let note = Note {
+            step: number(at),
+            transaction: None,
+            done,
+        };
+        self.note(Some(note)).await
     }
 
     /// Takes back the announcement of a step of which nothing was done.
@@ -198,6 +204,11 @@ impl Applier<'_> {
             (format!("{}.{}", quote(&schema), quote(&index)), row.get(2))
         }))
     }
+}
+
+/// A step's number in a note.
+pub(super) fn number(at: usize) -> i32 {
+    i32::try_from(at).unwrap_or(i32::MAX)
 }
 
 /// What one message outside a transaction does. Of several statements in one, nobody knows.
