@@ -11,6 +11,7 @@ use crate::{
     database_url::DatabaseUrl,
     domain::{
         job::{Epoch, JobId, parse_application_name},
+        plan::Session,
         revision::Ledger,
         run::RunId,
         tenant::Place,
@@ -95,12 +96,24 @@ pub fn literal(text: &str) -> String {
     format!("{escape}'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
+/// What this database and this role say of the settings by which a session reads and writes times. What the server itself says
+/// is the same for all of its databases.
+pub(crate) const DEFAULTS: &str =
+    "select coalesce(string_agg(concat_ws(' ', setdatabase <> 0, setrole <> 0, setting), ', '
+    order by setdatabase <> 0, setrole <> 0, setting), '')
+    from pg_catalog.pg_db_role_setting, unnest(setconfig) setting
+    where setdatabase in (0, (select oid from pg_catalog.pg_database where datname = current_database()))
+      and setrole in (0, (select oid from pg_catalog.pg_roles where rolname = session_user))
+      and lower(split_part(setting, '=', 1)) in ('timezone', 'datestyle')";
+
 /// An open connection to a tenant. It keeps no prepared statements: a migration may deallocate them.
 pub struct TenantSession {
     connection: PgConnection,
     schema: Option<String>,
     search_path: Option<String>,
     lock_key: i64,
+    /// What was said of [`DEFAULTS`], once it was asked.
+    defaults: Option<String>,
 }
 
 /// Who holds a tenant's lock.
@@ -139,6 +152,21 @@ impl TenantSession {
         Ok(session)
     }
 
+    /// Whether a plan that was made for sessions like that one means the same here.
+    ///
+    /// # Errors
+    /// The connection breaks.
+    pub(crate) async fn suits(&mut self, session: &Session) -> Result<bool, RunnerError> {
+        let Some(wanted) = &session.defaults else {
+            return Ok(true);
+        };
+        if self.defaults.is_none() {
+            let asked = sqlx::query_scalar(DEFAULTS).persistent(false);
+            self.defaults = Some(asked.fetch_one(&mut self.connection).await?);
+        }
+        Ok(self.defaults.as_ref() == Some(wanted))
+    }
+
     /// The same, but unqualified names mean nothing yet: each message must say for itself which schema it is about.
     ///
     /// # Errors
@@ -170,6 +198,7 @@ impl TenantSession {
             schema: None,
             search_path: None,
             lock_key: 0,
+            defaults: None,
         };
         session.turn_to(place, extra_search_path);
         Ok(session)

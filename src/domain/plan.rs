@@ -31,9 +31,9 @@ pub struct Plan {
     /// It costs a fraction of both. Not true, or absent: they are asked one by one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quick: Option<String>,
-    /// The settings that each step begins with, by their names, where the tool's own sessions have others than ours.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub session: BTreeMap<String, String>,
+    /// What each step's session begins with, where the tool opens sessions of its own kind.
+    #[serde(default, skip_serializing_if = "Session::is_ours")]
+    pub session: Session,
     /// What to do, in order. The first begins at `before`, each at the end of the one before it.
     pub steps: Vec<PlanStep>,
 }
@@ -103,6 +103,24 @@ pub struct Note {
     /// Whether the step came to its end, where it is outside a transaction.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub done: bool,
+}
+
+/// What the tool's own sessions begin with, where the plan was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// The settings that are not ours, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
+    /// What the database and the role say about such settings. Where they say something else, the plan does not fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub defaults: Option<String>,
+}
+
+impl Session {
+    /// Whether any session of ours will do.
+    pub fn is_ours(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Note {

@@ -248,6 +248,7 @@ async fn read(
         target,
         absolute: absolute.as_ref(),
         known: HashMap::new(),
+        by_server: cx.runner.is_rendered(),
         ways: Ways::default(),
     };
     let tenants: Vec<Planned> = resolved
@@ -361,16 +362,22 @@ async fn offers(
 #[derive(Default)]
 struct Ways {
     known: Vec<DistinctWay>,
-    index: HashMap<(Ledger, Isolation), usize>,
+    index: HashMap<(Ledger, Isolation, Option<String>), usize>,
 }
 
 impl Ways {
-    fn number(&mut self, ledger: Ledger, isolation: Isolation, to: &Option<String>) -> usize {
+    fn number(
+        &mut self,
+        ledger: Ledger,
+        isolation: Isolation,
+        server: Option<String>,
+        to: &Option<String>,
+    ) -> usize {
         let known = &mut self.known;
         *self
             .index
-            .entry((ledger, isolation))
-            .or_insert_with_key(|(ledger, isolation)| {
+            .entry((ledger, isolation, server))
+            .or_insert_with_key(|(ledger, isolation, _)| {
                 known.push((ledger.clone(), *isolation, to.clone()));
                 known.len() - 1
             })
@@ -387,6 +394,8 @@ struct Planner<'a> {
     target: &'a Target,
     absolute: Option<&'a Option<String>>,
     known: HashMap<Ledger, Result<Thought, HistoryError>>,
+    /// A plan that is rendered is fitted to what sessions begin with, and each server has its own mind about that.
+    by_server: bool,
     ways: Ways,
 }
 
@@ -415,7 +424,10 @@ impl Planner<'_> {
         });
         match thought.clone() {
             Ok((to, current, pending)) => Planned {
-                way: (!current).then(|| self.ways.number(ledger, tenant.isolation, &to)),
+                way: (!current).then(|| {
+                    let server = self.by_server.then(|| tenant.place.server.clone());
+                    self.ways.number(ledger, tenant.isolation, server, &to)
+                }),
                 tenant,
                 from,
                 to,

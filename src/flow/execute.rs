@@ -268,6 +268,11 @@ impl Attempt<'_> {
         if !fits(plan, &session.home().await?) {
             return Ok(Settlement::Live("a schema whose name it cannot hold".into()));
         }
+        if !session.suits(&plan.session).await? {
+            return Ok(Settlement::Live(
+                "a database with another TimeZone or DateStyle".into(),
+            ));
+        }
         (self.enter)(Step::Guarding);
         if !plan.is_transactional() {
             self.guard(session).await?;

@@ -356,7 +356,7 @@ impl Applier<'_> {
         let name = format!("{set} application_name = {}", literal(self.order.name));
         let path = self.session.search_path();
         let path = path.map(|path| format!("{set} search_path = {path}"));
-        let others = self.order.plan.session.iter();
+        let others = self.order.plan.session.settings.iter();
         let others = others.map(|(name, value)| format!("{set} {} = {}", quote(name), literal(value)));
         std::iter::once(name).chain(path).chain(others).collect()
     }

@@ -698,6 +698,58 @@ async fn an_index_that_was_broken_off_is_not_taken_for_a_good_one() {
     }
 }
 
+/// Its ledger is the tenant's, so that all would be well but for the tables.
+#[tokio::test]
+async fn an_env_that_works_in_another_schema_is_refused_before_it_makes_anything_there() {
+    let mut process = warm().await;
+    let database = Database::new().await;
+    database.run("create schema \"Acme\"").await;
+    database.run("create table here (x int)").await;
+    let own = "context.configure(connection=connection, version_table_schema=context.get_x_argument(as_dictionary=True)['schema'])";
+    let astray = SYNC_ENV.replace("context.configure(connection=connection)", own);
+    let unquoted = astray.replace(
+        "    context.configure",
+        "    connection.exec_driver_sql('set search_path to Acme, public')\n    context.configure",
+    );
+    for env in [&astray, &unquoted] {
+        for body in [
+            "op.create_table('t', sa.Column('x', sa.Integer), if_not_exists=True)",
+            "op.execute('/* one */ create table if not exists \"t\" (x int)')",
+            "op.execute('alter table if exists only here add y int')",
+            "op.drop_table('here')",
+            "op.execute('create or replace view v as select 1')",
+        ] {
+            let project = Handmade::new(env).revision("a", None, body);
+            let tenant = Tenant::new(&database.url).schema("Acme");
+            let error = tool(process.migrate(&project.project(), &tenant.up()).await);
+            assert_eq!(error.kind, ToolErrorKind::Env, "{body}: {error:?}");
+            assert!(
+                error.message.starts_with("env.py works in schema `public`"),
+                "{error:?}"
+            );
+        }
+    }
+    let seen = "select count(*) from pg_class where relnamespace = 'public'::regnamespace";
+    assert_eq!(database.count(seen).await, 1);
+    // Who says the schema each time, or has it said, is at home anywhere.
+    let mapped = astray.replace(
+        "as connection:",
+        "as connection:\n    connection = connection.execution_options(schema_translate_map={None: 'Acme'})",
+    );
+    let body = "op.create_table('t', sa.Column('x', sa.Integer))\n    op.drop_table('t')\n    \
+                op.execute('create temp table u (x int)')\n    op.execute('drop table u')\n    \
+                op.execute('create table if not exists \"Acme\" . v (x int)')";
+    let project = Handmade::new(&mapped).revision("a", None, body);
+    let tenant = Tenant::new(&database.url).schema("Acme");
+    process
+        .migrate(&project.project(), &tenant.up())
+        .await
+        .expect("a migration");
+    assert_eq!(database.count(seen).await, 1);
+    let made = "select count(*) from pg_tables where schemaname = 'Acme' and tablename = 'v'";
+    assert_eq!(database.count(made).await, 1);
+}
+
 #[tokio::test]
 async fn a_held_lock_is_a_lock_timeout() {
     let database = Database::new().await;

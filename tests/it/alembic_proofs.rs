@@ -318,6 +318,30 @@ async fn a_proof_is_made_once_for_the_same_migrations() {
     assert_eq!(by_plan_and_live(&fleet).await, (3, 0));
 }
 
+/// A plan is fitted to one tenant's sessions. Those of another database may begin in another way.
+#[tokio::test]
+async fn a_plan_is_not_used_where_sessions_begin_in_another_way() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let second = second
+        .then("create table w (at timestamptz)")
+        .then("insert into w values ('2024-01-10 12:00')");
+    let fleet = Setup::databases(3).plans(vec![first, second]).start().await;
+    let elsewhere = fleet.database("t002");
+    let zone = format!("alter database {elsewhere} set timezone = 'Asia/Tokyo'");
+    tell(&fleet.home, &zone).await;
+    fleet.herder(&["upgrade", "--local", "2"]).await.expect(0);
+    let times = "select (at at time zone 'UTC')::text from w";
+    for (database, at) in [
+        ("t001", "2024-01-10 12:00:00"),
+        ("t002", "2024-01-10 03:00:00"),
+        ("t003", "2024-01-10 12:00:00"),
+    ] {
+        let pool = fleet.pool(&fleet.database(database));
+        assert_eq!(list(&pool, times).await, [at], "{database}");
+    }
+    assert_eq!(by_plan_and_live(&fleet).await, (2, 1));
+}
+
 /// sqlx tells the server another time zone than anybody else's client does.
 #[tokio::test]
 async fn a_plan_reads_times_as_the_tools_own_sessions_do() {

@@ -196,7 +196,7 @@ fn steps(plan: &plan::Plan, sql: bool) -> Vec<Step> {
     let step = |step: &PlanStep| {
         let transactional = matches!(step.form, StepForm::Transaction { .. });
         let set = if transactional { "SET LOCAL" } else { "SET" };
-        let settings = plan.session.iter();
+        let settings = plan.session.settings.iter();
         let settings = settings.map(|(name, value)| format!("{set} {name} = {};\n", literal(value)));
         Step {
             revisions: step.revisions.clone(),

@@ -10,15 +10,12 @@ use super::{
 };
 use crate::{
     domain::{
-        plan::{Plan, PlanStep, SCHEMA, StepForm},
+        plan::{Plan, PlanStep, SCHEMA, Session, StepForm},
         tenant::Place,
     },
     runner::{Ground, Offer, RunnerError},
     session::quote,
 };
-
-/// What decides how a session reads and writes times, by the names of the settings.
-type Session = BTreeMap<String, String>;
 
 /// What our own sessions begin with, whatever the server has: sqlx says so when it connects.
 const OURS: [(&str, &str); 2] = [("TimeZone", "UTC"), ("DateStyle", "ISO, MDY")];
@@ -52,13 +49,14 @@ pub(super) async fn fit(
 }
 
 /// How env.py's own connection differs from the plan's, which env.py may have seen to in its offline mode as well.
-pub(super) fn deviation(plan: &Plan, session: &Session) -> Option<String> {
+pub(super) fn deviation(plan: &Plan, session: &BTreeMap<String, String>) -> Option<String> {
     let expected = |name: &str| {
         let ours = OURS.iter().find(|(own, _)| *own == name).map(|(_, value)| *value);
-        plan.session.get(name).map(String::as_str).or(ours)
+        plan.session.settings.get(name).map(String::as_str).or(ours)
     };
     let differs = |name: &str, value: &str| {
-        expected(name) != Some(value) && (plan.session.contains_key(name) || !is_ours(name, value))
+        let is_other = plan.session.settings.contains_key(name) || !is_ours(name, value);
+        is_other && expected(name) != Some(value)
     };
     let (name, value) = session.iter().find(|(name, value)| differs(name, value))?;
     let says = |sql: &str| {
@@ -119,11 +117,11 @@ async fn begun(
         .await;
     match asked {
         Ok(mut session) => {
-            session.retain(|name, value| !is_ours(name, value));
+            session.settings.retain(|name, value| !is_ours(name, value));
             Ok(session)
         }
         // None of the drivers that are known is there, or it does not get there. What env.py's connection has is seen by the proof.
-        Err(WarmError::Tool(_)) => Ok(Session::new()),
+        Err(WarmError::Tool(_)) => Ok(Session::default()),
         Err(error) => Err(to_error(error)),
     }
 }
@@ -155,14 +153,17 @@ mod tests {
 
     #[test]
     fn a_session_that_no_step_has_is_a_deviation() {
-        let session = |zone: &str| Session::from([("TimeZone".to_owned(), zone.to_owned())]);
+        let session = |zone: &str| BTreeMap::from([("TimeZone".to_owned(), zone.to_owned())]);
         let plan = |zone: Option<&str>, sql: &str| Plan {
             direction: Direction::Upgrade,
             before: Default::default(),
             after: Default::default(),
             check: None,
             quick: None,
-            session: zone.map(session).unwrap_or_default(),
+            session: Session {
+                settings: zone.map(session).unwrap_or_default(),
+                defaults: None,
+            },
             steps: vec![PlanStep {
                 revisions: Vec::new(),
                 before: Default::default(),

@@ -1,6 +1,5 @@
 //! One warm Python process.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +20,8 @@ use super::protocol::{
 };
 use super::scrub::Scrubber;
 use crate::database_url::RESERVED;
+use crate::domain::plan::Session;
+use crate::session::DEFAULTS;
 
 /// Reads the first script from standard input and runs it. Drops the current directory from Python's path before that:
 /// the alembic command does not have it there either, and a `logging.py` in it would stand in for Python's own.
@@ -31,11 +32,12 @@ const STARTER: &str = "import sys; sys.path[:] = filter(None, sys.path); source 
 const BOOTSTRAP: &str = include_str!("warm/bootstrap.py");
 
 /// The other end of the pipe. It travels over the pipe too: no file, so a read-only file system will do.
-const MODULES: [(&str, &str); 15] = [
+const MODULES: [(&str, &str); 17] = [
     ("herder_warm", ""),
     ("herder_warm.connections", include_str!("warm/connections.py")),
     ("herder_warm.drivers", include_str!("warm/drivers.py")),
     ("herder_warm.errors", include_str!("warm/errors.py")),
+    ("herder_warm.home", include_str!("warm/home.py")),
     ("herder_warm.leftovers", include_str!("warm/leftovers.py")),
     ("herder_warm.migrate", include_str!("warm/migrate.py")),
     ("herder_warm.offline", include_str!("warm/offline.py")),
@@ -47,6 +49,7 @@ const MODULES: [(&str, &str); 15] = [
     ("herder_warm.serve", include_str!("warm/serve.py")),
     ("herder_warm.urls", include_str!("warm/urls.py")),
     ("herder_warm.within", include_str!("warm/within.py")),
+    ("herder_warm.words", include_str!("warm/words.py")),
 ];
 
 /// How long a process may take to import Alembic. Half a second is usual; a cold disk and a busy machine take many.
@@ -215,7 +218,8 @@ impl WarmProcess {
         migration: &Migration<'_>,
         within: &str,
     ) -> Result<Migrated, WarmError> {
-        self.ask_about("migrate", project, migration, Some(within)).await
+        self.ask_about("migrate", project, migration, Some(("within", within)))
+            .await
     }
 
     /// Where env.py would take a migration. Changes nothing, wherever that is, but for what env.py does by itself:
@@ -226,7 +230,8 @@ impl WarmProcess {
         migration: &Migration<'_>,
         within: &str,
     ) -> Result<Whereabouts, WarmError> {
-        self.ask_about("look", project, migration, Some(within)).await
+        self.ask_about("look", project, migration, Some(("within", within)))
+            .await
     }
 
     /// What a session to a tenant's database begins with, where the project's driver opens it: `TimeZone`, `DateStyle`.
@@ -234,8 +239,9 @@ impl WarmProcess {
         &mut self,
         project: &Project,
         migration: &Migration<'_>,
-    ) -> Result<BTreeMap<String, String>, WarmError> {
-        self.ask_about("session", project, migration, None).await
+    ) -> Result<Session, WarmError> {
+        self.ask_about("session", project, migration, Some(("defaults", DEFAULTS)))
+            .await
     }
 
     async fn ask_about<T: DeserializeOwned>(
@@ -243,10 +249,12 @@ impl WarmProcess {
         what: &str,
         project: &Project,
         migration: &Migration<'_>,
-        within: Option<&str>,
+        besides: Option<(&str, &str)>,
     ) -> Result<T, WarmError> {
         let mut request = json!(migration);
-        request["within"] = within.into();
+        if let Some((name, value)) = besides {
+            request[name] = value.into();
+        }
         request["do"] = what.into();
         request["ini"] = json!(project.ini.to_string_lossy());
         request["section"] = json!(project.section);

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     config::{AlembicConfig, LimitsConfig, PlanConfig},
     domain::{
-        plan::{Plan, PlanStep, SCHEMA},
+        plan::{Plan, PlanStep, SCHEMA, Session},
         revision::{Direction, History, Ledger, LedgerForm, Revision},
         tenant::Isolation,
     },
@@ -274,7 +274,7 @@ impl MigrationRunner for AlembicRunner {
                 check: None,
                 quick: None,
                 after: steps.last().map_or_else(|| before.clone(), |s| s.after.clone()),
-                session: BTreeMap::new(),
+                session: Session::default(),
                 steps,
             })),
             Err(why) if self.plan == PlanConfig::Always => Err(RunnerError::Setup {

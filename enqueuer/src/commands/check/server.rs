@@ -26,8 +26,8 @@ use super::{
 };
 use crate::render::words::count;
 
-/// How long to wait for the connection that may ask the server. After that it is asked all the same.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for the connection that may ask the server. Without it, one more would be one too many.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A server, with the tenants that live there.
 pub(super) struct Server<'a> {
@@ -52,11 +52,24 @@ impl Server<'_> {
             Ok(url) => url,
             Err(error) => return vec![Finding::problem(self.title(), error)],
         };
+        let service = Service::acquire(&self.cx.pool, self.name);
+        let Ok(service) = tokio::time::timeout(PATIENCE, service).await else {
+            let text = format!("the one connection that may ask it was in use for {PATIENCE:?}");
+            return vec![
+                Finding::new(self.title(), Level::Problem, text)
+                    .hint("another herder inspects, proves or rehearses there: check again when it is done"),
+            ];
+        };
+        let surveyed = self.survey(&url, first).await;
+        // Without control tables nothing takes turns. That they are missing was said.
+        if let Ok(service) = service {
+            service.release().await;
+        }
         let Survey {
             mut sum,
             owners,
             closed,
-        } = match self.survey(&url, first).await {
+        } = match surveyed {
             Ok(surveyed) => surveyed,
             // That no tenant can be read there goes without saying.
             Err(error) => return vec![Finding::problem(self.title(), error)],
@@ -95,28 +108,20 @@ impl Server<'_> {
 
     /// Over the connection that is counted for such things, where runs know of one.
     async fn survey(&self, url: &DatabaseUrl, first: &Tenant) -> Result<Survey, RunnerError> {
-        let service = tokio::time::timeout(PATIENCE, Service::acquire(&self.cx.pool, self.name)).await;
         let wanted = self.cx.servers.budget(self.name);
         let there = self
             .tenants
             .iter()
             .filter(|t| t.place.database == first.place.database);
         let schemas: Vec<&str> = there.filter_map(|t| t.place.schema.as_deref()).collect();
-        let surveyed = async {
-            let surveyed = budget::survey(url, wanted, &schemas).await?;
-            // Two connections at once are one too many while runs are on. One alone has been looked at.
-            if surveyed.sum.ours == 0
-                && let Some(pooled) = pooler::look(url).await?
-            {
-                return Err(RunnerError::Pooled(pooled.to_string()));
-            }
-            Ok(surveyed)
+        let surveyed = budget::survey(url, wanted, &schemas).await?;
+        // Two connections at once are one too many while runs are on. One alone has been looked at.
+        if surveyed.sum.ours == 0
+            && let Some(pooled) = pooler::look(url).await?
+        {
+            return Err(RunnerError::Pooled(pooled.to_string()));
         }
-        .await;
-        if let Ok(Ok(service)) = service {
-            service.release().await;
-        }
-        surveyed
+        Ok(surveyed)
     }
 
     fn arithmetic(&self, url: &DatabaseUrl, sum: &Arithmetic) -> Finding {

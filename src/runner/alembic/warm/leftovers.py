@@ -7,9 +7,8 @@ import sqlalchemy
 from sqlalchemy import event
 
 from herder_warm.run import Run
+from herder_warm.words import NAME, REMARK, literal
 
-NAME = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
-REMARK = r"(?:\s|--[^\n]*\n|/\*.*?\*/)"
 BUILDS = re.compile(
     r"{remark}*create{remark}+(?:unique{remark}+)?index{remark}+concurrently{remark}+(?:if{remark}+not{remark}+exists{remark}+)?"
     r"({name}){remark}+on{remark}+(?:only{remark}+)?({name}(?:{remark}*\.{remark}*{name})?)".format(name=NAME, remark=REMARK),
@@ -44,6 +43,3 @@ def clear_the_way(connection, _cursor, statement, _parameters, _context, _many):
     finally:
         cursor.close()
 
-
-def literal(text):
-    return "'{}'".format(text.replace("'", "''"))

@@ -29,7 +29,7 @@ class Run:
         self.ledger = None
         self.outer_transaction = False
         self.within = request.get("within")  # What is said before each commit, where it is a proof's.
-        self.reached_out = None  # The failure of that.
+        self.reached_out = None  # The failure of that, or of what is done elsewhere than in the tenant.
         self.database_failure = None  # What the database said last, other than 25P02.
         self.opened = []
         self.limited = set()

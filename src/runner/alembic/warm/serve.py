@@ -25,7 +25,7 @@ except ImportError as error:
     send(answers, {"id": 0, "ok": False, "error": failure})
     sys.exit(0)
 
-from herder_warm import connections, leftovers, within
+from herder_warm import connections, home, leftovers, within
 from herder_warm.errors import Failure, describe_error
 from herder_warm.migrate import look, migrate
 from herder_warm.offline import render
@@ -64,6 +64,7 @@ def serve(inbox, answers):
 gc.freeze()
 gc.enable()
 connections.listen()
+home.listen()
 leftovers.listen()
 within.listen()
 send(answers, {"id": 0, "ok": True, "result": versions()})

@@ -15,7 +15,7 @@ def session(request):
     url = sqlalchemy_url(request["url"], request["scheme"] or project.url_scheme() or "postgresql")
     run = Run.current = Run(request, url)
     try:
-        return ask_by_any(sqlalchemy.engine.make_url(url))
+        return ask_by_any(sqlalchemy.engine.make_url(url), request["defaults"])
     except BaseException as error:
         raise explain(error, project, run) from None
     finally:
@@ -23,20 +23,23 @@ def session(request):
         close_left_open(run)
 
 
-def ask_by_any(url):
+def ask_by_any(url, defaults):
     """By the project's driver, or by another where env.py brings its own: the server says the same to all of them."""
     for driver in (url.drivername, "postgresql+asyncpg", "postgresql+psycopg", "postgresql+psycopg2"):
         try:
-            return ask(url.set(drivername=driver))
+            return ask(url.set(drivername=driver), defaults)
         except (ImportError, sqlalchemy.exc.NoSuchModuleError):
             pass
     raise LookupError("no driver")
 
 
-def ask(url):
+def ask(url, defaults):
+    def begun(connection):
+        return {"settings": session_of(connection), "defaults": connection.exec_driver_sql(defaults).scalar()}
+
     if not url.get_dialect().is_async:
         with sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool).connect() as connection:
-            return session_of(connection)
+            return begun(connection)
     import asyncio
 
     from sqlalchemy.ext.asyncio import create_async_engine
@@ -44,6 +47,6 @@ def ask(url):
     async def ask_async():
         engine = create_async_engine(url, poolclass=sqlalchemy.pool.NullPool)
         async with engine.connect() as connection:
-            return await connection.run_sync(session_of)
+            return await connection.run_sync(begun)
 
     return asyncio.run(ask_async())

@@ -11,6 +11,7 @@ from sqlalchemy import event
 
 from herder_warm.errors import Failure, database_failure, describe_error
 from herder_warm.run import Run
+from herder_warm.words import REMARK
 
 # What the server does in no transaction block, or what ends one.
 ALONE = re.compile(
@@ -19,7 +20,7 @@ ALONE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 COMMITS = re.compile(r"(?:commit|end|prepare\s+transaction)\b", re.IGNORECASE)
-REMARKS = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/)*", re.DOTALL)
+REMARKS = re.compile(REMARK + "*", re.DOTALL)
 
 
 def listen():
