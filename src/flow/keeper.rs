@@ -28,6 +28,7 @@ use crate::{
     store::{
         StoreError, job,
         run::{self, Advanced},
+        server,
         slot::{self, Suspect},
         worker,
     },
@@ -65,7 +66,7 @@ impl Keeper {
     }
 
     async fn rounds(&self, judged: &Notify) {
-        let mut rounds = 0_u64;
+        let (mut rounds, mut strangers) = (0_u64, BTreeSet::new());
         loop {
             // With jitter, so that a hundred workers do not look at once.
             tokio::time::sleep(ROUND.mul_f64(0.75 + rand::random::<f64>() / 2.0)).await;
@@ -74,6 +75,11 @@ impl Keeper {
             if let Err(error) = round.unwrap_or(Err(StoreError::Silent(ROUND_LIMIT))) {
                 // The heartbeat says so where people look.
                 debug!(%error, "A keeper's round failed");
+            }
+            if rounds.is_multiple_of(10)
+                && let Err(error) = self.look_for_strangers(&mut strangers).await
+            {
+                debug!(%error, "Could not look for servers that this worker does not know");
             }
         }
     }
@@ -102,6 +108,21 @@ impl Keeper {
             }
             for id in run::running(pool).await? {
                 self.advance(id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says once of each server that its tenants wait for a worker whose config names it: a run that never moves looks like one
+    /// that nobody works on.
+    async fn look_for_strangers(&self, said: &mut BTreeSet<String>) -> Result<(), StoreError> {
+        let names: Vec<String> = self.cx.servers.names().map(str::to_owned).collect();
+        for server in server::waited_for(&self.cx.pool, &names).await? {
+            if said.insert(server.clone()) {
+                info!(
+                    server,
+                    "Tenants wait on server `{server}`, which this worker's config does not name"
+                );
             }
         }
         Ok(())

@@ -463,10 +463,13 @@ pub async fn retry(pool: &PgPool, run: RunId, checksum: &str) -> Result<Retried,
         // A plan is made of the migrations as they were, and nobody who is still to come must get those. The mended ones
         // take each tenant on from where it stands.
         sqlx::query!(
-            "update herder.job set plan_id = null, plan_note = null, connections = run.connections
-             from herder.run
-             where run.id = $1 and run_id = $1 and run.checksum <> $2
-               and job.state in ('waiting', 'ready', 'running')",
+            "update herder.job set plan_id = null, plan_note = null, connections = them.connections
+             from (select job.id, run.connections
+                   from herder.run join herder.job on job.run_id = run.id
+                   where run.id = $1 and run.checksum <> $2 and job.state in ('waiting', 'ready', 'running')
+                   -- As settlements lock them, so that none waits for another.
+                   order by job.id for update of job) them
+             where job.id = them.id",
             run,
             checksum,
         )

@@ -214,3 +214,18 @@ pub async fn usage(pool: &PgPool) -> Result<Vec<Usage>, StoreError> {
     .fetch_all(pool)
     .await?)
 }
+
+/// The servers other than these on which tenants of a running run are ready.
+///
+/// # Errors
+/// The control database fails.
+pub async fn waited_for(pool: &PgPool, besides: &[String]) -> Result<Vec<String>, StoreError> {
+    let names = sqlx::query_scalar!(
+        "select name from herder.server
+         where name <> all($1)
+           and exists (select from herder.run join herder.job on job.run_id = run.id
+                       where run.state = 'running' and job.state = 'ready' and job.server = server.name)",
+        besides,
+    );
+    Ok(names.fetch_all(pool).await?)
+}

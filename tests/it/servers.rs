@@ -301,3 +301,20 @@ async fn a_database_that_was_dropped_takes_no_slot_along() {
         .await;
     assert_eq!(heir.drain().await, Some(0));
 }
+
+#[tokio::test]
+async fn a_worker_says_whose_tenants_it_leaves_alone() {
+    let fleet = Setup::schemas(1).start().await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    fleet.configure(|config| {
+        let servers = config["servers"].as_table_mut().expect("servers");
+        let main = servers.remove("main").expect("a server");
+        servers.insert("other".into(), main);
+    });
+    let worker = fleet.worker(&[]);
+    worker
+        .says("Tenants wait on server `main`, which this worker's config does not name")
+        .await;
+    assert_eq!(fleet.count("ready").await, 1);
+    assert_eq!(worker.drain().await, Some(0));
+}

@@ -81,6 +81,22 @@ async fn a_tenant_that_a_cancelled_run_is_still_at_is_not_taken_for_current() {
     assert_eq!(worker.drain().await, Some(0));
 }
 
+#[tokio::test]
+async fn what_a_lost_worker_held_of_a_cancelled_run_keeps_no_watcher_waiting() {
+    let (fleet, gate, worker) = two_in_the_middle(Tool::Sql, 3).await;
+    worker.kill().await;
+    fleet.herder(&["cancel", "--yes"]).await.expect(0);
+    fleet.herder(&["watch"]).await.expect(6);
+    assert_eq!(fleet.count("running").await, 2);
+    gate.open().await;
+    // The next worker finds that they are nobody's, and that nobody wants them.
+    let worker = fleet.worker(&[]);
+    fleet
+        .wait_until("all are cancelled", async || fleet.count("cancelled").await == 3)
+        .await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
 async fn a_cancel_stops_what_runs(tool: Tool) {
     let (fleet, gate, worker) = two_in_the_middle(tool, 4).await;
     let watcher = fleet.start_herder(&["watch"]);
