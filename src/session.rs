@@ -447,17 +447,35 @@ impl TenantSession {
         if !exists {
             return Ok(Ledger::default());
         }
-        let (revision, table, condition) = (ledger.revision, quote(&ledger.table), ledger.condition);
-        let rows: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
-            "select {revision} from {}.{table} where {condition}",
-            quote(&schema)
-        )))
-        .persistent(false)
-        .fetch_all(&mut self.connection)
-        .await?;
+        let rows: Vec<(String,)> = self.rows(ledger, ledger.revision).await?;
         Ok(Ledger {
-            revisions: rows.into_iter().collect(),
+            revisions: rows.into_iter().map(|(revision,)| revision).collect(),
         })
+    }
+
+    /// The revisions in a ledger that is there, each with the checksum that this expression gives.
+    ///
+    /// # Errors
+    /// The connection broke, or the ledger may not be read.
+    pub async fn read_checksums(
+        &mut self,
+        ledger: &LedgerTable,
+        checksum: &str,
+    ) -> Result<Vec<(String, String)>, RunnerError> {
+        self.rows(ledger, &format!("{}, {checksum}", ledger.revision))
+            .await
+    }
+
+    async fn rows<T>(&mut self, ledger: &LedgerTable, columns: &str) -> Result<Vec<T>, RunnerError>
+    where
+        T: for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow> + Send + Unpin,
+    {
+        let (schema, table) = (quote(&self.home().await?), quote(&ledger.table));
+        let condition = ledger.condition;
+        let rows = sqlx::query_as(AssertSqlSafe(format!(
+            "select {columns} from {schema}.{table} where {condition}"
+        )));
+        Ok(rows.persistent(false).fetch_all(&mut self.connection).await?)
     }
 
     /// The schema that unqualified names are made in: the tenant's own, or the first of its database's search path.

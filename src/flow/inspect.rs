@@ -11,14 +11,14 @@ use sqlx::{AssertSqlSafe, Row};
 use crate::{
     database_url::DatabaseUrl,
     domain::{
-        revision::Ledger,
+        revision::{History, Ledger},
         tenant::{Place, Tenant},
     },
     flow::{
         context::{Context, chain},
         service::{INSPECT, Service},
     },
-    runner::{LedgerTable, RunnerError, Subject},
+    runner::{LedgerTable, RunnerError, Subject, as_applied},
     session::{TenantSession, quote},
     store::StoreError,
 };
@@ -173,6 +173,10 @@ async fn read_schemas(
         schema: None,
         ..first.place.clone()
     };
+    let known = match table.checksum {
+        Some(_) => opener.cx.runner.history().await.ok(),
+        None => None,
+    };
     let mut read = Vec::with_capacity(schemas.len());
     for part in schemas.chunks(RECYCLE) {
         let mut session = match opener.open(url, &place).await {
@@ -184,7 +188,10 @@ async fn read_schemas(
             }
         };
         match find_ledgers(&mut session, part, table).await {
-            Ok(there) => read.extend(read_batches(&mut session, part, &there, table).await),
+            Ok(there) => {
+                let known = known.as_deref();
+                read.extend(read_batches(&mut session, part, &there, table, known).await);
+            }
             Err(e) => read.resize(read.len() + part.len(), Err(e)),
         }
         session.close().await;
@@ -215,6 +222,7 @@ async fn read_batches(
     schemas: &[&str],
     there: &HashMap<String, bool>,
     table: &LedgerTable,
+    known: Option<&History>,
 ) -> Vec<Read> {
     let mut read: HashMap<&str, Read> = HashMap::with_capacity(schemas.len());
     // Two tenants with one schema are one job by now, but a caller may ask twice.
@@ -225,13 +233,15 @@ async fn read_batches(
         .filter(|s| there.get(*s) == Some(&true) && seen.insert(*s))
         .collect();
     for batch in with_ledger.chunks(BATCH) {
-        match read_batch(session, batch, table).await {
-            Ok(ledgers) => read.extend(batch.iter().copied().zip(ledgers.into_iter().map(Ok))),
+        match read_batch(session, batch, table, known).await {
+            Ok(ledgers) => read.extend(batch.iter().copied().zip(ledgers)),
             // One that may not be read, or was dropped just now, must not hide the others.
             Err(_) => {
                 for &schema in batch {
-                    let ledger = read_batch(session, &[schema], table).await;
-                    read.insert(schema, ledger.map(|mut l| l.pop().unwrap_or_default()));
+                    let alone = read_batch(session, &[schema], table, known).await;
+                    let alone =
+                        alone.and_then(|mut read| read.pop().unwrap_or_else(|| Ok(Ledger::default())));
+                    read.insert(schema, alone);
                 }
             }
         }
@@ -250,18 +260,21 @@ async fn read_batch(
     session: &mut TenantSession,
     schemas: &[&str],
     table: &LedgerTable,
-) -> Result<Vec<Ledger>, RunnerError> {
+    known: Option<&History>,
+) -> Result<Vec<Read>, RunnerError> {
     let LedgerTable {
         table,
         revision,
         condition,
+        checksum,
     } = table;
+    let checksum = checksum.filter(|_| known.is_some()).unwrap_or("null::text");
     let parts: Vec<String> = schemas
         .iter()
         .enumerate()
         .map(|(i, s)| {
             format!(
-                "select {i}, {revision} from {}.{} where {condition}",
+                "select {i}, {revision}, {checksum} from {}.{} where {condition}",
                 quote(s),
                 quote(table)
             )
@@ -270,12 +283,20 @@ async fn read_batch(
     // Rows as they are, and not an array for each: a part is then planned in half the time, and planning is the work.
     let text = AssertSqlSafe(parts.join(" union all "));
     let rows = sqlx::raw_sql(text).fetch_all(session.connection()).await?;
-    let mut ledgers = vec![Ledger::default(); schemas.len()];
+    let mut read: Vec<Read> = vec![Ok(Ledger::default()); schemas.len()];
     for row in rows {
         let (i, revision): (i32, String) = (row.get(0), row.get(1));
-        if let Some(ledger) = usize::try_from(i).ok().and_then(|i| ledgers.get_mut(i)) {
+        let Some(ledger) = usize::try_from(i).ok().and_then(|i| read.get_mut(i)) else {
+            continue;
+        };
+        if let (Some(known), Some(checksum)) = (known, row.get::<Option<&str>, _>(2))
+            && let Err(edited) = as_applied(known, &revision, checksum)
+        {
+            *ledger = Err(edited);
+        }
+        if let Ok(ledger) = ledger {
             ledger.revisions.insert(revision);
         }
     }
-    Ok(ledgers)
+    Ok(read)
 }

@@ -71,20 +71,20 @@ impl Keeper {
             // With jitter, so that a hundred workers do not look at once.
             tokio::time::sleep(ROUND.mul_f64(0.75 + rand::random::<f64>() / 2.0)).await;
             rounds += 1;
-            let round = tokio::time::timeout(ROUND_LIMIT, self.round(rounds, judged)).await;
+            let round = tokio::time::timeout(ROUND_LIMIT, self.round(rounds, judged, &mut strangers)).await;
             if let Err(error) = round.unwrap_or(Err(StoreError::Silent(ROUND_LIMIT))) {
                 // The heartbeat says so where people look.
                 debug!(%error, "A keeper's round failed");
             }
-            if rounds.is_multiple_of(10)
-                && let Err(error) = self.look_for_strangers(&mut strangers).await
-            {
-                debug!(%error, "Could not look for servers that this worker does not know");
-            }
         }
     }
 
-    async fn round(&self, rounds: u64, judged: &Notify) -> Result<(), StoreError> {
+    async fn round(
+        &self,
+        rounds: u64,
+        judged: &Notify,
+        strangers: &mut BTreeSet<String>,
+    ) -> Result<(), StoreError> {
         let pool = &self.cx.pool;
         if self.health.may_judge(self.lease) {
             self.rescue(pool).await?;
@@ -109,6 +109,9 @@ impl Keeper {
             for id in run::running(pool).await? {
                 self.advance(id).await?;
             }
+        }
+        if rounds.is_multiple_of(10) {
+            self.look_for_strangers(strangers).await?;
         }
         Ok(())
     }

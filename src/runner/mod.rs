@@ -40,6 +40,24 @@ pub struct LedgerTable {
     pub revision: &'static str,
     /// Which rows count.
     pub condition: &'static str,
+    /// An expression that gives the checksum in hex of what a row stands for, where the tool keeps one.
+    pub checksum: Option<&'static str>,
+}
+
+/// Makes sure that a migration is what it was when it was applied.
+///
+/// # Errors
+/// It was edited since.
+pub fn as_applied(history: &History, revision: &str, checksum: &str) -> Result<(), RunnerError> {
+    match history.get(revision) {
+        Some(known) if known.checksum.as_deref().is_some_and(|now| now != checksum) => {
+            Err(RunnerError::Edited {
+                revision: revision.to_owned(),
+                file: known.file.clone().unwrap_or_default(),
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whose ledger is asked for.
@@ -117,10 +135,20 @@ pub trait MigrationRunner: Send + Sync {
     /// Whatever keeps it from being read. An absent table is no error: the tenant was never migrated.
     async fn read_ledger(&self, session: &mut TenantSession, of: Subject<'_>) -> Result<Ledger, RunnerError> {
         let _ = of;
-        match self.ledger_table() {
-            Some(table) => session.read_ledger(&table).await,
-            None => Ok(Ledger::default()),
+        let Some(table) = self.ledger_table() else {
+            return Ok(Ledger::default());
+        };
+        let ledger = session.read_ledger(&table).await?;
+        if let Some(checksum) = table.checksum.filter(|_| !ledger.revisions.is_empty()) {
+            let (history, sums) = (
+                self.history().await?,
+                session.read_checksums(&table, checksum).await?,
+            );
+            for (revision, checksum) in sums {
+                as_applied(&history, &revision, &checksum)?;
+            }
         }
+        Ok(ledger)
     }
 
     /// Reads the ledger of a tenant that nobody is at work on, over one connection at a time: more is not kept for it.

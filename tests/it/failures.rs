@@ -257,6 +257,28 @@ async fn a_mended_migration_is_taken_up_by_a_retry_with_alembic() {
     a_mended_migration_is_taken_up(Tool::Alembic).await;
 }
 
+/// sqlx looks at all that was applied, whether there is anything to do or not.
+#[tokio::test]
+async fn an_edited_migration_is_found_where_nothing_is_to_do() {
+    for setup in [Setup::schemas(2), Setup::databases(2)] {
+        let migrations = steps(2);
+        let fleet = setup.migrations(Tool::Sql, migrations.clone()).start().await;
+        fleet.herder(&["upgrade", "--local", "2"]).await.expect(0);
+        let [first, second] = migrations.try_into().expect("two");
+        fleet.project().rewrite(&[first.then("select 'edited'"), second]);
+        let plan = fleet.herder(&["plan", "--check"]).await.expect(7);
+        assert!(
+            plan.all().contains("was edited after it had been applied"),
+            "{}",
+            plan.all()
+        );
+        fleet.herder(&["upgrade", "--local", "2"]).await.expect(4);
+        let job = fleet.job("t001").await;
+        assert_eq!(job["error"]["reason"], "edited_migration", "{job:#}");
+        assert_eq!(job["error"]["revision"], "20250101", "{job:#}");
+    }
+}
+
 #[tokio::test]
 async fn an_applied_migration_that_was_edited_is_refused_by_name() {
     let [first, second] = steps(2).try_into().expect("two");

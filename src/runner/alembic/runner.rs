@@ -86,6 +86,7 @@ impl AlembicRunner {
             table: self.version_table.clone(),
             revision: "version_num::text",
             condition: "true",
+            checksum: None,
         }
     }
 
