@@ -354,7 +354,9 @@ pub async fn at_work(connection: &mut PgConnection) -> Result<HashSet<Place>, St
         Place,
         "select job.server, job.database, job.schema
          from herder.slot join herder.job on job.id = slot.job_id
-         where slot.worker is not null and slot.purpose = 'attempt'",
+         where slot.worker is not null and slot.purpose = 'attempt'
+           -- A later attempt has ended what was left of this one.
+           and slot.epoch = job.epoch",
     )
     .fetch_all(connection)
     .await?;

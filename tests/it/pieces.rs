@@ -38,7 +38,11 @@ async fn a_retry_goes_on_behind_the_piece_that_was_done() {
     tell(&fleet.home, "insert into t001.doubles values (1), (1)").await;
     fleet.herder(&["upgrade", "--wait"]).await.expect(4);
     fleet.assert_by_plan().await;
-    assert_eq!(fleet.job("t001").await["error"]["sqlstate"], "23505");
+    let error = &fleet.job("t001").await["error"];
+    assert_eq!(
+        (&error["sqlstate"], &error["revision"], &error["statement"]),
+        (&"23505".into(), &"20250203".into(), &UNIQUE.into())
+    );
     tell(&fleet.home, "truncate t001.doubles").await;
     fleet.herder(&["retry", "--wait"]).await.expect(0);
     fleet.assert_by_plan().await;

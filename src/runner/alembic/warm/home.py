@@ -53,7 +53,7 @@ def stay_home(connection, _cursor, statement, _parameters, _context, _many):
         cursor.close()
     if not is_home:
         message = "env.py works in schema `{}`, not in the tenant's: {} is meant there".format(elsewhere, found.group(1))
-        hint = "env.py must SET search_path to the schema of `-x schema=…` (in quotes), or use schema_translate_map"
+        hint = "env.py must SET search_path to the schema of `-x schema=…` (in quotes), or pass it as version_table_schema and by schema_translate_map"
         failure = Failure("env", message, hint, statement=statement[:500], revision=run.step)
         # Whoever swallows it has not done without it.
         run.reached_out = run.reached_out or failure
