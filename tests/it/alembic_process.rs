@@ -729,6 +729,22 @@ async fn an_env_that_works_in_another_schema_is_refused_before_it_makes_anything
             );
         }
     }
+    // Nor does it help to have been at home before.
+    let home = "op.execute('set search_path to \"Acme\"')\n    op.execute('create table u (x int)')";
+    for left in [
+        "op.execute('set search_path to public')",
+        "op.get_bind().execute(sa.text(\"select set_config('search_path', 'public', false)\"))",
+        "op.execute('reset search_path')",
+    ] {
+        let body = format!("{home}\n    {left}\n    op.execute('create table t (x int)')");
+        let project = Handmade::new(&astray).revision("a", None, &body);
+        let tenant = Tenant::new(&database.url).schema("Acme");
+        let error = tool(process.migrate(&project.project(), &tenant.up()).await);
+        assert!(
+            error.message.starts_with("env.py works in schema `public`"),
+            "{left}: {error:?}"
+        );
+    }
     let seen = "select count(*) from pg_class where relnamespace = 'public'::regnamespace";
     assert_eq!(database.count(seen).await, 1);
     // Who says the schema each time, or has it said, is at home anywhere.

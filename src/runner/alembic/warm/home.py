@@ -22,6 +22,11 @@ CHANGES = re.compile(
     r"(?!(?:if|only)\b)({name})(?![\w$\"]|{remark}*\.)".format(kinds=KINDS, name=NAME, remark=REMARK),
     re.IGNORECASE | re.DOTALL,
 )
+# What leaves the search_path as it is.
+HARMLESS = re.compile(
+    r"{remark}*(?:create|alter|drop|insert|update|delete|truncate|comment|grant|revoke)\b(?!.*(?:search_path|set_config))".format(remark=REMARK),
+    re.IGNORECASE | re.DOTALL,
+)
 # What such a name means right now: env.py and the revisions may set the search_path at any time.
 HOME = "SELECT current_schema(), coalesce(current_schema() = {schema}, true)"
 FOUND = (
@@ -33,6 +38,14 @@ FOUND = (
 def listen():
     """Watches all engines of this process, whoever makes them."""
     event.listen(sqlalchemy.engine.Engine, "before_cursor_execute", stay_home)
+    for name in ("engine_connect", "commit", "rollback", "rollback_savepoint"):
+        event.listen(sqlalchemy.engine.Engine, name, leave)
+
+
+def leave(_connection, *_):
+    """What was set for a transaction ends with it, and what was known of a connection with that."""
+    if Run.current is not None:
+        Run.current.at_home.clear()
 
 
 def stay_home(connection, _cursor, statement, _parameters, _context, _many):
@@ -40,9 +53,12 @@ def stay_home(connection, _cursor, statement, _parameters, _context, _many):
     run = Run.current
     if run is None or run.schema is None or connection.dialect.name != "postgresql":
         return
+    if not HARMLESS.match(statement):
+        run.at_home.clear()
+        return
     makes = MAKES.match(statement)
     found = makes or CHANGES.match(statement)
-    if found is None:
+    if found is None or id(connection.connection) in run.at_home:
         return
     asked = HOME if makes else HOME + FOUND
     cursor = connection.connection.cursor()
@@ -51,6 +67,8 @@ def stay_home(connection, _cursor, statement, _parameters, _context, _many):
         elsewhere, is_home = cursor.fetchone()
     finally:
         cursor.close()
+    if elsewhere == run.schema:
+        run.at_home.add(id(connection.connection))
     if not is_home:
         message = "env.py works in schema `{}`, not in the tenant's: {} is meant there".format(elsewhere, found.group(1))
         hint = "env.py must SET search_path to the schema of `-x schema=…` (in quotes), or pass it as version_table_schema and by schema_translate_map"

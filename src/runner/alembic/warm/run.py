@@ -31,6 +31,7 @@ class Run:
         self.within = request.get("within")  # What is said before each commit, where it is a proof's.
         self.reached_out = None  # The failure of that, or of what is done elsewhere than in the tenant.
         self.database_failure = None  # What the database said last, other than 25P02.
+        self.at_home = set()  # The connections whose search_path is known to lead to the tenant's schema.
         self.opened = []
         self.limited = set()
         self.connections = {"tenant": 0, "other": 0}
