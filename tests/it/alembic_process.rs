@@ -718,6 +718,7 @@ async fn an_env_that_works_in_another_schema_is_refused_before_it_makes_anything
             "op.execute('alter table if exists only here add y int')",
             "op.drop_table('here')",
             "op.execute('create or replace view v as select 1')",
+            "op.execute('create table t (x text default current_setting($$search_path$$))')",
         ] {
             let project = Handmade::new(env).revision("a", None, body);
             let tenant = Tenant::new(&database.url).schema("Acme");

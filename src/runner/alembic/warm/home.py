@@ -55,7 +55,6 @@ def stay_home(connection, _cursor, statement, _parameters, _context, _many):
         return
     if not HARMLESS.match(statement):
         run.at_home.clear()
-        return
     makes = MAKES.match(statement)
     found = makes or CHANGES.match(statement)
     if found is None or id(connection.connection) in run.at_home:

@@ -42,4 +42,3 @@ def clear_the_way(connection, _cursor, statement, _parameters, _context, _many):
             cursor.execute("DROP INDEX CONCURRENTLY " + leftover)
     finally:
         cursor.close()
-
