@@ -124,6 +124,15 @@ impl Session {
 }
 
 impl Note {
+    /// That a step was begun.
+    pub fn of(step: usize) -> Self {
+        Self {
+            step: i32::try_from(step).unwrap_or(i32::MAX),
+            transaction: None,
+            done: false,
+        }
+    }
+
     /// The last step that is done, or may be. None: there is none.
     pub fn done_through(&self) -> Option<usize> {
         let step = usize::try_from(self.step).ok()?;

@@ -66,12 +66,12 @@ impl Keeper {
     }
 
     async fn rounds(&self, judged: &Notify) {
-        let (mut rounds, mut strangers) = (0_u64, BTreeSet::new());
+        let (mut rounds, mut waited_for) = (0_u64, BTreeSet::new());
         loop {
             // With jitter, so that a hundred workers do not look at once.
             tokio::time::sleep(ROUND.mul_f64(0.75 + rand::random::<f64>() / 2.0)).await;
             rounds += 1;
-            let round = tokio::time::timeout(ROUND_LIMIT, self.round(rounds, judged, &mut strangers)).await;
+            let round = tokio::time::timeout(ROUND_LIMIT, self.round(rounds, judged, &mut waited_for)).await;
             if let Err(error) = round.unwrap_or(Err(StoreError::Silent(ROUND_LIMIT))) {
                 // The heartbeat says so where people look.
                 debug!(%error, "A keeper's round failed");
@@ -83,7 +83,7 @@ impl Keeper {
         &self,
         rounds: u64,
         judged: &Notify,
-        strangers: &mut BTreeSet<String>,
+        waited_for: &mut BTreeSet<String>,
     ) -> Result<(), StoreError> {
         let pool = &self.cx.pool;
         if self.health.may_judge(self.lease) {
@@ -111,14 +111,14 @@ impl Keeper {
             }
         }
         if rounds.is_multiple_of(10) {
-            self.look_for_strangers(strangers).await?;
+            self.say_who_waits(waited_for).await?;
         }
         Ok(())
     }
 
     /// Says once of each server that its tenants wait for a worker whose config names it: a run that never moves looks like one
     /// that nobody works on.
-    async fn look_for_strangers(&self, said: &mut BTreeSet<String>) -> Result<(), StoreError> {
+    async fn say_who_waits(&self, said: &mut BTreeSet<String>) -> Result<(), StoreError> {
         let names: Vec<String> = self.cx.servers.names().map(str::to_owned).collect();
         for server in server::waited_for(&self.cx.pool, &names).await? {
             if said.insert(server.clone()) {

@@ -284,12 +284,11 @@ impl Applier<'_> {
         message.behind(step, "select pg_catalog.pg_current_xact_id()::pg_catalog.text");
         let reply = message.send(self.session.connection()).await?;
         let transaction = reply.row.as_ref().map(|row| row.try_get(0)).transpose()?;
-        let note = Note {
-            step: outside::number(at),
+        self.note(Some(Note {
             transaction,
-            done: false,
-        };
-        self.note(Some(note)).await?;
+            ..Note::of(at)
+        }))
+        .await?;
         let mut message = Message::default();
         message.behind(step, "commit");
         message.besides(RESET);

@@ -1,7 +1,9 @@
 //! A revision of Alembic's that is torn in pieces, because some of it runs outside a transaction. Between its pieces the
 //! tenant's ledger says nothing: what was done must be known all the same.
 
-use crate::fleet::{Fleet, Setup, list, steps, tell};
+use sqlx::{AssertSqlSafe, Postgres, Transaction};
+
+use crate::fleet::{Fleet, Setup, Worker, list, steps, tell};
 
 /// Tenants at the second of three revisions, and plans for the third, which has this outside a transaction.
 async fn torn_by(outside: &str, tenants: usize) -> Fleet {
@@ -21,6 +23,28 @@ async fn torn_by(outside: &str, tenants: usize) -> Fleet {
     );
     fleet.project().file("versions/20250203_step.py", &body);
     fleet
+}
+
+/// Brings the tenant to the revision before it, with a row to count twice, and locks this table of its. Nobody waits long for a lock.
+async fn impatient_with_a_lock(fleet: &Fleet, table: &str) -> (Worker, Transaction<'static, Postgres>) {
+    fleet.configure(|config| {
+        let limits: toml::Table = "lock_timeout = '50ms'\nbackoff = '50ms'".parse().expect("TOML");
+        config.insert("limits".into(), limits.into());
+    });
+    let worker = fleet.worker(&[]);
+    fleet
+        .herder(&["upgrade", "--to", "20250102", "--wait"])
+        .await
+        .expect(0);
+    tell(&fleet.home, "insert into t001.doubles values (1)").await;
+    let mut busy = fleet.home.begin().await.expect("a transaction");
+    sqlx::raw_sql(AssertSqlSafe(format!(
+        "lock table t001.{table} in exclusive mode"
+    )))
+    .execute(&mut *busy)
+    .await
+    .expect("a lock");
+    (worker, busy)
 }
 
 const ALL: [&str; 4] = ["up 20250101", "up 20250102", "first piece", "last piece"];
@@ -54,21 +78,7 @@ async fn a_retry_goes_on_behind_the_piece_that_was_done() {
 #[tokio::test]
 async fn what_was_refused_outside_a_transaction_is_tried_again() {
     let fleet = torn_by("update doubles set n = n + 1", 1).await;
-    fleet.configure(|config| {
-        let limits: toml::Table = "lock_timeout = '50ms'\nbackoff = '50ms'".parse().expect("TOML");
-        config.insert("limits".into(), limits.into());
-    });
-    let worker = fleet.worker(&[]);
-    fleet
-        .herder(&["upgrade", "--to", "20250102", "--wait"])
-        .await
-        .expect(0);
-    tell(&fleet.home, "insert into t001.doubles values (1)").await;
-    let mut busy = fleet.home.begin().await.expect("a transaction");
-    sqlx::raw_sql("lock table t001.doubles in exclusive mode")
-        .execute(&mut *busy)
-        .await
-        .expect("a lock");
+    let (worker, busy) = impatient_with_a_lock(&fleet, "doubles").await;
     fleet.herder(&["upgrade"]).await.expect(0);
     let refused = "select count(*) from herder.attempt where error ->> 'sqlstate' = '55P03'";
     fleet
@@ -91,21 +101,7 @@ async fn what_was_done_outside_a_transaction_is_not_taken_for_half_done() {
         1,
     )
     .await;
-    fleet.configure(|config| {
-        let limits: toml::Table = "lock_timeout = '50ms'\nbackoff = '50ms'".parse().expect("TOML");
-        config.insert("limits".into(), limits.into());
-    });
-    let worker = fleet.worker(&[]);
-    fleet
-        .herder(&["upgrade", "--to", "20250102", "--wait"])
-        .await
-        .expect(0);
-    tell(&fleet.home, "insert into t001.doubles values (1)").await;
-    let mut busy = fleet.home.begin().await.expect("a transaction");
-    sqlx::raw_sql("lock table t001.locked in exclusive mode")
-        .execute(&mut *busy)
-        .await
-        .expect("a lock");
+    let (worker, busy) = impatient_with_a_lock(&fleet, "locked").await;
     fleet.herder(&["upgrade", "--wait"]).await.expect(4);
     fleet.assert_by_plan().await;
     let error = &fleet.job("t001").await["error"];

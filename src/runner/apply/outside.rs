@@ -73,7 +73,11 @@ impl Applier<'_> {
         }
         message.send(self.session.connection()).await?;
         if announce.is_none() && record.is_none() {
-            self.note_outside(at, true).await?;
+            self.note(Some(Note {
+                done: true,
+                ..Note::of(at)
+            }))
+            .await?;
         }
         Ok(())
     }
@@ -98,22 +102,12 @@ impl Applier<'_> {
         if announce.is_some() {
             return Ok(reply.affected == 0);
         }
-        let noted = self.noted.as_ref();
-        let resumed = noted.is_some_and(|n| n.step == number(at) && n.transaction.is_none() && !n.done);
+        let begun = Some(Note::of(at));
+        let resumed = self.noted == begun;
         if !resumed {
-            self.note_outside(at, false).await?;
+            self.note(begun).await?;
         }
         Ok(resumed)
-    }
-
-    /// Notes that a step was begun, or that it is done, where no ledger says so.
-    async fn note_outside(&mut self, at: usize, done: bool) -> Result<(), RunnerError> {
-        let note = Note {
-            step: number(at),
-            transaction: None,
-            done,
-        };
-        self.note(Some(note)).await
     }
 
     /// Takes back the announcement of a step of which nothing was done.
@@ -204,11 +198,6 @@ impl Applier<'_> {
             (format!("{}.{}", quote(&schema), quote(&index)), row.get(2))
         }))
     }
-}
-
-/// A step's number in a note.
-pub(super) fn number(at: usize) -> i32 {
-    i32::try_from(at).unwrap_or(i32::MAX)
 }
 
 /// What one message outside a transaction does. Of several statements in one, nobody knows.
