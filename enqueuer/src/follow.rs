@@ -253,9 +253,9 @@ impl Follower {
         self.tell_events(newest.map(|at| at - OVERLAP)).await?;
         self.tell_run(&run)?;
         self.note_progress(&run);
-        // Those whose worker was lost stay as they are where there is no other.
-        let is_left = !run.state.is_open() || run.state == RunState::Halted;
-        if is_over(&run) || is_left && view::live_workers(&self.pool).await? == 0 {
+        // What a lost worker held stays as it is where there is no other.
+        let is_ending = matches!(run.state, RunState::Halted | RunState::Cancelled);
+        if is_over(&run) || is_ending && view::live_workers(&self.pool).await? == 0 {
             // Whatever committed so late that no look saw it.
             self.tell_events(None).await?;
             self.tally = view::tally(&self.pool, self.run).await?;

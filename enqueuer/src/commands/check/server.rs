@@ -52,27 +52,14 @@ impl Server<'_> {
             Ok(url) => url,
             Err(error) => return vec![Finding::problem(self.title(), error)],
         };
-        let service = Service::acquire(&self.cx.pool, self.name);
-        let Ok(service) = tokio::time::timeout(PATIENCE, service).await else {
-            let text = format!("the one connection that may ask it was in use for {PATIENCE:?}");
-            return vec![
-                Finding::new(self.title(), Level::Problem, text)
-                    .hint("another herder inspects, proves or rehearses there: check again when it is done"),
-            ];
-        };
-        let surveyed = self.survey(&url, first).await;
-        // Without control tables nothing takes turns. That they are missing was said.
-        if let Ok(service) = service {
-            service.release().await;
-        }
         let Survey {
             mut sum,
             owners,
             closed,
-        } = match surveyed {
+        } = match self.survey(&url, first).await {
             Ok(surveyed) => surveyed,
             // That no tenant can be read there goes without saying.
-            Err(error) => return vec![Finding::problem(self.title(), error)],
+            Err(finding) => return vec![finding],
         };
         if self
             .tenants
@@ -107,7 +94,22 @@ impl Server<'_> {
     }
 
     /// Over the connection that is counted for such things, where runs know of one.
-    async fn survey(&self, url: &DatabaseUrl, first: &Tenant) -> Result<Survey, RunnerError> {
+    async fn survey(&self, url: &DatabaseUrl, first: &Tenant) -> Result<Survey, Finding> {
+        let service = Service::acquire(&self.cx.pool, self.name);
+        let Ok(service) = tokio::time::timeout(PATIENCE, service).await else {
+            let text = format!("the one connection that may ask it was in use for {PATIENCE:?}");
+            let hint = "another herder inspects, proves or rehearses there: check again when it is done";
+            return Err(Finding::new(self.title(), Level::Problem, text).hint(hint));
+        };
+        let surveyed = self.ask(url, first).await;
+        // Without control tables nothing takes turns. That they are missing was said.
+        if let Ok(service) = service {
+            service.release().await;
+        }
+        surveyed.map_err(|error| Finding::problem(self.title(), error))
+    }
+
+    async fn ask(&self, url: &DatabaseUrl, first: &Tenant) -> Result<Survey, RunnerError> {
         let wanted = self.cx.servers.budget(self.name);
         let there = self
             .tenants
