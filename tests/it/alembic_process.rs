@@ -706,7 +706,8 @@ async fn an_env_that_works_in_another_schema_is_refused_before_it_makes_anything
     database.run("create schema \"Acme\"").await;
     database.run("create table here (x int)").await;
     let own = "context.configure(connection=connection, version_table_schema=context.get_x_argument(as_dictionary=True)['schema'])";
-    let astray = SYNC_ENV.replace("context.configure(connection=connection)", own);
+    let strayed = |env: &str| env.replace("context.configure(connection=connection)", own);
+    let astray = strayed(SYNC_ENV);
     let unquoted = astray.replace(
         "    context.configure",
         "    connection.exec_driver_sql('set search_path to Acme, public')\n    context.configure",
@@ -736,6 +737,7 @@ async fn an_env_that_works_in_another_schema_is_refused_before_it_makes_anything
         "op.execute('set search_path to public')",
         "op.get_bind().execute(sa.text(\"select set_config('search_path', 'public', false)\"))",
         "op.execute('reset search_path')",
+        "op.execute('create table w (x int); set search_path to public')",
     ] {
         let body = format!("{home}\n    {left}\n    op.execute('create table t (x int)')");
         let project = Handmade::new(&astray).revision("a", None, &body);
@@ -745,6 +747,20 @@ async fn an_env_that_works_in_another_schema_is_refused_before_it_makes_anything
             error.message.starts_with("env.py works in schema `public`"),
             "{left}: {error:?}"
         );
+    }
+    // Nor to swallow it: the ledger must not say that it was done.
+    let swallowed =
+        "try:\n        op.execute('alter table here add y int')\n    except Exception:\n        pass";
+    for (scheme, env) in [
+        ("postgresql+psycopg2", astray.clone()),
+        ("postgresql+asyncpg", strayed(ASYNC_ENV)),
+    ] {
+        let project = Handmade::new(&env).revision("a", None, swallowed);
+        let tenant = Tenant::new(&database.url).schema("Acme").scheme(scheme);
+        let error = tool(process.migrate(&project.project(), &tenant.up()).await);
+        assert_eq!(error.kind, ToolErrorKind::Env, "{scheme}: {error:?}");
+        let ledgers = "select count(*) from pg_class where relname = 'alembic_version'";
+        assert_eq!(database.count(ledgers).await, 0, "{scheme}");
     }
     let seen = "select count(*) from pg_class where relnamespace = 'public'::regnamespace";
     assert_eq!(database.count(seen).await, 1);
@@ -765,6 +781,63 @@ async fn an_env_that_works_in_another_schema_is_refused_before_it_makes_anything
     assert_eq!(database.count(seen).await, 1);
     let made = "select count(*) from pg_tables where schemaname = 'Acme' and tablename = 'v'";
     assert_eq!(database.count(made).await, 1);
+    // What is done in another database of the product's is its own business.
+    let central = Database::new().await;
+    let url = central.url.replace("postgres://", "postgresql+psycopg2://");
+    let body = format!(
+        "with sa.create_engine('{url}').begin() as central:\n        \
+         central.exec_driver_sql('create table if not exists audit (x int)')"
+    );
+    let project = Handmade::new(&mapped)
+        .revision("a", None, "pass")
+        .revision("b", Some("a"), &body);
+    process
+        .migrate(&project.project(), &tenant.up())
+        .await
+        .expect("a migration");
+    assert_eq!(central.count("select count(*) from audit").await, 0);
+}
+
+/// A licence in a box, say. No look at a statement may take longer the more of them there are.
+#[tokio::test]
+async fn a_file_that_begins_with_many_remarks_takes_no_longer() {
+    let database = Database::new().await;
+    database.run("create schema acme").await;
+    let astray = SYNC_ENV.replace(
+        "    context.configure",
+        "    connection.exec_driver_sql('set search_path to acme')\n    connection.commit()\n    context.configure",
+    );
+    let body = "for last in ('select 1', 'create table t (x int)', 'do $$begin end$$', 'create index i on t (x)'):\n        \
+                op.execute('/* one */\\n-- two\\n/**/' * 60 + last)";
+    let project = Handmade::new(&astray).revision("a", None, body);
+    let tenant = Tenant::new(&database.url).schema("acme");
+    let up = tenant.up();
+    let (project, mut process) = (project.project(), warm().await);
+    let migrated = tokio::time::timeout(Duration::from_secs(60), process.migrate(&project, &up));
+    migrated.await.expect("an end").expect("a migration");
+}
+
+/// Before a statement of env.py's, Herder asks on the same connection: it breaks there as well as anywhere.
+#[tokio::test]
+async fn a_connection_that_was_lost_between_two_statements_is_no_fault_of_the_second() {
+    let mut process = warm().await;
+    for (scheme, env) in DRIVERS {
+        let database = Database::new().await;
+        database.run("create schema acme").await;
+        let env = env.replace(
+            "context.configure(connection=connection)",
+            "context.configure(connection=connection, version_table_schema='acme')",
+        );
+        let body = "import os, socket\n    raw = op.get_bind().connection.driver_connection\n    \
+                    file = raw._transport.get_extra_info('socket') if hasattr(raw, '_transport') else raw\n    \
+                    socket.socket(fileno=os.dup(file.fileno())).shutdown(socket.SHUT_RDWR)\n    \
+                    op.execute('create table t (x int)')";
+        let project = Handmade::new(&env).revision("a", None, body);
+        let tenant = Tenant::new(&database.url).schema("acme").scheme(scheme);
+        let error = tool(process.migrate(&project.project(), &tenant.up()).await);
+        let is_lost = error.kind == ToolErrorKind::Connect || error.sqlstate.as_deref() == Some("08003");
+        assert!(is_lost, "{scheme}: {error:?}");
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
 from herder_warm.errors import database_failure
-from herder_warm.run import Run
+from herder_warm.run import ELSEWHERE, Run
 from herder_warm.urls import adapt_for_asyncpg, adapt_for_libpq
 
 
@@ -29,6 +29,7 @@ def limit_connection(dialect, record, _args, arguments):
         run.connections["tenant"] += 1
     else:
         run.connections["other"] += 1
+        record.info[ELSEWHERE] = True
     if dialect.driver.startswith("asyncpg"):
         adapt_for_asyncpg(arguments, run.application_name, run.settings)
     elif dialect.driver.startswith("psycopg"):

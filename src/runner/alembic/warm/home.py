@@ -38,6 +38,7 @@ FOUND = (
 def listen():
     """Watches all engines of this process, whoever makes them."""
     event.listen(sqlalchemy.engine.Engine, "before_cursor_execute", stay_home)
+    event.listen(sqlalchemy.engine.Engine, "commit", stand_by_it)
     for name in ("engine_connect", "commit", "rollback", "rollback_savepoint"):
         event.listen(sqlalchemy.engine.Engine, name, leave)
 
@@ -48,12 +49,20 @@ def leave(_connection, *_):
         Run.current.at_home.clear()
 
 
+def stand_by_it(_connection):
+    """What was refused stays so: whoever swallows it has not done without it, and the ledger must not say so."""
+    if Run.current is not None and Run.current.reached_out is not None:
+        raise Run.current.reached_out
+
+
 def stay_home(connection, _cursor, statement, _parameters, _context, _many):
     """Refuses what would be made, changed or dropped in another schema because nobody said which."""
     run = Run.current
-    if run is None or run.schema is None or connection.dialect.name != "postgresql":
+    if run is None or run.schema is None or not run.is_tenants(connection):
         return
-    if not HARMLESS.match(statement):
+    stand_by_it(connection)
+    is_harmless = HARMLESS.match(statement)
+    if not is_harmless:
         run.at_home.clear()
     makes = MAKES.match(statement)
     found = makes or CHANGES.match(statement)
@@ -66,12 +75,10 @@ def stay_home(connection, _cursor, statement, _parameters, _context, _many):
         elsewhere, is_home = cursor.fetchone()
     finally:
         cursor.close()
-    if elsewhere == run.schema:
+    if elsewhere == run.schema and is_harmless:
         run.at_home.add(id(connection.connection))
     if not is_home:
         message = "env.py works in schema `{}`, not in the tenant's: {} is meant there".format(elsewhere, found.group(1))
         hint = "env.py must SET search_path to the schema of `-x schema=…` (in quotes), or pass it as version_table_schema and by schema_translate_map"
-        failure = Failure("env", message, hint, statement=statement[:500], revision=run.step)
-        # Whoever swallows it has not done without it.
-        run.reached_out = run.reached_out or failure
-        raise failure
+        run.reached_out = Failure("env", message, hint, statement=statement[:500], revision=run.step)
+        raise run.reached_out

@@ -31,7 +31,7 @@ def listen():
 def clear_the_way(connection, _cursor, statement, _parameters, _context, _many):
     """Drops what is left of the index that is about to be built."""
     builds = BUILDS.match(statement)
-    if Run.current is None or builds is None or connection.dialect.name != "postgresql":
+    if builds is None or Run.current is None or not Run.current.is_tenants(connection):
         return
     name, table = builds.groups()
     name = name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()

@@ -5,6 +5,10 @@ import sqlalchemy
 from herder_warm.errors import Failure
 
 
+# What a connection is marked with that goes elsewhere than to the tenant: to another database of the product's, say.
+ELSEWHERE = "herder_elsewhere"
+
+
 class Run:
     """What is known about the migration in progress. There is one at a time: `Run.current`."""
 
@@ -44,6 +48,10 @@ class Run:
         return database == self.url.database and (
             isinstance(host, (list, tuple)) or host == given_host and int(port or 5432) == (self.url.port or 5432)
         )
+
+    def is_tenants(self, connection):
+        """Whether an open connection is one to the tenant's database. One that nobody saw connect is believed to be."""
+        return connection.dialect.name == "postgresql" and ELSEWHERE not in connection.info
 
     def watch(self, revisions):
         """Wraps Alembic's list of steps, so that a failure knows its revision."""

@@ -1,7 +1,8 @@
 """Pieces of SQL."""
 
 NAME = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
-REMARK = r"(?:\s|--[^\n]*\n|/\*.*?\*/)"
+# Each text is one in one way only: with two, a file that begins with many of them would be tried in all combinations.
+REMARK = r"(?:\s|--[^\n]*\n|/\*[^*]*\*+(?:[^/*][^*]*\*+)*/)"
 
 
 def literal(text):
