@@ -1,15 +1,23 @@
 //! stdout is data, stderr is talk. Both go through `anstream`, which honours NO_COLOR and leaves out colours off a
 //! terminal.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use anyhow::Context as _;
 use serde::Serialize;
 
-use crate::render::{
-    progress,
-    style::{HINT, WARNING},
+use crate::{
+    problem::is_broken_pipe,
+    render::{
+        progress,
+        style::{HINT, WARNING},
+    },
 };
+
+/// Data that could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output")]
+pub(crate) struct Unwritten(#[source] pub(crate) io::Error);
 
 /// Writes data to stdout. The text brings its own line ends.
 pub(crate) fn data(text: &str) -> anyhow::Result<()> {
@@ -17,7 +25,15 @@ pub(crate) fn data(text: &str) -> anyhow::Result<()> {
     stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
-        .context("cannot write to standard output")
+        .map_err(|error| Unwritten(error).into())
+}
+
+/// What a command found, where its exit code says so as well: that holds for a reader who has gone, too.
+pub(crate) fn answer(written: anyhow::Result<()>) -> anyhow::Result<()> {
+    written.or_else(|error| match is_broken_pipe(&error) {
+        true => Ok(()),
+        false => Err(error),
+    })
 }
 
 /// Writes one JSON object to stdout, under the number of its shape.

@@ -14,6 +14,7 @@ use herder::{
 
 use crate::{
     exit::Exit,
+    output::Unwritten,
     render::style::{ERROR, HINT},
 };
 
@@ -172,12 +173,13 @@ fn hint_of_one(cause: &(dyn StdError + 'static)) -> Option<String> {
     }
 }
 
-/// Whether whoever read our output has gone: `herder runs | head` ends quietly.
+/// Whether whoever read our output has gone: `herder runs | head` ends quietly. Any other pipe that breaks, that to a
+/// database say, is a failure.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause
-            .downcast_ref::<io::Error>()
-            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+            .downcast_ref::<Unwritten>()
+            .is_some_and(|Unwritten(e)| e.kind() == io::ErrorKind::BrokenPipe)
     })
 }
 
@@ -249,7 +251,11 @@ mod tests {
         error: cannot write
           caused by: it is gone
         ");
-        assert!(is_broken_pipe(&error));
+        assert!(!is_broken_pipe(&error));
+        let gone = Unwritten(io::Error::new(io::ErrorKind::BrokenPipe, "gone"));
+        assert!(is_broken_pipe(&anyhow::Error::from(gone).context("no")));
+        let gone = Unwritten(io::Error::new(io::ErrorKind::BrokenPipe, "gone"));
+        assert!(is_broken_pipe(&anyhow::Error::from(gone).context("no")));
         assert_eq!(exit_of(&error), Exit::Unexpected);
     }
 

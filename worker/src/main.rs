@@ -25,7 +25,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
-use tracing::{error, info, warn};
+use tracing::{Level, enabled, error, info, warn};
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 /// Connections to the control database besides the heartbeat's: claims, outcomes and the keeper share it. They come in
@@ -103,7 +103,11 @@ fn main() -> ExitCode {
             ran
         });
     let code = ran.unwrap_or_else(|error| {
-        error!("{}", one_line(&error));
+        match enabled!(Level::ERROR) {
+            true => error!("{}", one_line(&error)),
+            // RUST_LOG wants to hear of others. Whoever ends says why all the same.
+            false => eprintln!("{}", one_line(&error)),
+        }
         ExitCode::from(SETUP)
     });
     telemetry.finish();

@@ -106,9 +106,9 @@ pub(crate) async fn run(setting: &Setting, args: &Output) -> anyhow::Result<Exit
     let ok = checks.iter().all(|check| check.result != Level::Problem);
     let report = Report { ok, checks };
     if args.is_json() {
-        output::json(&report)?;
+        output::answer(output::json(&report))?;
     } else {
-        output::data(&render::check::render(&report))?;
+        output::answer(output::data(&render::check::render(&report)))?;
     }
     Ok(if ok { Exit::Done } else { Exit::Found })
 }

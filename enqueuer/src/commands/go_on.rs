@@ -85,16 +85,21 @@ pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit
         }
         Err(error) => return Err(cannot(&cx, "cannot retry", error).await),
     };
-    if retried == 0 {
-        output::say(&format!("Nothing to do: no tenant of run {name} has failed"));
-        if run.state.is_open() {
-            output::hint(&format!("`herder resume {name}{more}` goes on with the others"));
+    let next = match retried {
+        0 => {
+            output::say(&format!("Nothing to do: no tenant of run {name} has failed"));
+            if !run.state.is_open() {
+                return Ok(Exit::Done);
+            }
+            format!("`herder resume {name}{more}` goes on with the others")
         }
-        return Ok(Exit::Done);
-    }
-    output::say(&format!("Run {name} tries {} again", count(retried, "tenant")));
+        _ => {
+            output::say(&format!("Run {name} tries {} again", count(retried, "tenant")));
+            format!("`herder watch {name}{more}` follows it")
+        }
+    };
     if !waits(args.follow) {
-        output::hint(&format!("`herder watch {name}{more}` follows it"));
+        output::hint(&next);
         return Ok(Exit::Done);
     }
     let news = News::of(&cx.config.notify, &cx.pool, id);

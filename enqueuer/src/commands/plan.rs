@@ -106,11 +106,11 @@ pub(crate) async fn run(setting: &Setting, args: &args::Plan) -> anyhow::Result<
     }
     let report = report(&plan, direction, &args.to, args.sql);
     if args.output.is_json() {
-        output::json(&report)?;
+        output::answer(output::json(&report))?;
     } else if args.sql {
-        output::data(&render::plan_sql::render(&report))?;
+        output::answer(output::data(&render::plan_sql::render(&report)))?;
     } else {
-        output::data(&render::plan::render(&report))?;
+        output::answer(output::data(&render::plan::render(&report)))?;
     }
     let found = report.pending > 0 || !report.unknown.is_empty();
     Ok(if args.check && found {

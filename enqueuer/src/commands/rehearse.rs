@@ -77,9 +77,9 @@ pub(crate) async fn run(setting: &Setting, args: &args::Rehearse) -> anyhow::Res
     };
     let report = report(&plan, direction, args.to.to_string(), tenants);
     if args.output.is_json() {
-        output::json(&report)?;
+        output::answer(output::json(&report))?;
     } else {
-        output::data(&render::rehearse::render(&report))?;
+        output::answer(output::data(&render::rehearse::render(&report)))?;
     }
     let found = report.count(Forecast::WouldFail) > 0 || !report.unknown.is_empty();
     Ok(if found { Exit::Found } else { Exit::Done })

@@ -8,6 +8,7 @@ use crate::{
     exit::Exit,
     follow::{End, Follower},
     output,
+    problem::is_broken_pipe,
     signals::Interrupts,
     work,
 };
@@ -22,13 +23,20 @@ pub(crate) async fn run(setting: &Setting, args: &args::Watch) -> anyhow::Result
         false => Follower::to_stdout(pool.clone(), id, setting.more()),
     };
     let mut interrupts = Interrupts::new()?;
-    match follower.follow(interrupts.next()).await? {
+    let end = match follower.follow(interrupts.next()).await {
+        // Whoever read the lines has gone, most likely before the run was over.
+        Err(error) if is_broken_pipe(&error) => {
+            return Ok(Exit::of_run(control::view_run(&pool, id).await?.state));
+        }
+        end => end?,
+    };
+    match end {
         End::Over(run) => {
             let exit = Exit::of_run(run.state);
-            follower.sum_up(&run)?;
+            output::answer(follower.sum_up(&run))?;
             conclude(&pool, &run, &setting.more()).await;
             if args.output.is_json() {
-                output::json(&status::Report::read(&pool, run, false).await?)?;
+                output::answer(output::json(&status::Report::read(&pool, run, false).await?))?;
             }
             Ok(exit)
         }

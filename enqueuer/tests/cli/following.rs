@@ -54,6 +54,19 @@ fn a_failed_tenant_is_told_mended_and_retried() {
 }
 
 #[test]
+fn whoever_retries_and_waits_hears_how_an_open_run_ends() {
+    let fleet = Fleet::new(&["a", "b"]);
+    fleet.herder(&["upgrade"]).ok();
+    fleet.herder(&["retry"]).ok().says("`herder resume");
+    fleet
+        .herder(&["retry", "--local", "1"])
+        .ok()
+        .says("no tenant of run")
+        .says("2 tenants: 2 migrated");
+    assert_eq!(fleet.json(&["status"])["run"]["state"], "succeeded");
+}
+
+#[test]
 fn a_failed_canary_halts_the_run() {
     let fleet = with_failure(&["a", "b", "c"], "a");
     let ran = fleet

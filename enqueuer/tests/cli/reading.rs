@@ -200,4 +200,22 @@ fn whoever_stops_reading_hears_no_complaint() {
             .expect("a shell");
         assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{command}");
     }
+    // What a command found, it says by its code to whoever asked for that.
+    fleet.migration(3, "create table c (x int)", "drop table c");
+    let herder = env!("CARGO_BIN_EXE_herder");
+    for (command, code) in [("plan --check", 7), ("plan", 0), ("watch", 0)] {
+        let script = format!(
+            "(sleep 0.2; {herder} {command}; echo $? >code) | true; while ! [ -s code ]; do sleep 0.05; done; cat code; rm code"
+        );
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .current_dir(fleet.dir.path())
+            .output()
+            .expect("a shell");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            format!("{code}\n"),
+            "{command}"
+        );
+    }
 }

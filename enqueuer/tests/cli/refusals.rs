@@ -1,6 +1,10 @@
 //! Every refusal with its hint, in one snapshot.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    io::{Read as _, Write as _},
+    os::unix::net::UnixListener,
+};
 
 use herder::throwaway::ThrowawayPostgres;
 
@@ -87,6 +91,38 @@ fn every_refusal_says_what_to_do_next() {
     try_it("a URL for a section", &["runs"]);
     assert!(!said.contains("hunter2"), "{said}");
     insta::assert_snapshot!(said);
+}
+
+/// A proxy whose database is away: it takes each connection and breaks it off. That is another pipe than standard output.
+#[test]
+fn a_control_database_that_hangs_up_is_no_success() {
+    let server = ThrowawayPostgres::start().expect("a server");
+    let fleet = Fleet::bare(&server);
+    let socket = fleet.path(".s.PGSQL.5432");
+    let listener = UnixListener::bind(&socket).expect("a socket");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a guest");
+            // "No TLS here", and "come in, I am ready". Whatever is said then, nobody listens.
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"N");
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I");
+        }
+    });
+    let config = std::fs::read_to_string(fleet.path("herder.toml")).expect("the config");
+    let url = format!("postgresql://u:hunter2@/x?host={}", fleet.dir.path().display());
+    let (before, rest) = config.split_once("url = \"").expect("a URL");
+    let (_, after) = rest.split_once('"').expect("its end");
+    let config = format!("{before}url = \"{url}\"{after}");
+    std::fs::write(fleet.path("herder.toml"), config).expect("a config");
+    for args in [&["runs"][..], &["upgrade", "--wait"], &["setup"], &["check"]] {
+        let ran = fleet.herder(args).code(3);
+        assert!(
+            ran.stderr.contains("error:") && !ran.stderr.contains("hunter2"),
+            "{ran:?}"
+        );
+    }
 }
 
 /// The URL of a user that the server asks for a password, with a wrong one.
