@@ -1,6 +1,6 @@
 //! A Postgres URL: read once, passed to every library in the form that it takes.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sqlx::{ConnectOptions, postgres::PgConnectOptions};
@@ -81,7 +81,7 @@ impl DatabaseUrl {
             _ => return Err(DatabaseUrlError::Scheme(scheme.to_owned())),
         }
         check_separators(rest)?;
-        let mut url = Self(Url::parse(&format!("postgresql://{rest}"))?);
+        let mut url = Self(Url::parse(&format!("postgresql://{}", with_host(rest)))?);
         url.spell_out();
         url.check_tls()?;
         url.options()?;
@@ -360,6 +360,34 @@ fn check_separators(rest: &str) -> Result<(), DatabaseUrlError> {
     }
 }
 
+/// A user without a host, `u:p@/db?host=/run/pg`, as libpq and SQLAlchemy write a Unix socket: that is a URL to them, and none
+/// by the standard. The user goes to the host's side.
+fn with_host(rest: &str) -> Cow<'_, str> {
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, behind) = rest.split_at(end);
+    let Some((user, port)) = authority
+        .rsplit_once('@')
+        .filter(|(_, host)| host.is_empty() || host.starts_with(':'))
+    else {
+        return rest.into();
+    };
+    let (path, query) = behind.split_once('?').unwrap_or((behind, ""));
+    let names_host = |pair: &str| pair.starts_with("host=") || pair.starts_with("hostaddr=");
+    if !query.split('&').any(names_host) {
+        return format!("{user}@localhost{port}{behind}").into();
+    }
+    let (user, password) = match user.split_once(':') {
+        Some((user, password)) => (user, Some(password)),
+        None => (user, None),
+    };
+    let port = port.strip_prefix(':').filter(|port| !port.is_empty());
+    let more = [("user", Some(user)), ("password", password), ("port", port)];
+    let more = more
+        .into_iter()
+        .filter_map(|(name, value)| Some(format!("&{name}={}", encode(&decode(value?)))));
+    format!("{path}?{query}{}", more.collect::<String>()).into()
+}
+
 fn decode(text: &str) -> String {
     percent_encoding::percent_decode_str(text)
         .decode_utf8_lossy()
@@ -435,6 +463,16 @@ mod tests {
             ("postgresql://u@h", "postgresql://u@h:5432/u"),
             ("postgresql://h", "postgresql://h:5432/postgres"),
             ("postgresql:///d", "postgresql://localhost:5432/d"),
+            ("postgresql://u:p@/d", "postgresql://u:p@localhost:5432/d"),
+            ("postgresql://u@:6543/d", "postgresql://u@localhost:6543/d"),
+            (
+                "postgresql+psycopg://u:p%40@/d?host=/run/pg",
+                "postgresql:///d?host=/run/pg&user=u&password=p%40&port=5432",
+            ),
+            (
+                "postgresql://u@:6543/d?host=/run/pg",
+                "postgresql:///d?host=/run/pg&user=u&port=6543",
+            ),
             ("postgresql://h/d?port=6543", "postgresql://h/d?port=6543"),
             (
                 "postgresql:///d?host=/run/pg&sslmode=disable",

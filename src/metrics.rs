@@ -252,6 +252,7 @@ impl Metrics {
         }
         for outcome in OUTCOMES {
             self.attempts.with_label_values(&[outcome]);
+            self.duration.with_label_values(&[outcome]);
         }
         for reason in REFUSALS {
             self.refused.with_label_values(&[reason]);

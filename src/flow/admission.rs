@@ -55,12 +55,13 @@ impl Door {
     }
 
     /// Comes back once there is room, or the wait was cut short. Whoever waits is `waiting` as long as the control
-    /// database answers.
-    pub(super) async fn pass(&self, waiting: &AtomicBool) {
+    /// database answers, and `turns` is told of each look: it lives.
+    pub(super) async fn pass(&self, waiting: &AtomicBool, turns: &(dyn Fn() + Send + Sync)) {
         // Since when it was always answered: who was away cannot tell who is dead.
         let mut unbroken: Option<Instant> = None;
         let mut said = false;
         loop {
+            turns();
             let may_judge = unbroken.is_some_and(|since| since.elapsed() > self.cx.config.worker.lease);
             let looked = tokio::time::timeout(TIMEOUT, self.look(may_judge)).await;
             match looked.unwrap_or(Err(StoreError::Silent(TIMEOUT))) {

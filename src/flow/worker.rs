@@ -205,8 +205,9 @@ impl Worker {
         };
         let door = Door::new(&shared.cx, &row);
         if let Some(door) = &door {
+            let turns = || shared.answered();
             tokio::select! {
-                () = door.pass(&shared.waiting) => {}
+                () = door.pass(&shared.waiting, &turns) => {}
                 () = shared.drain.cancelled() => return Ok(()),
             }
         }
