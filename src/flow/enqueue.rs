@@ -23,7 +23,7 @@ use crate::{
         budget,
         context::{Context, chain},
         inspect::{OwnUrls, Read, inspect},
-        prove::prove,
+        prove::{Refuted, prove},
         resolve::{ResolveError, Resolved, resolve_selected},
         service::Service,
     },
@@ -322,9 +322,19 @@ async fn offers(
     tenants: &mut [Planned],
     own_urls: &OwnUrls,
 ) -> Result<Vec<Way>, EnqueueError> {
-    let mut offered = Vec::with_capacity(ways.len());
-    for (number, (before, isolation, to)) in ways.into_iter().enumerate() {
-        let mut offer = match cx.runner.plan(direction, &before, to.as_deref(), isolation).await {
+    let mut offered: Vec<Way> = Vec::with_capacity(ways.len());
+    let mut rendered: HashMap<DistinctWay, Offer> = HashMap::new();
+    let mut refuted = Refuted::default();
+    for (number, way) in ways.into_iter().enumerate() {
+        let known = rendered.get(&way).cloned();
+        let (before, isolation, to) = way.clone();
+        let asked = async {
+            match known {
+                Some(offer) => Ok(offer),
+                None => cx.runner.plan(direction, &before, to.as_deref(), isolation).await,
+            }
+        };
+        let mut offer = match asked.await {
             Ok(offer) => offer,
             Err(e @ RunnerError::Setup { .. }) => return Err(e.into()),
             // Whose plans are written by a person has no other way to try.
@@ -337,13 +347,15 @@ async fn offers(
             // What keeps a plan from being made may fail the tenants, too: then one by one, and with their own reasons.
             Err(e) => Offer::Live { why: e.to_string() },
         };
+        rendered.entry(way).or_insert_with(|| offer.clone());
         let first = tenants.iter().find(|t| t.way == Some(number));
         if let (Offer::Plan(plan), Some(first)) = (&offer, first)
             && cx.runner.is_rendered()
         {
             let first = &first.tenant;
             let own = own_urls.get(&first.id).filter(|_| first.own_url);
-            offer = prove(cx, plan.clone(), to.as_deref(), &first.place, own).await?;
+            let place = (&first.place, own);
+            offer = prove(cx, plan.clone(), to.as_deref(), place, &mut refuted).await?;
             if cx.stop.is_cancelled() {
                 return Err(EnqueueError::Stopped);
             }
@@ -546,21 +558,8 @@ async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued
             current: planned.current,
         })
         .collect();
-    let needed = |server: &str| {
-        let there = jobs
-            .iter()
-            .filter(|j| !j.current && j.tenant.place.server == server);
-        there.map(|j| j.connections).max().unwrap_or(1)
-    };
-    for server in &plan.servers {
-        let needed = needed(&server.name);
-        if server.budget < i32::from(needed) {
-            return Err(EnqueueError::Budget {
-                server: server.name.clone(),
-                budget: server.budget,
-                needed,
-            });
-        }
+    if let Some(error) = over_budget(&jobs, &plan.servers) {
+        return Err(error);
     }
     let id = Uuid::new_v4();
     let last_wave = jobs.iter().map(|j| j.wave).max().unwrap_or_default();
@@ -622,6 +621,9 @@ async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued
             (job.current, job.to, job.wave) = (false, planned.to.clone(), last_wave);
         }
     }
+    if let Some(error) = over_budget(&jobs, &plan.servers) {
+        return Err(error);
+    }
     let current = jobs.iter().filter(|job| job.current).count();
     run::insert(&mut tx, &new).await?;
     for way in &plan.ways {
@@ -643,6 +645,21 @@ async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued
         target: plan.target.map(|t| t.unwrap_or_else(|| "base".into())),
         warnings: plan.warnings,
     }))
+}
+
+/// Nobody would ever claim a job that needs more connections than there are.
+fn over_budget(jobs: &[NewJob], servers: &[ServerRow]) -> Option<EnqueueError> {
+    servers.iter().find_map(|server| {
+        let there = jobs
+            .iter()
+            .filter(|j| !j.current && j.tenant.place.server == server.name);
+        let needed = there.map(|j| j.connections).max().unwrap_or(1);
+        (server.budget < i32::from(needed)).then(|| EnqueueError::Budget {
+            server: server.name.clone(),
+            budget: server.budget,
+            needed,
+        })
+    })
 }
 
 /// The id of the plan that a tenant gets.

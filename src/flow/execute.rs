@@ -118,9 +118,28 @@ impl Attempt<'_> {
         let is_lasting = plan.as_ref().is_ok_and(|plan| self.is_lasting(plan));
         let ready = self.pick(inherited, is_lasting).await;
         let plan = plan?;
-        match is_lasting {
-            true => self.by_lasting_plan(&plan, ready).await,
-            false => Ok((self.by_plan(&plan).await?, None)),
+        let executed = match is_lasting {
+            true => self.by_lasting_plan(&plan, ready).await?,
+            false => (self.by_plan(&plan).await?, None),
+        };
+        if let Settlement::Live(at) = &executed.0 {
+            self.has_room_for_tool(at).await?;
+        }
+        Ok(executed)
+    }
+
+    /// Nobody would ever claim a job that needs more connections than its server's budget has.
+    async fn has_room_for_tool(&self, at: &str) -> Result<(), RunnerError> {
+        let (server, needed) = (&self.claim.place.server, self.cx.runner.connections());
+        match store::server::job_slots(&self.cx.pool, server).await {
+            Ok(Some(slots)) if slots < i32::from(needed) => Err(RunnerError::Setup {
+                message: format!(
+                    "the tenant is at {at}, where its plan does not fit, and server `{server}` has {slots} in \
+                     its budget for attempts, of the {needed} connections that the migration tool needs"
+                ),
+                hint: format!("raise [servers.{server}] `budget`, and `herder retry`"),
+            }),
+            _ => Ok(()),
         }
     }
 

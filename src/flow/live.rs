@@ -17,6 +17,7 @@ use crate::{
     },
     runner::{RunnerError, Subject, Work},
     session::TenantSession,
+    store,
 };
 
 impl Attempt<'_> {
@@ -100,7 +101,6 @@ impl Attempt<'_> {
         };
         let ledger = self.cx.runner.read_ledger(session, subject).await?;
         let from = history.describe(&ledger);
-        // What enqueue resolved is frozen: `-1` must not go down another step because an attempt was lost.
         let to = match claim.resolved {
             true => claim.to.clone(),
             false => history.resolve(&claim.target, &ledger)?,
@@ -132,6 +132,11 @@ impl Attempt<'_> {
         (self.enter)(Step::Migrating);
         // The tool writes on a session of its own. Whoever took over ends this one first: does it still stand?
         session.guarded(self.stop.token(), self.be_sure()).await??;
+        if !claim.resolved {
+            // `-1` must not go down another step because this attempt is lost. What enqueue resolved is frozen already.
+            let freezing = self.freeze(from.as_deref(), to.as_deref());
+            session.guarded(self.stop.token(), freezing).await??;
+        }
         session.ping().await?;
         let work = Work {
             claim,
@@ -164,6 +169,15 @@ impl Attempt<'_> {
             from,
             to: history.describe(&after),
         })
+    }
+
+    async fn freeze(&self, from: Option<&str>, to: Option<&str>) -> Result<(), RunnerError> {
+        let attempt = (self.claim.job, self.claim.epoch);
+        match store::job::freeze(&self.cx.pool, attempt, self.worker, from, to).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(RunnerError::Superseded),
+            Err(e) => Err(RunnerError::Connection(format!("cannot note where it goes: {e}"))),
+        }
     }
 
     /// The run was made with certain migrations; a worker from another image must not apply others in its name.

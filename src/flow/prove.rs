@@ -1,5 +1,7 @@
 //! Whether a plan may take the place of the live tool: fitted to its tenants, and known from before or proven now.
 
+use std::collections::HashMap;
+
 use sha2::{Digest, Sha256};
 use tracing::info;
 
@@ -14,6 +16,9 @@ use crate::{
     store::{StoreError, proof},
 };
 
+/// Why plans are not proven, by the keys of their proofs: what one server has shown need not be shown on each of a hundred.
+pub(super) type Refuted = HashMap<String, String>;
+
 /// `plan` for tenants like the one at `place`, if it does what the tool does. Where nobody can tell, because the server is
 /// away, say, it is live: the tenants are tried all the same, one by one.
 ///
@@ -23,8 +28,8 @@ pub(super) async fn prove(
     cx: &Context,
     plan: Plan,
     to: Option<&str>,
-    place: &Place,
-    own_url: Option<&Secret>,
+    (place, own_url): (&Place, Option<&Secret>),
+    refuted: &mut Refuted,
 ) -> Result<Offer, StoreError> {
     let url = match cx.servers.url_for(place, own_url) {
         Ok(url) => url,
@@ -40,7 +45,7 @@ pub(super) async fn prove(
         owner: &owner(cx),
     };
     let _whole = cx.busy();
-    let offer = fitted_and_proven(cx, plan, to, ground).await;
+    let offer = fitted_and_proven(cx, plan, to, ground, refuted).await;
     service.release().await;
     match offer {
         Ok(offer) => Ok(offer),
@@ -90,12 +95,13 @@ async fn fitted_and_proven(
     plan: Plan,
     to: Option<&str>,
     ground: Ground<'_>,
+    refuted: &mut Refuted,
 ) -> Result<Offer, ProveError> {
     let plan = match cx.runner.fit(plan, to, ground).await? {
         Offer::Plan(plan) if cx.runner.needs_proof() => plan,
         offer => return Ok(offer),
     };
-    Ok(match known_or_proven(cx, &plan, to, ground).await? {
+    Ok(match known_or_proven(cx, &plan, to, ground, refuted).await? {
         Verdict::Proven => Offer::Plan(plan),
         Verdict::Unproven { why } => Offer::Live { why },
     })
@@ -106,6 +112,7 @@ async fn known_or_proven(
     plan: &Plan,
     to: Option<&str>,
     ground: Ground<'_>,
+    refuted: &mut Refuted,
 ) -> Result<Verdict, ProveError> {
     let Some(key) = cx.runner.proof_key(plan, to, ground).await? else {
         return Ok(Verdict::Unproven {
@@ -115,6 +122,9 @@ async fn known_or_proven(
     if proof::is_known(&cx.pool, &key).await? {
         return Ok(Verdict::Proven);
     }
+    if let Some(why) = refuted.get(&key) {
+        return Ok(Verdict::Unproven { why: why.clone() });
+    }
     let began = std::time::Instant::now();
     let verdict = cx.runner.prove(plan, to, ground).await?;
     let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -123,7 +133,10 @@ async fn known_or_proven(
             proof::keep(&cx.pool, &key).await?;
             info!(duration_ms, "Proved the plan to {}", to.unwrap_or("base"));
         }
-        Verdict::Unproven { why } => info!(duration_ms, "No plan to {}: {why}", to.unwrap_or("base")),
+        Verdict::Unproven { why } => {
+            info!(duration_ms, "No plan to {}: {why}", to.unwrap_or("base"));
+            refuted.insert(key, why.clone());
+        }
     }
     Ok(verdict)
 }

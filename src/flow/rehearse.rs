@@ -17,7 +17,7 @@ use crate::{
     config::LimitsConfig,
     domain::{
         failure::{FailureClass, JobError},
-        plan,
+        plan::{self, PlanStep},
         revision::Ledger,
         tenant::Place,
     },
@@ -232,14 +232,10 @@ impl Stage<'_> {
         let (result, held) = self.in_tenant(service, planned, plan, kept).await;
         match result {
             Ok(Rehearsed::Fine { steps, left_out }) => {
-                tried.rehearsed = plan.steps[..steps]
-                    .iter()
-                    .flat_map(|s| s.revisions.clone())
-                    .collect();
-                tried.left_out = plan.steps[steps..]
-                    .iter()
-                    .flat_map(|s| s.revisions.clone())
-                    .collect();
+                tried.left_out = revisions(&plan.steps[steps..]);
+                tried.rehearsed = revisions(&plan.steps[..steps]);
+                // Of one that is torn in pieces, some are not enough.
+                tried.rehearsed.retain(|r| !tried.left_out.contains(r));
                 tried.why = left_out.map(str::to_owned);
                 if steps > 0 {
                     tried.forecast = Forecast::WouldSucceed;
@@ -336,6 +332,13 @@ impl Stage<'_> {
         record.hint = record.hint.or(hint);
         record
     }
+}
+
+/// The revisions of steps. One that is torn in pieces is named once.
+fn revisions(steps: &[PlanStep]) -> Vec<String> {
+    let mut revisions: Vec<String> = steps.iter().flat_map(|s| s.revisions.clone()).collect();
+    revisions.dedup();
+    revisions
 }
 
 fn milliseconds(duration: Duration) -> f64 {

@@ -29,6 +29,7 @@ pub(crate) use self::{
 use super::{LedgerTable, RunnerError};
 use crate::{
     domain::{
+        failure::FailureClass,
         plan::{Note, Plan, PlanStep, StepForm},
         revision::Ledger,
     },
@@ -284,6 +285,7 @@ impl Applier<'_> {
         message.behind(step, "select pg_catalog.pg_current_xact_id()::pg_catalog.text");
         let reply = message.send(self.session.connection()).await?;
         let transaction = reply.row.as_ref().map(|row| row.try_get(0)).transpose()?;
+        let former = self.noted.clone();
         self.note(Some(Note {
             transaction,
             ..Note::of(at)
@@ -292,8 +294,14 @@ impl Applier<'_> {
         let mut message = Message::default();
         message.behind(step, "commit");
         message.besides(RESET);
-        message.send(self.session.connection()).await?;
-        Ok(())
+        let sent = message.send(self.session.connection()).await;
+        if let Err(Refusal::Failed(error)) = &sent
+            && error.class() != FailureClass::Infrastructure
+        {
+            // It was rolled back, and nobody need ask whether it is there.
+            self.note(former).await?;
+        }
+        sent.map(drop)
     }
 
     async fn note(&mut self, note: Option<Note>) -> Result<(), RunnerError> {

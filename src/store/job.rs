@@ -193,6 +193,30 @@ pub async fn claim(
         .collect()
 }
 
+/// Freezes where a job goes, and where its tenant stood: from then on, a relative target means the same to every attempt.
+/// False: the job went on without this attempt.
+///
+/// # Errors
+/// The control database fails.
+pub async fn freeze(
+    pool: &PgPool,
+    (job, epoch): (JobId, Epoch),
+    worker: &str,
+    from: Option<&str>,
+    to: Option<&str>,
+) -> Result<bool, StoreError> {
+    let done = sqlx::query!(
+        "update herder.job set from_revision = $4, to_revision = $5, resolved = true
+         where id = $1 and epoch = $2 and worker = $3 and state = 'running'",
+        job,
+        epoch,
+        worker,
+        from,
+        to,
+    );
+    Ok(done.execute(pool).await?.rows_affected() == 1)
+}
+
 /// Publishes the steps that attempts have entered. One whose job went on without it is passed over, and so is one that
 /// is just being settled: waiting for each other's jobs, this and a settlement would stand still until the server ended one.
 ///

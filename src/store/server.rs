@@ -198,6 +198,18 @@ pub async fn is_known(connection: &mut PgConnection, server: &str) -> Result<boo
     Ok(known.fetch_one(connection).await?)
 }
 
+/// How many connections attempts may hold on a server. None: it has no row.
+///
+/// # Errors
+/// The control database fails.
+pub async fn job_slots(pool: &PgPool, server: &str) -> Result<Option<i32>, StoreError> {
+    let slots = sqlx::query_scalar!(
+        r#"select job_slots as "job_slots!" from herder.server where name = $1"#,
+        server
+    );
+    Ok(slots.fetch_optional(pool).await?)
+}
+
 /// All servers with the state of their slots.
 ///
 /// # Errors
@@ -224,7 +236,9 @@ pub async fn waited_for(pool: &PgPool, besides: &[String]) -> Result<Vec<String>
         "select name from herder.server
          where name <> all($1)
            and exists (select from herder.run join herder.job on job.run_id = run.id
-                       where run.state = 'running' and job.state = 'ready' and job.server = server.name)",
+                       where run.state = 'running' and job.state = 'ready' and job.server = server.name
+                         -- Whoever brings a URL is reached by any worker.
+                         and not job.own_url)",
         besides,
     );
     Ok(names.fetch_all(pool).await?)

@@ -342,6 +342,23 @@ async fn a_plan_is_not_used_where_sessions_begin_in_another_way() {
     assert_eq!(by_plan_and_live(&fleet).await, (2, 1));
 }
 
+/// With room for one connection a plan is all that can be done.
+#[tokio::test]
+async fn a_tenant_that_needs_the_tool_where_there_is_no_room_for_it_fails_and_says_so() {
+    let setup = Setup::databases(2).plans(steps(1)).set("servers.main.budget", 1);
+    let fleet = setup.start().await;
+    let zone = format!(
+        "alter database {} set timezone = 'Asia/Tokyo'",
+        fleet.database("t002")
+    );
+    tell(&fleet.home, &zone).await;
+    fleet.herder(&["upgrade", "--local", "1"]).await.expect(4);
+    let error = &fleet.job("t002").await["error"];
+    let message = error["message"].as_str().unwrap_or_default();
+    assert!(message.contains("server `main` has 1 in its budget"), "{error:#}");
+    assert_eq!(fleet.count("succeeded").await, 1);
+}
+
 /// sqlx tells the server another time zone than anybody else's client does.
 #[tokio::test]
 async fn a_plan_reads_times_as_the_tools_own_sessions_do() {

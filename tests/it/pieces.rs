@@ -115,6 +115,52 @@ async fn what_was_done_outside_a_transaction_is_not_taken_for_half_done() {
     assert_eq!(worker.drain().await, Some(0));
 }
 
+/// What was rolled back is not there, whatever was noted before the server was asked to commit it.
+#[tokio::test]
+async fn a_piece_that_fails_at_its_commit_is_not_said_to_be_there() {
+    let fleet = torn_by(UNIQUE, 1).await;
+    let worker = fleet.worker(&[]);
+    fleet
+        .herder(&["upgrade", "--to", "20250102", "--wait"])
+        .await
+        .expect(0);
+    let late = "alter table t001.effects add constraint once unique (step) deferrable initially deferred";
+    tell(&fleet.home, late).await;
+    tell(
+        &fleet.home,
+        "insert into t001.effects (step) values ('first piece')",
+    )
+    .await;
+    fleet.herder(&["upgrade", "--wait"]).await.expect(4);
+    let error = &fleet.job("t001").await["error"];
+    assert_eq!(
+        (&error["sqlstate"], &error["hint"]),
+        (&"23505".into(), &serde_json::Value::Null)
+    );
+    tell(&fleet.home, "delete from t001.effects where step = 'first piece'").await;
+    fleet.herder(&["retry", "--wait"]).await.expect(0);
+    fleet.assert_by_plan().await;
+    fleet.assert_effects(&ALL).await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_rehearsal_of_some_of_its_pieces_is_none() {
+    let fleet = torn_by(UNIQUE, 1).await;
+    let report = fleet
+        .herder(&["rehearse", "--output-format", "json"])
+        .await
+        .expect(0)
+        .json();
+    let tenant = &report["tenants"][0];
+    assert_eq!(
+        tenant["rehearsed"],
+        serde_json::json!(["20250101", "20250102"]),
+        "{report:#}"
+    );
+    assert_eq!(tenant["left_out"], serde_json::json!(["20250203"]), "{report:#}");
+}
+
 /// Somebody brings a tenant to the revision before it, by hand, after the run was made.
 #[tokio::test]
 async fn whoever_stands_at_the_revision_before_gets_its_first_piece() {

@@ -49,6 +49,46 @@ async fn a_paused_run_finishes_what_runs_and_takes_nothing_new_until_it_is_resum
     assert_eq!(worker.drain().await, Some(0));
 }
 
+/// A tenant whose ledger made no sense when the run was made has its way to go found by an attempt. The next attempt must not
+/// find another one.
+#[tokio::test]
+async fn a_step_down_is_the_same_one_for_every_attempt() {
+    let all = || {
+        let [first, second, third] = steps(3).try_into().expect("three");
+        vec![first, second.gated_down(), third]
+    };
+    let fleet = Setup::schemas(1).migrations(Tool::Sql, all()).start().await;
+    fleet.herder(&["upgrade", "--local", "1"]).await.expect(0);
+    let mut edited = all();
+    let first = edited.remove(0).then("select 'edited'");
+    fleet.project().rewrite(&[vec![first], edited].concat());
+    let worker = fleet.worker(&[]);
+    fleet
+        .herder(&["downgrade", "--to", "-2", "--yes", "--wait"])
+        .await
+        .expect(4);
+    assert_eq!(fleet.job("t001").await["error"]["reason"], "edited_migration");
+    fleet.project().rewrite(&all());
+    let gate = fleet.close_gate().await;
+    fleet.herder(&["retry"]).await.expect(0);
+    fleet.wait_at_gate(1).await;
+    // One step is done, and a second one is not.
+    worker.kill().await;
+    gate.open().await;
+    let worker = fleet.worker(&[]);
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    let job = fleet.job("t001").await;
+    assert_eq!(
+        (&job["from"], &job["to"]),
+        (&"20250203".into(), &"20250101".into()),
+        "{job:#}"
+    );
+    let effects = fleet.effects(&fleet.tenants[0]).await;
+    let undone: Vec<&String> = effects.iter().filter(|e| e.starts_with("down")).collect();
+    assert_eq!(undone, ["down 20250203", "down 20250102"]);
+    assert_eq!(worker.drain().await, Some(0));
+}
+
 /// Its worker hears of the cancel in a while, and what it does to the tenant may be committed by then.
 #[tokio::test]
 async fn a_tenant_that_a_cancelled_run_is_still_at_is_not_taken_for_current() {

@@ -94,30 +94,40 @@ impl AlembicRunner {
         self.pool.checkout().await.map_err(to_error)
     }
 
-    /// Renders under two made-up names, and makes steps of it where both say the same. The text besides is what else
-    /// the script hangs on.
-    pub(super) async fn rendered(
-        &self,
+    /// What is rendered under a made-up name.
+    fn rendering<'a>(
+        &'a self,
         direction: Direction,
-        before: &BTreeSet<String>,
-        target: &str,
+        before: &'a BTreeSet<String>,
+        target: &'a str,
         by_schema: bool,
-    ) -> Result<Result<(Vec<PlanStep>, String), String>, RunnerError> {
-        let mut process = self.checkout().await?;
-        let mut rendering = Rendering {
+    ) -> Rendering<'a> {
+        Rendering {
             direction,
             heads: before,
             target,
             scheme: self.scheme(),
             database: offline::DATABASE,
             schema: by_schema.then_some(SCHEMA),
-        };
+        }
+    }
+
+    /// Renders under two made-up names, and makes steps of it where both say the same.
+    pub(super) async fn rendered(
+        &self,
+        direction: Direction,
+        before: &BTreeSet<String>,
+        target: &str,
+        by_schema: bool,
+    ) -> Result<Result<Vec<PlanStep>, String>, RunnerError> {
+        let mut process = self.checkout().await?;
+        let mut rendering = self.rendering(direction, before, target, by_schema);
         let first = process
             .render(&self.project, &rendering)
             .await
             .map_err(to_error)?;
-        let (events, ledger, env) = match first {
-            Rendered::Script { events, ledger, env } => (events, ledger, env),
+        let (events, ledger) = match first {
+            Rendered::Script { events, ledger, .. } => (events, ledger),
             Rendered::Refused { refused } => return Ok(Err(why(&refused))),
         };
         rendering.database = offline::OTHER_DATABASE;
@@ -146,12 +156,7 @@ impl AlembicRunner {
                 self.version_table
             )));
         }
-        let versions = process.versions();
-        let versions = format!(
-            "{} {} {} {env}",
-            versions.python, versions.alembic, versions.sqlalchemy
-        );
-        Ok(offline::steps(&events, before, &self.version_table).map(|steps| (steps, versions)))
+        Ok(offline::steps(&events, before, &self.version_table))
     }
 
     async fn describe(&self) -> Result<Description, RunnerError> {
@@ -269,7 +274,7 @@ impl MigrationRunner for AlembicRunner {
             rendered => rendered?,
         };
         match rendered {
-            Ok((steps, _)) => Ok(Offer::Plan(Plan {
+            Ok(steps) => Ok(Offer::Plan(Plan {
                 direction,
                 before: before.clone(),
                 check: None,
@@ -306,17 +311,27 @@ impl MigrationRunner for AlembicRunner {
     ) -> Result<Option<String>, RunnerError> {
         let by_schema = ground.place.schema.is_some();
         let target = to.unwrap_or("base");
-        let rendered = self
-            .rendered(plan.direction, &plan.before, target, by_schema)
-            .await?;
+        let mut process = self.checkout().await?;
+        let rendering = self.rendering(plan.direction, &plan.before, target, by_schema);
+        let again = process
+            .render(&self.project, &rendering)
+            .await
+            .map_err(to_error)?;
         // The rendering that comes last counts: a plan that changes by itself is not proven by an old one.
-        let Some(versions) = rendered
-            .ok()
-            .filter(|(steps, _)| *steps == plan.steps)
-            .map(|(_, v)| v)
-        else {
-            return Ok(None);
+        let env = match again {
+            Rendered::Script { events, env, .. }
+                if offline::steps(&events, &plan.before, &self.version_table).as_ref() == Ok(&plan.steps) =>
+            {
+                env
+            }
+            _ => return Ok(None),
         };
+        let versions = process.versions();
+        let versions = format!(
+            "{} {} {} {env}",
+            versions.python, versions.alembic, versions.sqlalchemy
+        );
+        drop(process);
         let history = self.history().await?;
         let postgres = shadow::postgres_major(ground).await?;
         let mut hash = Sha256::new();
@@ -365,7 +380,7 @@ impl MigrationRunner for AlembicRunner {
             )
             .await?;
         match again {
-            Ok((steps, _)) if steps == plan.steps => Ok(Verdict::Proven),
+            Ok(steps) if steps == plan.steps => Ok(Verdict::Proven),
             _ => Ok(Verdict::Unproven {
                 why: "it renders other SQL a moment later, or in another process".into(),
             }),

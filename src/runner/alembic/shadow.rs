@@ -263,7 +263,7 @@ impl<'a> Shadow<'a> {
             .runner
             .rendered(Direction::Upgrade, &empty, target, true)
             .await?;
-        let Ok((steps, _)) = rendered else { return Ok(()) };
+        let Ok(steps) = rendered else { return Ok(()) };
         let mut own = String::new();
         for step in &steps {
             let StepForm::Transaction { sql } = &step.form else {
