@@ -254,8 +254,6 @@ mod tests {
         assert!(!is_broken_pipe(&error));
         let gone = Unwritten(io::Error::new(io::ErrorKind::BrokenPipe, "gone"));
         assert!(is_broken_pipe(&anyhow::Error::from(gone).context("no")));
-        let gone = Unwritten(io::Error::new(io::ErrorKind::BrokenPipe, "gone"));
-        assert!(is_broken_pipe(&anyhow::Error::from(gone).context("no")));
         assert_eq!(exit_of(&error), Exit::Unexpected);
     }
 

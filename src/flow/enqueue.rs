@@ -326,15 +326,12 @@ async fn offers(
     let mut rendered: HashMap<DistinctWay, Offer> = HashMap::new();
     let mut refuted = Refuted::default();
     for (number, way) in ways.into_iter().enumerate() {
-        let known = rendered.get(&way).cloned();
         let (before, isolation, to) = way.clone();
-        let asked = async {
-            match known {
-                Some(offer) => Ok(offer),
-                None => cx.runner.plan(direction, &before, to.as_deref(), isolation).await,
-            }
+        let asked = match rendered.get(&way) {
+            Some(offer) => Ok(offer.clone()),
+            None => cx.runner.plan(direction, &before, to.as_deref(), isolation).await,
         };
-        let mut offer = match asked.await {
+        let mut offer = match asked {
             Ok(offer) => offer,
             Err(e @ RunnerError::Setup { .. }) => return Err(e.into()),
             // Whose plans are written by a person has no other way to try.

@@ -29,6 +29,7 @@ def limit_connection(dialect, record, _args, arguments):
         run.connections["tenant"] += 1
     else:
         run.connections["other"] += 1
+    if (arguments.get("database") or arguments.get("dbname")) not in (None, run.url.database):
         record.info[ELSEWHERE] = True
     if dialect.driver.startswith("asyncpg"):
         adapt_for_asyncpg(arguments, run.application_name, run.settings)

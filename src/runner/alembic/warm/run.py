@@ -50,7 +50,7 @@ class Run:
         )
 
     def is_tenants(self, connection):
-        """Whether an open connection is one to the tenant's database. One that nobody saw connect is believed to be."""
+        """Whether an open connection is one to the tenant's database: whoever says nothing else is believed to go there."""
         return connection.dialect.name == "postgresql" and ELSEWHERE not in connection.info
 
     def watch(self, revisions):
