@@ -392,7 +392,7 @@ impl History {
     /// Nothing where the revisions are not known: then only [`standing`](Self::standing) tells.
     ///
     /// # Errors
-    /// A revision in the ledger that is not in the history.
+    /// A target, or a revision in the ledger, that is not in the history: it may have been there when the target was frozen.
     pub fn pending(
         &self,
         direction: Direction,
@@ -403,9 +403,13 @@ impl History {
             return Ok(Vec::new());
         }
         let applied = self.applied(ledger)?;
-        let wanted = target
-            .map(|t| self.closure(self.get(t).map_or(t, |r| r.id.as_str())))
-            .unwrap_or_default();
+        let wanted = match target {
+            Some(t) => {
+                let known = self.get(t).ok_or_else(|| HistoryError::UnknownTarget(t.into()))?;
+                self.closure(&known.id)
+            }
+            None => HashSet::new(),
+        };
         let wanted: HashSet<String> = wanted.into_iter().map(str::to_owned).collect();
         let ids = self.revisions.iter();
         Ok(match direction {
@@ -425,7 +429,7 @@ impl History {
     /// Whether a run towards `target` has anything to do in a tenant with this ledger.
     ///
     /// # Errors
-    /// A revision in the ledger that is not in the history.
+    /// As [`pending`](Self::pending).
     pub fn standing(
         &self,
         direction: Direction,

@@ -595,10 +595,14 @@ async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued
             plan.servers.push(unreachable(name));
         }
     }
-    for row in &plan.servers {
+    for row in &mut plan.servers {
         // Not with the run: its jobs may take long to write, and every worker would wait for the server's row meanwhile.
         let mut tx = cx.pool.begin().await.map_err(StoreError::from)?;
         server::ensure(&mut tx, row).await?;
+        // `herder budget --set` counts for more than the config.
+        row.budget = server::job_slots(&mut *tx, &row.name)
+            .await?
+            .unwrap_or(row.budget);
         tx.commit().await.map_err(StoreError::from)?;
     }
     let mut tx = cx.pool.begin().await.map_err(StoreError::from)?;

@@ -263,11 +263,23 @@ impl Attempt<'_> {
     ) -> Result<Settlement, RunnerError> {
         // A connection that was kept may be another worker's to use up by now.
         self.be_sure().await?;
+        let backend = on.backend;
+        let working = self.with_plan(&mut on.session, plan, forget, again);
+        self.while_wanted(backend, working).await
+    }
+
+    /// Waits for what is said over a session to the tenant's server, unless this attempt is told to stop, or the link was cut
+    /// without a word. Then the session is good for closing only.
+    pub(super) async fn while_wanted<T>(
+        &self,
+        backend: i32,
+        saying: impl Future<Output = Result<T, RunnerError>>,
+    ) -> Result<T, RunnerError> {
         tokio::select! {
             biased;
             () = self.stop.token().cancelled() => Err(RunnerError::Cancelled),
-            settled = self.with_plan(&mut on.session, plan, forget, again) => settled,
-            () = link::is_cut(self.cx, self.claim, on.backend) => Err(RunnerError::Connection(
+            said = saying => said,
+            () = link::is_cut(self.cx, self.claim, backend) => Err(RunnerError::Connection(
                 "its server has ended the session: the link to it was cut without a word".into()
             )),
         }

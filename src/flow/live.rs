@@ -34,7 +34,13 @@ impl Attempt<'_> {
             self.check_migrations(&history)?;
             Ok((history, self.url().await?))
         };
-        let (history, url) = match prepared.await {
+        let prepared = tokio::select! {
+            biased;
+            // A project may take its time to say what it is.
+            () = self.stop.token().cancelled() => Err(RunnerError::Cancelled),
+            prepared = prepared => prepared,
+        };
+        let (history, url) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
                 close_all(ready).await;
@@ -42,7 +48,7 @@ impl Attempt<'_> {
             }
         };
         let mut guard = self.guard_session(ready, &url, is_lasting).await?;
-        let settled = self.in_session(&mut guard.session, &url, &history).await;
+        let settled = self.in_session(&mut guard, &url, &history).await;
         let is_as_new = is_lasting && settled.is_ok() && forgets(&mut guard.session).await;
         Self::keep(guard, is_as_new, settled).await
     }
@@ -55,7 +61,7 @@ impl Attempt<'_> {
         is_lasting: bool,
     ) -> Result<KeptSession, RunnerError> {
         if let Some(kept) = ready {
-            match self.take_up(kept).await {
+            match self.while_wanted(kept.backend, self.take_up(kept)).await {
                 Err(error) if self.was_lost(&error).await => {}
                 taken => return taken,
             }
@@ -85,21 +91,22 @@ impl Attempt<'_> {
 
     async fn in_session(
         &self,
-        session: &mut TenantSession,
+        guard: &mut KeptSession,
         url: &DatabaseUrl,
         history: &History,
     ) -> Result<Settlement, RunnerError> {
-        let claim = self.claim;
-        (self.enter)(Step::Guarding);
-        self.guard(session).await?;
-
-        (self.enter)(Step::Inspecting);
+        let (claim, backend, session) = (self.claim, guard.backend, &mut guard.session);
         let subject = Subject {
             tenant: &claim.tenant,
             place: &claim.place,
             url,
         };
-        let ledger = self.cx.runner.read_ledger(session, subject).await?;
+        (self.enter)(Step::Guarding);
+        self.while_wanted(backend, self.guard(session)).await?;
+
+        (self.enter)(Step::Inspecting);
+        let reading = self.cx.runner.read_ledger(session, subject);
+        let ledger = self.while_wanted(backend, reading).await?;
         let from = history.describe(&ledger);
         let to = match claim.resolved {
             true => claim.to.clone(),
@@ -162,7 +169,8 @@ impl Attempt<'_> {
         migrated?;
 
         (self.enter)(Step::Verifying);
-        let after = self.cx.runner.read_ledger(session, subject).await?;
+        let reading = self.cx.runner.read_ledger(session, subject);
+        let after = self.while_wanted(backend, reading).await?;
         self.verify(history, to.as_deref(), &after)?;
         Ok(Settlement::Succeeded {
             outcome: Outcome::Migrated,

@@ -16,7 +16,7 @@ use crate::{
     store::{StoreError, proof},
 };
 
-/// Why plans are not proven, by the keys of their proofs: what one server has shown need not be shown on each of a hundred.
+/// Why plans are refuted, by the keys of their proofs: what one server has shown need not be shown on each of a hundred.
 pub(super) type Refuted = HashMap<String, String>;
 
 /// `plan` for tenants like the one at `place`, if it does what the tool does. Where nobody can tell, because the server is
@@ -103,7 +103,7 @@ async fn fitted_and_proven(
     };
     Ok(match known_or_proven(cx, &plan, to, ground, refuted).await? {
         Verdict::Proven => Offer::Plan(plan),
-        Verdict::Unproven { why } => Offer::Live { why },
+        Verdict::Refuted { why } | Verdict::Unproven { why } => Offer::Live { why },
     })
 }
 
@@ -115,7 +115,7 @@ async fn known_or_proven(
     refuted: &mut Refuted,
 ) -> Result<Verdict, ProveError> {
     let Some(key) = cx.runner.proof_key(plan, to, ground).await? else {
-        return Ok(Verdict::Unproven {
+        return Ok(Verdict::Refuted {
             why: "it renders other SQL a moment later".into(),
         });
     };
@@ -123,7 +123,7 @@ async fn known_or_proven(
         return Ok(Verdict::Proven);
     }
     if let Some(why) = refuted.get(&key) {
-        return Ok(Verdict::Unproven { why: why.clone() });
+        return Ok(Verdict::Refuted { why: why.clone() });
     }
     let began = std::time::Instant::now();
     let verdict = cx.runner.prove(plan, to, ground).await?;
@@ -133,10 +133,12 @@ async fn known_or_proven(
             proof::keep(&cx.pool, &key).await?;
             info!(duration_ms, "Proved the plan to {}", to.unwrap_or("base"));
         }
-        Verdict::Unproven { why } => {
+        Verdict::Refuted { why } | Verdict::Unproven { why } => {
             info!(duration_ms, "No plan to {}: {why}", to.unwrap_or("base"));
-            refuted.insert(key, why.clone());
         }
+    }
+    if let Verdict::Refuted { why } = &verdict {
+        refuted.insert(key, why.clone());
     }
     Ok(verdict)
 }

@@ -32,6 +32,15 @@ pub async fn retry(cx: &Context, id: RunId) -> Result<u64, EnqueueError> {
     }
     match run::retry(&cx.pool, id, &history.fingerprint(covered.as_deref())).await? {
         Retried::Jobs(jobs) => Ok(jobs),
+        Retried::Narrow {
+            server,
+            budget,
+            needed,
+        } => Err(EnqueueError::Budget {
+            server,
+            budget,
+            needed,
+        }),
         Retried::Overlap { run, places } => Err(EnqueueError::Overlap { run, places }),
     }
 }

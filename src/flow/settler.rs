@@ -94,7 +94,7 @@ struct Writer {
 impl Writer {
     async fn write(&self, ends: Vec<End>) {
         let ended: Vec<&Ended> = ends.iter().map(|end| &end.ended).collect();
-        let mut tries = 0;
+        let (mut tries, mut in_doubt) = (0, false);
         let settled = loop {
             match self.settle(&ended).await {
                 Ok(settled) => break settled,
@@ -113,7 +113,7 @@ impl Writer {
                     }
                 },
                 Err(error) => {
-                    tries += 1;
+                    (tries, in_doubt) = (tries + 1, in_doubt || may_be_written(&error));
                     if tries == 1 {
                         let count = ended.len();
                         warn!(%error, "Cannot write the outcomes of {count} attempts yet");
@@ -136,10 +136,10 @@ impl Writer {
         let written: BTreeSet<(JobId, Epoch)> = settled.iter().map(|s| (s.job, s.epoch)).collect();
         let mut room = Vec::with_capacity(ends.len());
         for end in ends {
-            // After a fault, "nothing was written" most likely means that the lost answer was a yes.
+            // After a lost answer, "nothing was written" most likely means that it was a yes.
             let _ = end
                 .written
-                .send(tries > 0 || written.contains(&end.ended.attempt()));
+                .send(in_doubt || written.contains(&end.ended.attempt()));
             room.push(end.room);
         }
         match self.claimer.claim(room).await {
@@ -156,6 +156,18 @@ impl Writer {
         let worker = &self.claimer.appetite.worker;
         let settling = async |line: &mut PgConnection| job::settle(line, worker, ended).await;
         self.claimer.line.with(TIMEOUT, settling).await
+    }
+}
+
+/// Whether a statement may have been done although it ended with this error: its answer was lost. Not so where it was never sent,
+/// or lost to another one (a deadlock).
+fn may_be_written(error: &StoreError) -> bool {
+    match error {
+        StoreError::Database(sqlx::Error::PoolTimedOut) => false,
+        StoreError::Database(sqlx::Error::Database(e)) => {
+            !e.code().is_some_and(|code| code.starts_with("40"))
+        }
+        _ => true,
     }
 }
 

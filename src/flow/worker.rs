@@ -174,7 +174,8 @@ impl Worker {
     /// room is taken it has nothing to ask.
     pub fn is_alive(&self) -> bool {
         let shared = &self.shared;
-        let silent = shared.started.elapsed().as_millis() as u64 - shared.claimed_at.load(Ordering::Relaxed);
+        let answered = shared.claimed_at.load(Ordering::Relaxed);
+        let silent = (shared.started.elapsed().as_millis() as u64).saturating_sub(answered);
         let busy = shared.held.all().len() >= shared.options.concurrency;
         busy || shared.draining.load(Ordering::Relaxed) || silent < 60_000
     }

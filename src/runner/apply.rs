@@ -284,10 +284,10 @@ impl Applier<'_> {
         message.behind(step, &self.end(Checks::Careful));
         message.behind(step, "select pg_catalog.pg_current_xact_id()::pg_catalog.text");
         let reply = message.send(self.session.connection()).await?;
-        let transaction = reply.row.as_ref().map(|row| row.try_get(0)).transpose()?;
+        let transaction: Option<String> = reply.row.as_ref().map(|row| row.try_get(0)).transpose()?;
         let former = self.noted.clone();
         self.note(Some(Note {
-            transaction,
+            transaction: transaction.clone(),
             ..Note::of(at)
         }))
         .await?;
@@ -295,11 +295,14 @@ impl Applier<'_> {
         message.behind(step, "commit");
         message.besides(RESET);
         let sent = message.send(self.session.connection()).await;
-        if let Err(Refusal::Failed(error)) = &sent
+        if let (Err(Refusal::Failed(error)), Some(transaction)) = (&sent, transaction)
             && error.class() != FailureClass::Infrastructure
         {
-            // It was rolled back, and nobody need ask whether it is there.
-            self.note(former).await?;
+            self.clean_up().await?;
+            // It may be there all the same: a cancel that comes while it is committed meets what is said behind that.
+            if self.status(&transaction).await?.as_deref() == Some("aborted") {
+                self.note(former).await?;
+            }
         }
         sent.map(drop)
     }
@@ -319,17 +322,21 @@ impl Applier<'_> {
         let Some(transaction) = &note.transaction else {
             return Ok(at + usize::from(note.done));
         };
-        // Its backend is gone, so that it is one of the two. None: it was so long ago that nobody knows any more.
-        let status: Option<String> = sqlx::query_scalar("select pg_xact_status($1::xid8)")
-            .bind(transaction.clone())
-            .persistent(false)
-            .fetch_one(self.session.connection())
-            .await?;
-        match status.as_deref() {
+        // Its backend is gone, so that it is one of the two.
+        let transaction = transaction.clone();
+        match self.status(&transaction).await?.as_deref() {
             Some("committed") => Ok(at + 1),
             Some("aborted") => Ok(at),
             _ => Err(RunnerError::Dirty(self.order.plan.revision_of(at))),
         }
+    }
+
+    /// What became of a transaction. None: it was so long ago that nobody knows any more.
+    async fn status(&mut self, transaction: &str) -> Result<Option<String>, RunnerError> {
+        let asked = sqlx::query_scalar("select pg_xact_status($1::xid8)")
+            .bind(transaction)
+            .persistent(false);
+        Ok(asked.fetch_one(self.session.connection()).await?)
     }
 
     /// What a step's transaction begins with.

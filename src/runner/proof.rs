@@ -24,7 +24,12 @@ pub struct Ground<'a> {
 pub enum Verdict {
     /// The plan does what the tool does.
     Proven,
-    /// It does not, or nobody can tell.
+    /// It does not, there or anywhere.
+    Refuted {
+        /// Why: it reads on from "live: ".
+        why: String,
+    },
+    /// Nobody can tell there.
     Unproven {
         /// Why: it reads on from "live: ".
         why: String,

@@ -415,6 +415,15 @@ async fn cancel_open_jobs(tx: &mut PgConnection, run: RunId) -> Result<(), Store
 pub enum Retried {
     /// So many jobs are ready again.
     Jobs(u64),
+    /// Nothing: with mended migrations the tool itself is needed, and this server's budget has no room for it.
+    Narrow {
+        /// The server.
+        server: String,
+        /// How many connections attempts may have there.
+        budget: i32,
+        /// How many one needs.
+        needed: i16,
+    },
     /// Nothing: another open run has work in the places of some of them.
     Overlap {
         /// The other run.
@@ -450,6 +459,24 @@ pub async fn retry(pool: &PgPool, run: RunId, checksum: &str) -> Result<Retried,
     // This run is not among them: a place is in a run once.
     if let Some((run, places)) = overlapping(&mut tx, &failed.iter().collect::<Vec<_>>()).await? {
         return Ok(Retried::Overlap { run, places });
+    }
+    let narrow = sqlx::query!(
+        r#"select server.name, server.job_slots as "job_slots!", run.connections
+           from herder.run join herder.job on job.run_id = run.id join herder.server on server.name = job.server
+           where run.id = $1 and run.checksum <> $2 and job.state in ('waiting', 'ready', 'running', 'failed')
+             and server.job_slots < run.connections
+           limit 1"#,
+        run,
+        checksum,
+    );
+    if let Some(row) = narrow.fetch_optional(&mut *tx).await?
+        && !failed.is_empty()
+    {
+        return Ok(Retried::Narrow {
+            server: row.name,
+            budget: row.job_slots,
+            needed: row.connections,
+        });
     }
     let jobs = sqlx::query_scalar!(
         "update herder.job
@@ -508,11 +535,19 @@ pub async fn mend(pool: &PgPool) -> Result<u64, StoreError> {
         tx.commit().await?;
     }
     let lost = sqlx::query!(
-        "select job.run_id, array_agg(job.id) as jobs from herder.run join herder.job on job.run_id = run.id
-         where run.state = 'running' and job.state = 'ready'
-           -- A look into one index for each: a join would be planned for far fewer pending deliveries than there may be.
-           and (select status from apalis.jobs where jobs.id = lpad(to_hex(job.id), 26, '0')) is distinct from 'Pending'
-         group by job.run_id"
+        r#"select run.id as run_id, array_agg(next.id) as jobs
+           from herder.run cross join herder.server
+           -- Those that are next: a claim passes over one without a delivery, so that it is among them in the end. All of a
+           -- hundred thousand would be half a second's work.
+           cross join lateral (
+             select id from herder.job
+             where job.run_id = run.id and job.server = server.name and job.state = 'ready'
+             order by ready_at, id limit 1000
+           ) next
+           where run.state = 'running'
+             -- A look into one index for each: a join would be planned for far fewer pending deliveries than there may be.
+             and (select status from apalis.jobs where jobs.id = lpad(to_hex(next.id), 26, '0')) is distinct from 'Pending'
+           group by run.id"#
     )
     .fetch_all(&mut *connection)
     .await?;

@@ -1,6 +1,6 @@
 //! Servers and their budgets.
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 
 use super::StoreError;
 
@@ -202,12 +202,12 @@ pub async fn is_known(connection: &mut PgConnection, server: &str) -> Result<boo
 ///
 /// # Errors
 /// The control database fails.
-pub async fn job_slots(pool: &PgPool, server: &str) -> Result<Option<i32>, StoreError> {
+pub async fn job_slots(on: impl PgExecutor<'_>, server: &str) -> Result<Option<i32>, StoreError> {
     let slots = sqlx::query_scalar!(
         r#"select job_slots as "job_slots!" from herder.server where name = $1"#,
         server
     );
-    Ok(slots.fetch_optional(pool).await?)
+    Ok(slots.fetch_optional(on).await?)
 }
 
 /// All servers with the state of their slots.

@@ -359,6 +359,38 @@ async fn a_tenant_that_needs_the_tool_where_there_is_no_room_for_it_fails_and_sa
     assert_eq!(fleet.count("succeeded").await, 1);
 }
 
+/// Mended migrations go by the tool. A run that has no room for that is not made to wait for it.
+#[tokio::test]
+async fn a_retry_that_needs_the_tool_where_there_is_no_room_for_it_is_refused() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let broken = second.clone().then("select 1 / 0 from locked");
+    let first = first
+        .then("create table locked (n int)")
+        .then("insert into locked values (1)");
+    let setup = Setup::schemas(1).plans(vec![first.clone(), broken]);
+    let fleet = setup.set("servers.main.budget", 1).start().await;
+    // Nothing is read in a scratch schema that would fail there.
+    fleet.configure(|config| config["runner"]["plan"] = "always".into());
+    fleet.herder(&["upgrade", "--local", "1"]).await.expect(4);
+    fleet.project().rewrite(&[first, second]);
+    let said = fleet.herder(&["retry", "--local", "1"]).await.expect(3).all();
+    assert!(
+        said.contains("the budget of server `main` is 1") && said.contains("needs 2"),
+        "{said}"
+    );
+    assert_eq!(fleet.state().await, "failed");
+    fleet.herder(&["budget", "main", "--set", "2"]).await.expect(0);
+    fleet.herder(&["retry", "--local", "1"]).await.expect(0);
+    // And the other way round.
+    fleet.herder(&["budget", "main", "--set", "1"]).await.expect(0);
+    fleet.configure(|config| {
+        config["runner"]["plan"] = "never".into();
+        config["servers"]["main"]["budget"] = 5.into();
+    });
+    let down = ["downgrade", "--to", "-1", "--yes", "--local", "1"];
+    fleet.herder(&down).await.expect(3);
+}
+
 /// sqlx tells the server another time zone than anybody else's client does.
 #[tokio::test]
 async fn a_plan_reads_times_as_the_tools_own_sessions_do() {

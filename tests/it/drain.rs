@@ -49,6 +49,24 @@ async fn a_draining_worker_takes_nothing_new_and_finishes_what_runs() {
     another_one_finishes(&fleet).await;
 }
 
+/// A revision file is a program, and may do anything while it is read.
+#[tokio::test]
+async fn a_project_that_does_not_say_what_it_is_holds_up_no_drain() {
+    let setup = Setup::schemas(1).migrations(Tool::Alembic, steps(1));
+    let fleet = setup.set("runner.plan", "never").start().await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    fleet
+        .project()
+        .file("versions/20250102_slow.py", "import time\ntime.sleep(3600)\n");
+    let mut worker = fleet.worker(&["--drain-timeout", "1s"]);
+    fleet
+        .wait_until("it is claimed", async || fleet.count("running").await == 1)
+        .await;
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.end().await.code(), Some(0), "{}", worker.log());
+    assert_eq!(fleet.count("ready").await, 1);
+}
+
 /// apalis goes on with nothing once it is to stop, and drops nothing either: a claim that it stood still over kept the line to
 /// the control database from the outcome of what ran.
 #[tokio::test]

@@ -89,6 +89,33 @@ async fn a_step_down_is_the_same_one_for_every_attempt() {
     assert_eq!(worker.drain().await, Some(0));
 }
 
+/// The usual way to mend a migration that nobody has: another one takes its place, under another id.
+#[tokio::test]
+async fn a_target_that_is_there_no_more_is_not_taken_for_reached() {
+    let setup = Setup::schemas(2).migrations(Tool::Sql, steps(1));
+    let fleet = setup.start().await;
+    fleet.herder(&["upgrade", "--local", "1"]).await.expect(0);
+    fleet.project().file("20250102_bad.up.sql", "select 1 / 0;");
+    let worker = fleet.worker(&[]);
+    fleet
+        .herder(&["upgrade", "--to", "+1", "--canary", "1", "--wait"])
+        .await
+        .expect(5);
+    let bad = fleet.dir().join("project/20250102_bad.up.sql");
+    std::fs::rename(&bad, bad.with_file_name("20250103_good.up.sql")).expect("another name");
+    fleet
+        .project()
+        .file("20250103_good.up.sql", "create table good (x int);");
+    fleet.herder(&["retry", "--wait"]).await.expect(5);
+    let error = &fleet.job("t001").await["error"];
+    let message = error["message"].as_str().unwrap_or_default();
+    assert!(message.contains("no revision `20250102`"), "{error:#}");
+    // What is left of it is not taken for done either.
+    fleet.herder(&["resume", "--wait"]).await.expect(4);
+    assert_eq!(fleet.count("failed").await, 2);
+    assert_eq!(worker.drain().await, Some(0));
+}
+
 /// Its worker hears of the cancel in a while, and what it does to the tenant may be committed by then.
 #[tokio::test]
 async fn a_tenant_that_a_cancelled_run_is_still_at_is_not_taken_for_current() {

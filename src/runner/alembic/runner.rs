@@ -381,7 +381,7 @@ impl MigrationRunner for AlembicRunner {
             .await?;
         match again {
             Ok(steps) if steps == plan.steps => Ok(Verdict::Proven),
-            _ => Ok(Verdict::Unproven {
+            _ => Ok(Verdict::Refuted {
                 why: "it renders other SQL a moment later, or in another process".into(),
             }),
         }

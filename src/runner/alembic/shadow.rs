@@ -55,6 +55,7 @@ const LIMIT: Duration = Duration::from_secs(10 * 60);
 
 /// Why a proof ended early.
 enum Stop {
+    Refuted(String),
     Unproven(String),
     Error(RunnerError),
 }
@@ -73,6 +74,11 @@ impl From<sqlx::Error> for Stop {
 
 fn unproven<T>(why: impl Into<String>) -> Result<T, Stop> {
     Err(Stop::Unproven(why.into()))
+}
+
+/// It lies in the project, and not in the server that the proof is made on.
+fn refuted<T>(why: impl Into<String>) -> Result<T, Stop> {
+    Err(Stop::Refuted(why.into()))
 }
 
 /// A scratch tenant.
@@ -142,6 +148,7 @@ impl<'a> Shadow<'a> {
         let cleared = tokio::time::timeout(CLEAR_LIMIT, self.clear()).await;
         match proven {
             Err(Stop::Error(error)) => Err(error),
+            Err(Stop::Refuted(why)) => Ok(Verdict::Refuted { why }),
             Err(Stop::Unproven(why)) => Ok(Verdict::Unproven { why }),
             Ok(()) => match cleared {
                 Ok(Ok(())) => Ok(Verdict::Proven),
@@ -230,13 +237,13 @@ impl<'a> Shadow<'a> {
                 .await,
         )?;
         if database != self.live.url.database() {
-            return unproven(format!(
+            return refuted(format!(
                 "env.py connects to database `{database}`, not to the one that it is given"
             ));
         }
         let own = self.live.schema.as_ref();
         if own.is_some_and(|own| schema.as_ref() != Some(own) || ledger.as_ref().is_some_and(|l| l != own)) {
-            return unproven(format!(
+            return refuted(format!(
                 "env.py works in schema `{}` with its ledger in `{}`, not in the one that it is given",
                 schema.as_deref().unwrap_or("none"),
                 ledger.as_deref().unwrap_or("the same"),
@@ -280,7 +287,7 @@ impl<'a> Shadow<'a> {
         let rehearsed = on.execute(sqlx::raw_sql(AssertSqlSafe(sql + "rollback"))).await;
         close(on).await;
         match rehearsed.map_err(RunnerError::from) {
-            Err(error) if about_outside(&error).is_some() => unproven(format!(
+            Err(error) if about_outside(&error).is_some() => refuted(format!(
                 "its proof would run old revisions; one {}",
                 about_outside(&error).unwrap_or_default()
             )),
@@ -345,7 +352,7 @@ impl<'a> Shadow<'a> {
     fn asked<T>(&self, answer: Result<T, WarmError>) -> Result<T, Stop> {
         match answer {
             Ok(done) => Ok(done),
-            Err(WarmError::Tool(error)) if error.message.starts_with(OUTSIDE) => unproven(format!(
+            Err(WarmError::Tool(error)) if error.message.starts_with(OUTSIDE) => refuted(format!(
                 "{}live Alembic {}, outside the tenant's schema",
                 at(error.revision.as_deref()),
                 error.message[OUTSIDE.len()..].trim(),
@@ -449,7 +456,7 @@ impl<'a> Shadow<'a> {
         let planned = self.digest(&self.planned, since).await?;
         match difference(&live, &planned) {
             None => Ok(()),
-            Some(Difference { gone, new }) => unproven(format!(
+            Some(Difference { gone, new }) => refuted(format!(
                 "the plan does not do what live Alembic does: live gives [{gone}], the plan gives [{new}]"
             )),
         }

@@ -4,6 +4,8 @@ with ended as materialized (
     select * from jsonb_to_recordset($2) as ended (
         job bigint, epoch integer, state text, outcome text, error jsonb, from_revision text, to_revision text,
         delay double precision, burns integer, blocked boolean, result text, live boolean, keep boolean)
+    -- As a retry locks them, so that none waits for the other.
+    order by job
 ),
 settled as (
     update herder.job

@@ -232,8 +232,8 @@ impl Store {
     pub(super) async fn retry(&self, run: RunId) -> u64 {
         match run::retry(&self.pool, run, "checksum").await.expect("a retry") {
             run::Retried::Jobs(jobs) => jobs,
-            // No two runs of the model share a place.
-            overlap @ run::Retried::Overlap { .. } => panic!("{overlap:?}"),
+            // No two runs of the model share a place, and their migrations stay as they are.
+            refused => panic!("{refused:?}"),
         }
     }
 
