@@ -1,6 +1,6 @@
 //! Waiting for a run, with or without doing its work in this very process.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use herder::{
@@ -40,6 +40,7 @@ pub(crate) async fn wait(
     mut follower: Follower,
     run: RunId,
     follow: Follow,
+    interrupts: &mut Interrupts,
     more: &str,
 ) -> anyhow::Result<Waited> {
     let pool = cx.pool.clone();
@@ -47,12 +48,9 @@ pub(crate) async fn wait(
     let end = match follow.local {
         Some(concurrency) => {
             follower = follower.local();
-            work(cx, &mut follower, run, concurrency, more).await?
+            work(cx, &mut follower, run, concurrency, interrupts, more).await?
         }
-        None => {
-            let mut interrupts = Interrupts::new()?;
-            follower.follow(interrupts.next()).await?
-        }
+        None => follower.follow(interrupts.next()).await?,
     };
     match end {
         End::Over(run) => {
@@ -108,6 +106,7 @@ async fn work(
     follower: &mut Follower,
     run: RunId,
     concurrency: u16,
+    interrupts: &mut Interrupts,
     more: &str,
 ) -> anyhow::Result<End> {
     let options = Options {
@@ -125,15 +124,15 @@ async fn work(
     let mut broke = None;
     let more = more.to_owned();
     let goodbye = move || say_stopped(run, Some(concurrency), &more);
-    let signals = tokio::spawn(drain_on_interrupt(worker.clone(), Interrupts::new()?, goodbye));
-    let end = follower
-        .follow(async {
-            if let Ok(Err(error)) = (&mut running).await {
-                broke = Some(error);
-            }
-        })
-        .await;
-    signals.abort();
+    let following = follower.follow(async {
+        if let Ok(Err(error)) = (&mut running).await {
+            broke = Some(error);
+        }
+    });
+    let end = tokio::select! {
+        end = following => end,
+        never = drain_on_interrupt(worker.clone(), interrupts, goodbye) => match never {},
+    };
     if let Some(error) = broke {
         anyhow::bail!("the worker in this process broke: {error}");
     }
@@ -147,7 +146,11 @@ async fn work(
 }
 
 /// First Ctrl-C: nothing new. Second: give back what runs, and end, whatever still hangs.
-async fn drain_on_interrupt(worker: Worker, mut interrupts: Interrupts, goodbye: impl FnOnce()) {
+async fn drain_on_interrupt(
+    worker: Worker,
+    interrupts: &mut Interrupts,
+    goodbye: impl FnOnce(),
+) -> Infallible {
     interrupts.next().await;
     output::say("Finishing what runs; Ctrl-C again ends at once");
     worker.drain();

@@ -76,6 +76,19 @@ fn is_cancelled(sqlstate: &str, message: &str) -> bool {
     sqlstate == "57014" && !STATEMENT_TIMEOUT.iter().any(|words| message.contains(words))
 }
 
+/// Whether two sessions were at the same row of a catalog at once: `CREATE OR REPLACE FUNCTION`, `CREATE EXTENSION IF NOT EXISTS`
+/// and GRANT do not wait for each other. Whoever comes a second time finds it done.
+fn is_a_race(sqlstate: &str, message: &str) -> bool {
+    match sqlstate {
+        "XX000" => ["tuple concurrently updated", "tuple concurrently deleted"].contains(&message),
+        // In whatever language: no table of a user's has an index of such a name.
+        "23505" => message
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .any(|word| word.starts_with("pg_") && word.ends_with("_index")),
+        _ => false,
+    }
+}
+
 /// The class of a server's answer, by its SQLSTATE and, where that is not enough, its words.
 ///
 /// Source: appendix A of the PostgreSQL manual. What is not listed is permanent: a migration that fails with a code
@@ -83,6 +96,7 @@ fn is_cancelled(sqlstate: &str, message: &str) -> bool {
 pub fn classify_sqlstate(sqlstate: &str, message: &str) -> FailureClass {
     match sqlstate {
         code if is_cancelled(code, message) => FailureClass::Permanent,
+        _ if is_a_race(sqlstate, message) => FailureClass::Transient,
         // lock_not_available, deadlock_detected, serialization_failure, query_canceled (statement_timeout),
         // object_in_use.
         "55P03" | "40P01" | "40001" | "57014" | "55006" => FailureClass::Transient,
@@ -145,6 +159,21 @@ mod tests {
         assert_eq!(classify_sqlstate("08006", ""), FailureClass::Infrastructure);
         assert_eq!(classify_sqlstate("42P07", ""), FailureClass::Permanent);
         assert_eq!(classify_sqlstate("XX000", ""), FailureClass::Permanent);
+        for (code, message, class) in [
+            ("XX000", "tuple concurrently updated", FailureClass::Transient),
+            (
+                "23505",
+                "duplicate key value violates unique constraint \"pg_extension_name_index\"",
+                FailureClass::Transient,
+            ),
+            (
+                "23505",
+                "duplicate key value violates unique constraint \"users_pkey\"",
+                FailureClass::Permanent,
+            ),
+        ] {
+            assert_eq!(classify_sqlstate(code, message), class, "{message}");
+        }
     }
 
     #[test]

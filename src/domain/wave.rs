@@ -23,6 +23,15 @@ impl Amount {
 
     /// The number that it means out of `total`. A share is rounded up, so that 1 % of 20 is a tenant.
     pub fn of(self, total: usize) -> usize {
+        self.rounded(total, f64::ceil)
+    }
+
+    /// The most that is not more than it, out of `total`.
+    pub fn within(self, total: usize) -> usize {
+        self.rounded(total, f64::floor)
+    }
+
+    fn rounded(self, total: usize, round: fn(f64) -> f64) -> usize {
         match self {
             Self::Count(n) => n as usize,
             #[expect(
@@ -30,7 +39,7 @@ impl Amount {
                 clippy::cast_sign_loss,
                 reason = "a share of a count fits one"
             )]
-            Self::Percent(p) => (total as f64 * p / 100.0).ceil() as usize,
+            Self::Percent(p) => round(total as f64 * p / 100.0) as usize,
         }
     }
 }
@@ -127,6 +136,10 @@ mod tests {
         assert_eq!(waves(Some("9"), Some("1"), 2), [0, 0]);
         assert_eq!(waves(Some("0"), Some("1"), 2), [0, 1]);
         assert_eq!(waves(Some("0%"), None, 2), [0, 0]);
+        assert_eq!(
+            [20, 25, 100].map(|total| Amount::Percent(4.0).within(total)),
+            [0, 1, 4]
+        );
         assert!("x%".parse::<Amount>().is_err());
         assert!("101%".parse::<Amount>().is_err());
     }

@@ -114,8 +114,7 @@ impl Context {
                     .find(&claim.tenant)
                     .await
                     .map_err(|e| RunnerError::Connection(e.to_string()))?;
-                let listed =
-                    listed.ok_or_else(|| permanent("it is no longer in the tenant source".into()))?;
+                let listed = listed.ok_or(RunnerError::OffTheList)?;
                 Some(
                     listed
                         .url

@@ -575,7 +575,7 @@ async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued
         failure_limit: request
             .rollout
             .failure_limit
-            .map(|l| i32::try_from(l.of(jobs.len())).unwrap_or(i32::MAX)),
+            .map(|l| i32::try_from(l.within(jobs.len())).unwrap_or(i32::MAX)),
         trace: request.trace,
     };
     // Those that are current as well: another run may be about to take them elsewhere.

@@ -319,7 +319,15 @@ impl Attempt<'_> {
             journal: self,
         };
         for _ in 0..LOCK_TRIES {
-            let (outcome, from) = match apply(session, &order).await? {
+            let applied = match apply(session, &order).await {
+                Err(error) if plan.is_in_messages() && self.knows_better(&error) => {
+                    return Ok(Settlement::Live(format!(
+                        "a place where its plan fails ({error})"
+                    )));
+                }
+                applied => applied?,
+            };
+            let (outcome, from) = match applied {
                 Applied::Locked => {
                     self.face_holder(session).await?;
                     continue;
@@ -347,6 +355,15 @@ impl Attempt<'_> {
             });
         }
         Err(RunnerError::LockedByOther("a session that comes and goes".into()))
+    }
+
+    /// Whether the migration tool may do without what a plan fails over: it looks first whether something is there already, where
+    /// a revision tells it to (`checkfirst`), and a plan that was rendered cannot.
+    fn knows_better(&self, error: &RunnerError) -> bool {
+        // duplicate_table, duplicate_object (a type), duplicate_schema.
+        const THERE: [&str; 3] = ["42P07", "42710", "42P06"];
+        self.cx.runner.is_rendered()
+            && matches!(error, RunnerError::Database { sqlstate, .. } if THERE.contains(&sqlstate.as_str()))
     }
 
     /// A session to the tenant. Only while the job is ours beyond doubt: a worker that stood still since its claim would
@@ -515,6 +532,9 @@ impl Attempt<'_> {
 
     /// Whether the tenant was dropped since the run was made, and taken off the list: then nothing is wrong.
     async fn is_gone(&self, error: &RunnerError) -> bool {
+        if matches!(error, RunnerError::OffTheList) {
+            return true;
+        }
         let dropped = matches!(error, RunnerError::SchemaMissing(_))
             || matches!(error, RunnerError::Database { sqlstate, .. } if sqlstate == "3D000");
         dropped && matches!(self.cx.source.find(&self.claim.tenant).await, Ok(None))

@@ -51,6 +51,9 @@ pub enum RunnerError {
     /// The tenant's schema is not there. Without it, statements would land elsewhere.
     #[error("schema `{0}` does not exist")]
     SchemaMissing(String),
+    /// Its source, which alone knows its URL, does not list the tenant any more.
+    #[error("it is no longer in the tenant source")]
+    OffTheList,
     /// Somebody else holds the tenant's lock.
     #[error("the tenant is locked by {0}")]
     LockedByOther(String),
@@ -148,6 +151,7 @@ impl RunnerError {
             // Another worker may have the right migrations: while an image is rolled out, both kinds are about.
             Self::OtherMigrations | Self::ToolDied(_) | Self::LedgerMoved { .. } => FailureClass::Transient,
             Self::SchemaMissing(_)
+            | Self::OffTheList
             | Self::Pooled(_)
             | Self::Untrusted { .. }
             | Self::Edited { .. }
@@ -176,6 +180,7 @@ impl RunnerError {
             Self::Pooled(_) => "pooled",
             Self::Untrusted { .. } => "untrusted_server",
             Self::SchemaMissing(_) => "schema_missing",
+            Self::OffTheList => "off_the_list",
             Self::LockedByOther(_) => "locked_by_other",
             Self::Superseded => "superseded",
             Self::Edited { .. } => "edited_migration",
@@ -207,6 +212,7 @@ impl RunnerError {
             })),
             Self::Setup { hint, .. } | Self::Untrusted { hint, .. } => Some(hint.clone()),
             Self::Pooled(_) => Some(POOLED_HINT.into()),
+            Self::OffTheList => Some("`herder tenants` shows what the source gives".into()),
             Self::SchemaMissing(schema) => {
                 Some(format!("create it (CREATE SCHEMA \"{}\"), or take the tenant off the list", schema.replace('"', "\"\"")))
             }

@@ -87,6 +87,15 @@ pub async fn now(pool: &PgPool) -> Result<DateTime<Utc>, StoreError> {
     Ok(now.fetch_one(pool).await?)
 }
 
+/// Whether the control database takes no changes.
+///
+/// # Errors
+/// The control database fails.
+pub async fn is_read_only(pool: &PgPool) -> Result<bool, StoreError> {
+    let on = sqlx::query_scalar!(r#"select current_setting('transaction_read_only')::bool as "on!""#);
+    Ok(on.fetch_one(pool).await?)
+}
+
 /// How long a caller waits for a connection to the control database. Callers that must outlive it retry.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 

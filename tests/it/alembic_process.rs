@@ -798,6 +798,113 @@ async fn an_env_that_works_in_another_schema_is_refused_before_it_makes_anything
     assert_eq!(central.count("select count(*) from audit").await, 0);
 }
 
+/// What the alembic command has in a process of its own for each tenant: env.py first, and nothing of another one.
+#[tokio::test]
+async fn what_a_module_keeps_of_one_tenant_does_not_meet_the_next() {
+    let by_variable = "import os\nos.environ['TENANT'] = schema\n";
+    let by_argument =
+        "from alembic import context\nTENANT = context.get_x_argument(as_dictionary=True)['schema']\n";
+    let settings = "import os\nclass Settings:\n    def __init__(self):\n        self.tenant = os.environ.get('TENANT', 'public')\n\
+                    settings = Settings()\n";
+    let (import_settings, import_tenant) = ("from settings import settings\n", "import tenant\n");
+    for (name, module, prelude, body) in [
+        (
+            "settings.py",
+            settings,
+            format!("{by_variable}{import_settings}"),
+            "from settings import settings; op.execute(f'create table \"{settings.tenant}\".t (x int)')",
+        ),
+        // Nobody but the revision imports it.
+        (
+            "settings.py",
+            settings,
+            by_variable.to_owned(),
+            "from settings import settings; op.execute(f'create table \"{settings.tenant}\".t (x int)')",
+        ),
+        (
+            "tenant.py",
+            by_argument,
+            import_tenant.to_owned(),
+            "import tenant; op.execute(f'create table \"{tenant.TENANT}\".t (x int)')",
+        ),
+    ] {
+        let database = Database::new().await;
+        let env = SYNC_ENV.replace(
+            "engine =",
+            &format!("schema = context.get_x_argument(as_dictionary=True)['schema']\n{prelude}engine ="),
+        );
+        let env = env.replace(
+            "(connection=connection)",
+            "(connection=connection, version_table_schema=schema)",
+        );
+        let project = Handmade::new(&env).revision("a", None, body);
+        project.write(name, module);
+        let mut process = warm().await;
+        process.describe(&project.project()).await.expect("a description");
+        for schema in ["one", "two", "three"] {
+            database.run(&format!("create schema {schema}")).await;
+            let tenant = Tenant::new(&database.url).schema(schema);
+            process
+                .migrate(&project.project(), &tenant.up())
+                .await
+                .expect(schema);
+            let made =
+                format!("select count(*) from pg_tables where tablename = 't' and schemaname = '{schema}'");
+            assert_eq!(database.count(&made).await, 1, "{name}, {body}: {schema}");
+        }
+    }
+}
+
+/// A `.env` file that env.py reads is the same for all.
+#[tokio::test]
+async fn an_env_that_says_the_same_each_time_keeps_its_process() {
+    let database = Database::new().await;
+    database.run("create table pids (pid int)").await;
+    let env = format!("import os\nos.environ['COLOUR'] = 'blue'\nimport colours\n{SYNC_ENV}");
+    let project = Handmade::new(&env).revision(
+        "a",
+        None,
+        "import os; op.execute(f'insert into public.pids values ({os.getpid()})')",
+    );
+    project.write("colours.py", "import os\nCOLOUR = os.environ['COLOUR']\n");
+    let mut process = warm().await;
+    process.describe(&project.project()).await.expect("a description");
+    for schema in ["one", "two", "three"] {
+        database.run(&format!("create schema {schema}")).await;
+        database.run("drop table if exists alembic_version").await;
+        let tenant = Tenant::new(&database.url);
+        process
+            .migrate(&project.project(), &tenant.up())
+            .await
+            .expect(schema);
+    }
+    assert_eq!(database.count("select count(*) from pids").await, 3);
+    assert_eq!(database.count("select count(distinct pid) from pids").await, 1);
+}
+
+#[tokio::test]
+async fn an_edited_module_is_imported_anew() {
+    let database = Database::new().await;
+    database.run("create table said (what text)").await;
+    let project = Handmade::new(SYNC_ENV).revision(
+        "a",
+        None,
+        "import helper; op.execute(f\"insert into said values ('{helper.WORD}')\")",
+    );
+    let mut process = warm().await;
+    for word in ["before", "after, and longer"] {
+        project.write("helper.py", &format!("WORD = '{word}'\n"));
+        database.run("drop table if exists alembic_version").await;
+        let tenant = Tenant::new(&database.url);
+        process
+            .migrate(&project.project(), &tenant.up())
+            .await
+            .expect(word);
+    }
+    let said = database.text("select string_agg(what, '; ') from said").await;
+    assert_eq!(said.as_deref(), Some("before; after, and longer"));
+}
+
 /// A licence in a box, say. No look at a statement may take longer the more of them there are.
 #[tokio::test]
 async fn a_file_that_begins_with_many_remarks_takes_no_longer() {

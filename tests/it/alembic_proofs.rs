@@ -342,6 +342,21 @@ async fn a_plan_is_not_used_where_sessions_begin_in_another_way() {
     assert_eq!(by_plan_and_live(&fleet).await, (2, 1));
 }
 
+/// A revision that looks first is rendered without its look. Whoever has the thing already is left to the tool.
+#[tokio::test]
+async fn what_is_there_already_is_left_to_the_tool() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let fleet = Setup::schemas(3).plans(vec![first, second]).start().await;
+    let body = "from alembic import op\nfrom sqlalchemy.dialects import postgresql as pg\n\
+                revision = '20250203'\ndown_revision = '20250102'\n\n\
+                def upgrade():\n    pg.ENUM('a', 'b', name='kind').create(op.get_bind(), checkfirst=True)\n\n\
+                def downgrade():\n    pass\n";
+    fleet.project().file("versions/20250203_step.py", body);
+    tell(&fleet.home, "create type t002.kind as enum ('a', 'b')").await;
+    fleet.herder(&["upgrade", "--local", "2"]).await.expect(0);
+    assert_eq!(by_plan_and_live(&fleet).await, (2, 1));
+}
+
 /// With room for one connection a plan is all that can be done.
 #[tokio::test]
 async fn a_tenant_that_needs_the_tool_where_there_is_no_room_for_it_fails_and_says_so() {

@@ -189,6 +189,25 @@ async fn whoever_cannot_be_reached_holds_nobody_back() {
     assert_eq!(worker.drain().await, Some(0));
 }
 
+/// Its source alone knows how to get there.
+#[tokio::test]
+async fn a_tenant_with_a_url_of_its_own_that_is_off_the_list_is_skipped() {
+    let cluster = crate::fleet::Cluster::shared().await;
+    let mut own = Tenant::schema("own", "public");
+    own.url = Some(cluster.url("postgres"));
+    let setup = Setup::new(vec![own, Tenant::schema("plain", "plain")]);
+    let fleet = setup.start().await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    fleet.tell("delete from tenants where id = 'own'").await;
+    fleet.herder(&["resume", "--local", "1"]).await.expect(0);
+    let job = fleet.job("own").await;
+    assert_eq!(
+        (&job["state"], &job["error"]["reason"]),
+        (&"skipped".into(), &"off_the_list".into()),
+        "{job:#}"
+    );
+}
+
 #[tokio::test]
 async fn a_tenant_that_is_dropped_meanwhile_fails_or_is_skipped_if_it_is_off_the_list() {
     let mut fleet = Setup::schemas(4).migrations(Tool::Sql, steps(2)).start().await;

@@ -247,6 +247,20 @@ async fn copy_from_stdin_fails_the_tenant_with_a_hint() {
     }
 }
 
+/// Found out behind it, nobody would know what was done.
+#[tokio::test]
+async fn copy_to_stdout_fails_the_tenant_before_anything_is_done() {
+    for rest in ["", "select 1 / 0;"] {
+        let text = format!("create table a (id int);\ncopy a\n  to STDOUT;\n{rest}");
+        let bench = Bench::new(&[("1_a.sql", &text)]).await;
+        let error = bench.up().await.expect_err("there is nobody to read");
+        assert_eq!(error.class(), FailureClass::Permanent, "{error:?}");
+        let record = error.to_job_error();
+        assert_eq!(record.message, "COPY … TO stdout has nobody to write to");
+        assert_eq!(bench.ledger().await, "");
+    }
+}
+
 #[tokio::test]
 async fn a_second_attempt_at_the_same_is_refused_and_later_finds_it_done() {
     let once = "select pg_advisory_xact_lock_shared(4242); insert into a values (1)";

@@ -120,6 +120,10 @@ async fn control_database(pool: &PgPool) -> anyhow::Result<Finding> {
         SetupState::Missing => problem("it is not set up").hint("run `herder setup`"),
         SetupState::Outdated => problem("it was set up by an older Herder").hint("run `herder setup`"),
         SetupState::Newer => problem("it was set up by a newer Herder").hint("use that version"),
+        SetupState::Current if store::is_read_only(pool).await? => {
+            problem("it takes no changes: it is a standby, or its transactions are read-only by default")
+                .hint("[control] `url` must lead to the primary")
+        }
         SetupState::Current => {
             let workers = match view::live_workers(pool).await? {
                 0 => "no worker is running (none is needed with --local)".to_owned(),

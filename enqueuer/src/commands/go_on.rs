@@ -19,6 +19,7 @@ use crate::{
     output,
     problem::Problem,
     render::words::{count, run_is},
+    signals::Interrupts,
     work,
 };
 
@@ -52,7 +53,9 @@ pub(crate) async fn resume(setting: &Setting, args: &GoOn) -> anyhow::Result<Exi
         return Ok(Exit::Done);
     }
     let cx = setting.context(args.follow.local).await?;
-    let exit = work::wait(cx, follower, id, args.follow, &more).await?.exit;
+    let exit = work::wait(cx, follower, id, args.follow, &mut Interrupts::new()?, &more)
+        .await?
+        .exit;
     news.told().await;
     Ok(exit)
 }
@@ -103,7 +106,9 @@ pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit
         return Ok(Exit::Done);
     }
     let news = News::of(&cx.config.notify, &cx.pool, id);
-    let exit = work::wait(cx, follower, id, args.follow, &more).await?.exit;
+    let exit = work::wait(cx, follower, id, args.follow, &mut Interrupts::new()?, &more)
+        .await?
+        .exit;
     news.told().await;
     Ok(exit)
 }

@@ -92,22 +92,22 @@ impl Setting {
 /// a second one stops it at once.
 pub(crate) async fn unless_interrupted<T>(
     cx: &Context,
+    interrupts: &mut Interrupts,
     work: impl Future<Output = Result<T, EnqueueError>>,
-) -> anyhow::Result<Result<T, EnqueueError>> {
-    let mut interrupts = Interrupts::new()?;
+) -> Result<T, EnqueueError> {
     tokio::pin!(work);
     tokio::select! {
-        done = &mut work => return Ok(done),
+        done = &mut work => return done,
         () = interrupts.next() => cx.stop.cancel(),
     }
     if cx.is_busy() {
         tokio::select! {
-            done = &mut work => return Ok(done),
+            done = &mut work => return done,
             () = interrupts.next() => {}
             () = tokio::time::sleep(CLEAR_LIMIT) => {}
         }
     }
-    Ok(Err(EnqueueError::Stopped))
+    Err(EnqueueError::Stopped)
 }
 
 /// Does what the command line says.

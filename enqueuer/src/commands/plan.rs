@@ -13,7 +13,7 @@ use herder::{
 use serde::Serialize;
 
 use super::{Setting, start::cannot};
-use crate::{args, exit::Exit, output, render};
+use crate::{args, exit::Exit, output, render, signals::Interrupts};
 
 /// What a run would do.
 #[derive(Serialize)]
@@ -96,7 +96,7 @@ pub(crate) async fn run(setting: &Setting, args: &args::Plan) -> anyhow::Result<
     let direction = direction(&args.to, args.downgrade);
     let args::Selection { only, exclude } = &args.selection;
     let planned = enqueue::plan(&cx, direction, &args.to, only, exclude);
-    let plan = match super::unless_interrupted(&cx, planned).await? {
+    let plan = match super::unless_interrupted(&cx, &mut Interrupts::new()?, planned).await {
         Ok(plan) => plan,
         Err(EnqueueError::Stopped) => return Ok(Exit::Interrupted),
         Err(error) => return Err(cannot(&cx, "cannot plan", error).await),

@@ -16,7 +16,7 @@ use super::{
     plan::{Unknown, direction, unknown},
     start::cannot,
 };
-use crate::{args, exit::Exit, output, render};
+use crate::{args, exit::Exit, output, render, signals::Interrupts};
 
 /// What a rehearsal found.
 #[derive(Serialize)]
@@ -70,7 +70,7 @@ pub(crate) async fn run(setting: &Setting, args: &args::Rehearse) -> anyhow::Res
         let tried = rehearse::rehearse(&cx, &plan, options).await?;
         Ok((plan, tried))
     };
-    let (plan, tenants) = match super::unless_interrupted(&cx, rehearsed).await? {
+    let (plan, tenants) = match super::unless_interrupted(&cx, &mut Interrupts::new()?, rehearsed).await {
         Ok(rehearsed) => rehearsed,
         Err(EnqueueError::Stopped) => return Ok(Exit::Interrupted),
         Err(error) => return Err(cannot(&cx, "cannot rehearse", error).await),

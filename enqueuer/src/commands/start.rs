@@ -35,6 +35,7 @@ use crate::{
         status::complete,
         words::{count, way},
     },
+    signals::Interrupts,
     work,
 };
 
@@ -83,6 +84,8 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
         rollout,
         trace: None,
     };
+    // One for all: what comes between two who listen must not be lost.
+    let mut interrupts = Interrupts::new()?;
     let enqueued = loop {
         // Again after each wait: the run in front may have changed what there is to undo.
         if direction == Direction::Downgrade && !args.yes && !confirmed(&cx, &request).await? {
@@ -92,7 +95,7 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
         let (span, trace) = traced(&request);
         request.trace = Some(trace);
         let making = enqueue::enqueue(&cx, &request).instrument(span.clone());
-        match super::unless_interrupted(&cx, making).await? {
+        match super::unless_interrupted(&cx, &mut interrupts, making).await {
             Ok(enqueued) => {
                 span.record("run.id", field::display(enqueued.run));
                 break enqueued;
@@ -127,7 +130,7 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
     let mut exit = Exit::Done;
     if args.follow.wait || args.follow.local.is_some() {
         let follower = Follower::to_stderr(cx.pool.clone(), run, more.clone());
-        let waited = work::wait(cx, follower, run, args.follow, &more).await?;
+        let waited = work::wait(cx, follower, run, args.follow, &mut interrupts, &more).await?;
         exit = waited.exit;
         report.state = waited.over.as_ref().map(|run| run.state);
         report.counts = waited.over.map(|run| complete(&run.counts));
@@ -141,7 +144,10 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
         }
         output::hint(&format!("`herder watch {}{more}` follows it", short(&run)));
     }
-    news.told().await;
+    tokio::select! {
+        () = news.told() => {}
+        () = interrupts.next() => {}
+    }
     if args.output.is_json() {
         printed = output::json(&report);
     }

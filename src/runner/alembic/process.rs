@@ -16,7 +16,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::protocol::{
-    Answer, Description, Migrated, Migration, Project, Rendered, Rendering, Versions, WarmError, Whereabouts,
+    Answer, Description, Migrated, Migration, Project, Rendered, Rendering, ToolErrorKind, Versions,
+    WarmError, Whereabouts,
 };
 use super::scrub::Scrubber;
 use crate::database_url::RESERVED;
@@ -32,7 +33,7 @@ const STARTER: &str = "import sys; sys.path[:] = filter(None, sys.path); source 
 const BOOTSTRAP: &str = include_str!("warm/bootstrap.py");
 
 /// The other end of the pipe. It travels over the pipe too: no file, so a read-only file system will do.
-const MODULES: [(&str, &str); 17] = [
+const MODULES: [(&str, &str); 18] = [
     ("herder_warm", ""),
     ("herder_warm.connections", include_str!("warm/connections.py")),
     ("herder_warm.drivers", include_str!("warm/drivers.py")),
@@ -41,6 +42,7 @@ const MODULES: [(&str, &str); 17] = [
     ("herder_warm.leftovers", include_str!("warm/leftovers.py")),
     ("herder_warm.migrate", include_str!("warm/migrate.py")),
     ("herder_warm.offline", include_str!("warm/offline.py")),
+    ("herder_warm.own", include_str!("warm/own.py")),
     ("herder_warm.pipes", include_str!("warm/pipes.py")),
     ("herder_warm.project", include_str!("warm/project.py")),
     ("herder_warm.run", include_str!("warm/run.py")),
@@ -114,6 +116,7 @@ impl Launch {
 /// goes on migrating that nobody waits for. If this program dies instead, the process sees its pipe end and does the
 /// same to itself.
 pub struct WarmProcess {
+    launch: Launch,
     child: Child,
     requests: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -124,6 +127,8 @@ pub struct WarmProcess {
     last_id: u64,
     tenants: u32,
     usable: bool,
+    /// Whether what it has imported keeps something of its last tenant.
+    is_spent: bool,
 }
 
 impl WarmProcess {
@@ -143,6 +148,7 @@ impl WarmProcess {
         };
         let tail = Arc::new(Tail::default());
         let mut process = Self {
+            launch: launch.clone(),
             child,
             requests,
             answers: BufReader::new(answers),
@@ -157,6 +163,7 @@ impl WarmProcess {
             last_id: 0,
             tenants: 0,
             usable: true,
+            is_spent: false,
         };
         process.versions = process.greet().await.map_err(|error| match error {
             // Whatever it says before it can serve anybody is a failed import.
@@ -181,7 +188,7 @@ impl WarmProcess {
 
     /// Whether it can take another request: no request broke off, and it still lives.
     pub fn is_usable(&self) -> bool {
-        self.usable && !self.has_exited()
+        self.usable && !self.is_spent && !self.has_exited()
     }
 
     /// The end of what it wrote to standard error during the last request, without passwords.
@@ -313,7 +320,28 @@ impl WarmProcess {
         }
     }
 
-    async fn ask<T: DeserializeOwned>(
+    /// Asks it; or another one in its place, where it says that it is not fit for that.
+    async fn ask<T: DeserializeOwned>(&mut self, request: Value, scrubber: Scrubber) -> Result<T, WarmError> {
+        if self.is_spent {
+            self.renew().await?;
+        }
+        match self.ask_once(request.clone(), scrubber.clone()).await {
+            Err(WarmError::Tool(error)) if error.kind == ToolErrorKind::Spent => {
+                self.renew().await?;
+                self.ask_once(request, scrubber).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Ends the process, and starts another one.
+    async fn renew(&mut self) -> Result<(), WarmError> {
+        self.kill_group();
+        *self = Self::spawn(&self.launch.clone()).await?;
+        Ok(())
+    }
+
+    async fn ask_once<T: DeserializeOwned>(
         &mut self,
         mut request: Value,
         scrubber: Scrubber,
@@ -362,6 +390,7 @@ impl WarmProcess {
             return Err(self.misunderstood(format!("answer {} to request {}", answer.id, self.last_id)));
         }
         self.stderr.wait_for_mark(answer.id).await;
+        self.is_spent |= answer.spent;
         match (answer.result, answer.error) {
             (_, Some(error)) => Err(WarmError::Tool(error)),
             (result, None) => serde_json::from_value(result.unwrap_or_default())

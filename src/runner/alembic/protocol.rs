@@ -101,6 +101,8 @@ pub struct Whereabouts {
     pub ledger: Option<String>,
     /// What decides how its connection reads and writes times, by the names of the settings.
     pub session: BTreeMap<String, String>,
+    /// What env.py says to it besides what it asks.
+    pub besides: Vec<String>,
 }
 
 /// Why a plan cannot be rendered.
@@ -180,6 +182,8 @@ pub struct RevisionFile {
 /// What Alembic says it did. Only the tenant's own ledger knows whether it lasted.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Migrated {
+    /// What env.py said outside all revisions, besides what it asked. Only in a proof.
+    pub besides: Vec<String>,
     /// The revisions applied or undone, in that order. Empty: the tenant was there already.
     pub steps: Vec<String>,
     /// What env.py's connection read from the ledger beforehand.
@@ -233,6 +237,8 @@ pub enum ToolErrorKind {
     Database,
     /// The warm process itself failed.
     Internal,
+    /// Only another process can do it: this one has imported what does not fit.
+    Spent,
 }
 
 /// A failure that Alembic, env.py, a migration or the server reported. It holds no password.
@@ -327,4 +333,7 @@ pub(super) struct Answer {
     pub(super) id: u64,
     pub(super) result: Option<serde_json::Value>,
     pub(super) error: Option<ToolError>,
+    /// Whether it has kept something of the tenant.
+    #[serde(default)]
+    pub(super) spent: bool,
 }

@@ -3,7 +3,7 @@
 use crate::secret::take_out;
 
 /// Knows the forms in which one URL's password may appear.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Scrubber {
     forms: Vec<String>,
 }

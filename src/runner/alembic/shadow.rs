@@ -22,6 +22,7 @@ use super::{
 use crate::{
     database_url::DatabaseUrl,
     domain::{
+        failure::cut,
         plan::{Plan, SCHEMA, StepForm},
         revision::Direction,
         tenant::Place,
@@ -231,6 +232,7 @@ impl<'a> Shadow<'a> {
             schema,
             ledger,
             session,
+            besides,
         } = self.asked(
             process
                 .look(self.runner.project(), &migration, &nothing_outside(&self.live))
@@ -249,9 +251,41 @@ impl<'a> Shadow<'a> {
                 ledger.as_deref().unwrap_or("the same"),
             ));
         }
+        self.has_all(&besides, &self.live)?;
         match fit::deviation(self.plan, &session) {
             Some(why) => unproven(why),
             None => Ok(()),
+        }
+    }
+
+    /// What env.py says outside all revisions (a setting that triggers read, a refresh behind them), a plan must say, too.
+    fn has_all(&self, besides: &[String], scratch: &Scratch) -> Result<(), Stop> {
+        let bare = |sql: &str| {
+            let words = sql
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+                .to_lowercase();
+            let words = words
+                .replace("set local ", "set ")
+                .replace("set session ", "set ");
+            words.trim_end_matches(';').to_owned()
+        };
+        let own = scratch.schema.as_deref().unwrap_or(SCHEMA).to_lowercase();
+        let placeholder = SCHEMA.to_lowercase();
+        let planned = |said: &str| {
+            let statements = self.plan.steps.iter().flat_map(|step| step.form.statements());
+            statements.map(&bare).any(|sql| sql.contains(said))
+        };
+        let missing = besides
+            .iter()
+            .find(|said| !planned(&bare(said).replace(&own, &placeholder)));
+        match missing {
+            None => Ok(()),
+            Some(said) => refuted(format!(
+                "env.py says `{}` only where it is connected",
+                cut(said, 120)
+            )),
         }
     }
 
@@ -323,12 +357,12 @@ impl<'a> Shadow<'a> {
         let settings = settings(self.ground.limits);
         let migration = self.migration(scratch, direction, target, &settings);
         let within = nothing_outside(scratch);
-        self.asked(
+        let done = self.asked(
             process
                 .migrate_within(self.runner.project(), &migration, &within)
                 .await,
         )?;
-        Ok(())
+        self.has_all(&done.besides, scratch)
     }
 
     fn migration<'b>(

@@ -14,7 +14,7 @@ use crate::{
     domain::plan::{PlanStep, REVISION_MARK},
     runner::{
         RunnerError,
-        kind::copy_from_stdin,
+        kind::{copy_from_stdin, copy_to_stdout},
         statement::{byte_of, split},
     },
 };
@@ -87,6 +87,18 @@ impl<'a> Message<'a> {
 
     /// Sends it, and waits until the server is through with it.
     pub(super) async fn send(self, on: &mut PgConnection) -> Result<Reply, Refusal> {
+        for part in self.parts.iter().filter(|part| part.whose == Whose::Step) {
+            let text = &self.text[part.range.clone()];
+            if let Some(copy) = copy_to_stdout(text) {
+                return Err(Refusal::Failed(RunnerError::Tool {
+                    message: "COPY … TO stdout has nobody to write to".into(),
+                    sqlstate: None,
+                    revision: part.step.and_then(|step| step.revisions.last().cloned()),
+                    statement: Some(copy.to_owned()),
+                    hint: Some("leave it out: only psql prints what it gives".into()),
+                }));
+            }
+        }
         let (mut reply, mut done) = (Reply::default(), 0);
         let text: std::sync::Arc<str> = self.text.as_str().into();
         let mut answers = sqlx::raw_sql(AssertSqlSafe(text)).fetch_many(on);

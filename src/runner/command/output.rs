@@ -139,7 +139,32 @@ pub(super) fn sqlstate(text: &str) -> Option<String> {
         });
         named.or(verbose)
     });
-    codes.rfind(|code| code != ECHO)
+    codes.rfind(|code| code != ECHO).or_else(|| passing(text))
+}
+
+/// The code of what the server says may pass, where a program hands on its words alone, as psql does unless it is told to be verbose.
+fn passing(text: &str) -> Option<String> {
+    const WORDS: [(&str, &str); 7] = [
+        ("canceling statement due to lock timeout", "55P03"),
+        ("could not obtain lock on", "55P03"),
+        ("deadlock detected", "40P01"),
+        ("could not serialize access", "40001"),
+        ("canceling statement due to statement timeout", "57014"),
+        ("too many connections for", "53300"),
+        ("remaining connection slots are reserved", "53300"),
+    ];
+    let said = last_lines(text).rev().find_map(|line| {
+        let line = line.to_ascii_lowercase();
+        WORDS.iter().find(|(words, _)| line.contains(words))
+    });
+    said.map(|(_, code)| (*code).to_owned())
+}
+
+/// What a program said last, without empty lines.
+fn last_lines(text: &str) -> impl DoubleEndedIterator<Item = &str> {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let from = lines.len().saturating_sub(MESSAGE_LINES);
+    lines.into_iter().skip(from)
 }
 
 /// Whether a program's last words are that it lost its server, in the words of libpq and of those who pass the server's
@@ -155,13 +180,10 @@ pub(super) fn lost_connection(text: &str) -> bool {
         "connection reset by peer",
         "too many clients already",
     ];
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(MESSAGE_LINES)..]
-        .iter()
-        .any(|line| {
-            let line = line.to_ascii_lowercase();
-            WORDS.iter().any(|words| line.contains(words))
-        })
+    last_lines(text).any(|line| {
+        let line = line.to_ascii_lowercase();
+        WORDS.iter().any(|words| line.contains(words))
+    })
 }
 
 /// The code at the beginning of a text. All codes of PostgreSQL have at least two digits, which few words have.
@@ -198,6 +220,15 @@ mod tests {
                 Some("55P03"),
             ),
             ("ERROR:  TABLE: not one", None),
+            (
+                "psql: error: connection to server failed: FATAL:  too many connections for role \"lim\"",
+                Some("53300"),
+            ),
+            ("ERROR:  canceling statement due to lock timeout\n", Some("55P03")),
+            (
+                "ERROR:  deadlock detected\nDETAIL:  Process 1 waits",
+                Some("40P01"),
+            ),
             ("ERROR:  relation \"a\" already exists", None),
             ("SQLSTATE", None),
             ("sqlstate: äöüäö", None),

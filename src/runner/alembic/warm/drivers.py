@@ -29,7 +29,8 @@ def drivers_business(construct, dialect):
 def is_rows(construct):
     """Whether it is an INSERT of rows, and of nothing that a tenant's own rows have a part in."""
     if getattr(construct, "is_insert", False):
-        return construct.select is None and getattr(construct, "_post_values_clause", None) is None
+        reads = any(each.__visit_name__ in ("select", "cte") for each in sqlalchemy.sql.visitors.iterate(construct))
+        return not reads and construct.select is None and getattr(construct, "_post_values_clause", None) is None
     text = getattr(construct, "text", "")
     return isinstance(text, str) and re.match(r"(?is)\s*insert\b(?!.*\b(select|on\s+conflict)\b)", text) is not None
 

@@ -28,6 +28,7 @@ def migrate(request):
 
     run, left_open = run_env(request, steps)
     return {
+        "besides": run.besides,
         "steps": run.steps,
         "heads_before": run.heads_before,
         "ledger": run.ledger,
@@ -39,7 +40,7 @@ def migrate(request):
 def look(request):
     """Where env.py leads: what an unqualified name would mean there. Alembic changes nothing, wherever that is."""
     run, _ = run_env(request, lambda _script, run: run.look, dont_mutate=True)
-    return run.place
+    return dict(run.place, besides=run.besides)
 
 
 def run_env(request, steps, **options):

@@ -9,7 +9,6 @@ import functools
 import hashlib
 import os
 import sys
-import sysconfig
 
 import sqlalchemy
 from alembic.runtime.environment import EnvironmentContext
@@ -19,6 +18,7 @@ from sqlalchemy.engine.mock import MockConnection
 from herder_warm.drivers import drivers_business, guard_drivers
 from herder_warm.errors import Failure, explain
 from herder_warm.migrate import prepare
+from herder_warm.own import Memory, modules
 from herder_warm.project import Project
 from herder_warm.run import Run
 from herder_warm.urls import sqlalchemy_url
@@ -67,12 +67,9 @@ def render(request):
 
 def digest(project):
     """What the revision files do not cover: env.py, the configuration, and what they import of the user's own."""
-    installed = tuple(os.path.join(path, "") for path in sysconfig.get_paths().values() if path)
-    imported = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
-    own = {path for path in imported if path.endswith(".py") and not path.startswith(installed)}
     toml = os.path.join(project.folder, "pyproject.toml")
     sha = hashlib.sha256()
-    for path in [os.path.join(project.script.dir, "env.py"), project.ini, toml] + sorted(own):
+    for path in [os.path.join(project.script.dir, "env.py"), project.ini, toml] + sorted(modules()):
         if os.path.isfile(path):
             with open(path, "rb") as file:
                 sha.update(file.read() + b"\0")
@@ -82,7 +79,7 @@ def digest(project):
 def refusal_of(error, project, run):
     """Why the user's code could not be rendered. What would fail for a tenant as well is an error."""
     failure = explain(error, project, run)
-    if failure.fields["kind"] in ("config", "script", "target"):
+    if failure.fields["kind"] in ("config", "script", "spent", "target"):
         raise failure
     return {"message": failure.fields["message"], "revision": run.step}
 
@@ -123,6 +120,7 @@ class Script:
             if run.started:
                 self.refuse("env.py migrates more than once")
             run.started = True
+            Memory.check_environment(run.environment)
             run.ledger = {"table": context.version_table, "schema": context.version_table_schema}
             for step in revisions(target, heads):
                 guard_drivers(refuse_connection)
@@ -270,10 +268,10 @@ def listen():
     """Once: refuses everything that reaches out of the process while a plan is rendered."""
     if listen.done:
         return
-    listen.done = True
-    sqlalchemy.event.listen(sqlalchemy.engine.Engine, "do_connect", refuse_connection, insert=True)
     if hasattr(sys, "addaudithook"):
         sys.addaudithook(refuse_reaching_out)
+    sqlalchemy.event.listen(sqlalchemy.engine.Engine, "do_connect", refuse_connection)
+    listen.done = True
 
 
 listen.done = False

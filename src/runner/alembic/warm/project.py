@@ -15,7 +15,8 @@ from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError, RevisionMap
 from alembic.util import CommandError
 
-from herder_warm.errors import Failure, config_hint, describe_error, one_line
+from herder_warm.errors import Failure, config_hint, describe_error, env_hint, one_line
+from herder_warm.own import Memory, spent, stamp
 
 
 class Project:
@@ -30,8 +31,11 @@ class Project:
             raise Failure("config", "there is no {}".format(ini), "`[runner] config` names Alembic's ini file")
         os.chdir(os.path.dirname(ini))
         kept = cls.kept.get((ini, section))
-        if kept is None or kept.fingerprint != kept.take_fingerprint():
+        if kept is None:
             kept = cls.kept[ini, section] = cls(ini, section)
+        elif kept.fingerprint != kept.take_fingerprint():
+            raise spent("the project was edited")
+        Memory.check_files()
         return kept
 
     def __init__(self, ini, section):
@@ -48,8 +52,8 @@ class Project:
         self.recursive = bool(getattr(self.script, "recursive_version_locations", False))
         # Taken before the files are read: a change in between is then seen by the next request.
         self.fingerprint = self.take_fingerprint()
+        # Read when env.py comes to them, as the alembic command does: it may have prepared something for them.
         self.script.revision_map = RevisionMap(self.checked_revisions)
-        self.load()
         self.check_env()
 
     def config(self, **kwargs):
@@ -73,7 +77,7 @@ class Project:
     def checked_revisions(self):
         """Alembic's revisions, less what it only warns about: a revision in two files, a parent in none."""
         by_id = {}
-        for script in self.script._load_revisions():
+        for script in self.loaded_revisions():
             twin = by_id.setdefault(script.revision, script)
             if twin is not script:
                 message = "revision {} is in two files: {} and {}"
@@ -85,16 +89,23 @@ class Project:
                     raise Failure("script", message.format(script.revision, self.relative(script.path), down))
         return list(by_id.values())
 
-    def load(self):
+    def loaded_revisions(self):
         """Imports all revision files. Whatever they raise is said with file and line."""
         try:
-            self.script.get_heads()
-        except Failure:
-            raise
+            return list(self.script._load_revisions())
         except (CommandError, RevisionError) as error:
             raise Failure("script", one_line(error))
         except BaseException as error:
-            raise Failure("script", "{} ({})".format(describe_error(error), self.place(error)))
+            text = describe_error(error)
+            raise Failure("script", "{} ({})".format(text, self.place(error)), env_hint(error, text))
+
+    def load(self):
+        """Reads all revisions, before env.py has prepared anything for them."""
+        Memory.is_virgin = False
+        try:
+            self.script.get_heads()
+        except (CommandError, RevisionError) as error:
+            raise Failure("script", one_line(error))
 
     def check_env(self):
         """Finds an env.py that is missing or does not compile, before any tenant is touched."""
@@ -139,17 +150,10 @@ class Project:
         return re.sub(r"^postgres(?=\+|$)", "postgresql", scheme)
 
 
-def stamp(path):
-    try:
-        status = os.stat(path)
-    except OSError:
-        return (0, 0)
-    return (status.st_mtime_ns, status.st_size)
-
-
 def describe(request):
     """Everything that can be known before a tenant is touched."""
     project = Project.open(request["ini"], request["section"])
+    project.load()
     revisions = []
     # Alembic walks from the heads down; a base comes first here.
     for script in reversed(list(project.script.walk_revisions())):

@@ -1,9 +1,11 @@
 """The migration in progress."""
 
+import os
+
 import sqlalchemy
 
 from herder_warm.errors import Failure
-
+from herder_warm.own import Memory
 
 # What a connection is marked with that goes elsewhere than to the tenant: to another database of the product's, say.
 ELSEWHERE = "herder_elsewhere"
@@ -24,6 +26,7 @@ class Run:
         except Exception:
             # Its own words would quote the URL.
             raise Failure("config", "the tenant's URL cannot be read", "a URL is postgresql://user:password@host:5432/database") from None
+        self.environment = dict(os.environ)  # As it is before env.py.
         self.place = None
         self.offline = None  # The script, while a plan is rendered.
         self.started = False
@@ -33,6 +36,7 @@ class Run:
         self.ledger = None
         self.outer_transaction = False
         self.within = request.get("within")  # What is said before each commit, where it is a proof's.
+        self.besides = []  # What env.py says besides, where it is a proof's.
         self.reached_out = None  # The failure of that, or of what is done elsewhere than in the tenant.
         self.database_failure = None  # What the database said last, other than 25P02.
         self.at_home = set()  # The connections whose search_path is known to lead to the tenant's schema.
@@ -58,6 +62,7 @@ class Run:
 
         def steps(heads, context):
             self.started = True
+            Memory.check_environment(self.environment)
             self.heads_before = list(heads)
             self.ledger = {"table": context.version_table, "schema": context.version_table_schema}
             self.outer_transaction = bool(getattr(context, "_in_external_transaction", False))
@@ -73,6 +78,7 @@ class Run:
     def look(self, _heads, context):
         """Alembic's list of steps where there are none: only says where they would be done."""
         self.started = True
+        Memory.check_environment(self.environment)
         row = context.connection.exec_driver_sql("SELECT current_database(), current_schema()").fetchone()
         ledger, session = ledger_schema(context), session_of(context.connection)
         self.place = {"database": row[0], "schema": row[1], "ledger": ledger, "session": session}

@@ -28,12 +28,22 @@ except ImportError as error:
 from herder_warm import connections, home, leftovers, within
 from herder_warm.errors import Failure, describe_error
 from herder_warm.migrate import look, migrate
+from herder_warm.own import Memory, holds
 from herder_warm.offline import render
 from herder_warm.project import describe, versions
 from herder_warm.scrub import Scrubber
 from herder_warm.session import session
 
+# What runs env.py.
+RUNNING = ("look", "migrate", "render")
 HANDLERS = {"describe": describe, "look": look, "migrate": migrate, "render": render, "session": session}
+
+
+def words_of(request):
+    """What a module might keep of a tenant."""
+    url = request["url"]
+    name = request["schema"] or sqlalchemy.engine.make_url(url).database
+    return {url, name}
 
 
 def serve(inbox, answers):
@@ -49,6 +59,12 @@ def serve(inbox, answers):
             answer = {"ok": False, "error": failure.fields}
         except BaseException as error:
             answer = {"ok": False, "error": Failure("internal", describe_error(error)).fields}
+        if request["do"] in RUNNING:
+            Memory.note_run(environment)
+            # What was made of this tenant's name would meet the next one.
+            if holds(words_of(request)):
+                answer["spent"] = True
+        Memory.note_modules()
         sys.stdin, sys.stdout, sys.stderr = standard_streams
         # What one tenant's env.py put into the environment is not there for the next.
         if dict(os.environ) != environment:

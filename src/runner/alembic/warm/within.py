@@ -46,11 +46,29 @@ def check(connection):
             raise
 
 
+# What env.py may say without changing what its revisions do: a plan has its own word for each of these, or needs none.
+ASIDE = re.compile(
+    r"(?:select|show|with|values|table)\b(?!.*\bset_config\b)|(?:begin|start|commit|end|rollback|abort|savepoint|release)\b"
+    r"|create\s+schema\s+if\s+not\s+exists\b"
+    r"|(?:set\s+(?:local\s+|session\s+)?|reset\s+|select\s+(?:pg_catalog\s*\.\s*)?set_config\s*\(\s*')"
+    r"(?:search_path|application_name|\w+_timeout|timezone|time\s+zone|datestyle|client_encoding)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def note_aside(connection, statement, words):
+    """What is said to a scratch tenant outside all revisions. Alembic itself makes its ledger there."""
+    run = Run.current
+    if run.step is None and run.is_tenants(connection) and not ASIDE.match(words) and "version_num" not in words:
+        run.besides.append(statement.strip())
+
+
 def before_statement(connection, _cursor, statement, _parameters, context, _many):
     """Whoever commits in words is checked as well. A statement that would commit itself gets a transaction around it."""
     if not is_watched(connection):
         return
     words = statement[REMARKS.match(statement).end() :]
+    note_aside(connection, statement, words)
     if COMMITS.match(words):
         check(connection)
     elif getattr(connection.connection, "autocommit", False) and not ALONE.match(words):
