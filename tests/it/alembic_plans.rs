@@ -444,6 +444,29 @@ async fn a_value_that_is_the_drivers_business_stays_live() {
     assert!(sql(&judge(&rows).await.expect("a proof")).contains("0.5"));
 }
 
+/// psycopg says of each text that it is one. A literal would be compared as whatever stands on the other side, citext say.
+#[tokio::test]
+async fn a_text_has_the_type_that_the_driver_sends_with_it() {
+    let body = "t = sa.table('t', sa.column('x', sa.String))\n\
+                op.execute(t.update().where(t.c.x.in_(['p', 'q'])).values(x='r'))\n\
+                op.execute(sa.text('update t set x = :y where x = :x').bindparams(x='s', y=None))\n\
+                op.execute(t.insert().values(x='u'))";
+    let table = "op.execute('create table t (x text default $$d$$)')";
+    for (driver, cast) in [("postgresql+psycopg", "::VARCHAR"), ("postgresql+psycopg2", "")] {
+        let config = format!("plan = \"auto\"\nurl_scheme = \"{driver}\"");
+        let fleet = Fleet::with(ENV, &[("a", table), ("b", body)], &config).await;
+        let sql = sql(&fleet.up(&["a"], "b").await.expect("a proof"));
+        for said in [
+            format!("SET x='r'{cast} WHERE t.x IN ('p'{cast}, 'q'{cast})"),
+            format!("set x = NULL where x = 's'{cast}"),
+            "VALUES ('u')".to_owned(),
+        ] {
+            assert!(sql.contains(&said), "{driver}: {said} in {sql}");
+        }
+        assert!(!sql.contains("version_num='b'::"), "{sql}");
+    }
+}
+
 #[tokio::test]
 async fn a_bind_that_only_takes_statements_is_no_obstacle() {
     let body = "bind = op.get_bind()\nbind.execute(sa.text('insert into t values (1, :x)'), {'x': '5% of :x'})\n\

@@ -1,5 +1,6 @@
 """Where a plan and a live migration differ by the driver: in the values that it sends, and in the connections that it opens."""
 
+import contextlib
 import decimal
 import enum
 import functools
@@ -33,6 +34,33 @@ def is_rows(construct):
         return not reads and construct.select is None and getattr(construct, "_post_values_clause", None) is None
     text = getattr(construct, "text", "")
     return isinstance(text, str) and re.match(r"(?is)\s*insert\b(?!.*\b(select|on\s+conflict)\b)", text) is not None
+
+
+@contextlib.contextmanager
+def with_casts(construct, dialect):
+    """While it is rendered, texts have the type that the driver sends with them, if it does: without one, a literal takes that of
+    what it is compared with, and `citext = 'A'` finds more than `citext = 'A'::VARCHAR`."""
+    plain = dialect.statement_compiler
+    casts = getattr(getattr(dialect, "bind_typing", None), "name", None) == "RENDER_CASTS"
+    if casts and not isinstance(construct, sqlalchemy.schema.DDLElement) and not is_rows(construct):
+        dialect.statement_compiler = casting(plain)
+    try:
+        yield
+    finally:
+        dialect.statement_compiler = plain
+
+
+@functools.lru_cache(maxsize=None)
+def casting(compiler):
+    class Casting(compiler):
+        def render_literal_value(self, value, type_):
+            text = super().render_literal_value(value, type_)
+            sent = type_.dialect_impl(self.dialect)
+            if isinstance(value, str) and getattr(sent, "render_bind_cast", False):
+                return self.render_bind_cast(type_, sent, text)
+            return text
+
+    return Casting
 
 
 def guard_drivers(refuse):

@@ -5,6 +5,7 @@ own text, gives a script that looks whole and is not. So whatever would make a s
 refused while it is rendered, by `Refused`, which no `except Exception` swallows.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -15,7 +16,7 @@ from alembic.runtime.environment import EnvironmentContext
 from sqlalchemy import inspection
 from sqlalchemy.engine.mock import MockConnection
 
-from herder_warm.drivers import drivers_business, guard_drivers
+from herder_warm.drivers import drivers_business, guard_drivers, with_casts
 from herder_warm.errors import Failure, explain
 from herder_warm.migrate import prepare
 from herder_warm.own import Memory, modules
@@ -180,15 +181,16 @@ class Script:
             if kind is not None:
                 self.refuse("it gives a statement a value ({}) that each driver sends in its own way".format(kind))
             written = []
-            impl.static_output = written.append
-            try:
-                execute(construct, *args, **kwargs)
-            finally:
-                del impl.static_output
             is_ledger = getattr(construct, "table", None) is context._version
-            for text in written:
-                text = text[: -len(impl.command_terminator)] if text.endswith(impl.command_terminator) else text
-                self.add("ledger" if is_ledger else "sql", with_tabs(text, construct, impl))
+            with contextlib.nullcontext() if is_ledger else with_casts(construct, impl.dialect):
+                impl.static_output = written.append
+                try:
+                    execute(construct, *args, **kwargs)
+                finally:
+                    del impl.static_output
+                for text in written:
+                    text = text[: -len(impl.command_terminator)] if text.endswith(impl.command_terminator) else text
+                    self.add("ledger" if is_ledger else "sql", with_tabs(text, construct, impl))
 
         return noted
 
