@@ -61,6 +61,9 @@ pub(crate) async fn run(setting: &Setting, args: &args::Budget) -> anyhow::Resul
         output::json(&Report { servers })?;
     } else {
         output::data(&render::budget::render(&servers))?;
+        for remark in render::budget::remarks(&servers) {
+            output::say(&remark);
+        }
     }
     Ok(Exit::Done)
 }

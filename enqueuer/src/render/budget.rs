@@ -6,7 +6,7 @@ use super::{
 };
 use crate::commands::budget::Server;
 
-/// One line per server, and below what a person should know about some.
+/// One line per server.
 pub(crate) fn render(servers: &[Server]) -> String {
     let mut table = Table::new([
         "SERVER", "BUDGET", "IN USE", "SUSPECT", "WAITING", "NOT OURS", "HEADROOM", "SET",
@@ -28,24 +28,31 @@ pub(crate) fn render(servers: &[Server]) -> String {
             },
         ]);
     }
-    let mut text = table.render();
+    table.render()
+}
+
+/// What a person should know about some of them.
+pub(crate) fn remarks(servers: &[Server]) -> Vec<String> {
+    let mut remarks = Vec::new();
     for server in servers {
         let (known, warn) = (&server.known, format!("{WARNING}warning:{WARNING:#}"));
         let name = &known.server;
         if known.above > 0 {
-            text += &format!(
-                "{HINT}hint:{HINT:#} `{name}` still has {} above its budget, which are given up as soon as they are free\n",
+            remarks.push(format!(
+                "{HINT}hint:{HINT:#} `{name}` still has {} above its budget, which are given up as soon as they are free",
                 known.above
-            );
+            ));
         }
         if let Some(headroom) = server.headroom.filter(|headroom| *headroom < known.budget) {
-            text += &format!("{warn} `{name}` has room for {headroom} now, fewer than its budget\n");
+            remarks.push(format!(
+                "{warn} `{name}` has room for {headroom} now, fewer than its budget"
+            ));
         }
         if let Some(why) = &server.unknown {
-            text += &format!("{warn} `{name}` could not be asked: {why}\n");
+            remarks.push(format!("{warn} `{name}` could not be asked: {why}"));
         }
     }
-    text
+    remarks
 }
 
 #[cfg(test)]
@@ -84,6 +91,7 @@ mod tests {
             server("us", Some(8), None),
             server("asia", None, Some(20)),
         ];
-        insta::assert_snapshot!(anstream::adapter::strip_str(&render(&servers)).to_string());
+        let text = render(&servers) + &remarks(&servers).join("\n");
+        insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string());
     }
 }
