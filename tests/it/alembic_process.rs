@@ -866,7 +866,13 @@ async fn an_env_that_says_the_same_each_time_keeps_its_process() {
         None,
         "import os; op.execute(f'insert into public.pids values ({os.getpid()})')",
     );
-    project.write("colours.py", "import os\nCOLOUR = os.environ['COLOUR']\n");
+    // And one that does not like to be looked at.
+    let proxy =
+        "class Proxy:\n    def __getattribute__(self, name):\n        raise RuntimeError('out of context')\n";
+    project.write(
+        "colours.py",
+        &format!("import os\nCOLOUR = os.environ['COLOUR']\n{proxy}PROXY = Proxy()\n"),
+    );
     let mut process = warm().await;
     process.describe(&project.project()).await.expect("a description");
     for schema in ["one", "two", "three"] {

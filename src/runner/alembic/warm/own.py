@@ -14,8 +14,15 @@ INSTALLED = tuple(
 
 def modules():
     """Those that are there, by their files."""
-    found = {getattr(module, "__file__", None) or "": module for module in list(sys.modules.values())}
+    found = {file_of(module): module for module in list(sys.modules.values())}
     return {file: module for file, module in found.items() if file.endswith(".py") and not is_installed(file)}
+
+
+def file_of(module):
+    try:
+        return str(getattr(module, "__file__", None) or "")
+    except Exception:
+        return ""  # One that is loaded when somebody looks at it, and cannot be.
 
 
 def is_installed(file):
@@ -83,14 +90,12 @@ def holds(words):
 
 
 def is_among(words, value, depth):
-    if isinstance(value, str):
-        return value in words
-    if depth == 0 or isinstance(value, type(os)):
-        return False
-    inner = value if isinstance(value, dict) else getattr(value, "__dict__", None)
-    if not isinstance(inner, dict):
-        return False
     try:
-        return any(is_among(words, each, depth - 1) for each in list(inner.values()))
+        if isinstance(value, str):
+            return value in words
+        if depth == 0 or isinstance(value, type(os)):
+            return False
+        inner = value if isinstance(value, dict) else getattr(value, "__dict__", None)
+        return isinstance(inner, dict) and any(is_among(words, each, depth - 1) for each in list(inner.values()))
     except Exception:
-        return False
+        return False  # A proxy that has nothing to stand for right now.

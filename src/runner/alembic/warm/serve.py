@@ -41,9 +41,11 @@ HANDLERS = {"describe": describe, "look": look, "migrate": migrate, "render": re
 
 def words_of(request):
     """What a module might keep of a tenant."""
-    url = request["url"]
-    name = request["schema"] or sqlalchemy.engine.make_url(url).database
-    return {url, name}
+    url, name = request["url"], request["schema"]
+    try:
+        return {url, name or sqlalchemy.engine.make_url(url).database}
+    except Exception:
+        return {url}  # One that cannot be read was refused before env.py saw it.
 
 
 def serve(inbox, answers):
