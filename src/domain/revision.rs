@@ -96,12 +96,21 @@ pub struct Revision {
     pub id: String,
     /// The ids that come right before it. Empty for a first one, two or more for a merge.
     pub down: Vec<String>,
+    /// Ids of other branches that must be there when it comes, and that stay when it goes.
+    pub depends_on: Vec<String>,
     /// What a person calls it: the message or the rest of the file name.
     pub label: String,
     /// Where it stands: a file name, relative to the history's folder.
     pub file: Option<String>,
     /// SHA-256 or SHA-384 of its content in hex, where the tool has content.
     pub checksum: Option<String>,
+}
+
+impl Revision {
+    /// All that must be there right before it comes.
+    pub fn before(&self) -> impl Iterator<Item = &str> {
+        self.down.iter().chain(&self.depends_on).map(String::as_str)
+    }
 }
 
 /// What a ledger's rows mean.
@@ -179,7 +188,7 @@ impl History {
     pub fn new(revisions: Vec<Revision>, form: LedgerForm) -> Result<Self, HistoryError> {
         let mut index = HashMap::with_capacity(revisions.len());
         for (i, revision) in revisions.iter().enumerate() {
-            if let Some(down) = revision.down.iter().find(|d| !index.contains_key(*d)) {
+            if let Some(down) = revision.before().find(|d| !index.contains_key(*d)) {
                 return Err(HistoryError::Broken(format!(
                     "revision `{}` builds on `{down}`, which is missing",
                     revision.id
@@ -228,11 +237,7 @@ impl History {
 
     /// The revisions that nothing builds on.
     pub fn heads(&self) -> Vec<&str> {
-        let downs: HashSet<&str> = self
-            .revisions
-            .iter()
-            .flat_map(|r| r.down.iter().map(String::as_str))
-            .collect();
+        let downs: HashSet<&str> = self.revisions.iter().flat_map(Revision::before).collect();
         self.revisions
             .iter()
             .map(|r| r.id.as_str())
@@ -307,13 +312,13 @@ impl History {
                 (None, true) => self
                     .revisions
                     .iter()
-                    .filter(|r| r.down.is_empty())
+                    .filter(|r| r.before().next().is_none())
                     .map(|r| r.id.as_str())
                     .collect(),
                 (Some(id), true) => self
                     .revisions
                     .iter()
-                    .filter(|r| r.down.contains(id))
+                    .filter(|r| r.before().any(|d| d == id))
                     .map(|r| r.id.as_str())
                     .collect(),
             };
@@ -351,15 +356,24 @@ impl History {
         Ok(applied)
     }
 
-    /// A revision and all that comes before it.
+    /// A revision and all that must be there before it comes.
     fn closure<'a>(&'a self, id: &'a str) -> HashSet<&'a str> {
+        self.reached(id, |r| r.before().collect())
+    }
+
+    /// A revision and all that it follows, from one to the next.
+    fn line<'a>(&'a self, id: &'a str) -> HashSet<&'a str> {
+        self.reached(id, |r| r.down.iter().map(String::as_str).collect())
+    }
+
+    fn reached<'a>(&'a self, id: &'a str, next: fn(&'a Revision) -> Vec<&'a str>) -> HashSet<&'a str> {
         let mut seen = HashSet::new();
         let mut open = vec![id];
         while let Some(id) = open.pop() {
             if seen.insert(id)
                 && let Some(revision) = self.get(id)
             {
-                open.extend(revision.down.iter().map(String::as_str));
+                open.extend(next(revision));
             }
         }
         seen
@@ -377,7 +391,7 @@ impl History {
         let built_on: HashSet<&str> = applied
             .iter()
             .filter_map(|id| self.get(id))
-            .flat_map(|r| r.down.iter().map(String::as_str))
+            .flat_map(Revision::before)
             .collect();
         // In a numbered history with a gap the newest one counts, whatever is missing below it.
         let mut current: Vec<&str> = self.revisions.iter().map(|r| r.id.as_str()).collect();
@@ -417,10 +431,20 @@ impl History {
                 .filter(|r| wanted.contains(&r.id) && !applied.contains(r.id.as_str()))
                 .collect(),
             Direction::Downgrade => {
-                // Undoing reaches only what builds on the target: an unrelated branch stays.
+                // Undoing reaches only what follows the target, and what cannot be without that: an unrelated branch stays,
+                // and so does one that merely depends on the target.
+                let there = |r: &&Revision| applied.contains(r.id.as_str()) && !wanted.contains(&r.id);
+                let follows = |id: &str| target.is_none_or(|t| self.line(id).contains(t));
+                let undone: HashSet<&str> = self
+                    .revisions
+                    .iter()
+                    .filter(there)
+                    .map(|r| r.id.as_str())
+                    .filter(|id| follows(id))
+                    .collect();
                 ids.rev()
-                    .filter(|r| applied.contains(r.id.as_str()) && !wanted.contains(&r.id))
-                    .filter(|r| target.is_none_or(|t| self.closure(&r.id).contains(t)))
+                    .filter(there)
+                    .filter(|r| self.closure(&r.id).iter().any(|id| undone.contains(id)))
                     .collect()
             }
         })
@@ -488,10 +512,50 @@ mod tests {
         Revision {
             id: id.into(),
             down: down.iter().map(|s| (*s).into()).collect(),
+            depends_on: Vec::new(),
             label: String::new(),
             file: None,
             checksum: None,
         }
+    }
+
+    /// As Alembic has it: whoever depends on a revision comes behind it, and stays when what follows that is undone.
+    #[test]
+    fn what_a_revision_depends_on_is_not_what_it_follows() {
+        let depending = |id: &str, down: &[&str], on: &str| Revision {
+            depends_on: vec![on.into()],
+            ..revision(id, down)
+        };
+        let revisions = vec![
+            revision("a1", &[]),
+            revision("a2", &["a1"]),
+            depending("b1", &[], "a1"),
+            revision("b2", &["b1"]),
+        ];
+        let history = History::new(revisions, LedgerForm::Heads).expect("a history");
+        let at = |rows: &[&str]| Ledger {
+            revisions: rows.iter().map(|r| (*r).to_owned()).collect(),
+        };
+        let ids = |direction, target: Option<&str>, ledger: &Ledger| {
+            let pending = history.pending(direction, target, ledger).expect("a way");
+            pending.into_iter().map(|r| r.id.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(Direction::Upgrade, Some("b1"), &at(&[])), ["a1", "b1"]);
+        assert_eq!(ids(Direction::Downgrade, Some("a1"), &at(&["a2", "b1"])), ["a2"]);
+        assert_eq!(ids(Direction::Downgrade, Some("a1"), &at(&["b1"])), [""; 0]);
+        assert_eq!(
+            ids(Direction::Downgrade, None, &at(&["a2", "b2"])),
+            ["b2", "b1", "a2", "a1"]
+        );
+
+        let revisions = vec![
+            revision("b1", &[]),
+            revision("a1", &[]),
+            depending("a2", &["a1"], "b1"),
+        ];
+        let history = History::new(revisions, LedgerForm::Heads).expect("a history");
+        let down = history.resolve(&Target::Relative(-1), &at(&["a2"]));
+        assert_eq!(down, Ok(Some("a1".into())));
     }
 
     fn line(ids: &[&str], form: LedgerForm) -> History {

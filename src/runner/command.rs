@@ -252,6 +252,7 @@ fn history<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Arc<History>,
     let revisions = lines.into_iter().map(|id| Revision {
         id: id.to_owned(),
         down: below.replace(id.to_owned()).into_iter().collect(),
+        depends_on: Vec::new(),
         label: String::new(),
         file: None,
         checksum: None,

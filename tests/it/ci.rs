@@ -156,7 +156,7 @@ async fn the_recipe_for_a_plain_shell() {
         job.read("plan.txt")
     );
 
-    let job = Job::start(10, &["t009"]).await;
+    let job = Job::start(50, &["t009"]).await;
     let ended = job.run(&shell(), false).await;
     assert_eq!(ended.code, 4, "{}", ended.said);
     assert!(ended.said.contains("some tenants failed"), "{}", ended.said);
@@ -169,7 +169,7 @@ async fn the_recipe_for_a_plain_shell() {
 
 #[tokio::test]
 async fn the_recipe_for_github() {
-    let job = Job::start(10, &["t002", "t003"]).await;
+    let job = Job::start(50, &["t002", "t003"]).await;
     let ended = job.run(&github("migrate"), true).await;
     assert_eq!(ended.code, 5, "{}", ended.said);
     assert!(
@@ -180,7 +180,7 @@ async fn the_recipe_for_github() {
         ended.said
     );
     assert!(job.read("report.xml").contains("failures=\"2\""));
-    assert_eq!(job.read("report.csv").lines().count(), 11);
+    assert_eq!(job.read("report.csv").lines().count(), 51);
     let summary = job.read("summary.md");
     assert!(
         summary.contains("### ❌ Herder: upgrade to head") && summary.contains("| t003 |"),
@@ -226,7 +226,7 @@ async fn the_recipe_for_a_pull_request() {
 
 #[tokio::test]
 async fn the_recipe_for_gitlab() {
-    let job = Job::start(10, &["t009"]).await;
+    let job = Job::start(50, &["t009"]).await;
     let ended = job.run(&gitlab(), false).await;
     assert_eq!(ended.code, 4, "{}", ended.said);
     assert!(job.read("report.xml").contains("<testcase name=\"t009\""));

@@ -433,10 +433,10 @@ pub(super) fn settings(limits: &LimitsConfig) -> BTreeMap<String, String> {
 }
 
 fn to_revision(file: super::RevisionFile) -> Revision {
-    let down: BTreeSet<String> = file.down.into_iter().chain(file.depends_on).collect();
     Revision {
         id: file.revision,
-        down: down.into_iter().collect(),
+        down: file.down,
+        depends_on: file.depends_on,
         label: file.label,
         file: Some(file.file),
         checksum: Some(file.sha256),

@@ -134,6 +134,7 @@ impl Directory {
             revisions.push(Revision {
                 id: migration.id.clone(),
                 down: below.iter().map(|id| (*id).to_owned()).collect(),
+                depends_on: Vec::new(),
                 label: migration.description.clone(),
                 file: Some(migration.up.file.clone()),
                 checksum: Some(hex(&migration.checksum)),
