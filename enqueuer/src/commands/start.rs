@@ -84,21 +84,22 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
         rollout,
         trace: None,
     };
-    // One for all: what comes between two who listen must not be lost.
-    let mut interrupts = Interrupts::new()?;
-    let enqueued = loop {
+    let (enqueued, mut interrupts) = loop {
         // Again after each wait: the run in front may have changed what there is to undo.
         if direction == Direction::Downgrade && !args.yes && !confirmed(&cx, &request).await? {
             output::say("Nothing was done");
             return Ok(Exit::Done);
         }
+        // One from here to the end: what comes between two who listen must not be lost. Not before: whoever is asked something
+        // answers with Ctrl-C, too.
+        let mut interrupts = Interrupts::new()?;
         let (span, trace) = traced(&request);
         request.trace = Some(trace);
         let making = enqueue::enqueue(&cx, &request).instrument(span.clone());
         match super::unless_interrupted(&cx, &mut interrupts, making).await {
             Ok(enqueued) => {
                 span.record("run.id", field::display(enqueued.run));
-                break enqueued;
+                break (enqueued, interrupts);
             }
             Err(EnqueueError::Stopped) => {
                 output::say("No run was started");

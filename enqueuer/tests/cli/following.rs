@@ -105,6 +105,41 @@ fn down_goes_only_who_says_so() {
         .says("2 → 1");
 }
 
+/// A terminal, a question, and somebody who thinks better of it. The answer is the signal that ended it.
+const CTRL_C: &str = r"
+import os, pty, signal, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+said = b''
+while b'to go on:' not in said:
+    said += os.read(terminal, 1024)
+signal.alarm(20)
+os.write(terminal, b'\x03')
+_, status = os.waitpid(pid, 0)
+print(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 'none')
+";
+
+#[test]
+fn ctrl_c_is_an_answer() {
+    let fleet = Fleet::new(&["a"]);
+    fleet.herder(&["upgrade", "--local", "1"]).ok();
+    let ended = std::process::Command::new("python3")
+        .args([
+            "-c",
+            CTRL_C,
+            env!("CARGO_BIN_EXE_herder"),
+            "downgrade",
+            "--to",
+            "-1",
+        ])
+        .current_dir(fleet.dir.path())
+        .output()
+        .expect("Python");
+    assert_eq!(String::from_utf8_lossy(&ended.stdout).trim(), "2", "{ended:?}");
+    assert_eq!(fleet.json(&["runs"])["runs"].as_array().map(Vec::len), Some(1));
+}
+
 #[test]
 fn ctrl_c_ends_the_wait_and_not_the_run() {
     let fleet = Fleet::new(&["a"]);
