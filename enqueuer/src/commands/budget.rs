@@ -61,8 +61,11 @@ pub(crate) async fn run(setting: &Setting, args: &args::Budget) -> anyhow::Resul
         output::json(&Report { servers })?;
     } else {
         output::data(&render::budget::render(&servers))?;
-        for remark in render::budget::remarks(&servers) {
-            output::say(&remark);
+        for server in &servers {
+            render::budget::hint(server)
+                .iter()
+                .for_each(|text| output::hint(text));
+            render::budget::warnings(server).for_each(|text| output::warning(&text));
         }
     }
     Ok(Exit::Done)

@@ -1,9 +1,6 @@
 //! The connections of each server.
 
-use super::{
-    style::{HINT, WARNING},
-    table::Table,
-};
+use super::table::Table;
 use crate::commands::budget::Server;
 
 /// One line per server.
@@ -31,28 +28,22 @@ pub(crate) fn render(servers: &[Server]) -> String {
     table.render()
 }
 
-/// What a person should know about some of them.
-pub(crate) fn remarks(servers: &[Server]) -> Vec<String> {
-    let mut remarks = Vec::new();
-    for server in servers {
-        let (known, warn) = (&server.known, format!("{WARNING}warning:{WARNING:#}"));
-        let name = &known.server;
-        if known.above > 0 {
-            remarks.push(format!(
-                "{HINT}hint:{HINT:#} `{name}` still has {} above its budget, which are given up as soon as they are free",
-                known.above
-            ));
-        }
-        if let Some(headroom) = server.headroom.filter(|headroom| *headroom < known.budget) {
-            remarks.push(format!(
-                "{warn} `{name}` has room for {headroom} now, fewer than its budget"
-            ));
-        }
-        if let Some(why) = &server.unknown {
-            remarks.push(format!("{warn} `{name}` could not be asked: {why}"));
-        }
-    }
-    remarks
+/// What a person should know about one of them, if it passes by itself.
+pub(crate) fn hint(server: &Server) -> Option<String> {
+    let (name, above) = (&server.known.server, server.known.above);
+    (above > 0).then(|| {
+        format!("`{name}` still has {above} above its budget, which are given up as soon as they are free")
+    })
+}
+
+/// What is wrong with one of them.
+pub(crate) fn warnings(server: &Server) -> impl Iterator<Item = String> {
+    let (name, budget) = (&server.known.server, server.known.budget);
+    let headroom = server.headroom.filter(|headroom| *headroom < budget);
+    let narrow = headroom.map(|n| format!("`{name}` has room for {n} now, fewer than its budget"));
+    let unknown = server.unknown.as_ref();
+    let unknown = unknown.map(|why| format!("`{name}` could not be asked: {why}"));
+    narrow.into_iter().chain(unknown)
 }
 
 #[cfg(test)]
@@ -91,7 +82,14 @@ mod tests {
             server("us", Some(8), None),
             server("asia", None, Some(20)),
         ];
-        let text = render(&servers) + &remarks(&servers).join("\n");
-        insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string());
+        insta::assert_snapshot!(anstream::adapter::strip_str(&render(&servers)).to_string());
+        let said = servers
+            .iter()
+            .flat_map(|server| hint(server).into_iter().chain(warnings(server)));
+        insta::assert_snapshot!(said.collect::<Vec<_>>().join("\n"), @r"
+        `us` still has 4 above its budget, which are given up as soon as they are free
+        `us` could not be asked: db.example:5432 did not answer
+        `asia` has room for 20 now, fewer than its budget
+        ");
     }
 }
