@@ -144,12 +144,13 @@ pub(super) fn sqlstate(text: &str) -> Option<String> {
 
 /// The code of what the server says may pass, where a program hands on its words alone, as psql does unless it is told to be verbose.
 fn passing(text: &str) -> Option<String> {
-    const WORDS: [(&str, &str); 7] = [
+    const WORDS: [(&str, &str); 8] = [
         ("canceling statement due to lock timeout", "55P03"),
         ("could not obtain lock on", "55P03"),
         ("deadlock detected", "40P01"),
         ("could not serialize access", "40001"),
         ("canceling statement due to statement timeout", "57014"),
+        ("too many clients already", "53300"),
         ("too many connections for", "53300"),
         ("remaining connection slots are reserved", "53300"),
     ];
@@ -170,7 +171,7 @@ fn last_lines(text: &str) -> impl DoubleEndedIterator<Item = &str> {
 /// Whether a program's last words are that it lost its server, in the words of libpq and of those who pass the server's
 /// on. Clients that do so give no code: there is nobody any more who would tell them one.
 pub(super) fn lost_connection(text: &str) -> bool {
-    const WORDS: [&str; 8] = [
+    const WORDS: [&str; 7] = [
         "server closed the connection unexpectedly",
         "connection to server was lost",
         "connection has been closed unexpectedly",
@@ -178,7 +179,6 @@ pub(super) fn lost_connection(text: &str) -> bool {
         "the database system is ",
         "connection refused",
         "connection reset by peer",
-        "too many clients already",
     ];
     last_lines(text).any(|line| {
         let line = line.to_ascii_lowercase();
