@@ -25,17 +25,23 @@ async fn torn_by(outside: &str, tenants: usize) -> Fleet {
     fleet
 }
 
+/// A worker, and all tenants at the revision before it.
+async fn before_it(fleet: &Fleet) -> Worker {
+    let worker = fleet.worker(&[]);
+    fleet
+        .herder(&["upgrade", "--to", "20250102", "--wait"])
+        .await
+        .expect(0);
+    worker
+}
+
 /// Brings the tenant to the revision before it, with a row to count twice, and locks this table of its. Nobody waits long for a lock.
 async fn impatient_with_a_lock(fleet: &Fleet, table: &str) -> (Worker, Transaction<'static, Postgres>) {
     fleet.configure(|config| {
         let limits: toml::Table = "lock_timeout = '50ms'\nbackoff = '50ms'".parse().expect("TOML");
         config.insert("limits".into(), limits.into());
     });
-    let worker = fleet.worker(&[]);
-    fleet
-        .herder(&["upgrade", "--to", "20250102", "--wait"])
-        .await
-        .expect(0);
+    let worker = before_it(fleet).await;
     tell(&fleet.home, "insert into t001.doubles values (1)").await;
     let mut busy = fleet.home.begin().await.expect("a transaction");
     sqlx::raw_sql(AssertSqlSafe(format!(
@@ -54,11 +60,7 @@ const UNIQUE: &str = "create unique index concurrently only_once on doubles (n)"
 #[tokio::test]
 async fn a_retry_goes_on_behind_the_piece_that_was_done() {
     let fleet = torn_by(UNIQUE, 1).await;
-    let worker = fleet.worker(&[]);
-    fleet
-        .herder(&["upgrade", "--to", "20250102", "--wait"])
-        .await
-        .expect(0);
+    let worker = before_it(&fleet).await;
     tell(&fleet.home, "insert into t001.doubles values (1), (1)").await;
     fleet.herder(&["upgrade", "--wait"]).await.expect(4);
     fleet.assert_by_plan().await;
@@ -119,11 +121,7 @@ async fn what_was_done_outside_a_transaction_is_not_taken_for_half_done() {
 #[tokio::test]
 async fn a_piece_that_fails_at_its_commit_is_not_said_to_be_there() {
     let fleet = torn_by(UNIQUE, 1).await;
-    let worker = fleet.worker(&[]);
-    fleet
-        .herder(&["upgrade", "--to", "20250102", "--wait"])
-        .await
-        .expect(0);
+    let worker = before_it(&fleet).await;
     let late = "alter table t001.effects add constraint once unique (step) deferrable initially deferred";
     tell(&fleet.home, late).await;
     tell(
