@@ -13,7 +13,7 @@ use herder::{
     },
     store::{
         StoreError, run,
-        view::{self, RunView, Tally},
+        view::{self, RunView, Tally, Unserved},
     },
 };
 use sqlx::PgPool;
@@ -387,10 +387,7 @@ impl Follower {
             return Ok(());
         }
         self.stirred = Instant::now();
-        if view::live_workers(&self.pool).await? == 0 {
-            self.warned = true;
-            without_worker(run.id, &self.more);
-        }
+        self.warned = warn_of_unserved(&self.pool, run.id, &self.more).await?;
         Ok(())
     }
 
@@ -407,13 +404,35 @@ impl Follower {
     }
 }
 
-/// Says that nobody does the work.
-pub(crate) fn without_worker(run: RunId, more: &str) {
-    output::warning("no worker is running");
+/// Says that nobody takes what is due of a run, if so.
+pub(crate) async fn warn_of_unserved(pool: &PgPool, run: RunId, more: &str) -> Result<bool, StoreError> {
+    let Some(unserved) = view::unserved(pool, run).await? else {
+        return Ok(false);
+    };
+    let (lack, remedy) = match unserved {
+        Unserved::NoWorker => (
+            "no worker is running".to_owned(),
+            "start `herder-worker`".to_owned(),
+        ),
+        Unserved::Runner(runner) => (
+            format!("no worker that is running has a runner of kind `{runner}`"),
+            format!("start `herder-worker` with `[runner] kind = \"{runner}\"`"),
+        ),
+        Unserved::Servers(servers) => (
+            format!(
+                "no worker that is running has {} `{}` in its config",
+                if servers.len() == 1 { "server" } else { "servers" },
+                servers.join("`, `")
+            ),
+            "start `herder-worker` with the config that this run was made with".to_owned(),
+        ),
+    };
+    output::warning(&lack);
     output::hint(&format!(
-        "start `herder-worker`, or let `herder resume {} --local 8{more}` do the work",
+        "{remedy}, or let `herder resume {} --local 8{more}` do the work",
         short(&run)
     ));
+    Ok(true)
 }
 
 /// Whether nothing will happen to the run by itself any more.

@@ -545,6 +545,7 @@ async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued
                 waves.next().unwrap_or_default()
             },
             from: planned.from.clone(),
+            from_known: planned.unknown.is_none(),
             to: if planned.current {
                 planned.from.clone()
             } else {

@@ -198,12 +198,7 @@ impl Worker {
     pub async fn run(&self) -> Result<(), String> {
         let shared = Arc::clone(&self.shared);
         let config = shared.cx.config.worker.clone();
-        let row = worker::WorkerRow {
-            id: shared.id.clone(),
-            name: shared.options.name.clone(),
-            concurrency: i32::try_from(shared.options.concurrency).unwrap_or(i32::MAX),
-            draining: false,
-        };
+        let row = shared.row();
         let door = Door::new(&shared.cx, &row);
         if let Some(door) = &door {
             let turns = || shared.answered();
@@ -214,6 +209,12 @@ impl Worker {
         }
         shared.admitted.store(true, Ordering::Relaxed);
         shared.register(&row).await;
+        let appetite = Appetite {
+            worker: row.id.clone(),
+            run: row.only_run,
+            runner: row.runner.clone(),
+            servers: row.servers.clone(),
+        };
         let pulse = Pulse {
             pool: shared.cx.pool.clone(),
             row,
@@ -238,12 +239,7 @@ impl Worker {
             .map(|herald| tokio::spawn(herald.run(silence.clone())));
         let claimer = Arc::new(Claimer {
             line: Line::new(shared.cx.pool.clone()),
-            appetite: Appetite {
-                worker: shared.id.clone(),
-                run: shared.options.only_run,
-                runner: runner_kind(&shared.cx.config.runner).into(),
-                servers: shared.cx.servers.names().map(str::to_owned).collect(),
-            },
+            appetite,
             intake: Arc::clone(&shared) as Arc<dyn Intake>,
             drain: shared.drain.clone(),
         });
@@ -312,6 +308,19 @@ impl Intake for Shared {
 }
 
 impl Shared {
+    /// What it says of itself.
+    fn row(&self) -> worker::WorkerRow {
+        worker::WorkerRow {
+            id: self.id.clone(),
+            name: self.options.name.clone(),
+            concurrency: i32::try_from(self.options.concurrency).unwrap_or(i32::MAX),
+            draining: false,
+            only_run: self.options.only_run,
+            runner: runner_kind(&self.cx.config.runner).into(),
+            servers: self.cx.servers.names().map(str::to_owned).collect(),
+        }
+    }
+
     /// Signs on. The control database may be away: then it is waited for.
     async fn register(&self, row: &worker::WorkerRow) {
         let mut tries = 0;
@@ -497,10 +506,9 @@ impl Shared {
         let rest = async {
             let mut connection = self.cx.pool.acquire().await?;
             let row = worker::WorkerRow {
-                id: self.id.clone(),
-                name: self.options.name.clone(),
                 concurrency: 0,
                 draining: true,
+                ..self.row()
             };
             let held = worker::beat(&mut connection, &row, self.cx.config.worker.lease).await?;
             for job in held {

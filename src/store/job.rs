@@ -22,11 +22,13 @@ pub struct NewJob {
     pub tenant: Tenant,
     /// Its wave, from 0 on.
     pub wave: i32,
-    /// Where it stands.
+    /// Where it stands. None: at the base, or not known.
     pub from: Option<String>,
-    /// Where it goes. None: the base.
+    /// Whether that is known: the ledger was read.
+    pub from_known: bool,
+    /// Where it goes. None: to the base, or not known.
     pub to: Option<String>,
-    /// Whether `from` and `to` are known: the ledger was read.
+    /// Whether that is known: by the ledger, or because the target is the same for every tenant.
     pub resolved: bool,
     /// Whether nothing is left to do: it is settled at once, without a delivery.
     pub current: bool,
@@ -68,6 +70,7 @@ pub async fn insert_all(
             &chunk.iter().map(|j| j.wave).collect::<Vec<i32>>(),
             &flag(&|j| j.current),
             &optional(&|j| j.from.clone()) as &[Option<String>],
+            &flag(&|j| j.from_known),
             &optional(&|j| j.to.clone()) as &[Option<String>],
             &flag(&|j| j.resolved),
             &optional(&|j| j.plan.clone()) as &[Option<String>],
@@ -206,7 +209,7 @@ pub async fn freeze(
     to: Option<&str>,
 ) -> Result<bool, StoreError> {
     let done = sqlx::query!(
-        "update herder.job set from_revision = $4, to_revision = $5, resolved = true
+        "update herder.job set from_revision = $4, from_known = true, to_revision = $5, resolved = true
          where id = $1 and epoch = $2 and worker = $3 and state = 'running'",
         job,
         epoch,

@@ -65,10 +65,14 @@ pub struct JobView {
     pub attempts: i32,
     /// The number of the last attempt.
     pub epoch: Epoch,
-    /// Where the tenant stood before. None: never migrated, or not known.
+    /// Where the tenant stood before. None: at the base, or not known.
     pub from: Option<String>,
+    /// Whether that is known: its ledger was read.
+    pub from_known: bool,
     /// Where it goes, or stands at the end. None: the base, or not known.
     pub to: Option<String>,
+    /// Whether that is known: a relative target is not, before the ledger was read.
+    pub to_known: bool,
     /// migrated, already_current or found_applied.
     pub outcome: Option<String>,
     /// What went wrong last.
@@ -142,7 +146,7 @@ pub async fn jobs(
 ) -> Result<Vec<JobView>, StoreError> {
     let rows = sqlx::query!(
         r#"select job.id, tenant, members, server, database, schema, state as "state: JobState", wave, attempts, job.epoch,
-                  job.from_revision, job.to_revision, outcome, job.error as "error: Json<JobError>", step, job.worker,
+                  job.from_revision, from_known, job.to_revision, resolved, outcome, job.error as "error: Json<JobError>", step, job.worker,
                   claimed_at, ready_at, settled_at,
                   extract(epoch from attempt.ended_at - attempt.started_at)::float8 as seconds
            from herder.job
@@ -168,7 +172,9 @@ pub async fn jobs(
             attempts: r.attempts,
             epoch: r.epoch,
             from: r.from_revision,
+            from_known: r.from_known,
             to: r.to_revision,
+            to_known: r.resolved,
             outcome: r.outcome,
             error: r.error.map(|e| e.0),
             step: r.step,
@@ -360,6 +366,46 @@ pub async fn workers(pool: &PgPool) -> Result<Workers, StoreError> {
     )
     .fetch_one(pool)
     .await?)
+}
+
+/// Why nobody takes what is due of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unserved {
+    /// No worker lives.
+    NoWorker,
+    /// None of those that live has the run's kind of runner.
+    Runner(String),
+    /// None of those that have it has these servers in its config.
+    Servers(Vec<String>),
+}
+
+/// Whether there is a worker for all that is due of a run.
+///
+/// # Errors
+/// The control database fails.
+pub async fn unserved(pool: &PgPool, run: RunId) -> Result<Option<Unserved>, StoreError> {
+    let row = sqlx::query!(
+        r#"with alive as (
+             select servers, coalesce(worker.runner = run.runner, true) as fits
+             from herder.worker join herder.run on run.id = $1
+             where lease_until >= now() and coalesce(only_run = run.id, true)
+           )
+           select run.runner, exists (select from alive) as "alive!",
+                  exists (select from alive where fits) as "fits!",
+                  array(select distinct job.server from herder.job
+                        where run_id = run.id and state = 'ready' and ready_at <= now() and not own_url
+                          and not exists (select from alive where fits and coalesce(job.server = any(servers), true))
+                        order by job.server) as "servers!"
+           from herder.run where id = $1"#,
+        run,
+    );
+    let row = row.fetch_one(pool).await?;
+    Ok(match (row.alive, row.fits) {
+        (false, _) => Some(Unserved::NoWorker),
+        (true, false) => Some(Unserved::Runner(row.runner)),
+        (true, true) if row.servers.is_empty() => None,
+        (true, true) => Some(Unserved::Servers(row.servers)),
+    })
 }
 
 /// How many workers live, i.e. have a lease.

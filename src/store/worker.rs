@@ -7,7 +7,7 @@ use sqlx::{Connection, PgConnection, PgPool};
 use super::StoreError;
 use crate::domain::{
     job::{Epoch, JobId},
-    run::RunState,
+    run::{RunId, RunState},
 };
 
 /// What a worker says of itself with every heartbeat.
@@ -21,6 +21,12 @@ pub struct WorkerRow {
     pub concurrency: i32,
     /// Whether it takes nothing new.
     pub draining: bool,
+    /// Only jobs of this run, where it works for one.
+    pub only_run: Option<RunId>,
+    /// The kind of its runner.
+    pub runner: String,
+    /// The servers that its config names.
+    pub servers: Vec<String>,
 }
 
 /// A job that the control database thinks a worker holds.
@@ -53,8 +59,8 @@ pub async fn beat(
            values ($1, 'herder', 'herder', '', now(), now())
            on conflict (id) do nothing
          )
-         insert into herder.worker (id, name, version, concurrency, draining, lease_until)
-         values ($1, $2, $3, $4, $5, now() + $6::float8 * interval '1 second')
+         insert into herder.worker (id, name, version, concurrency, draining, lease_until, runner, servers, only_run)
+         values ($1, $2, $3, $4, $5, now() + $6::float8 * interval '1 second', $7, $8, $9)
          on conflict (id) do update
          set beat_at = now(), lease_until = excluded.lease_until, draining = excluded.draining,
              concurrency = excluded.concurrency",
@@ -64,6 +70,9 @@ pub async fn beat(
         worker.concurrency,
         worker.draining,
         lease.as_secs_f64(),
+        worker.runner,
+        &worker.servers,
+        worker.only_run,
     )
     .execute(&mut *connection)
     .await?;

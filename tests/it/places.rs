@@ -171,6 +171,15 @@ async fn whoever_cannot_be_reached_holds_nobody_back() {
     failed_with(&fleet, "wrong password", "wrong_credentials", Some("28P01")).await;
     failed_with(&fleet, "missing schema", "schema_missing", Some("3F000")).await;
     failed_with(&fleet, "missing database", "database_missing", Some("3D000")).await;
+    // Nobody takes what could not be read for a tenant that was never migrated.
+    let status = fleet.herder(&["status"]).await.expect(0);
+    assert_eq!(status.stdout.matches("? → 20250102").count(), 5, "{status:?}");
+    let job = fleet.job("wrong password").await;
+    assert_eq!(
+        (&job["from_known"], &job["to_known"]),
+        (&false.into(), &true.into()),
+        "{job:#}"
+    );
     // A server that is down may come back: these are tried again for a while.
     for tenant in ["wrong host", "wrong port"] {
         fleet

@@ -318,3 +318,28 @@ async fn a_worker_says_whose_tenants_it_leaves_alone() {
     assert_eq!(fleet.count("ready").await, 1);
     assert_eq!(worker.drain().await, Some(0));
 }
+
+#[tokio::test]
+async fn whoever_waits_for_a_run_that_no_worker_takes_is_told_why() {
+    let (fleet, door) = two_servers().await;
+    fleet.configure(|config| {
+        let servers = config["servers"].as_table_mut().expect("servers");
+        servers.remove("far").expect("a far server");
+    });
+    let worker = fleet.worker(&[]);
+    fleet
+        .wait_until("it has signed on", async || {
+            fleet.ask::<i64>("select count(*) from herder.worker").await == 1
+        })
+        .await;
+    lead_far(&fleet, &format!("postgres@{}", door.address()));
+    let says = "no worker that is running has server `far` in its config";
+    let wait = ["upgrade", "--wait", "--stall-timeout", "8s"];
+    let waited = fleet.herder(&wait).await.expect(8);
+    assert!(waited.stderr.contains(says), "{waited:?}");
+    let status = fleet.herder(&["status"]).await.expect(0);
+    assert!(status.stderr.contains(says), "{status:?}");
+    fleet.herder(&["resume", "--local", "4"]).await.expect(0);
+    all_is_well(&fleet).await;
+    assert_eq!(worker.drain().await, Some(0));
+}

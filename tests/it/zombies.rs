@@ -133,6 +133,9 @@ async fn a_heartbeat_on_its_way_saves_what_its_worker_holds() {
         name: "sleeper".into(),
         concurrency: 8,
         draining: false,
+        only_run: None,
+        runner: "sql".into(),
+        servers: vec!["main".into()],
     };
     let mut heartbeat = fleet.control.begin().await.expect("a transaction");
     let held = worker::beat(&mut heartbeat, &row, Duration::from_secs(60)).await;

@@ -16,7 +16,6 @@ use herder::{
         enqueue::{self, EnqueueError, Enqueued, Request},
     },
     runner::RunnerError,
-    store::view,
     telemetry,
 };
 use serde::Serialize;
@@ -137,12 +136,7 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
         report.counts = waited.over.map(|run| complete(&run.counts));
     } else if report.enqueued.tenants > report.enqueued.current {
         // The run is made: what cannot be said now must not read as if it were not.
-        if view::live_workers(&cx.pool)
-            .await
-            .is_ok_and(|workers| workers == 0)
-        {
-            follow::without_worker(run, &more);
-        }
+        let _ = follow::warn_of_unserved(&cx.pool, run, &more).await;
         output::hint(&format!("`herder watch {}{more}` follows it", short(&run)));
     }
     tokio::select! {

@@ -51,8 +51,8 @@ pub(crate) async fn run(setting: &Setting, args: &args::Status) -> anyhow::Resul
         let Report { run, jobs, .. } = &report;
         let text = render::status::render(run, jobs, args.failed, Utc::now(), &setting.more());
         output::data(&text)?;
-        if run.state == RunState::Running && view::live_workers(&pool).await? == 0 {
-            follow::without_worker(run.id, &setting.more());
+        if run.state == RunState::Running {
+            follow::warn_of_unserved(&pool, run.id, &setting.more()).await?;
         }
     }
     Ok(Exit::Done)

@@ -13,7 +13,7 @@ use herder::{
 use super::{
     events::why,
     summary,
-    words::{between, count, duration, way},
+    words::{between, count, duration, way_of},
 };
 
 /// How many failed tenants a page shows in full: GitHub takes 1 MiB, a person less.
@@ -111,7 +111,7 @@ pub(crate) fn markdown(run: &RunView, tally: &Tally, failures: &[JobView], more:
             text += &format!(
                 "| {} | {} | {} | {} |\n",
                 cell(&job.tenant),
-                cell(&way(job.from.as_deref(), job.to.as_deref())),
+                cell(&way_of(job)),
                 job.attempts,
                 job.error
                     .as_ref()

@@ -16,7 +16,7 @@ use super::{
     style::{DIM, ERROR, HINT, STRONG},
     summary,
     table::Table,
-    words::{between, count, delay, duration, moment, way, worker},
+    words::{between, count, delay, duration, moment, way_of, worker},
 };
 
 /// Counts with a number for every state, zeros included: a program need not know which may be missing.
@@ -94,7 +94,7 @@ fn table(jobs: &[JobView], now: DateTime<Utc>) -> String {
             job.server.clone(),
             job.state.to_string(),
             job.attempts.to_string(),
-            way(job.from.as_deref(), job.to.as_deref()),
+            way_of(job),
             note(job, now),
         ]);
     }
@@ -135,7 +135,7 @@ pub(crate) fn failures(jobs: &[JobView]) -> String {
             "\n{ERROR}{}{ERROR:#} on {}, {}, {}\n",
             job.tenant,
             place(job),
-            way(job.from.as_deref(), job.to.as_deref()),
+            way_of(job),
             match job.attempts {
                 1 => "1 try".to_owned(),
                 n => format!("{n} tries"),
@@ -185,7 +185,9 @@ pub(crate) mod tests {
             attempts: i32::from(state != JobState::Waiting),
             epoch: 1,
             from: Some("41".into()),
+            from_known: true,
             to: Some("43".into()),
+            to_known: true,
             outcome: (state == JobState::Succeeded).then(|| "found_applied".into()),
             error: None,
             step: (state == JobState::Running).then(|| "migrating".into()),
@@ -223,6 +225,10 @@ pub(crate) mod tests {
             JobView {
                 from: None,
                 ..job("epsilon", JobState::Waiting)
+            },
+            JobView {
+                from_known: false,
+                ..broken("eta", JobState::Ready)
             },
             job("zeta", JobState::Cancelled),
         ];

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use herder::domain::run::RunState;
+use herder::{domain::run::RunState, store::view::JobView};
 
 /// `1.204s`, `12m 04s`, `3h 07m`: as exact as anybody wants it.
 pub(crate) fn duration(duration: Duration) -> String {
@@ -56,6 +56,21 @@ pub(crate) fn count(n: impl TryInto<u64>, noun: &str) -> String {
 /// `41 → 43`, with a word for the empty database.
 pub(crate) fn way(from: Option<&str>, to: Option<&str>) -> String {
     format!("{} → {}", revision(from), revision(to))
+}
+
+/// The same of a job: a ledger that could not be read is not the empty database's.
+pub(crate) fn way_of(job: &JobView) -> String {
+    let from = if job.from_known {
+        revision(job.from.as_deref())
+    } else {
+        "?"
+    };
+    let to = if job.to_known {
+        revision(job.to.as_deref())
+    } else {
+        "?"
+    };
+    format!("{from} → {to}")
 }
 
 /// How a run ended, or where it stands, as the end of "the run …".

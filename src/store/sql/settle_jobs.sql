@@ -12,6 +12,7 @@ settled as (
     set state = ended.state, outcome = ended.outcome,
         error = coalesce(ended.error, case when ended.state = 'succeeded' then null else job.error end),
         from_revision = coalesce(ended.from_revision, job.from_revision),
+        from_known = job.from_known or ended.state = 'succeeded',
         to_revision = case when ended.state = 'succeeded' then ended.to_revision
                            else coalesce(ended.to_revision, job.to_revision) end,
         resolved = job.resolved or ended.state = 'succeeded',

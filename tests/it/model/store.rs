@@ -61,6 +61,9 @@ impl Store {
             name: name(worker),
             concurrency: 4,
             draining: false,
+            only_run: None,
+            runner: "sql".into(),
+            servers: SERVERS.map(Into::into).to_vec(),
         }
     }
 
@@ -130,6 +133,7 @@ impl Store {
             },
             wave: job.1,
             from: None,
+            from_known: true,
             to: Some("1".into()),
             resolved: true,
             current: false,
