@@ -43,10 +43,11 @@ const OUTCOMES: [&str; 10] = [
 ];
 
 /// What `herder_connection_refused_total{reason}` can say.
-const REFUSALS: [&str; 4] = [
+const REFUSALS: [&str; 5] = [
     "connection_lost",
     "too_many_connections",
     "server_shutdown",
+    "server_starting",
     "wrong_credentials",
 ];
 
@@ -327,7 +328,7 @@ impl Metrics {
         // A database that swallows questions must not look like one that answers.
         let answered = match tokio::time::timeout(REFRESH_TIMEOUT, asked).await {
             Ok(answered) => answered,
-            Err(_) => Err(StoreError::Database(sqlx::Error::PoolTimedOut)),
+            Err(_) => Err(StoreError::Silent(REFRESH_TIMEOUT)),
         };
         self.control_up.set(i64::from(answered.is_ok()));
         let (runs, usage, workers) = answered?;

@@ -26,7 +26,7 @@ use apalis_postgres::PostgresStorage;
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::{
     domain::{backoff::Backoff, job::Claim},
@@ -154,8 +154,12 @@ where
         F: Fn(Delivery) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        if tokio::spawn((handle.0.0)(delivery)).await.is_err() {
-            warn!("a handler panicked");
+        let claim = Arc::clone(&delivery.claim);
+        if let Err(panicked) = tokio::spawn((handle.0.0)(delivery)).await {
+            error!(
+                run.id = %claim.run, tenant.id = %claim.tenant, attempt = claim.epoch, error = %panicked,
+                "The attempt at tenant `{}` panicked, which is a bug in Herder", claim.tenant
+            );
         }
         Ok(())
     }
@@ -260,7 +264,11 @@ impl Claims {
         // still would keep the line from whoever writes outcomes.
         let claimer = Arc::clone(&self.claimer);
         let claimed = tokio::spawn(async move { claimer.claim(room).await });
-        let pause = match claimed.await.unwrap_or_else(|_| Ok(Vec::new())) {
+        let claimed = claimed.await.unwrap_or_else(|panicked| {
+            error!(error = %panicked, "A claim panicked, which is a bug in Herder");
+            Ok(Vec::new())
+        });
+        let pause = match claimed {
             Ok(deliveries) if !deliveries.is_empty() => {
                 self.faults = 0;
                 return deliveries;

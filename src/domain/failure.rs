@@ -101,7 +101,7 @@ pub fn classify_sqlstate(sqlstate: &str, message: &str) -> FailureClass {
         // object_in_use.
         "55P03" | "40P01" | "40001" | "57014" | "55006" => FailureClass::Transient,
         // too_many_connections, cannot_connect_now, admin_shutdown, crash_shutdown, idle_session_timeout,
-        // idle_in_transaction_session_timeout, disk_full.
+        // idle_in_transaction_session_timeout.
         "53300" | "57P03" | "57P01" | "57P02" | "57P05" | "25P03" => FailureClass::Infrastructure,
         // A full disk or lack of memory may pass, but a migration that fills the disk must not fill it for ever.
         "53100" | "53200" => FailureClass::Transient,
@@ -122,7 +122,10 @@ pub fn reason_of_sqlstate(sqlstate: &str, message: &str) -> &'static str {
         "40001" => "serialization_failure",
         "57014" => "statement_timeout",
         "53300" => "too_many_connections",
-        "57P01" | "57P02" | "57P03" => "server_shutdown",
+        "53100" => "disk_full",
+        "53200" => "out_of_memory",
+        "57P01" | "57P02" => "server_shutdown",
+        "57P03" => "server_starting",
         "25P03" | "57P05" => "idle_timeout",
         "28P01" | "28000" => "wrong_credentials",
         "3D000" => "database_missing",

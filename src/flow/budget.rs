@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use sqlx::{Connection, PgConnection, Row};
 
 use super::{
     context::{Context, chain},
     pooler,
     privileges::{Owner, closed, owners},
-    service::{INSPECT, Service},
+    service::{INSPECT, Service, on_each_server},
 };
 use crate::{
     database_url::DatabaseUrl,
@@ -251,7 +250,7 @@ pub(super) async fn read(
 /// Asks servers of the config about themselves, side by side, each over the connection that is counted for such things.
 /// What keeps one from answering is told in words.
 pub async fn ask_each(cx: &Context, servers: &[&str]) -> Vec<Result<Arithmetic, String>> {
-    join_all(servers.iter().map(async |server| {
+    on_each_server(servers.iter().map(async |server| {
         let url = match cx.servers.contains(server) {
             true => cx.servers.url(server, None).map_err(|e| chain(&e))?,
             false => return Err("the config has no url for it".into()),

@@ -5,7 +5,6 @@ use std::{
     sync::Arc,
 };
 
-use futures_util::future::join_all;
 use tracing::info;
 use uuid::Uuid;
 
@@ -25,7 +24,7 @@ use crate::{
         inspect::{OwnUrls, Read, inspect},
         prove::{Refuted, prove},
         resolve::{ResolveError, Resolved, resolve_selected},
-        service::Service,
+        service::{Service, on_each_server},
     },
     runner::{Offer, RunnerError, apply::fits},
     store::{
@@ -476,7 +475,7 @@ async fn servers(
         Some(asked)
     });
     let mut rows = Vec::new();
-    for (row, error) in join_all(asked).await.into_iter().flatten() {
+    for (row, error) in on_each_server(asked).await.into_iter().flatten() {
         match error {
             Some(pooled @ RunnerError::Pooled(_)) => {
                 return Err(EnqueueError::Pooled {

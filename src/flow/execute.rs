@@ -243,9 +243,14 @@ impl Attempt<'_> {
         settled
     }
 
+    /// Where its tenant is. The list of tenants is asked for a URL that stands nowhere else, and may take its time.
     pub(super) async fn url(&self) -> Result<DatabaseUrl, RunnerError> {
         (self.enter)(Step::Connecting);
-        self.cx.url_of(self.claim).await
+        tokio::select! {
+            biased;
+            () = self.stop.token().cancelled() => Err(RunnerError::Cancelled),
+            url = self.cx.url_of(self.claim) => url,
+        }
     }
 
     pub(super) async fn connect(&self, url: &DatabaseUrl, label: &str) -> Result<KeptSession, RunnerError> {
@@ -493,7 +498,7 @@ impl Attempt<'_> {
                     ));
                     return Some(Settlement::Failed(recorded));
                 }
-                // The longer it lasts, the rarer the tries; `starts` counts them.
+                // The longer it lasts, the rarer the tries.
                 let tries = claim.blocked.map_or(1, |b| {
                     1 + i32::try_from(b.as_secs() / 2).unwrap_or(i32::MAX).min(30)
                 });
@@ -589,7 +594,7 @@ fn describe(ledger: &Ledger) -> String {
     }
 }
 
-/// Whether a direction is upwards: what the log says.
+/// What the log says that an attempt did to its tenant.
 pub(super) fn verb(direction: Direction) -> &'static str {
     match direction {
         Direction::Upgrade => "Migrated",

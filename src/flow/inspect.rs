@@ -5,7 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::join_all;
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::{
@@ -16,7 +15,7 @@ use crate::{
     },
     flow::{
         context::{Context, chain},
-        service::{INSPECT, Service},
+        service::{INSPECT, Service, on_each_server},
     },
     runner::{LedgerTable, RunnerError, Subject, as_applied},
     session::{TenantSession, quote},
@@ -54,7 +53,7 @@ pub async fn inspect(cx: &Context, tenants: &[Tenant], own_urls: &OwnUrls) -> Re
         Ok::<_, StoreError>(read)
     });
     let mut all: Vec<Option<Read>> = tenants.iter().map(|_| None).collect();
-    for server in join_all(read).await {
+    for server in on_each_server(read).await {
         for (i, read) in server? {
             all[i] = Some(read);
         }

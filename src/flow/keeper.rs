@@ -17,7 +17,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     context::{Context, chain},
     pulse::Health,
-    service::{RECLAIM, Service},
+    service::{RECLAIM, SERVERS_AT_ONCE, Service},
 };
 use crate::{
     database_url::DatabaseUrl,
@@ -45,9 +45,6 @@ const TERMINATE_MS: i64 = 3000;
 
 /// How long a server's slots may take to be reclaimed. What is left by then is for the next round.
 const RECLAIM_LIMIT: Duration = Duration::from_secs(20);
-
-/// How many servers are reclaimed at once: more than are ever down together, and few enough sockets.
-const RECLAIMS: usize = 32;
 
 /// What the keeper works with.
 pub(super) struct Keeper {
@@ -174,7 +171,7 @@ impl Keeper {
                 servers.entry(suspect.server.clone()).or_default().push(suspect);
             }
             for (server, suspects) in servers {
-                if busy.len() < RECLAIMS && !busy.contains_key(&server) {
+                if busy.len() < SERVERS_AT_ONCE && !busy.contains_key(&server) {
                     let keeper = Arc::clone(&self);
                     let name = server.clone();
                     let task = tasks.spawn(async move { keeper.reclaim(&name, suspects).await });

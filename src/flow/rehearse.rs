@@ -5,13 +5,12 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
 use serde::Serialize;
 
 use super::{
     context::{Context, chain},
     enqueue::{Plan, Planned},
-    service::{REHEARSAL, Service},
+    service::{REHEARSAL, Service, on_each_server},
 };
 use crate::{
     config::LimitsConfig,
@@ -117,7 +116,7 @@ pub async fn rehearse(cx: &Context, plan: &Plan, options: Options) -> Result<Vec
         .into_iter()
         .map(|(server, members)| stage.on_server(server, members));
     let mut tried: Vec<(usize, Tried)> = Vec::new();
-    for server in join_all(done).await {
+    for server in on_each_server(done).await {
         tried.extend(server?);
     }
     tried.sort_by_key(|(number, _)| *number);

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::{StreamExt, stream};
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
@@ -38,6 +39,23 @@ pub(super) const RECLAIM: &str = "herder/reclaim";
 
 /// The label of a session that rehearses plans.
 pub(super) const REHEARSAL: &str = "herder/rehearsal";
+
+/// How many servers one process works with at a time: a fleet may have a server for each tenant, and each takes sockets.
+pub(super) const SERVERS_AT_ONCE: usize = 32;
+
+/// Waits for what is done on each of many servers, some of them at a time. The answers come in the order of the questions.
+pub(super) async fn on_each_server<T>(tasks: impl IntoIterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let numbered = tasks
+        .into_iter()
+        .enumerate()
+        .map(|(n, task)| async move { (n, task.await) });
+    let mut answers: Vec<(usize, T)> = stream::iter(numbered)
+        .buffer_unordered(SERVERS_AT_ONCE)
+        .collect()
+        .await;
+    answers.sort_by_key(|(n, _)| *n);
+    answers.into_iter().map(|(_, answer)| answer).collect()
+}
 
 /// The service connection of one server, held. Dropped without [`release`](Self::release), it is free when the lease has
 /// run out.

@@ -107,6 +107,8 @@ struct Shared {
     claimed_at: AtomicU64,
     /// Whether its own connections have lost their room.
     signed_off: AtomicBool,
+    /// Whether a part of it is missing that it cannot work without.
+    panicked: AtomicBool,
 }
 
 impl Worker {
@@ -136,6 +138,7 @@ impl Worker {
                 started: Instant::now(),
                 claimed_at: AtomicU64::new(0),
                 signed_off: AtomicBool::new(false),
+                panicked: AtomicBool::new(false),
             }),
         }
     }
@@ -232,8 +235,8 @@ impl Worker {
             metrics: shared.metrics.clone(),
             lease: config.lease,
         };
-        let pulse = tokio::spawn(pulse.run());
-        let keeper = tokio::spawn(keeper.run());
+        let pulse = shared.spawn_vital("heartbeat", pulse.run());
+        let keeper = shared.spawn_vital("keeper", keeper.run());
         let silence = CancellationToken::new();
         let herald = Herald::new(&shared.cx.config.notify, shared.cx.pool.clone())
             .map(|herald| tokio::spawn(herald.run(silence.clone())));
@@ -278,7 +281,10 @@ impl Worker {
         end(pulse).await;
         shared.give_back_rest().await;
         shared.sign_off().await;
-        ran
+        match shared.panicked.load(Ordering::Relaxed) {
+            true => Err("a part of the worker panicked".into()),
+            false => ran,
+        }
     }
 }
 
@@ -319,6 +325,24 @@ impl Shared {
             runner: runner_kind(&self.cx.config.runner).into(),
             servers: self.cx.servers.names().map(str::to_owned).collect(),
         }
+    }
+
+    /// Runs a part that lasts as long as the worker. Without it the worker would look alive and do nothing: if it panics, the
+    /// worker is drained, and ends with an error.
+    fn spawn_vital(
+        self: &Arc<Self>,
+        part: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> JoinHandle<()> {
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                error!("The {part} panicked, which is a bug in Herder: this worker drains and ends");
+                shared.panicked.store(true, Ordering::Relaxed);
+                shared.draining.store(true, Ordering::Relaxed);
+                shared.drain.cancel();
+            }
+        })
     }
 
     /// Signs on. The control database may be away: then it is waited for.

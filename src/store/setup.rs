@@ -34,6 +34,12 @@ pub enum SetupState {
 pub async fn setup(pool: &PgPool) -> Result<(), StoreError> {
     // A connection of its own, closed at the end whatever happens: the lock goes with it.
     let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
+    // What is right for a claim is wrong for an index over a million jobs.
+    sqlx::raw_sql(
+        "set statement_timeout = 0; set enable_seqscan = on; set enable_sort = on; set plan_cache_mode = auto",
+    )
+    .execute(&mut connection)
+    .await?;
     sqlx::query("select pg_advisory_lock($1)")
         .bind(SETUP_LOCK)
         .execute(&mut connection)

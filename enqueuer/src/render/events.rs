@@ -382,7 +382,7 @@ pub(crate) mod tests {
         lock.ready_at = Some(lock.at + chrono::TimeDelta::seconds(5));
         let mut put_off = failed(
             event(5, 1, "epsilon", "snoozed"),
-            "server_shutdown",
+            "server_starting",
             "57P03",
             "the database system is starting up",
             None,

@@ -1,5 +1,7 @@
 //! What a tenant is, as text: two tenants with the same text are the same.
 
+use std::collections::HashSet;
+
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use crate::{domain::failure::cut, runner::RunnerError, session::quote};
@@ -23,8 +25,7 @@ pub(super) async fn catalog(on: &mut PgConnection, schema: Option<&str>) -> Resu
         .persistent(false)
         .fetch_all(on)
         .await?;
-    let own = |line: String| schema.map_or(line.clone(), |s| line.replace(s, OWN));
-    Ok(lines.into_iter().map(own).collect())
+    Ok(lines.into_iter().map(|line| own(line, schema)).collect())
 }
 
 /// The rows of every table in a schema, or in the whole database, and where its sequences stand. One line for each.
@@ -109,7 +110,10 @@ const SEQUENCES: &str = "
     order by 1";
 
 fn own(line: String, schema: Option<&str>) -> String {
-    schema.map_or(line.clone(), |s| line.replace(s, OWN))
+    match schema {
+        Some(schema) => line.replace(schema, OWN),
+        None => line,
+    }
 }
 
 /// A column's value as text, the same for all tenants.
@@ -144,6 +148,7 @@ pub(super) struct Difference {
 /// What the second has instead of the first.
 pub(super) fn difference(before: &[String], after: &[String]) -> Option<Difference> {
     let only = |these: &[String], others: &[String]| {
+        let others: HashSet<&String> = others.iter().collect();
         let first = these.iter().find(|line| !others.contains(line))?;
         Some(cut(&first.split_whitespace().collect::<Vec<_>>().join(" "), 200))
     };

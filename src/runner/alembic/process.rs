@@ -57,6 +57,10 @@ const MODULES: [(&str, &str); 18] = [
 /// How long a process may take to import Alembic. Half a second is usual; a cold disk and a busy machine take many.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long it may take to read a project, or to render it: a large application takes a minute to import. Whoever waits for
+/// that holds a slot.
+const READING_LIMIT: Duration = Duration::from_secs(5 * 60);
+
 /// How much of its standard error is kept for a request.
 const TAIL: usize = 8 * 1024;
 
@@ -205,7 +209,7 @@ impl WarmProcess {
     pub async fn describe(&mut self, project: &Project) -> Result<Description, WarmError> {
         let request =
             json!({ "do": "describe", "ini": project.ini.to_string_lossy(), "section": project.section });
-        self.ask(request, Scrubber::default()).await
+        self.ask_in_time(request).await
     }
 
     /// Migrates one tenant. Cancel safe: a dropped future ends the migration, and this process with it.
@@ -289,7 +293,7 @@ impl WarmProcess {
             "application_name": "herder/render",
             "settings": {},
         });
-        self.ask(request, Scrubber::default()).await
+        self.ask_in_time(request).await
     }
 
     /// Ends the process and everything that it started, and waits until it is gone.
@@ -331,6 +335,17 @@ impl WarmProcess {
                 self.ask_once(request, scrubber).await
             }
             answer => answer,
+        }
+    }
+
+    /// The same, about nothing that is secret, and not for ever: what a project does when it is imported may never end.
+    async fn ask_in_time<T: DeserializeOwned>(&mut self, request: Value) -> Result<T, WarmError> {
+        match timeout(READING_LIMIT, self.ask(request, Scrubber::default())).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let minutes = READING_LIMIT.as_secs() / 60;
+                Err(self.misunderstood(format!("reading the project took longer than {minutes} minutes")))
+            }
         }
     }
 

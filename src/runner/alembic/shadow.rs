@@ -12,6 +12,7 @@ use std::{
 
 use rand::Rng;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use tracing::warn;
 
 use super::{
     Migration, WarmError, WarmProcess, Whereabouts,
@@ -146,16 +147,17 @@ impl<'a> Shadow<'a> {
                 .unwrap_or_else(|_| unproven(format!("its proof was not done in {} min", LIMIT.as_secs() / 60))),
             () = cancel.cancelled() => Err(Stop::Error(RunnerError::Cancelled)),
         };
+        // What is left is cleared away by a later proof, and proves nothing against the plan.
         let cleared = tokio::time::timeout(CLEAR_LIMIT, self.clear()).await;
+        if let Err(error) = cleared.unwrap_or(Err(RunnerError::Silent(CLEAR_LIMIT))) {
+            let (a, b) = (&self.live.name, &self.planned.name);
+            warn!(%error, "Cannot remove the scratch schemas `{a}` and `{b}`; a later proof will");
+        }
         match proven {
             Err(Stop::Error(error)) => Err(error),
             Err(Stop::Refuted(why)) => Ok(Verdict::Refuted { why }),
             Err(Stop::Unproven(why)) => Ok(Verdict::Unproven { why }),
-            Ok(()) => match cleared {
-                Ok(Ok(())) => Ok(Verdict::Proven),
-                // It will be cleared away by a later proof, and it proves nothing against the plan.
-                Ok(Err(_)) | Err(_) => Ok(Verdict::Proven),
-            },
+            Ok(()) => Ok(Verdict::Proven),
         }
     }
 
