@@ -807,6 +807,9 @@ async fn what_a_module_keeps_of_one_tenant_does_not_meet_the_next() {
     let settings = "import os\nclass Settings:\n    def __init__(self):\n        self.tenant = os.environ.get('TENANT', 'public')\n\
                     settings = Settings()\n";
     let (import_settings, import_tenant) = ("from settings import settings\n", "import tenant\n");
+    let in_a_class = "class Settings:\n    SCHEMA = 'public'\n";
+    let in_a_cache = "import functools\nfrom alembic import context\n\n@functools.lru_cache\ndef schema():\n    \
+                      return [context.get_x_argument(as_dictionary=True)['schema']]\n";
     for (name, module, prelude, body) in [
         (
             "settings.py",
@@ -826,6 +829,45 @@ async fn what_a_module_keeps_of_one_tenant_does_not_meet_the_next() {
             by_argument,
             import_tenant.to_owned(),
             "import tenant; op.execute(f'create table \"{tenant.TENANT}\".t (x int)')",
+        ),
+        (
+            "settings.py",
+            in_a_class,
+            "from settings import Settings\nSettings.SCHEMA = schema\n".to_owned(),
+            "from settings import Settings; op.execute(f'create table \"{Settings.SCHEMA}\".t (x int)')",
+        ),
+        (
+            "tenant.py",
+            in_a_cache,
+            String::new(),
+            "import tenant; op.execute(f'create table \"{tenant.schema()[0]}\".t (x int)')",
+        ),
+        // What a revision has begun to read, and what it told Python to do.
+        (
+            "rows.csv",
+            "t\n",
+            String::new(),
+            "import decimal; decimal.getcontext().prec = decimal.getcontext().prec - 15\n    \
+             [op.execute(f'create table \"{op.get_context().version_table_schema}\".{row[0]} (x int)') for row in ROWS]\n\n\
+             import csv\nROWS = csv.reader(open('rows.csv'))",
+        ),
+        // A listener that watches all engines.
+        (
+            "listening.py",
+            "",
+            "import sqlalchemy\n@sqlalchemy.event.listens_for(sqlalchemy.engine.Engine, 'connect', insert=True)\n\
+             def into(connection, _):\n    cursor = connection.cursor()\n    \
+             cursor.execute(f'set search_path = \"{schema}\"')\n    \
+             connection.commit()\n"
+                .to_owned(),
+            "op.execute('create table t (x int)')",
+        ),
+        // The history is read without env.py, and what the revision imports then knows nothing of a tenant.
+        (
+            "settings.py",
+            "SCHEMA = 'public'\n",
+            "import settings\nsettings.SCHEMA = schema\n".to_owned(),
+            "op.execute(f'create table \"{SCHEMA}\".t (x int)')\n\nfrom settings import SCHEMA",
         ),
     ] {
         let database = Database::new().await;
@@ -855,37 +897,26 @@ async fn what_a_module_keeps_of_one_tenant_does_not_meet_the_next() {
     }
 }
 
-/// A `.env` file that env.py reads is the same for all.
 #[tokio::test]
-async fn an_env_that_says_the_same_each_time_keeps_its_process() {
-    let database = Database::new().await;
-    database.run("create table pids (pid int)").await;
-    let env = format!("import os\nos.environ['COLOUR'] = 'blue'\nimport colours\n{SYNC_ENV}");
-    let project = Handmade::new(&env).revision(
-        "a",
-        None,
-        "import os; op.execute(f'insert into public.pids values ({os.getpid()})')",
-    );
-    // And one that does not like to be looked at.
-    let proxy =
-        "class Proxy:\n    def __getattribute__(self, name):\n        raise RuntimeError('out of context')\n";
-    project.write(
-        "colours.py",
-        &format!("import os\nCOLOUR = os.environ['COLOUR']\n{proxy}PROXY = Proxy()\n"),
-    );
+async fn a_url_that_a_module_keeps_is_not_the_next_tenants() {
+    let keeping =
+        "import kept\nkept.URL = kept.URL or context.config.get_main_option('sqlalchemy.url')\nengine =";
+    let env = SYNC_ENV
+        .replace("engine =", keeping)
+        .replace("context.config.get_main_option(\"sqlalchemy.url\")", "kept.URL");
+    let project = Handmade::new(&env).revision("a", None, "op.execute('create table t (x int)')");
+    project.write("kept.py", "URL = None\n");
     let mut process = warm().await;
-    process.describe(&project.project()).await.expect("a description");
-    for schema in ["one", "two", "three"] {
-        database.run(&format!("create schema {schema}")).await;
-        database.run("drop table if exists alembic_version").await;
-        let tenant = Tenant::new(&database.url);
-        process
-            .migrate(&project.project(), &tenant.up())
-            .await
-            .expect(schema);
+    for scheme in ["postgresql+psycopg", "postgresql+psycopg2"] {
+        for database in [Database::new().await, Database::new().await] {
+            let tenant = Tenant::new(&database.url).scheme(scheme);
+            process
+                .migrate(&project.project(), &tenant.up())
+                .await
+                .expect(scheme);
+            assert_eq!(database.count("select count(*) from t").await, 0, "{scheme}");
+        }
     }
-    assert_eq!(database.count("select count(*) from pids").await, 3);
-    assert_eq!(database.count("select count(distinct pid) from pids").await, 1);
 }
 
 #[tokio::test]
@@ -1470,7 +1501,7 @@ async fn a_pool_reuses_its_processes_and_never_exceeds_its_size() {
     let project = Handmade::new(SYNC_ENV).revision(
         "a",
         None,
-        r#"op.execute(f"create table t as select {__import__('os').getpid()} as pid")"#,
+        r#"op.execute(f"create table t as select {__import__('os').getppid()} as pid")"#,
     );
     let work = async |_: usize| {
         let database = Database::new().await;

@@ -23,7 +23,7 @@ mod runner;
 mod scrub;
 mod shadow;
 
-pub use pool::{RECYCLE_AFTER, WarmGuard, WarmPool};
+pub use pool::{WarmGuard, WarmPool};
 pub use process::{Launch, WarmProcess};
 pub use protocol::{
     Connections, Description, Event, Ledger, Migrated, Migration, Project, Refusal, Rendered, Rendering,

@@ -8,11 +8,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::process::{Launch, WarmProcess};
 use super::protocol::WarmError;
 
-/// After how many tenants a process is replaced. What env.py leaves behind (event listeners, log handlers, engines that
-/// nobody disposes of) piles up in it: 55 MB became 64 MB in 500 tenants. A new one costs a third of a second, so
-/// less than a millisecond for each of them.
-pub const RECYCLE_AFTER: u32 = 500;
-
 /// At most N warm processes, started when they are needed.
 #[derive(Clone)]
 pub struct WarmPool {
@@ -61,11 +56,6 @@ impl WarmPool {
         })
     }
 
-    /// Ends the idle processes: the next checkout starts a new one, which has imported nothing of the user's.
-    pub fn end_idle(&self) {
-        self.shared.idle().clear();
-    }
-
     /// The process used last, because its memory is the warmest. One that died while idle is dropped here.
     fn take_idle(&self) -> Option<WarmProcess> {
         let mut idle = self.shared.idle();
@@ -78,7 +68,7 @@ impl WarmPool {
     }
 }
 
-/// A process that is checked out. Dropped, it goes back to the pool, unless it broke or has served its time.
+/// A process that is checked out. Dropped, it goes back to the pool, unless it broke.
 pub struct WarmGuard {
     process: Option<WarmProcess>,
     shared: Arc<Shared>,
@@ -111,7 +101,7 @@ impl Drop for WarmGuard {
         let Some(process) = self.process.take() else {
             return;
         };
-        if process.is_usable() && process.tenants() < RECYCLE_AFTER {
+        if process.is_usable() {
             self.shared.idle().push(process);
         }
     }

@@ -16,8 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::protocol::{
-    Answer, Description, Migrated, Migration, Project, Rendered, Rendering, ToolErrorKind, Versions,
-    WarmError, Whereabouts,
+    Answer, Description, Migrated, Migration, Project, Rendered, Rendering, Versions, WarmError, Whereabouts,
 };
 use super::scrub::Scrubber;
 use crate::database_url::RESERVED;
@@ -33,8 +32,10 @@ const STARTER: &str = "import sys; sys.path[:] = filter(None, sys.path); source 
 const BOOTSTRAP: &str = include_str!("warm/bootstrap.py");
 
 /// The other end of the pipe. It travels over the pipe too: no file, so a read-only file system will do.
-const MODULES: [(&str, &str); 18] = [
+const MODULES: [(&str, &str); 20] = [
     ("herder_warm", ""),
+    ("herder_warm.child", include_str!("warm/child.py")),
+    ("herder_warm.codes", include_str!("warm/codes.py")),
     ("herder_warm.connections", include_str!("warm/connections.py")),
     ("herder_warm.drivers", include_str!("warm/drivers.py")),
     ("herder_warm.errors", include_str!("warm/errors.py")),
@@ -120,7 +121,6 @@ impl Launch {
 /// goes on migrating that nobody waits for. If this program dies instead, the process sees its pipe end and does the
 /// same to itself.
 pub struct WarmProcess {
-    launch: Launch,
     child: Child,
     requests: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -129,10 +129,7 @@ pub struct WarmProcess {
     scrubber: Scrubber,
     versions: Versions,
     last_id: u64,
-    tenants: u32,
     usable: bool,
-    /// Whether what it has imported keeps something of its last tenant.
-    is_spent: bool,
 }
 
 impl WarmProcess {
@@ -152,7 +149,6 @@ impl WarmProcess {
         };
         let tail = Arc::new(Tail::default());
         let mut process = Self {
-            launch: launch.clone(),
             child,
             requests,
             answers: BufReader::new(answers),
@@ -165,9 +161,7 @@ impl WarmProcess {
                 sqlalchemy: String::new(),
             },
             last_id: 0,
-            tenants: 0,
             usable: true,
-            is_spent: false,
         };
         process.versions = process.greet().await.map_err(|error| match error {
             // Whatever it says before it can serve anybody is a failed import.
@@ -185,14 +179,9 @@ impl WarmProcess {
         &self.versions
     }
 
-    /// How many tenants it has been given.
-    pub fn tenants(&self) -> u32 {
-        self.tenants
-    }
-
     /// Whether it can take another request: no request broke off, and it still lives.
     pub fn is_usable(&self) -> bool {
-        self.usable && !self.is_spent && !self.has_exited()
+        self.usable && !self.has_exited()
     }
 
     /// The end of what it wrote to standard error during the last request, without passwords.
@@ -218,7 +207,6 @@ impl WarmProcess {
         project: &Project,
         migration: &Migration<'_>,
     ) -> Result<Migrated, WarmError> {
-        self.tenants += 1;
         self.ask_about("migrate", project, migration, None).await
     }
 
@@ -324,20 +312,6 @@ impl WarmProcess {
         }
     }
 
-    /// Asks it; or another one in its place, where it says that it is not fit for that.
-    async fn ask<T: DeserializeOwned>(&mut self, request: Value, scrubber: Scrubber) -> Result<T, WarmError> {
-        if self.is_spent {
-            self.renew().await?;
-        }
-        match self.ask_once(request.clone(), scrubber.clone()).await {
-            Err(WarmError::Tool(error)) if error.kind == ToolErrorKind::Spent => {
-                self.renew().await?;
-                self.ask_once(request, scrubber).await
-            }
-            answer => answer,
-        }
-    }
-
     /// The same, about nothing that is secret, and not for ever: what a project does when it is imported may never end.
     async fn ask_in_time<T: DeserializeOwned>(&mut self, request: Value) -> Result<T, WarmError> {
         match timeout(READING_LIMIT, self.ask(request, Scrubber::default())).await {
@@ -349,14 +323,7 @@ impl WarmProcess {
         }
     }
 
-    /// Ends the process, and starts another one.
-    async fn renew(&mut self) -> Result<(), WarmError> {
-        self.kill_group();
-        *self = Self::spawn(&self.launch.clone()).await?;
-        Ok(())
-    }
-
-    async fn ask_once<T: DeserializeOwned>(
+    async fn ask<T: DeserializeOwned>(
         &mut self,
         mut request: Value,
         scrubber: Scrubber,
@@ -405,7 +372,6 @@ impl WarmProcess {
             return Err(self.misunderstood(format!("answer {} to request {}", answer.id, self.last_id)));
         }
         self.stderr.wait_for_mark(answer.id).await;
-        self.is_spent |= answer.spent;
         match (answer.result, answer.error) {
             (_, Some(error)) => Err(WarmError::Tool(error)),
             (result, None) => serde_json::from_value(result.unwrap_or_default())

@@ -237,8 +237,6 @@ pub enum ToolErrorKind {
     Database,
     /// The warm process itself failed.
     Internal,
-    /// Only another process can do it: this one has imported what does not fit.
-    Spent,
 }
 
 /// A failure that Alembic, env.py, a migration or the server reported. It holds no password.
@@ -333,7 +331,4 @@ pub(super) struct Answer {
     pub(super) id: u64,
     pub(super) result: Option<serde_json::Value>,
     pub(super) error: Option<ToolError>,
-    /// Whether it has kept something of the tenant.
-    #[serde(default)]
-    pub(super) spent: bool,
 }

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-import warnings
 
 from alembic.config import CommandLine
 from alembic.runtime.environment import EnvironmentContext
@@ -82,25 +81,4 @@ def prepare(project, request, url, revision):
     config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
     # Without the URL: crash reporters like to print it.
     sys.argv = ["alembic", "-c", project.ini, "-n", project.section, direction, revision]
-    fresh_event_loop()
     return config
-
-
-def fresh_event_loop():
-    """Mends what an earlier env.py left behind: it may have closed the main thread's loop, or taken it away.
-
-    In a process of its own, `asyncio.get_event_loop()` would find a working loop there (before Python 3.14).
-    """
-    if "asyncio" not in sys.modules or sys.version_info >= (3, 14):
-        return
-    import asyncio
-
-    policy = asyncio.get_event_loop_policy()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            usable = not policy.get_event_loop().is_closed()
-    except RuntimeError:
-        usable = False
-    if not usable:
-        policy.set_event_loop(policy.new_event_loop())

@@ -19,7 +19,7 @@ from sqlalchemy.engine.mock import MockConnection
 from herder_warm.drivers import drivers_business, guard_drivers, with_casts
 from herder_warm.errors import Failure, explain
 from herder_warm.migrate import prepare
-from herder_warm.own import Memory, modules
+from herder_warm.own import modules
 from herder_warm.project import Project
 from herder_warm.run import Run
 from herder_warm.urls import sqlalchemy_url
@@ -70,7 +70,7 @@ def digest(project):
     """What the revision files do not cover: env.py, the configuration, and what they import of the user's own."""
     toml = os.path.join(project.folder, "pyproject.toml")
     sha = hashlib.sha256()
-    for path in [os.path.join(project.script.dir, "env.py"), project.ini, toml] + sorted(modules()):
+    for path in [os.path.join(project.script.dir, "env.py"), project.ini, toml] + modules():
         if os.path.isfile(path):
             with open(path, "rb") as file:
                 sha.update(file.read() + b"\0")
@@ -80,7 +80,7 @@ def digest(project):
 def refusal_of(error, project, run):
     """Why the user's code could not be rendered. What would fail for a tenant as well is an error."""
     failure = explain(error, project, run)
-    if failure.fields["kind"] in ("config", "script", "spent", "target"):
+    if failure.fields["kind"] in ("config", "script", "target"):
         raise failure
     return {"message": failure.fields["message"], "revision": run.step}
 
@@ -121,7 +121,6 @@ class Script:
             if run.started:
                 self.refuse("env.py migrates more than once")
             run.started = True
-            Memory.check_environment(run.environment)
             run.ledger = {"table": context.version_table, "schema": context.version_table_schema}
             for step in revisions(target, heads):
                 guard_drivers(refuse_connection)

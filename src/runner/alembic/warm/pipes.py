@@ -23,21 +23,21 @@ def take_over_pipes():
     return requests, os.fdopen(answers, "wb")
 
 
-def read_requests(descriptor, inbox):
-    """Feeds `inbox`, on its own thread, until the worker closes the pipe or dies."""
-    rest = b""
-    while True:
+def read_request(descriptor):
+    """The next request. Nothing is read beyond its line: that may be another process's to answer."""
+    line = b""
+    while not line.endswith(b"\n"):
         chunk = os.read(descriptor, 65536)
         if not chunk:
             end_at_once()
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            inbox.put(json.loads(line))
+        line += chunk
+    return json.loads(line)
 
 
 def end_at_once():
-    """Ends this process and whatever a migration started: no clean-up, so that every connection breaks now."""
-    if os.getpgrp() == os.getpid():
+    """Ends this process, the one that it was forked from, and whatever a migration started: no clean-up, so that every
+    connection breaks now."""
+    if os.getpgrp() in (os.getpid(), os.getppid()):
         os.killpg(os.getpgrp(), signal.SIGKILL)
     os._exit(1)
 

@@ -15,43 +15,29 @@ from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError, RevisionMap
 from alembic.util import CommandError
 
+from herder_warm import own
 from herder_warm.errors import Failure, config_hint, describe_error, env_hint, one_line
-from herder_warm.own import Memory, spent, stamp
 
 
 class Project:
-    """An ini file with its revision files, imported once and kept while the files stay as they are."""
-
-    kept = {}
+    """An ini file with its revision files."""
 
     @classmethod
     def open(cls, ini, section):
-        """The project as it is on disk now, from memory where possible. Changes into its folder, as its users do."""
+        """The project as it is on disk. Changes into its folder, as its users do."""
         if not os.path.isfile(ini):
             raise Failure("config", "there is no {}".format(ini), "`[runner] config` names Alembic's ini file")
         os.chdir(os.path.dirname(ini))
-        kept = cls.kept.get((ini, section))
-        if kept is None:
-            kept = cls.kept[ini, section] = cls(ini, section)
-        elif kept.fingerprint != kept.take_fingerprint():
-            raise spent("the project was edited")
-        Memory.check_files()
-        return kept
+        return cls(ini, section)
 
     def __init__(self, ini, section):
         self.ini, self.section, self.folder = ini, section, os.path.dirname(ini)
-        self.locations, self.recursive = [], False
+        self.locations = []
         try:
             self.script = ScriptDirectory.from_config(self.config())
         except (CommandError, configparser.Error, ImportError) as error:
             raise Failure("config", one_line(error), config_hint(error))
-        finally:
-            # `prepend_sys_path` is prepended again by each load.
-            sys.path[:] = list(dict.fromkeys(sys.path))
         self.locations = [os.path.abspath(str(path)) for path in self.script._version_locations]
-        self.recursive = bool(getattr(self.script, "recursive_version_locations", False))
-        # Taken before the files are read: a change in between is then seen by the next request.
-        self.fingerprint = self.take_fingerprint()
         # Read when env.py comes to them, as the alembic command does: it may have prepared something for them.
         self.script.revision_map = RevisionMap(self.checked_revisions)
         self.check_env()
@@ -64,15 +50,6 @@ class Project:
         # An ini may be absent in a project that is configured by pyproject.toml alone.
         ini = None if self.ini == toml else self.ini
         return Config(ini, ini_section=self.section, **kwargs)
-
-    def take_fingerprint(self):
-        """Name, time and size of every file that a reload would read."""
-        files = [self.ini, os.path.join(self.folder, "pyproject.toml")]
-        for location in self.locations:
-            for root, folders, names in os.walk(location):
-                folders[:] = [name for name in folders if name != "__pycache__"] if self.recursive else []
-                files += [os.path.join(root, name) for name in names if ".py" in name]
-        return sorted((path, *stamp(path)) for path in files)
 
     def checked_revisions(self):
         """Alembic's revisions, less what it only warns about: a revision in two files, a parent in none."""
@@ -92,7 +69,9 @@ class Project:
     def loaded_revisions(self):
         """Imports all revision files. Whatever they raise is said with file and line."""
         try:
-            return list(self.script._load_revisions())
+            loaded = list(self.script._load_revisions())
+            own.loaded_by_alembic += [str(self.script.env_py_location)] + [script.path for script in loaded]
+            return loaded
         except (CommandError, RevisionError) as error:
             raise Failure("script", one_line(error))
         except BaseException as error:
@@ -101,7 +80,6 @@ class Project:
 
     def load(self):
         """Reads all revisions, before env.py has prepared anything for them."""
-        Memory.is_virgin = False
         try:
             self.script.get_heads()
         except (CommandError, RevisionError) as error:

@@ -1,11 +1,8 @@
 """The migration in progress."""
 
-import os
-
 import sqlalchemy
 
 from herder_warm.errors import Failure
-from herder_warm.own import Memory
 
 # What a connection is marked with that goes elsewhere than to the tenant: to another database of the product's, say.
 ELSEWHERE = "herder_elsewhere"
@@ -26,7 +23,6 @@ class Run:
         except Exception:
             # Its own words would quote the URL.
             raise Failure("config", "the tenant's URL cannot be read", "a URL is postgresql://user:password@host:5432/database") from None
-        self.environment = dict(os.environ)  # As it is before env.py.
         self.place = None
         self.offline = None  # The script, while a plan is rendered.
         self.started = False
@@ -62,7 +58,6 @@ class Run:
 
         def steps(heads, context):
             self.started = True
-            Memory.check_environment(self.environment)
             self.heads_before = list(heads)
             self.ledger = {"table": context.version_table, "schema": context.version_table_schema}
             self.outer_transaction = bool(getattr(context, "_in_external_transaction", False))
@@ -78,7 +73,6 @@ class Run:
     def look(self, _heads, context):
         """Alembic's list of steps where there are none: only says where they would be done."""
         self.started = True
-        Memory.check_environment(self.environment)
         row = context.connection.exec_driver_sql("SELECT current_database(), current_schema()").fetchone()
         ledger, session = ledger_schema(context), session_of(context.connection)
         self.place = {"database": row[0], "schema": row[1], "ledger": ledger, "session": session}

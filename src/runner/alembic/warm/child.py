@@ -1,0 +1,73 @@
+"""The process of one request. It answers on its main thread, where `asyncio.run` works and signal handlers may be set. A second
+thread watches: when the pipe ends, the worker is dead, and nothing must go on migrating for nobody.
+"""
+
+import json
+import mmap
+import os
+import select
+import threading
+
+from herder_warm import codes, own
+from herder_warm.errors import Failure, describe_error
+from herder_warm.migrate import look, migrate
+from herder_warm.offline import render
+from herder_warm.pipes import end_at_once, read_request, send
+from herder_warm.project import describe
+from herder_warm.scrub import Scrubber
+from herder_warm.session import session
+
+HANDLERS = {"describe": describe, "look": look, "migrate": migrate, "render": render, "session": session}
+
+
+def answer_one(requests, answers, legacy):
+    """Waits for a request, answers it, and ends."""
+    threading.Thread(target=watch, args=(requests,), daemon=True).start()
+    request = read_request(requests)
+    try:
+        answer = {"ok": True, "result": HANDLERS[request["do"]](request)}
+    except Failure as failure:
+        answer = {"ok": False, "error": failure.fields}
+    except BaseException as error:
+        answer = {"ok": False, "error": Failure("internal", describe_error(error)).fields}
+    # A plan goes as it is: its URL was made up, and a text that looks like somebody's URL belongs to the plan.
+    if "events" not in (answer.get("result") or {}):
+        answer = Scrubber(request.get("url") or "")(answer)
+    # Before the answer: behind it, there may be no time for anything.
+    legacy.leave()
+    send(answers, dict(answer, id=request["id"]))
+    os._exit(0)
+
+
+def watch(requests):
+    """Waits, without reading, until the worker has closed the pipe or died."""
+    poll = select.poll()
+    poll.register(requests, 0)
+    poll.poll()
+    end_at_once()
+
+
+class Legacy:
+    """What a child leaves to those behind it: the names of what it has imported, in memory that it shares with the process that
+    it was forked from. A child that ends otherwise than by answering leaves nothing."""
+
+    SIZE = 1 << 20
+
+    def __init__(self):
+        self.memory = mmap.mmap(-1, self.SIZE)
+
+    def leave(self):
+        left = json.dumps({"tools": own.tools(), "files": own.files()}).encode()
+        left = left if len(left) < self.SIZE - 8 else b"{}"
+        self.memory[8 : 8 + len(left)] = left
+        self.memory[:8] = len(left).to_bytes(8, "big")
+
+    def take_over(self):
+        """Makes ready for the next child what the last one has used. Whether that one has left anything."""
+        size = int.from_bytes(self.memory[:8], "big")
+        self.memory[:8] = bytes(8)
+        if size:
+            left = json.loads(self.memory[8 : 8 + size])
+            own.preload(left.get("tools", ()))
+            codes.compile_all(left.get("files", ()))
+        return size > 0
