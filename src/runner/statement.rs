@@ -51,6 +51,11 @@ impl Token<'_> {
         (self.kind == Kind::Text).then(|| inner.replace("''", "'"))
     }
 
+    /// Whether it is a string, in whichever quotes.
+    pub(crate) fn is_text(&self) -> bool {
+        self.kind == Kind::Text
+    }
+
     /// Whether it is a name in quotes.
     fn is_quoted(&self) -> bool {
         self.kind == Kind::Quoted

@@ -653,7 +653,7 @@ async fn what_is_drawn_when_a_revision_is_imported_stays_live() {
     )
     .expect("a file");
     let why = fleet.up(&["a"], "b").await.expect_err("it is drawn");
-    assert_eq!(why, "it renders other SQL a moment later, or in another process");
+    assert_eq!(why, "revision b renders other SQL each time, or for each tenant");
 }
 
 #[tokio::test]

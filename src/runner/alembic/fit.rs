@@ -13,7 +13,10 @@ use crate::{
         plan::{Plan, PlanStep, SCHEMA, Session, StepForm},
         tenant::Place,
     },
-    runner::{Ground, Offer, RunnerError},
+    runner::{
+        Ground, Offer, RunnerError,
+        statement::{split, tokens},
+    },
     session::quote,
 };
 
@@ -68,6 +71,27 @@ pub(super) fn deviation(plan: &Plan, session: &BTreeMap<String, String>) -> Opti
         .first()
         .is_some_and(|step| step.form.statements().any(says));
     (!is_said).then(|| format!("env.py works with {name} {value}, and a plan would not"))
+}
+
+/// The search_path that env.py sets before the first revision in its offline mode, as it is written there.
+pub(super) fn search_path(plan: &Plan) -> Option<String> {
+    let sql = plan.steps.first()?.form.statements().next()?;
+    let mut path = None;
+    for text in split(sql).into_iter().map(|range| &sql[range]) {
+        let words: Vec<_> = tokens(text).into_iter().take(3).collect();
+        let is = |at: usize, word: &str| words.get(at).is_some_and(|token| token.is(word));
+        if !is(0, "set") {
+            break;
+        }
+        let local = usize::from(is(1, "local") || is(1, "session"));
+        if is(1 + local, "search_path") {
+            let behind = text.to_ascii_lowercase().find("search_path")? + "search_path".len();
+            let value = text[behind..].trim_start();
+            let value = value.strip_prefix('=').or_else(|| value.get(2..))?;
+            path = Some(value.trim().to_owned());
+        }
+    }
+    path
 }
 
 /// The steps for the names that a tenant really has.

@@ -20,6 +20,7 @@ mod pool;
 mod process;
 mod protocol;
 mod runner;
+mod said;
 mod scrub;
 mod shadow;
 

@@ -8,8 +8,9 @@ use crate::{
     runner::statement::{split, tokens},
 };
 
-/// The other made-up schema: of another length, with another beginning, and one that needs quotes as well.
-pub(super) const OTHER_SCHEMA: &str = "Some Other:Place";
+/// The other made-up schema: of another length, with another beginning, and with all kinds of characters: whatever a revision
+/// makes of them shows.
+pub(super) const OTHER_SCHEMA: &str = "Some-Other Place:1.x";
 
 /// What stands for a tenant's database. Where that is the tenant, its name must not be in the plan either.
 pub(super) const DATABASE: &str = "herder_tenant";

@@ -7,6 +7,7 @@ use std::process::ExitStatus;
 
 use serde::{Deserialize, Serialize};
 
+use super::said::Said;
 use crate::domain::revision::Direction;
 
 /// An Alembic project: an ini file and the section of it that counts.
@@ -99,7 +100,9 @@ pub struct Whereabouts {
     pub schema: Option<String>,
     /// The schema of its ledger, where it names one or there is one.
     pub ledger: Option<String>,
-    /// What decides how its connection reads and writes times, by the names of the settings.
+    /// The schemas in which its connection looks for a name.
+    pub path: Vec<String>,
+    /// What its connection has set, beside Herder's own settings; and always what decides how it reads and writes times.
     pub session: BTreeMap<String, String>,
     /// What env.py says to it besides what it asks.
     pub besides: Vec<String>,
@@ -184,6 +187,8 @@ pub struct RevisionFile {
 pub struct Migrated {
     /// What env.py said outside all revisions, besides what it asked. Only in a proof.
     pub besides: Vec<String>,
+    /// What was said within revisions. Only in a proof.
+    pub said: Vec<Said>,
     /// The revisions applied or undone, in that order. Empty: the tenant was there already.
     pub steps: Vec<String>,
     /// What env.py's connection read from the ledger beforehand.

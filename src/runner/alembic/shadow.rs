@@ -15,10 +15,11 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tracing::warn;
 
 use super::{
-    Migration, WarmError, WarmProcess, Whereabouts,
+    Migrated, Migration, WarmError, WarmProcess, Whereabouts,
     digest::{Difference, catalog, difference, rows},
     fit,
     runner::{AlembicRunner, settings, to_error},
+    said,
 };
 use crate::{
     database_url::DatabaseUrl,
@@ -180,11 +181,16 @@ impl<'a> Shadow<'a> {
         self.bring_to_beginning(&mut process, &self.planned).await?;
         self.apply().await?;
         self.bring_to_beginning(&mut process, &self.live).await?;
-        self.migrate(&mut process, &self.live, self.plan.direction, self.target)
+        let done = self
+            .migrate(&mut process, &self.live, self.plan.direction, self.target)
             .await?;
         drop(process);
-
         self.compare(&since).await?;
+        let schema = self.live.schema.as_deref();
+        let ledger = self.runner.version_table();
+        if let Some(why) = said::difference(&done.said, &done.besides, self.plan, schema, ledger) {
+            return refuted(why);
+        }
         let mut on = open(self.ground.url, &self.ground).await?;
         let after = self.outside(&mut on).await?;
         close(on).await;
@@ -232,6 +238,7 @@ impl<'a> Shadow<'a> {
         let Whereabouts {
             database,
             schema,
+            path,
             ledger,
             session,
             besides,
@@ -254,9 +261,35 @@ impl<'a> Shadow<'a> {
             ));
         }
         self.has_all(&besides, &self.live)?;
+        self.searches(&path).await?;
         match fit::deviation(self.plan, &session) {
             Some(why) => unproven(why),
             None => Ok(()),
+        }
+    }
+
+    /// Whether a plan looks for names in the same schemas as env.py's connection: an operator that is not found makes another
+    /// comparison, and `IF EXISTS` nothing at all.
+    async fn searches(&self, live: &[String]) -> Result<(), Stop> {
+        let mut on = open(&self.live.url, &self.ground).await?;
+        let path = fit::search_path(self.plan)
+            .map(|path| path.replace(SCHEMA, self.live.schema.as_deref().unwrap_or(SCHEMA)))
+            .or_else(|| self.live.schema.as_deref().map(quote));
+        if let Some(path) = path {
+            on.execute(AssertSqlSafe(format!("set search_path to {path}")))
+                .await?;
+        }
+        let planned: Vec<String> = sqlx::query_scalar("select current_schemas(false)::text[]")
+            .fetch_one(&mut on)
+            .await?;
+        close(on).await;
+        match planned == live {
+            true => Ok(()),
+            false => unproven(format!(
+                "env.py's connection searches the schemas [{}], its script [{}]: let both set the same search_path",
+                live.join(", "),
+                planned.join(", ")
+            )),
         }
     }
 
@@ -355,7 +388,7 @@ impl<'a> Shadow<'a> {
         scratch: &Scratch,
         direction: Direction,
         target: &str,
-    ) -> Result<(), Stop> {
+    ) -> Result<Migrated, Stop> {
         let settings = settings(self.ground.limits);
         let migration = self.migration(scratch, direction, target, &settings);
         let within = nothing_outside(scratch);
@@ -364,7 +397,8 @@ impl<'a> Shadow<'a> {
                 .migrate_within(self.runner.project(), &migration, &within)
                 .await,
         )?;
-        self.has_all(&done.besides, scratch)
+        self.has_all(&done.besides, scratch)?;
+        Ok(done)
     }
 
     fn migration<'b>(

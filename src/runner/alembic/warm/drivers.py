@@ -14,16 +14,27 @@ PLAIN = (bool, int, str, decimal.Decimal, enum.Enum, type(None))
 
 
 def drivers_business(construct, dialect):
-    """The type of a value that means something else as a literal than as a driver's parameter: `x * 0.5` rounds
+    """A value that means something else as a literal than as a driver's parameter: `x * 0.5` rounds
     differently, an interval of 30 days becomes one of 720 hours. Rows that are only inserted are seen by the proof."""
-    if isinstance(construct, sqlalchemy.schema.DDLElement) or is_rows(construct):
+    if isinstance(construct, sqlalchemy.schema.DDLElement):
         return None
-    for bind in construct.compile(dialect=dialect).binds.values():
+    compiled = construct.compile(dialect=dialect)
+    # A column's own default or `onupdate`: it is computed when the statement is sent.
+    if getattr(compiled, "insert_prefetch", None) or getattr(compiled, "update_prefetch", None):
+        return "a value that a column's own default computes"
+    if is_rows(construct):
+        return None
+    if compiled.binds and dialect.driver == "asyncpg" and not hasattr(dialect, "bind_typing"):
+        return "a value that asyncpg sends with a type, under SQLAlchemy 1.4"
+    for bind in compiled.binds.values():
         value = bind.effective_value
+        process = bind.type._cached_bind_processor(dialect)
         values = value if bind.expanding and isinstance(value, (list, tuple)) else [value]
         for value in values:
-            if not isinstance(value, PLAIN) or isinstance(bind.type, sqlalchemy.JSON):
-                return type(value).__name__ if value is not None else "JSON"
+            sent = process(value) if process is not None else value
+            if not isinstance(value, PLAIN) or not isinstance(sent, PLAIN) or isinstance(bind.type, sqlalchemy.JSON):
+                kind = type(value).__name__ if value is not None else "JSON"
+                return "a value ({}) that each driver sends in its own way".format(kind)
     return None
 
 
@@ -38,7 +49,7 @@ def is_rows(construct):
 
 @contextlib.contextmanager
 def with_casts(construct, dialect):
-    """While it is rendered, texts have the type that the driver sends with them, if it does: without one, a literal takes that of
+    """While it is rendered, values have the type that the driver sends with them, if it does: without one, a literal takes that of
     what it is compared with, and `citext = 'A'` finds more than `citext = 'A'::VARCHAR`."""
     plain = dialect.statement_compiler
     casts = getattr(getattr(dialect, "bind_typing", None), "name", None) == "RENDER_CASTS"
@@ -55,8 +66,8 @@ def casting(compiler):
     class Casting(compiler):
         def render_literal_value(self, value, type_):
             text = super().render_literal_value(value, type_)
-            sent = type_.dialect_impl(self.dialect)
-            if isinstance(value, str) and getattr(sent, "render_bind_cast", False):
+            sent = type_._unwrapped_dialect_impl(self.dialect)
+            if value is not None and getattr(sent, "render_bind_cast", False):
                 return self.render_bind_cast(type_, sent, text)
             return text
 

@@ -28,6 +28,7 @@ def migrate(request):
     run, left_open = run_env(request, steps)
     return {
         "besides": run.besides,
+        "said": run.said,
         "steps": run.steps,
         "heads_before": run.heads_before,
         "ledger": run.ledger,

@@ -176,9 +176,9 @@ class Script:
         def noted(construct, *args, **kwargs):
             if isinstance(construct, str):
                 construct = sqlalchemy.text(construct)
-            kind = drivers_business(construct, impl.dialect)
-            if kind is not None:
-                self.refuse("it gives a statement a value ({}) that each driver sends in its own way".format(kind))
+            business = drivers_business(construct, impl.dialect)
+            if business is not None:
+                self.refuse("it gives a statement " + business)
             written = []
             is_ledger = getattr(construct, "table", None) is context._version
             with contextlib.nullcontext() if is_ledger else with_casts(construct, impl.dialect):

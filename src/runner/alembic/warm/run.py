@@ -1,11 +1,22 @@
 """The migration in progress."""
 
+import json
+
 import sqlalchemy
 
 from herder_warm.errors import Failure
 
 # What a connection is marked with that goes elsewhere than to the tenant: to another database of the product's, say.
 ELSEWHERE = "herder_elsewhere"
+
+
+# Where a connection is, and what env.py or its engine has set there, beside what Herder sets for each.
+PLACE = """
+    SELECT current_database(), current_schema(), array_to_json(current_schemas(false))::text,
+           (SELECT json_object_agg(name, setting)::text FROM pg_settings
+            WHERE source IN ('client', 'session') AND name NOT IN ('application_name', 'search_path', 'lock_timeout',
+                  'statement_timeout', 'client_connection_check_interval', 'client_encoding', 'extra_float_digits'))
+"""
 
 
 class Run:
@@ -33,6 +44,7 @@ class Run:
         self.outer_transaction = False
         self.within = request.get("within")  # What is said before each commit, where it is a proof's.
         self.besides = []  # What env.py says besides, where it is a proof's.
+        self.said = []  # What its revisions say, where it is a proof's.
         self.reached_out = None  # The failure of that, or of what is done elsewhere than in the tenant.
         self.database_failure = None  # What the database said last, other than 25P02.
         self.at_home = set()  # The connections whose search_path is known to lead to the tenant's schema.
@@ -73,9 +85,9 @@ class Run:
     def look(self, _heads, context):
         """Alembic's list of steps where there are none: only says where they would be done."""
         self.started = True
-        row = context.connection.exec_driver_sql("SELECT current_database(), current_schema()").fetchone()
-        ledger, session = ledger_schema(context), session_of(context.connection)
-        self.place = {"database": row[0], "schema": row[1], "ledger": ledger, "session": session}
+        row = context.connection.exec_driver_sql(PLACE).fetchone()
+        ledger, session = ledger_schema(context), dict(json.loads(row[3] or "{}"), **session_of(context.connection))
+        self.place = {"database": row[0], "schema": row[1], "path": json.loads(row[2]), "ledger": ledger, "session": session}
         return ()
 
     def stay_home(self, context):

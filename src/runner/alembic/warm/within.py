@@ -63,12 +63,30 @@ def note_aside(connection, statement, words):
         run.besides.append(statement.strip())
 
 
-def before_statement(connection, _cursor, statement, _parameters, context, _many):
+def note_step(connection, statement, parameters, context):
+    """What a revision says to a scratch tenant."""
+    run = Run.current
+    if run.step is None or not run.is_tenants(connection):
+        return
+    if context is not None and context.compiled is not None and connection.dialect.paramstyle in ("format", "pyformat"):
+        statement = statement.replace("%%", "%")
+    run.said.append(
+        {
+            "revision": run.step,
+            "statement": statement,
+            "has_values": bool(parameters),
+            "autocommit": bool(getattr(connection.connection, "autocommit", False)),
+        }
+    )
+
+
+def before_statement(connection, _cursor, statement, parameters, context, _many):
     """Whoever commits in words is checked as well. A statement that would commit itself gets a transaction around it."""
     if not is_watched(connection):
         return
     words = statement[REMARKS.match(statement).end() :]
     note_aside(connection, statement, words)
+    note_step(connection, statement, parameters, context)
     if COMMITS.match(words):
         check(connection)
     elif getattr(connection.connection, "autocommit", False) and not ALONE.match(words):
