@@ -478,7 +478,7 @@ impl Attempt<'_> {
         }
         let backoff = |n: i32| limits.backoff().delay(n.max(1).unsigned_abs(), rand::random());
         match error.class() {
-            FailureClass::Permanent if self.is_gone(&error).await => {
+            FailureClass::Permanent if self.is_gone(&error, &mut recorded).await => {
                 Some(Settlement::Skipped(recorded))
             }
             FailureClass::Permanent => Some(Settlement::Failed(recorded)),
@@ -556,14 +556,31 @@ impl Attempt<'_> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the tenant was dropped since the run was made, and taken off the list: then nothing is wrong.
-    async fn is_gone(&self, error: &RunnerError) -> bool {
-        if matches!(error, RunnerError::OffTheList) {
-            return true;
-        }
+    /// Whether the tenant was dropped since the run was made, and taken off the list: then nothing is wrong. A list of nobody at
+    /// all says nothing about anybody: it is being written, or its query is wrong, and a run must not succeed by that.
+    async fn is_gone(&self, error: &RunnerError, recorded: &mut JobError) -> bool {
+        let source = &self.cx.source;
+        let off_the_list = matches!(error, RunnerError::OffTheList);
         let dropped = matches!(error, RunnerError::SchemaMissing(_))
             || matches!(error, RunnerError::Database { sqlstate, .. } if sqlstate == "3D000");
-        dropped && matches!(self.cx.source.find(&self.claim.tenant).await, Ok(None))
+        if !(off_the_list || dropped && matches!(source.find(&self.claim.tenant).await, Ok(None))) {
+            return false;
+        }
+        match source.list().await {
+            Ok(list) if list.is_empty() => {
+                if off_the_list {
+                    recorded.message = "the tenant source lists nobody any more".into();
+                }
+                recorded.hint = Some(
+                    "a list of nobody does not say that this tenant is gone: once `herder tenants` shows the others, \
+                     `herder retry` tries again"
+                        .into(),
+                );
+                false
+            }
+            Ok(list) => list.iter().all(|listed| listed.id != self.claim.tenant),
+            Err(_) => false,
+        }
     }
 }
 
