@@ -425,14 +425,20 @@ async fn a_retry_that_needs_the_tool_where_there_is_no_room_for_it_is_refused() 
     assert_eq!(fleet.state().await, "failed");
     fleet.herder(&["budget", "main", "--set", "2"]).await.expect(0);
     fleet.herder(&["retry", "--local", "1"]).await.expect(0);
-    // And the other way round.
-    fleet.herder(&["budget", "main", "--set", "1"]).await.expect(0);
-    fleet.configure(|config| {
-        config["runner"]["plan"] = "never".into();
-        config["servers"]["main"]["budget"] = 5.into();
-    });
+}
+
+#[tokio::test]
+async fn the_budget_that_a_person_set_decides_whether_a_run_can_be_made() {
+    let setup = Setup::schemas(1).plans(steps(2)).set("servers.main.budget", 1);
+    let fleet = setup.start().await;
+    fleet.herder(&["upgrade", "--local", "1"]).await.expect(0);
+    fleet.configure(|config| config["runner"]["plan"] = "never".into());
     let down = ["downgrade", "--to", "-1", "--yes", "--local", "1"];
-    fleet.herder(&down).await.expect(3);
+    for (set, configured, exit) in [("2", 1, 0), ("1", 5, 3)] {
+        fleet.herder(&["budget", "main", "--set", set]).await.expect(0);
+        fleet.configure(|config| config["servers"]["main"]["budget"] = configured.into());
+        fleet.herder(&down).await.expect(exit);
+    }
 }
 
 /// sqlx tells the server another time zone than anybody else's client does.
