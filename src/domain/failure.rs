@@ -26,6 +26,21 @@ impl JobError {
         matches!(self.sqlstate.as_deref(), Some("53300" | "57P03"))
     }
 
+    /// The same of a plan's error, where the migration tool might have done without what the plan failed over, and failed for
+    /// another reason: that one comes second, since it is not what is wrong with the tenant.
+    #[must_use]
+    pub fn and_tool(self, tool: &Self) -> Self {
+        let also = tool.hint.iter().map(|hint| format!("; {hint}"));
+        Self {
+            hint: Some(format!(
+                "the migration tool itself may do without that, but could not be asked: {}{}",
+                tool.message,
+                also.collect::<String>()
+            )),
+            ..self
+        }
+    }
+
     /// The same without NUL, which no text of PostgreSQL's can hold, and a tool's output may; and cut, since a fleet has as
     /// many of them as tenants.
     pub fn storable(&self) -> Self {

@@ -60,8 +60,13 @@ pub enum Settlement {
         burns: bool,
     },
     /// Its plan does not fit where the tenant stands now: it goes back to ready, at once and at no cost, for the tool
-    /// itself. Where it stands.
-    Live(String),
+    /// itself.
+    Live {
+        /// Where it stands.
+        at: String,
+        /// What the plan failed with, where it was tried and the tool may do without that.
+        error: Option<JobError>,
+    },
     /// This worker drains: it goes back to ready, at once and at no cost.
     Returned,
     /// The tenant is gone from its source.
@@ -71,6 +76,14 @@ pub enum Settlement {
 }
 
 impl Settlement {
+    /// For the tool itself, without a plan having been tried.
+    pub fn live(at: impl Into<String>) -> Self {
+        Self::Live {
+            at: at.into(),
+            error: None,
+        }
+    }
+
     /// Whether the infrastructure was in the way, other than by being busy: a job for which nothing else happens for some
     /// minutes fails.
     pub fn is_blocked(&self) -> bool {
@@ -84,7 +97,7 @@ impl Settlement {
             Self::Failed(_) => "failed",
             Self::Retry { burns: true, .. } => "retried",
             Self::Retry { burns: false, .. } => "snoozed",
-            Self::Live(_) => "replanned",
+            Self::Live { .. } => "replanned",
             Self::Returned => "returned",
             Self::Skipped(_) => "skipped",
             Self::Cancelled => "cancelled",

@@ -6,6 +6,10 @@ use serde::{Deserialize, Deserializer};
 
 use crate::secret::shown;
 
+/// How near to a whole number a share must be, relative to its size, to be taken for it. Floats are wrong by a thousandth of this,
+/// and no person writes a percentage with ten digits.
+const EXACT: f64 = 1e-12;
+
 /// A number of tenants, or a share of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Amount {
@@ -39,7 +43,13 @@ impl Amount {
                 clippy::cast_sign_loss,
                 reason = "a share of a count fits one"
             )]
-            Self::Percent(p) => round(total as f64 * p / 100.0) as usize,
+            Self::Percent(p) => {
+                let share = total as f64 * p / 100.0;
+                // 64.6 % of 500 is 322.99999999999994 to a computer.
+                let whole = share.round();
+                let is_whole = (share - whole).abs() <= EXACT * share.max(1.0);
+                (if is_whole { whole } else { round(share) }) as usize
+            }
         }
     }
 }
@@ -125,6 +135,25 @@ mod tests {
         }
         .waves(total)
         .collect()
+    }
+
+    #[test]
+    fn a_share_that_is_a_whole_number_is_that_number() {
+        // Every percentage with one digit behind the point.
+        for tenths in 0..=1000_u32 {
+            let amount: Amount = format!("{}.{}%", tenths / 10, tenths % 10)
+                .parse()
+                .expect("amount");
+            for total in [1, 7, 500, 1000, 99_999] {
+                let exact = tenths as usize * total;
+                let (below, above) = (exact / 1000, exact.div_ceil(1000));
+                assert_eq!(
+                    (amount.within(total), amount.of(total)),
+                    (below, above),
+                    "{amount} of {total}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -101,16 +101,8 @@ impl Arithmetic {
 /// A budget: a share is one of what the server does not reserve, and at least one connection.
 pub fn budget_of(max_connections: i32, reserved: i32, budget: Amount) -> i32 {
     let open = usize::try_from(max_connections - reserved).unwrap_or_default();
-    let budget = match budget {
-        Amount::Count(n) => n as usize,
-        // Rounded down, unlike a share of tenants: half of 97 is not 49.
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a share of a count fits one"
-        )]
-        Amount::Percent(p) => (open as f64 * p / 100.0).floor() as usize,
-    };
+    // Rounded down, unlike a share of tenants: half of 97 is not 49.
+    let budget = budget.within(open);
     i32::try_from(budget.max(1)).unwrap_or(i32::MAX)
 }
 

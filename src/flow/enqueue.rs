@@ -555,7 +555,7 @@ async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued
             current: planned.current,
         })
         .collect();
-    if let Some(error) = over_budget(&jobs, &plan.servers) {
+    if let Some(error) = over_budget(&jobs, &in_force(cx, &plan.servers).await?) {
         return Err(error);
     }
     let id = Uuid::new_v4();
@@ -646,6 +646,16 @@ async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued
         target: plan.target.map(|t| t.unwrap_or_else(|| "base".into())),
         warnings: plan.warnings,
     }))
+}
+
+/// Servers with the budgets that count: what `herder budget --set` says counts for more than the config.
+async fn in_force(cx: &Context, servers: &[ServerRow]) -> Result<Vec<ServerRow>, StoreError> {
+    let overrides = server::overrides(&cx.pool).await?;
+    let servers = servers.iter().cloned().map(|row| ServerRow {
+        budget: overrides.get(&row.name).copied().unwrap_or(row.budget),
+        ..row
+    });
+    Ok(servers.collect())
 }
 
 /// Nobody would ever claim a job that needs more connections than there are.

@@ -122,8 +122,15 @@ impl Attempt<'_> {
             true => self.by_lasting_plan(&plan, ready).await?,
             false => (self.by_plan(&plan).await?, None),
         };
-        if let Settlement::Live(at) = &executed.0 {
-            self.has_room_for_tool(at).await?;
+        if let Settlement::Live { at, error } = &executed.0
+            && let Err(no_room) = self.has_room_for_tool(at).await
+        {
+            let Some(error) = error else {
+                return Err(no_room);
+            };
+            let error = error.clone().and_tool(&no_room.to_job_error());
+            self.metrics.failed(&error);
+            return Ok((Settlement::Failed(error), None));
         }
         Ok(executed)
     }
@@ -299,15 +306,13 @@ impl Attempt<'_> {
     ) -> Result<Settlement, RunnerError> {
         let claim = self.claim;
         let Some(ledger) = self.cx.runner.ledger_table() else {
-            return Ok(Settlement::Live("a place that cannot be read in SQL".into()));
+            return Ok(Settlement::live("a place that cannot be read in SQL"));
         };
         if !fits(plan, &session.home().await?) {
-            return Ok(Settlement::Live("a schema whose name it cannot hold".into()));
+            return Ok(Settlement::live("a schema whose name it cannot hold"));
         }
         if !session.suits(&plan.session).await? {
-            return Ok(Settlement::Live(
-                "a database with another TimeZone or DateStyle".into(),
-            ));
+            return Ok(Settlement::live("a database with another TimeZone or DateStyle"));
         }
         (self.enter)(Step::Guarding);
         if !plan.is_transactional() {
@@ -326,9 +331,10 @@ impl Attempt<'_> {
         for _ in 0..LOCK_TRIES {
             let applied = match apply(session, &order).await {
                 Err(error) if plan.is_in_messages() && self.knows_better(&error) => {
-                    return Ok(Settlement::Live(format!(
-                        "a place where its plan fails ({error})"
-                    )));
+                    return Ok(Settlement::Live {
+                        at: format!("a place where its plan fails ({error})"),
+                        error: Some(error.to_job_error()),
+                    });
                 }
                 applied => applied?,
             };
@@ -337,7 +343,7 @@ impl Attempt<'_> {
                     self.face_holder(session).await?;
                     continue;
                 }
-                Applied::Elsewhere(found) => return Ok(Settlement::Live(describe(&found))),
+                Applied::Elsewhere(found) => return Ok(Settlement::live(describe(&found))),
                 Applied::Done(after) if after.revisions != plan.after => {
                     let wanted = claim.to.clone().unwrap_or_else(|| "base".into());
                     let missing = plan.after.difference(&after.revisions);
@@ -467,9 +473,14 @@ impl Attempt<'_> {
         let mut recorded = error.to_job_error();
         self.tell_of_pieces(&mut recorded).await;
         self.metrics.failed(&recorded);
+        if let Some(plan) = self.plan_error(&error).await {
+            recorded = plan.and_tool(&recorded);
+        }
         let backoff = |n: i32| limits.backoff().delay(n.max(1).unsigned_abs(), rand::random());
         match error.class() {
-            FailureClass::Permanent if self.is_gone(&error).await => Some(Settlement::Skipped(recorded)),
+            FailureClass::Permanent if self.is_gone(&error, &mut recorded).await => {
+                Some(Settlement::Skipped(recorded))
+            }
             FailureClass::Permanent => Some(Settlement::Failed(recorded)),
             FailureClass::Transient if claim.failures + 1 >= limits.max_attempts => {
                 recorded.hint.get_or_insert_with(|| {
@@ -511,6 +522,16 @@ impl Attempt<'_> {
         }
     }
 
+    /// What the job's plan failed with, where the migration tool was to take over from it and could not even be asked.
+    async fn plan_error(&self, error: &RunnerError) -> Option<JobError> {
+        let is_about_tool = matches!(error, RunnerError::Setup { .. } | RunnerError::OtherMigrations);
+        if self.claim.plan.is_some() || !is_about_tool || self.claim.epoch < 2 {
+            return None;
+        }
+        // Where the control database does not answer, the tool's own error has to do.
+        store::job::plan_error(&self.cx.pool, self.claim.job).await.ok()?
+    }
+
     /// Says so where a revision was torn in pieces and some of them are done: whoever undid those by hand, as one does with a
     /// migration that failed, would have a retry go on without them.
     async fn tell_of_pieces(&self, recorded: &mut JobError) {
@@ -535,14 +556,31 @@ impl Attempt<'_> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the tenant was dropped since the run was made, and taken off the list: then nothing is wrong.
-    async fn is_gone(&self, error: &RunnerError) -> bool {
-        if matches!(error, RunnerError::OffTheList) {
-            return true;
-        }
+    /// Whether the tenant was dropped since the run was made, and taken off the list: then nothing is wrong. A list of nobody at
+    /// all says nothing about anybody: it is being written, or its query is wrong, and a run must not succeed by that.
+    async fn is_gone(&self, error: &RunnerError, recorded: &mut JobError) -> bool {
+        let source = &self.cx.source;
+        let off_the_list = matches!(error, RunnerError::OffTheList);
         let dropped = matches!(error, RunnerError::SchemaMissing(_))
             || matches!(error, RunnerError::Database { sqlstate, .. } if sqlstate == "3D000");
-        dropped && matches!(self.cx.source.find(&self.claim.tenant).await, Ok(None))
+        if !(off_the_list || dropped && matches!(source.find(&self.claim.tenant).await, Ok(None))) {
+            return false;
+        }
+        match source.list().await {
+            Ok(list) if list.is_empty() => {
+                if off_the_list {
+                    recorded.message = "the tenant source lists nobody any more".into();
+                }
+                recorded.hint = Some(
+                    "a list of nobody does not say that this tenant is gone: once `herder tenants` shows the others, \
+                     `herder retry` tries again"
+                        .into(),
+                );
+                false
+            }
+            Ok(list) => list.iter().all(|listed| listed.id != self.claim.tenant),
+            Err(_) => false,
+        }
     }
 }
 

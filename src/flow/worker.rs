@@ -589,7 +589,7 @@ fn log(claim: &Claim, settlement: &Settlement, took: Duration) {
             duration_ms, reason = %e.reason, sqlstate = e.sqlstate.as_deref(),
             "Tenant `{tenant}` is tried again in {delay:.1?}: {}", e.message
         ),
-        Settlement::Live(at) => warn!(
+        Settlement::Live { at, .. } => warn!(
             duration_ms,
             "Tenant `{tenant}` is at {at}, where its plan does not fit any more: the migration tool takes it from there"
         ),

@@ -141,30 +141,6 @@ fn take(rest: &mut &[Token<'_>], keywords: &[&str]) -> bool {
     found
 }
 
-/// A COPY that waits for data which psql would send. Behind it, the server takes the data for statements.
-pub(crate) fn copy_from_stdin(text: &str) -> Option<&str> {
-    copy(text, ["from", "stdin"])
-}
-
-/// A COPY that sends data which psql would print. Nobody here takes it, nor what the server says behind it.
-pub(crate) fn copy_to_stdout(text: &str) -> Option<&str> {
-    // Hardly any file has the word: those are not read twice.
-    let has_word = text
-        .as_bytes()
-        .windows(6)
-        .any(|w| w.eq_ignore_ascii_case(b"stdout"));
-    has_word.then(|| copy(text, ["to", "stdout"])).flatten()
-}
-
-fn copy<'a>(text: &'a str, words: [&str; 2]) -> Option<&'a str> {
-    let statements = split(text).into_iter().map(|range| &text[range]);
-    statements.into_iter().find(|statement| {
-        let tokens = tokens(statement);
-        let mut pairs = tokens.windows(2);
-        tokens.first().is_some_and(|t| t.is("copy")) && pairs.any(|p| p[0].is(words[0]) && p[1].is(words[1]))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@
 pub mod alembic;
 pub(crate) mod apply;
 mod command;
+mod copy;
 mod error;
 pub(crate) mod kind;
 mod proof;

@@ -220,6 +220,20 @@ pub async fn freeze(
     Ok(done.execute(pool).await?.rows_affected() == 1)
 }
 
+/// What the job's plan failed with, where it was given up for the tool itself.
+///
+/// # Errors
+/// The control database fails.
+pub async fn plan_error(pool: &PgPool, job: JobId) -> Result<Option<JobError>, StoreError> {
+    let error = sqlx::query_scalar!(
+        r#"select error as "error: Json<JobError>" from herder.attempt
+           where job_id = $1 and result = 'replanned' order by epoch desc limit 1"#,
+        job
+    );
+    let error = error.fetch_optional(pool).await?.flatten();
+    Ok(error.map(|Json(error)| error))
+}
+
 /// Publishes the steps that attempts have entered. One whose job went on without it is passed over, and so is one that
 /// is just being settled: waiting for each other's jobs, this and a settlement would stand still until the server ended one.
 ///
@@ -306,7 +320,10 @@ impl Ended {
                 (ended.error, ended.delay) = (Some(error.storable()), delay.as_secs_f64());
                 (ended.burns, ended.blocked) = (i32::from(*burns), settlement.is_blocked());
             }
-            Settlement::Live(_) => ended.live = true,
+            Settlement::Live { error, .. } => {
+                ended.live = true;
+                ended.error = error.as_ref().map(JobError::storable);
+            }
             Settlement::Returned => {}
             Settlement::Skipped(why) => {
                 ended.state = "skipped";

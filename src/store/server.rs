@@ -1,5 +1,7 @@
 //! Servers and their budgets.
 
+use std::collections::HashMap;
+
 use sqlx::{PgConnection, PgExecutor, PgPool};
 
 use super::StoreError;
@@ -184,6 +186,18 @@ pub async fn budgets(pool: &PgPool, server: Option<&str>) -> Result<Vec<BudgetVi
     )
     .fetch_all(pool)
     .await?)
+}
+
+/// The budgets that a person has set, by server.
+///
+/// # Errors
+/// The control database fails.
+pub async fn overrides(pool: &PgPool) -> Result<HashMap<String, i32>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select name, overridden as "budget!" from herder.server where overridden is not null"#
+    );
+    let rows = rows.fetch_all(pool).await?;
+    Ok(rows.into_iter().map(|row| (row.name, row.budget)).collect())
 }
 
 /// Whether a server has a row.

@@ -342,19 +342,48 @@ async fn a_plan_is_not_used_where_sessions_begin_in_another_way() {
     assert_eq!(by_plan_and_live(&fleet).await, (2, 1));
 }
 
-/// A revision that looks first is rendered without its look. Whoever has the thing already is left to the tool.
-#[tokio::test]
-async fn what_is_there_already_is_left_to_the_tool() {
-    let [first, second] = steps(2).try_into().expect("two");
-    let fleet = Setup::schemas(3).plans(vec![first, second]).start().await;
+/// Two tenants, of which t002 has the type already that the last revision makes where it is missing.
+async fn half_with_the_type(setup: Setup) -> Fleet {
+    let fleet = setup.plans(steps(2)).start().await;
     let body = "from alembic import op\nfrom sqlalchemy.dialects import postgresql as pg\n\
                 revision = '20250203'\ndown_revision = '20250102'\n\n\
                 def upgrade():\n    pg.ENUM('a', 'b', name='kind').create(op.get_bind(), checkfirst=True)\n\n\
                 def downgrade():\n    pass\n";
     fleet.project().file("versions/20250203_step.py", body);
     tell(&fleet.home, "create type t002.kind as enum ('a', 'b')").await;
+    fleet
+}
+
+/// A revision that looks first is rendered without its look. Whoever has the thing already is left to the tool.
+#[tokio::test]
+async fn what_is_there_already_is_left_to_the_tool() {
+    let fleet = half_with_the_type(Setup::schemas(2)).await;
     fleet.herder(&["upgrade", "--local", "2"]).await.expect(0);
-    assert_eq!(by_plan_and_live(&fleet).await, (2, 1));
+    assert_eq!(by_plan_and_live(&fleet).await, (1, 1));
+}
+
+#[tokio::test]
+async fn a_plans_error_is_told_where_the_tool_cannot_be_asked() {
+    let no_tool = half_with_the_type(Setup::schemas(2)).await;
+    no_tool.herder(&["upgrade"]).await.expect(0);
+    no_tool.configure(|config| config["runner"]["python"] = "/nowhere/python".into());
+    let worker = no_tool.worker(&[]);
+    assert_eq!(no_tool.over().await, "failed");
+    assert_eq!(worker.drain().await, Some(0));
+    let no_room = half_with_the_type(Setup::schemas(2).set("servers.main.budget", 1)).await;
+    no_room.herder(&["upgrade", "--local", "1"]).await.expect(4);
+
+    for (fleet, why) in [(no_tool, "/nowhere/python"), (no_room, "has 1 in its budget")] {
+        let error = &fleet.job("t002").await["error"];
+        assert_eq!(
+            (&error["sqlstate"], &error["message"]),
+            (&"42710".into(), &"type \"kind\" already exists".into())
+        );
+        assert_eq!(error["revision"], "20250203");
+        let hint = error["hint"].as_str().unwrap_or_default();
+        assert!(hint.contains(why), "{error:#}");
+        assert_eq!(fleet.count("succeeded").await, 1);
+    }
 }
 
 /// With room for one connection a plan is all that can be done.
@@ -396,14 +425,20 @@ async fn a_retry_that_needs_the_tool_where_there_is_no_room_for_it_is_refused() 
     assert_eq!(fleet.state().await, "failed");
     fleet.herder(&["budget", "main", "--set", "2"]).await.expect(0);
     fleet.herder(&["retry", "--local", "1"]).await.expect(0);
-    // And the other way round.
-    fleet.herder(&["budget", "main", "--set", "1"]).await.expect(0);
-    fleet.configure(|config| {
-        config["runner"]["plan"] = "never".into();
-        config["servers"]["main"]["budget"] = 5.into();
-    });
+}
+
+#[tokio::test]
+async fn the_budget_that_a_person_set_decides_whether_a_run_can_be_made() {
+    let setup = Setup::schemas(1).plans(steps(2)).set("servers.main.budget", 1);
+    let fleet = setup.start().await;
+    fleet.herder(&["upgrade", "--local", "1"]).await.expect(0);
+    fleet.configure(|config| config["runner"]["plan"] = "never".into());
     let down = ["downgrade", "--to", "-1", "--yes", "--local", "1"];
-    fleet.herder(&down).await.expect(3);
+    for (set, configured, exit) in [("2", 1, 0), ("1", 5, 3)] {
+        fleet.herder(&["budget", "main", "--set", set]).await.expect(0);
+        fleet.configure(|config| config["servers"]["main"]["budget"] = configured.into());
+        fleet.herder(&down).await.expect(exit);
+    }
 }
 
 /// sqlx tells the server another time zone than anybody else's client does.

@@ -217,6 +217,36 @@ async fn a_tenant_with_a_url_of_its_own_that_is_off_the_list_is_skipped() {
     );
 }
 
+/// Somebody is writing it anew, or its query is wrong: a run must not succeed by that.
+#[tokio::test]
+async fn a_list_of_nobody_skips_nobody() {
+    let cluster = crate::fleet::Cluster::shared().await;
+    let mut own = Tenant::schema("own", "public");
+    own.url = Some(cluster.url("postgres"));
+    let setup = Setup::new(vec![own, Tenant::schema("dropped", "dropped")]);
+    let fleet = setup.start().await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    tell(&fleet.home, "drop schema dropped cascade").await;
+    fleet.tell("alter table tenants rename to listed").await;
+    fleet
+        .tell("create table tenants as select * from listed limit 0")
+        .await;
+    fleet.herder(&["resume", "--local", "1"]).await.expect(4);
+    failed_with(&fleet, "own", "off_the_list", None).await;
+    failed_with(&fleet, "dropped", "schema_missing", Some("3F000")).await;
+    for tenant in ["own", "dropped"] {
+        let hint = &fleet.job(tenant).await["error"]["hint"];
+        let hint = hint.as_str().unwrap_or_default();
+        assert!(hint.contains("a list of nobody"), "{hint}");
+    }
+
+    fleet
+        .tell("insert into tenants select * from listed where id = 'dropped'")
+        .await;
+    fleet.herder(&["retry", "--local", "1"]).await.expect(4);
+    assert_eq!(fleet.job("own").await["state"], "skipped");
+}
+
 #[tokio::test]
 async fn a_tenant_that_is_dropped_meanwhile_fails_or_is_skipped_if_it_is_off_the_list() {
     let mut fleet = Setup::schemas(4).migrations(Tool::Sql, steps(2)).start().await;

@@ -130,7 +130,7 @@ fn settlements() -> Vec<Settlement> {
         Settlement::Failed(JobError::default()),
         retry(true),
         retry(false),
-        Settlement::Live(String::new()),
+        Settlement::live(""),
         Settlement::Returned,
         Settlement::Skipped(JobError::default()),
         Settlement::Cancelled,

@@ -10,7 +10,10 @@ use std::{
 use herder::{
     config::{CommandConfig, RunnerConfig},
     database_url::DatabaseUrl,
-    domain::revision::{Direction, HistoryError},
+    domain::{
+        failure::FailureClass,
+        revision::{Direction, HistoryError},
+    },
     runner::{MigrationRunner, RunnerError},
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -261,6 +264,33 @@ async fn a_failure_holds_the_last_words_and_the_servers_code_but_no_secret() {
         "{}",
         error.message
     );
+}
+
+#[tokio::test]
+async fn what_a_program_got_over_is_not_why_it_failed() {
+    for got_over in [
+        "FATAL:  sorry, too many clients already; trying again",
+        "ERROR:  canceling statement due to lock timeout; trying again",
+        "Connection refused; trying again",
+    ] {
+        let script = format!(
+            "echo '{got_over}' >&2; psql -Xq -v ON_ERROR_STOP=1 -c 'alter table nowhere add x int' \"$DATABASE_URL\""
+        );
+        let error = Bench::new(&script)
+            .await
+            .up()
+            .await
+            .expect_err("there is no table");
+        assert_eq!(
+            (error.class(), error.reason()),
+            (FailureClass::Permanent, "tool_failed"),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains("relation \"nowhere\" does not exist"),
+            "{error}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -231,33 +231,37 @@ async fn an_error_names_revision_and_statement() {
     assert_eq!(failures, expected);
 }
 
+/// Found out in the middle, nobody would know what was done.
 #[tokio::test]
-async fn copy_from_stdin_fails_the_tenant_with_a_hint() {
-    for data in ["1\n\\.\n", ""] {
-        let text = format!("create table a (id int);\ncopy a (id) from stdin;\n{data}");
-        let bench = Bench::new(&[("1_a.sql", &text)]).await;
-        let error = bench.up().await.expect_err("there is nobody to type");
-        assert_eq!(error.class(), FailureClass::Permanent, "{error:?}");
-        let record = error.to_job_error();
-        assert_eq!(record.statement.as_deref(), Some("copy a (id) from stdin"));
-        assert!(
-            record.hint.is_some_and(|hint| hint.contains("INSERT")),
-            "{error:?}"
-        );
-    }
-}
+async fn a_copy_with_the_client_fails_the_tenant_before_anything_is_done() {
+    for first in ["create table a (id int);", "-- no-transaction\nset a.b = 1;"] {
+        for (copy, message) in [
+            (
+                "copy a (id) from stdin;\n1\n\\.\n",
+                "1_a.sql: COPY … FROM stdin has nobody to read from",
+            ),
+            (
+                "copy a (id) from stdin;\nit's\n\\.\n",
+                "1_a.sql: COPY … FROM stdin has nobody to read from",
+            ),
+            (
+                "copy a\n  to STDOUT;\nselect 1 / 0",
+                "1_a.sql: COPY … TO stdout has nobody to write to",
+            ),
+        ] {
+            let bench = Bench::new(&[("1_a.sql", &format!("{first}\n{copy}"))]).await;
+            let error = bench.up().await.expect_err("there is nobody");
+            assert_eq!(error.class(), FailureClass::Permanent, "{error:?}");
+            let record = error.to_job_error();
+            assert_eq!(record.message, message);
+            assert_eq!(record.revision.as_deref(), Some("1"));
+            assert_eq!(record.statement.as_deref(), copy.split(';').next(), "{record:?}");
+            assert_eq!(bench.tenant.content().await, "");
 
-/// Found out behind it, nobody would know what was done.
-#[tokio::test]
-async fn copy_to_stdout_fails_the_tenant_before_anything_is_done() {
-    for rest in ["", "select 1 / 0;"] {
-        let text = format!("create table a (id int);\ncopy a\n  to STDOUT;\n{rest}");
-        let bench = Bench::new(&[("1_a.sql", &text)]).await;
-        let error = bench.up().await.expect_err("there is nobody to read");
-        assert_eq!(error.class(), FailureClass::Permanent, "{error:?}");
-        let record = error.to_job_error();
-        assert_eq!(record.message, "COPY … TO stdout has nobody to write to");
-        assert_eq!(bench.ledger().await, "");
+            write(bench.folder.path(), &[("1_a.sql", "create table a (id int)")]);
+            bench.up().await.expect("it is mended");
+            assert_eq!(bench.ledger().await, "1");
+        }
     }
 }
 

@@ -20,9 +20,9 @@ const POLL: Duration = Duration::from_secs(1);
 /// by a signal or because no tenant of that run was settled for `patience`.
 pub(super) async fn wait_behind(
     pool: &PgPool,
-    run: RunId,
-    places: i64,
+    (run, places): (RunId, i64),
     patience: Option<Duration>,
+    interrupts: &mut Interrupts,
     more: &str,
 ) -> anyhow::Result<Option<Exit>> {
     let (id, shared) = (short(&run), count(places.unsigned_abs(), "tenant"));
@@ -30,7 +30,6 @@ pub(super) async fn wait_behind(
         "{:>12} behind run {id}: {shared} are its, too",
         "Queued"
     ));
-    let mut interrupts = Interrupts::new()?;
     let (mut state, mut settled, mut moved) = (RunState::Running, -1, Instant::now());
     loop {
         // A control database that is away has ended no run.

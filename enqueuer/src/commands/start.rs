@@ -40,6 +40,8 @@ use crate::{
 
 const CANNOT_START: &str = "cannot start a run";
 
+const NOT_STARTED: &str = "No run was started";
+
 /// What a program is told of a run that was started, and of its end if that was waited for.
 #[derive(Serialize)]
 struct Report {
@@ -83,30 +85,40 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
         rollout,
         trace: None,
     };
-    let (enqueued, mut interrupts) = loop {
+    // One from here to the end: what comes between two who listen must not be lost.
+    let mut interrupts = Interrupts::new()?;
+    let enqueued = loop {
         // Again after each wait: the run in front may have changed what there is to undo.
-        if direction == Direction::Downgrade && !args.yes && !confirmed(&cx, &request).await? {
-            output::say("Nothing was done");
-            return Ok(Exit::Done);
+        if direction == Direction::Downgrade && !args.yes {
+            match confirmed(&cx, &request, &mut interrupts).await? {
+                Some(true) => {}
+                Some(false) => {
+                    output::say("Nothing was done");
+                    return Ok(Exit::Done);
+                }
+                None => {
+                    output::say(NOT_STARTED);
+                    return Ok(Exit::Interrupted);
+                }
+            }
         }
-        // One from here to the end: what comes between two who listen must not be lost. Not before: whoever is asked something
-        // answers with Ctrl-C, too.
-        let mut interrupts = Interrupts::new()?;
         let (span, trace) = traced(&request);
         request.trace = Some(trace);
         let making = enqueue::enqueue(&cx, &request).instrument(span.clone());
         match super::unless_interrupted(&cx, &mut interrupts, making).await {
             Ok(enqueued) => {
                 span.record("run.id", field::display(enqueued.run));
-                break (enqueued, interrupts);
+                break enqueued;
             }
             Err(EnqueueError::Stopped) => {
-                output::say("No run was started");
+                output::say(NOT_STARTED);
                 return Ok(Exit::Interrupted);
             }
             Err(EnqueueError::Overlap { run, places }) if args.queue => {
                 let patience = args.follow.stall_timeout;
-                let ended = queue::wait_behind(&cx.pool, run, places, patience, &setting.more()).await?;
+                let other = (run, places);
+                let ended =
+                    queue::wait_behind(&cx.pool, other, patience, &mut interrupts, &setting.more()).await?;
                 if let Some(exit) = ended {
                     return Ok(exit);
                 }
@@ -213,18 +225,22 @@ fn announce(enqueued: &Enqueued, direction: Direction, target: &Target) {
     ));
 }
 
-/// Says what will happen, and asks.
-async fn confirmed(cx: &Context, request: &Request) -> anyhow::Result<bool> {
-    let plan = enqueue::survey(
+/// Says what will happen, and asks. None: it was interrupted.
+async fn confirmed(
+    cx: &Context,
+    request: &Request,
+    interrupts: &mut Interrupts,
+) -> anyhow::Result<Option<bool>> {
+    let survey = enqueue::survey(
         cx,
         request.direction,
         &request.target,
         &request.only,
         &request.exclude,
-    )
-    .await;
-    let plan = match plan {
+    );
+    let plan = match super::unless_interrupted(cx, interrupts, survey).await {
         Ok(plan) => plan,
+        Err(EnqueueError::Stopped) => return Ok(None),
         Err(error) => return Err(cannot(cx, CANNOT_START, error).await),
     };
     let mut ways: BTreeMap<String, usize> = BTreeMap::new();
@@ -242,7 +258,7 @@ async fn confirmed(cx: &Context, request: &Request) -> anyhow::Result<bool> {
     }
     if open == 0 {
         output::say("No tenant has anything to undo");
-        return Ok(false);
+        return Ok(Some(false));
     }
     let mut text = format!("This undoes migrations in {}:\n", count(open as u64, "tenant"));
     for (way, tenants) in ways {
@@ -255,7 +271,7 @@ async fn confirmed(cx: &Context, request: &Request) -> anyhow::Result<bool> {
         );
     }
     text += "What those migrations added is lost, with the data in it.";
-    confirm::asked(&text, Some(open))
+    confirm::asked_unless_interrupted(&text, Some(open), interrupts).await
 }
 
 /// Why something cannot be done with these migrations, and what to do about it.

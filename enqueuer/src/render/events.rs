@@ -279,7 +279,13 @@ fn what(kind: Kind, event: &Event) -> String {
             let why = event.error.as_ref().map(brief).unwrap_or_default();
             format!("{why}{}", next())
         }
-        Kind::Replanned => format!("its plan does not fit where it stands by now{}", next()),
+        Kind::Replanned => {
+            let why = match &event.error {
+                Some(error) => format!("its plan failed: {}", brief(error)),
+                None => "its plan does not fit where it stands by now".into(),
+            };
+            format!("{why}{}", next())
+        }
         Kind::Returned => format!("given back by a worker that drains{}", next()),
         Kind::Rescued => format!("taken from a worker that was lost{}", next()),
         Kind::Skipped => match &event.error {
@@ -417,6 +423,13 @@ pub(crate) mod tests {
             event(11, 1, "a-tenant-with-quite-a-long-name-1", "migrated"),
             fresh,
             moved,
+            failed(
+                event(14, 1, "nu", "replanned"),
+                "sql_error",
+                "42P07",
+                "relation \"n\" already exists",
+                Some("43"),
+            ),
         ];
         insta::assert_snapshot!(told(&mut story, &events));
     }

@@ -1,5 +1,10 @@
 //! Waiting for runs: what the wait ends with, and what it outlives.
 
+use std::{
+    io::{Read as _, Write as _},
+    process::{Child, Command, Stdio},
+};
+
 use herder::throwaway::ThrowawayPostgres;
 
 use crate::fleet::Fleet;
@@ -105,39 +110,69 @@ fn down_goes_only_who_says_so() {
         .says("2 → 1");
 }
 
-/// A terminal, a question, and somebody who thinks better of it. The answer is the signal that ended it.
+/// A terminal, as many questions as the first argument says, and somebody who says yes to all but the last of them and thinks better
+/// of that. Between two questions it writes a word, and waits for one.
 const CTRL_C: &str = r"
 import os, pty, signal, sys
 pid, terminal = pty.fork()
 if pid == 0:
-    os.execv(sys.argv[1], sys.argv[1:])
+    os.execv(sys.argv[2], sys.argv[2:])
+signal.alarm(60)
 said = b''
-while b'to go on:' not in said:
-    said += os.read(terminal, 1024)
+for question in range(int(sys.argv[1])):
+    if question > 0:
+        os.write(terminal, b'yes\n')
+        while b'Queued' not in said:
+            said += os.read(terminal, 1024)
+        print('queued', flush=True)
+        sys.stdin.readline()
+        said = b''
+    while b'to go on:' not in said:
+        said += os.read(terminal, 1024)
 signal.alarm(20)
 os.write(terminal, b'\x03')
 _, status = os.waitpid(pid, 0)
-print(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 'none')
+print(os.waitstatus_to_exitcode(status))
 ";
+
+/// `herder` with these arguments at the end of so many questions.
+fn thinks_better(fleet: &Fleet, questions: &str, args: &[&str]) -> Child {
+    Command::new("python3")
+        .args(["-c", CTRL_C, questions, env!("CARGO_BIN_EXE_herder")])
+        .args(args)
+        .current_dir(fleet.dir.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("Python")
+}
 
 #[test]
 fn ctrl_c_is_an_answer() {
     let fleet = Fleet::new(&["a"]);
     fleet.herder(&["upgrade", "--local", "1"]).ok();
-    let ended = std::process::Command::new("python3")
-        .args([
-            "-c",
-            CTRL_C,
-            env!("CARGO_BIN_EXE_herder"),
-            "downgrade",
-            "--to",
-            "-1",
-        ])
-        .current_dir(fleet.dir.path())
-        .output()
-        .expect("Python");
-    assert_eq!(String::from_utf8_lossy(&ended.stdout).trim(), "2", "{ended:?}");
+    let asked = thinks_better(&fleet, "1", &["downgrade", "--to", "-1"]);
+    let ended = asked.wait_with_output().expect("an end");
+    assert_eq!(String::from_utf8_lossy(&ended.stdout).trim(), "130", "{ended:?}");
     assert_eq!(fleet.json(&["runs"])["runs"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn ctrl_c_is_an_answer_to_a_question_after_a_wait_as_well() {
+    let fleet = Fleet::new(&["a"]);
+    fleet.herder(&["upgrade", "--local", "1"]).ok();
+    fleet.migration(3, "select 3", "select -3");
+    fleet.herder(&["upgrade"]).ok();
+    let mut asked = thinks_better(&fleet, "2", &["downgrade", "--to", "-1", "--queue"]);
+    let mut queued = [0; 7];
+    let said = asked.stdout.as_mut().expect("its output");
+    said.read_exact(&mut queued).expect("it waits");
+    fleet.herder(&["cancel", "--yes"]).ok();
+    let told = asked.stdin.as_mut().expect("its input");
+    told.write_all(b"go on\n").expect("it listens");
+    let ended = asked.wait_with_output().expect("an end");
+    assert_eq!(String::from_utf8_lossy(&ended.stdout).trim(), "130", "{ended:?}");
+    assert_eq!(fleet.json(&["runs"])["runs"].as_array().map(Vec::len), Some(2));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::{
     domain::plan::{PlanStep, REVISION_MARK},
     runner::{
         RunnerError,
-        kind::{copy_from_stdin, copy_to_stdout},
+        copy::refuse_copy,
         statement::{byte_of, split},
     },
 };
@@ -88,16 +88,8 @@ impl<'a> Message<'a> {
     /// Sends it, and waits until the server is through with it.
     pub(super) async fn send(self, on: &mut PgConnection) -> Result<Reply, Refusal> {
         for part in self.parts.iter().filter(|part| part.whose == Whose::Step) {
-            let text = &self.text[part.range.clone()];
-            if let Some(copy) = copy_to_stdout(text) {
-                return Err(Refusal::Failed(RunnerError::Tool {
-                    message: "COPY … TO stdout has nobody to write to".into(),
-                    sqlstate: None,
-                    revision: part.step.and_then(|step| step.revisions.last().cloned()),
-                    statement: Some(copy.to_owned()),
-                    hint: Some("leave it out: only psql prints what it gives".into()),
-                }));
-            }
+            let revision = part.step.and_then(|step| step.revisions.last());
+            refuse_copy(&self.text[part.range.clone()], None, revision.map(String::as_str))?;
         }
         let (mut reply, mut done) = (Reply::default(), 0);
         let text: std::sync::Arc<str> = self.text.as_str().into();
@@ -139,27 +131,14 @@ impl<'a> Message<'a> {
         if let Some(refusal) = server.and_then(|e| refusal(e, revision.as_deref())) {
             return refusal;
         }
-        let tool = |message: &str, statement: Option<&str>, hint: &str| {
-            Refusal::Failed(RunnerError::Tool {
-                message: message.into(),
-                sqlstate: None,
-                revision: revision.clone(),
-                statement: statement.map(str::to_owned),
-                hint: Some(hint.into()),
-            })
-        };
         if part.whose == Whose::Behind && server.is_some_and(|e| ["3B001", "25P01"].contains(&e.code())) {
-            let hint = "it must run outside a transaction if it is to commit on its own";
-            return tool("it ended the transaction that it was run in", None, hint);
-        }
-        // It waits for the data, if nothing comes behind it; or it cannot make sense of what does.
-        let confused = server.map_or(matches!(error, sqlx::Error::Protocol(_)), |e| e.code() == "42601");
-        if confused
-            && part.whose == Whose::Step
-            && let Some(copy) = copy_from_stdin(text)
-        {
-            let hint = "write INSERT instead: only psql reads data out of a file of statements";
-            return tool("COPY … FROM stdin has nobody to read from", Some(copy), hint);
+            return Refusal::Failed(RunnerError::Tool {
+                message: "it ended the transaction that it was run in".into(),
+                sqlstate: None,
+                revision,
+                statement: None,
+                hint: Some("it must run outside a transaction if it is to commit on its own".into()),
+            });
         }
         let statement = statement
             .filter(|_| part.whose == Whose::Step)

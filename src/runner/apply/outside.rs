@@ -7,6 +7,7 @@ use crate::{
     domain::plan::{Note, PlanStep, StepForm},
     runner::{
         RunnerError,
+        copy::refuse_copy,
         kind::{Kind, controls_transaction, kind, undoes_itself},
         statement::split,
     },
@@ -26,6 +27,10 @@ impl Applier<'_> {
         else {
             return Ok(());
         };
+        // Before anything is announced: the tenant would be half applied, and nothing done.
+        for statement in statements {
+            refuse_copy(statement, None, step.revisions.last().map(String::as_str))?;
+        }
         let earlier = self.noted.clone();
         let resumed = self.announce(at, step, announce.as_deref()).await?;
         if resumed && statements.iter().any(|s| kind_of(s) == Kind::Once) {

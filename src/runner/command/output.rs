@@ -11,6 +11,9 @@ const MESSAGE_LINES: usize = 5;
 /// How far from the end the server's error is looked for. psql, asked to be verbose, adds up to eleven lines to it.
 const ERROR_LINES: usize = 12;
 
+/// What the server's messages that end a statement or a session begin with, once libpq or a tool has passed them on.
+const SEVERITIES: [&str; 3] = ["ERROR:", "FATAL:", "PANIC:"];
+
 /// The last so many bytes of a stream.
 #[derive(Debug)]
 pub(super) struct Tail {
@@ -75,25 +78,32 @@ fn plain(text: &str) -> String {
 /// The last lines as one, without secrets. Where the server's error stands a little before them, they begin there.
 pub(super) fn last_words(text: &str, secrets: &[String]) -> String {
     let text = scrub(text, secrets);
-    let lines: Vec<&str> = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
-    let last = |count: usize| lines.len().saturating_sub(count);
-    let names_it = |line: &&str| ["ERROR:", "FATAL:"].iter().any(|word| line.contains(word));
-    let start = lines[last(ERROR_LINES)..]
-        .iter()
-        .rposition(names_it)
-        .map_or(last(MESSAGE_LINES), |n| {
-            last(MESSAGE_LINES).min(last(ERROR_LINES) + n)
-        });
+    let lines = full_lines(&text);
+    let last = lines.len().saturating_sub(MESSAGE_LINES);
+    let start = last_error(&lines).map_or(last, |error| last.min(error));
     let line = lines[start..][..MESSAGE_LINES.min(lines.len() - start)].join(" | ");
     let surplus = line.chars().count().saturating_sub(MESSAGE_LIMIT);
     match line.char_indices().nth(surplus) {
         Some((from, _)) if surplus > 0 => format!("…{}", &line[from..]),
         _ => line,
     }
+}
+
+/// What a program said, without empty lines.
+fn full_lines(text: &str) -> Vec<&str> {
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect()
+}
+
+/// Which of the last lines passes on an error of the server's, the last one if several do. What a transaction answers that had
+/// failed before is none.
+fn last_error(lines: &[&str]) -> Option<usize> {
+    const ECHO: &str = "current transaction is aborted";
+    let is_error = |line: &&str| SEVERITIES.iter().any(|word| line.contains(word)) && !line.contains(ECHO);
+    let first = lines.len().saturating_sub(ERROR_LINES);
+    Some(first + lines[first..].iter().rposition(is_error)?)
 }
 
 /// Takes out what is known to be secret, and whatever looks like the password of a URL.
@@ -133,7 +143,7 @@ pub(super) fn sqlstate(text: &str) -> Option<String> {
             let behind = &line[upper.find(word)? + word.len()..];
             code(behind.trim_start_matches([' ', ':', '=', '[', '(', '"', '\'']))
         });
-        let verbose = ["ERROR:", "FATAL:", "PANIC:"].iter().find_map(|word| {
+        let verbose = SEVERITIES.iter().find_map(|word| {
             let behind = line[line.find(word)? + word.len()..].trim_start();
             behind.get(5..6).filter(|c| *c == ":").and_then(|_| code(behind))
         });
@@ -154,18 +164,19 @@ fn passing(text: &str) -> Option<String> {
         ("too many connections for", "53300"),
         ("remaining connection slots are reserved", "53300"),
     ];
-    let said = last_lines(text).rev().find_map(|line| {
+    let lines = full_lines(text);
+    let last = lines.len().saturating_sub(MESSAGE_LINES);
+    // Only the last error may decide: the program got over all that it said before.
+    let deciding = match last_error(&lines) {
+        Some(error) if error < last => &[],
+        Some(error) => &lines[error..=error],
+        None => &lines[last..],
+    };
+    let said = deciding.iter().rev().find_map(|line| {
         let line = line.to_ascii_lowercase();
         WORDS.iter().find(|(words, _)| line.contains(words))
     });
     said.map(|(_, code)| (*code).to_owned())
-}
-
-/// What a program said last, without empty lines.
-fn last_lines(text: &str) -> impl DoubleEndedIterator<Item = &str> {
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    let from = lines.len().saturating_sub(MESSAGE_LINES);
-    lines.into_iter().skip(from)
 }
 
 /// Whether a program's last words are that it lost its server, in the words of libpq and of those who pass the server's
@@ -180,7 +191,11 @@ pub(super) fn lost_connection(text: &str) -> bool {
         "connection refused",
         "connection reset by peer",
     ];
-    last_lines(text).any(|line| {
+    let lines = full_lines(text);
+    let last = lines.len().saturating_sub(MESSAGE_LINES);
+    // The program got over what it said before its last error.
+    let start = last_error(&lines).map_or(last, |error| last.max(error));
+    lines[start..].iter().any(|line| {
         let line = line.to_ascii_lowercase();
         WORDS.iter().any(|words| line.contains(words))
     })
@@ -230,6 +245,20 @@ mod tests {
                 Some("40P01"),
             ),
             ("ERROR:  relation \"a\" already exists", None),
+            (
+                "FATAL:  sorry, too many clients already; trying again\nERROR:  column \"x\" does not exist",
+                None,
+            ),
+            (
+                "ERROR:  canceling statement due to lock timeout\nagain\nERROR:  column \"x\" does not exist\n\
+                 LINE 1: select x\n               ^",
+                None,
+            ),
+            (
+                "ERROR:  deadlock detected\nERROR:  current transaction is aborted, commands ignored",
+                Some("40P01"),
+            ),
+            ("pq: deadlock detected", Some("40P01")),
             ("SQLSTATE", None),
             ("sqlstate: äöüäö", None),
             ("İSQLSTATE 42P07", Some("42P07")),
@@ -265,6 +294,14 @@ mod tests {
             ),
             ("psql:1.up:3: ERROR:  relation \"a\" already exists", false),
             ("connection refused\n1\n2\n3\n4\n5\nno such table", false),
+            (
+                "Connection refused, trying again\nERROR:  column \"x\" does not exist",
+                false,
+            ),
+            (
+                "ERROR:  column \"x\" does not exist\nserver closed the connection unexpectedly",
+                true,
+            ),
             ("", false),
         ] {
             assert_eq!(lost_connection(text), lost, "{text}");

@@ -10,7 +10,7 @@ use crate::{
         plan::{Plan, PlanStep, StepForm},
         revision::{Direction, HistoryError, Ledger},
     },
-    runner::{RunnerError, statement::is_closed},
+    runner::{RunnerError, copy::refuse_copy, statement::is_closed},
 };
 
 /// The plan from a ledger to an absolute target.
@@ -82,6 +82,8 @@ fn form(
 ) -> Result<StepForm, RunnerError> {
     let upwards = direction == Direction::Upgrade;
     let first = make.map(|make| make + ";\n").unwrap_or_default();
+    // Before the brackets: whatever is open in such a file is most likely open in its data.
+    refuse_copy(&script.body, Some(&script.file), Some(&migration.id))?;
     let wrong = match &script.body {
         body if body.contains('\0') => Some("holds a NUL byte, which PostgreSQL cannot read"),
         body if !is_closed(body) => Some("leaves a quote, a comment or a bracket open"),

@@ -310,7 +310,7 @@ fn settlement(how: How) -> Settlement {
         How::Retry => retry(true),
         How::Snooze => retry(false),
         How::Return => Settlement::Returned,
-        How::Live => Settlement::Live("elsewhere".into()),
+        How::Live => Settlement::live("elsewhere"),
         How::Skip => Settlement::Skipped(error()),
         How::Cancelled => Settlement::Cancelled,
     }
