@@ -542,7 +542,10 @@ pub fn lock_key(place: &Place) -> i64 {
 pub(crate) fn connect_error(error: sqlx::Error, url: &DatabaseUrl) -> RunnerError {
     if let Some((why, hint)) = handshake::untrusted(&error) {
         return RunnerError::Untrusted {
-            message: format!("the server at {} is not to be trusted: {why}", url.address()),
+            message: format!(
+                "cannot open a trusted connection to the server at {}: {why}",
+                url.address()
+            ),
             hint: hint.to_owned(),
         };
     }

@@ -80,8 +80,8 @@ fn reason(error: &ureq::Error) -> WebhookError {
         ureq::Error::Io(error) => error.kind().to_string(),
         ureq::Error::HostNotFound => "no such host".into(),
         ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::Pem(_) => "TLS failed".into(),
-        ureq::Error::InvalidProxyUrl => "the proxy in the environment makes no sense".into(),
-        ureq::Error::Protocol(_) => "what answers is no HTTP server".into(),
+        ureq::Error::InvalidProxyUrl => "the proxy in the environment is not valid".into(),
+        ureq::Error::Protocol(_) => "the answer is not HTTP".into(),
         _ => "no connection".into(),
     };
     WebhookError::Unreachable(text)

@@ -32,7 +32,7 @@ pub(crate) struct Cli {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// The config [default: herder.toml]
+    /// The config file [default: herder.toml]
     #[arg(
         long,
         global = true,
@@ -41,10 +41,10 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     pub(crate) config: Option<PathBuf>,
-    /// How logs are written to stderr
+    /// Format of the log on stderr
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
     pub(crate) log_format: Format,
-    /// Log more: -v what is done, -vv how, -vvv everything (or set RUST_LOG)
+    /// Log more: -v actions, -vv details, -vvv everything (or set RUST_LOG)
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
 }
@@ -68,91 +68,91 @@ pub(crate) enum ReportFormat {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Write a commented config to start from
+    /// Create a commented config
     Init(Init),
-    /// Make Herder's tables in the control database, or bring them up to date
+    /// Create or update Herder's tables in the control database
     ///
-    /// Safe to run again, and by two at once. The role needs the right to create schemas and extensions. Workers and
-    /// commands may connect as a lesser one, once --grant has let it use the tables.
+    /// Safe to repeat, also concurrently. The role must be allowed to create schemas and extensions. Workers and other
+    /// commands may connect as a less privileged role, once --grant has given it access to the tables.
     Setup(Setup),
-    /// Look whether config, databases, migrations and tenants are fit for a run
+    /// Check that config, databases, migrations and tenants are ready for a run
     ///
-    /// One line per thing looked at. Changes nothing. Ends with 7 where something must be mended, with 3 where the
-    /// config or the control database keep it from looking at all.
+    /// Prints one line per check, and changes nothing. Exits with 7 if a check found a problem, and with 3 if the config
+    /// or the control database cannot be used at all.
     Check(Output),
-    /// Show the connections of each server, or change a budget while runs are on
+    /// Show the connections of each server, or change a budget during a run
     ///
-    /// How many connections Herder may hold, how many it holds, what waits for one, and how many sessions others have.
-    /// A budget that is set here goes for all runs until `--set config` takes it back. With a smaller one nothing is
-    /// ended: what is above it is not taken again.
+    /// Shows how many connections Herder may hold, how many it holds, how many jobs wait for one, and how many sessions
+    /// belong to others. A budget set here applies to all runs until `--set config` restores the configured one.
+    /// Lowering it ends no session: connections above the new budget finish normally and are not reused.
     Budget(Budget),
-    /// List the tenants, and with --revisions where each of them stands
+    /// List the tenants, with --revisions also the revision of each
     Tenants(Tenants),
     /// Show what a run would do
     ///
-    /// Tenants that stand at the same revision have the same way to go: they are shown together, with the revisions
-    /// that are pending for them, and whether they are migrated by a plan or live, and why. Changes no tenant: a plan
-    /// of Alembic's is proven in scratch schemas beside them, which are removed again.
+    /// Tenants at the same revision are shown as one group, with their pending revisions and whether these are applied by
+    /// a plan (SQL that is rendered once for all of them) or live (by the migration tool), and why. Changes no tenant:
+    /// Alembic's plans are proven in scratch schemas or databases, which are removed again.
     Plan(Plan),
     /// Apply the plan of a run in some tenants, and roll it back
     ///
-    /// Says who would fail and why, and for how long the locks were held. Nothing remains but what a rollback leaves:
-    /// sequences that went on, and dead rows. Steps outside a transaction, and what a run does live, are not rehearsed.
-    /// The tenants are really locked meanwhile, one at a time. Ends with 7 if any would fail.
+    /// Shows which tenants would fail and why, and how long locks were held. Only what a rollback cannot undo remains:
+    /// advanced sequences, and dead rows. Steps outside a transaction and live migrations are not rehearsed. Each tenant
+    /// is really locked during its rehearsal, one per server at a time. Exits with 7 if any would fail or cannot be planned for.
     Rehearse(Rehearse),
     /// Start a run that brings tenants up to a revision
     ///
-    /// Prints the run's id. Workers do the work: `herder-worker` processes, or this one with --local.
+    /// Prints the run's id. Workers do the work: `herder-worker` processes, or this process with --local.
     Upgrade(Upgrade),
     /// Start a run that takes tenants down to a revision
     ///
-    /// Undoing a migration loses what it added, so it must be confirmed: on a terminal it asks, elsewhere it wants
-    /// --yes. Prints the run's id.
+    /// Undoing a migration loses the data that it added, so this must be confirmed: at a prompt on a terminal, with --yes
+    /// elsewhere. Prints the run's id.
     Downgrade(Downgrade),
-    /// List the runs, the latest first
+    /// List the runs, latest first
     Runs(Runs),
-    /// Show a run, and where each of its tenants stands
+    /// Show a run and the state of each of its tenants
     Status(Status),
     /// Follow a run to its end
     ///
-    /// Ends with the code of the run's outcome. Ctrl-C ends the watching, not the run.
+    /// Exits with the code of the run's outcome. Ctrl-C stops watching, not the run.
     Watch(Watch),
-    /// Sum up a run: how many tenants did what, and why some failed
+    /// Summarize a run: totals, and why tenants failed
     Report(Report),
-    /// Stop a run for now: nothing new is taken, what runs finishes
+    /// Pause a run: no new tenants start, running ones finish
     Pause(RunArg),
-    /// Let a paused, halted or interrupted run go on
+    /// Resume a paused, halted or interrupted run
     ///
-    /// A halted run goes on past the failures it has: its failure limit counts from here.
+    /// A halted run continues despite its failures so far: from here on, its failure limit counts only new ones.
     Resume(GoOn),
     /// End a run for good
     ///
-    /// What waits is cancelled, what runs is told to stop. Tenants that are done stay as they are.
+    /// Waiting tenants are cancelled, and running ones are stopped. Finished tenants stay as they are.
     Cancel(Cancel),
-    /// Take up the failed tenants of a run again
+    /// Retry the failed tenants of a run
     ///
-    /// The migrations count as they are now: what was wrong may have been mended there.
+    /// Uses the migrations as they are now, so that a corrected migration takes effect.
     Retry(GoOn),
-    /// Forget old runs: delete them from the control database
+    /// Delete old runs from the control database
     ///
-    /// With their jobs, attempts and deliveries, and with plans and workers that nothing points to any more. Only
-    /// runs that are over go, and no tenant is touched. Safe to interrupt, and to run by a schedule.
+    /// Also deletes their jobs, attempts and queue entries, and plans and workers that are no longer used. Only runs that
+    /// have ended are deleted, and no tenant is touched. Safe to interrupt, and to run on a schedule.
     Prune(Prune),
     /// Watch a fleet of demo tenants being migrated, with a failure and a killed worker
     ///
-    /// Starts a throw-away PostgreSQL, makes tenants with data, starts two workers, kills one of them, mends a
+    /// Starts a temporary PostgreSQL server, creates tenants with data, starts two workers, kills one of them, repairs a
     /// tenant that failed, and cleans up after itself. Needs PostgreSQL on this machine, or --database-url.
     Demo(Demo),
     /// Print a completion script for a shell
     Completions {
-        /// For which shell
+        /// The shell
         shell: Shell,
     },
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Output {
-    /// How the result is written to stdout
+    /// Format of the result on stdout
     #[arg(long = "output-format", value_name = "FORMAT", default_value = "text")]
     pub(crate) format: Format,
 }
@@ -165,26 +165,26 @@ impl Output {
 
 #[derive(Args, Debug)]
 pub(crate) struct RunArg {
-    /// The run's id, or the beginning of it [default: the latest run]
+    /// The run's id, or a prefix of it [default: the latest run]
     #[arg(value_name = "RUN")]
     pub(crate) run: Option<String>,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Init {
-    /// Where to write it [default: the file that --config names]
+    /// Where to write the config [default: the path that --config gives]
     pub(crate) path: Option<PathBuf>,
-    /// Replace the file if it is there
+    /// Replace the file if it exists
     #[arg(long)]
     pub(crate) force: bool,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Budget {
-    /// The server [default: all; with --set, the only one]
+    /// The server [default: all servers; with --set, the only one]
     #[arg(value_name = "SERVER")]
     pub(crate) server: Option<String>,
-    /// The budget from now on: a number of connections, or `config` for what the config says
+    /// The new budget: a number of connections, or `config` to restore the configured one
     #[arg(long, value_name = "N|config", value_parser = set_budget)]
     pub(crate) set: Option<SetBudget>,
     #[command(flatten)]
@@ -204,14 +204,14 @@ fn set_budget(text: &str) -> Result<SetBudget, String> {
     match text.parse() {
         _ if text == "config" => Ok(SetBudget::Config),
         Ok(n) if n > 0 => Ok(SetBudget::To(n)),
-        Ok(_) => Err("it must be at least 1; `herder pause` stops a run".into()),
-        Err(_) => Err("write a number, or `config`".into()),
+        Ok(_) => Err("must be at least 1; `herder pause` stops a run".into()),
+        Err(_) => Err("expected a number, or `config`".into()),
     }
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Setup {
-    /// Let this role use the tables, for workers and commands that connect as another one; may be given several times
+    /// Give this role access to the tables, for workers and commands that connect as it; may be repeated
     #[arg(long, value_name = "ROLE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) grant: Vec<String>,
 }
@@ -219,17 +219,17 @@ pub(crate) struct Setup {
 /// Which tenants.
 #[derive(Args, Debug)]
 pub(crate) struct Selection {
-    /// Only this tenant; may be given several times
+    /// Only this tenant; may be repeated
     #[arg(long = "tenant", value_name = "ID")]
     pub(crate) only: Vec<String>,
-    /// All but this tenant; may be given several times
+    /// All but this tenant; may be repeated
     #[arg(long, value_name = "ID")]
     pub(crate) exclude: Vec<String>,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Tenants {
-    /// Read each tenant's ledger: is it current, behind, never migrated, or unknown, and why
+    /// Read each tenant's ledger, and show whether it is current, behind, never migrated, or unknown and why
     #[arg(long)]
     pub(crate) revisions: bool,
     /// The target that --revisions compares with
@@ -248,7 +248,7 @@ pub(crate) struct Tenants {
 
 #[derive(Args, Debug)]
 pub(crate) struct Plan {
-    /// The target: head, base, a revision, the beginning of one, +N or -N
+    /// The target: head, base, a revision, a prefix of one, +N or -N
     #[arg(
         long,
         value_name = "TARGET",
@@ -256,13 +256,13 @@ pub(crate) struct Plan {
         allow_hyphen_values = true
     )]
     pub(crate) to: Target,
-    /// Plan the way down (understood by itself for `base` and -N)
+    /// Plan a downgrade (implied by `base` and -N)
     #[arg(long)]
     pub(crate) downgrade: bool,
-    /// Show the SQL of each plan, in the form of a script
+    /// Show the SQL of each plan as a script
     #[arg(long)]
     pub(crate) sql: bool,
-    /// End with 7 if anything is pending, or not known, for any tenant
+    /// Exit with 7 if anything is pending or unknown for any tenant
     #[arg(long)]
     pub(crate) check: bool,
     #[command(flatten)]
@@ -273,7 +273,7 @@ pub(crate) struct Plan {
 
 #[derive(Args, Debug)]
 pub(crate) struct Rehearse {
-    /// The target: head, base, a revision, the beginning of one, +N or -N
+    /// The target: head, base, a revision, a prefix of one, +N or -N
     #[arg(
         long,
         value_name = "TARGET",
@@ -281,19 +281,19 @@ pub(crate) struct Rehearse {
         allow_hyphen_values = true
     )]
     pub(crate) to: Target,
-    /// Rehearse the way down (understood by itself for `base` and -N)
+    /// Rehearse a downgrade (implied by `base` and -N)
     #[arg(long)]
     pub(crate) downgrade: bool,
-    /// In so many tenants, and at least one of those that stand at the same revision
+    /// Number of tenants to rehearse; at least one per group of tenants at the same revision
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) sample: u32,
-    /// In all tenants
+    /// Rehearse all tenants
     #[arg(long, conflicts_with = "sample")]
     pub(crate) all: bool,
-    /// How long to wait for a lock; the application queues up behind who waits
+    /// How long to wait for a lock; the application's queries queue up behind the waiting statement
     #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = limit)]
     pub(crate) lock_timeout: Duration,
-    /// How long one statement may take; it keeps its locks for as long
+    /// How long one statement may take; its locks are held for as long
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = limit)]
     pub(crate) statement_timeout: Duration,
     #[command(flatten)]
@@ -314,7 +314,9 @@ fn limit(text: &str) -> Result<Duration, String> {
 /// The size of a wave. In waves of nobody, nothing would ever be done.
 fn wave(text: &str) -> Result<Amount, String> {
     match text.parse::<Amount>()? {
-        none if none.is_zero() => Err("at least 1; without it, all the rest is one wave".into()),
+        none if none.is_zero() => {
+            Err("must be at least 1; without it, all remaining tenants are one wave".into())
+        }
         size => Ok(size),
     }
 }
@@ -322,13 +324,13 @@ fn wave(text: &str) -> Result<Amount, String> {
 /// How a run is released. What is not given here is taken from [rollout].
 #[derive(Args, Debug)]
 pub(crate) struct Rollout {
-    /// Release so many tenants first; the rest waits until they have succeeded; 0: no canary
+    /// Size of a first wave; the rest waits until all of it has succeeded; 0: no canary
     #[arg(long, value_name = "N|%")]
     pub(crate) canary: Option<Amount>,
-    /// Release the others in waves of this size, at least 1
+    /// Size of each further wave, at least 1
     #[arg(long, value_name = "N|%", value_parser = wave)]
     pub(crate) wave: Option<Amount>,
-    /// Let so many tenants fail; one more halts the run
+    /// Number of tenants that may fail; one more halts the run
     #[arg(long, value_name = "N|%")]
     pub(crate) failure_limit: Option<Amount>,
 }
@@ -336,20 +338,20 @@ pub(crate) struct Rollout {
 /// Who does the work, and who waits for it.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Follow {
-    /// Follow the run to its end, and end with the code of its outcome
+    /// Wait for the run to end, and exit with the code of its outcome
     #[arg(long)]
     pub(crate) wait: bool,
-    /// Do the work in this very process, N jobs at a time; implies --wait
+    /// Do the work in this process, N jobs at a time; implies --wait
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) local: Option<u16>,
-    /// Stop waiting, with 8, when no tenant was settled for so long, e.g. 20m; the run goes on
+    /// Stop waiting, with exit code 8, if no tenant is settled for this long, e.g. 20m; the run continues
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) stall_timeout: Option<Duration>,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Upgrade {
-    /// The target: head, a revision, the beginning of one, or +N
+    /// The target: head, a revision, a prefix of one, or +N
     #[arg(
         long,
         value_name = "TARGET",
@@ -363,7 +365,7 @@ pub(crate) struct Upgrade {
 
 #[derive(Args, Debug)]
 pub(crate) struct Downgrade {
-    /// The target: base, a revision, the beginning of one, or -N
+    /// The target: base, a revision, a prefix of one, or -N
     #[arg(long, value_name = "TARGET", allow_hyphen_values = true)]
     pub(crate) to: Target,
     #[command(flatten)]
@@ -377,12 +379,12 @@ pub(crate) struct Start {
     pub(crate) selection: Selection,
     #[command(flatten)]
     pub(crate) follow: Follow,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     pub(crate) yes: bool,
-    /// Where another run is open over some of these tenants, wait until it has ended, instead of being refused
+    /// If another open run covers some of these tenants, wait until it has ended instead of being refused
     ///
-    /// What --stall-timeout or Ctrl-C end before that has started nothing.
+    /// If the wait is interrupted by Ctrl-C or --stall-timeout, no run is started.
     #[arg(long)]
     pub(crate) queue: bool,
     #[command(flatten)]
@@ -393,7 +395,7 @@ pub(crate) struct Start {
 
 #[derive(Args, Debug)]
 pub(crate) struct Runs {
-    /// At most so many
+    /// Show at most this many
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: u32,
     #[command(flatten)]
@@ -404,7 +406,7 @@ pub(crate) struct Runs {
 pub(crate) struct Status {
     #[command(flatten)]
     pub(crate) run: RunArg,
-    /// Only the tenants that failed, with all that is known about why
+    /// Show only the tenants that failed, with all error details
     #[arg(long)]
     pub(crate) failed: bool,
     #[command(flatten)]
@@ -423,7 +425,7 @@ pub(crate) struct Watch {
 pub(crate) struct Report {
     #[command(flatten)]
     pub(crate) run: RunArg,
-    /// How the result is written to stdout
+    /// Format of the result on stdout
     #[arg(
         long = "output-format",
         visible_alias = "format",
@@ -445,33 +447,33 @@ pub(crate) struct GoOn {
 pub(crate) struct Cancel {
     #[command(flatten)]
     pub(crate) run: RunArg,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     pub(crate) yes: bool,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Prune {
-    /// Forget the runs that ended longer ago than this, e.g. 90d
+    /// Delete the runs that ended longer ago than this, e.g. 90d
     #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = humantime::parse_duration)]
     pub(crate) older_than: Duration,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     pub(crate) yes: bool,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Demo {
-    /// How many tenants
+    /// Number of tenants
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(10..))]
     pub(crate) tenants: u32,
     /// Migrate with Alembic (needs Python) instead of plain SQL files
     #[arg(long)]
     pub(crate) alembic: bool,
-    /// Use this running server instead of a throw-away one; databases of its own are made there, and dropped
+    /// Use this running server instead of a temporary one; the demo creates databases of its own there, and drops them
     #[arg(long, value_name = "URL")]
     pub(crate) database_url: Option<String>,
-    /// Leave everything in place at the end until Ctrl-C, to look around
+    /// At the end, keep everything in place until Ctrl-C, for inspection
     #[arg(long)]
     pub(crate) keep: bool,
 }

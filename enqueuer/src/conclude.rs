@@ -33,7 +33,7 @@ pub(crate) async fn conclude(pool: &PgPool, run: &RunView, more: &str) {
 }
 
 async fn say(pool: &PgPool, run: &RunView, more: &str) -> Result<(), StoreError> {
-    let failed = run.counts.get(&JobState::Failed).copied().unwrap_or_default();
+    let failed = run.count(JobState::Failed);
     let github = std::env::var("GITHUB_ACTIONS").is_ok_and(|value| value == "true");
     let wanted = if github { None } else { Some(NAMED as i64) };
     let failures = match failed {

@@ -10,7 +10,7 @@ pub(crate) fn on_terminal(command: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     Err(Problem::usage(format!("`herder {command}` must be confirmed"))
-        .hint("this is no terminal to ask on: pass --yes")
+        .hint("not running on a terminal: pass --yes to confirm")
         .into())
 }
 
@@ -45,7 +45,7 @@ fn ask(what: &str, tenants: Option<usize>) -> io::Result<()> {
         None => "`yes`".to_owned(),
     };
     let mut stderr = anstream::stderr();
-    write!(stderr, "{what}\nType {wanted} to go on: ")?;
+    write!(stderr, "{what}\nType {wanted} to continue: ")?;
     stderr.flush()
 }
 

@@ -35,22 +35,16 @@ pub(crate) fn config(path: &Path) -> anyhow::Result<Config> {
 /// Connects to a control database that is set up.
 pub(crate) async fn connect(control: &ControlConfig) -> anyhow::Result<PgPool> {
     let pool = connect_unchecked(control).await?;
-    let set_up = |message: &str, hint: &str| Err(Problem::set_up(message).hint(hint).into());
-    match setup_state(&pool).await? {
-        SetupState::Current => Ok(pool),
-        SetupState::Missing => set_up(
-            "the control database is not set up",
-            "run `herder setup`: it makes the schemas `herder` and `apalis` there",
-        ),
-        SetupState::Outdated => set_up(
-            "the control database was set up by an older Herder",
-            "run `herder setup`: it brings the tables up to date",
-        ),
-        SetupState::Newer => set_up(
-            "the control database was set up by a newer Herder",
-            "use that version: this one does not know its tables",
-        ),
+    match unfit(setup_state(&pool).await?) {
+        Some(problem) => Err(problem.into()),
+        None => Ok(pool),
     }
+}
+
+/// Why a control database cannot be used as it is.
+pub(crate) fn unfit(state: SetupState) -> Option<Problem> {
+    let (problem, remedy) = state.problem()?;
+    Some(Problem::set_up(format!("the control database {problem}")).hint(remedy))
 }
 
 /// Connects to a control database, whatever is in it. The first connection is made here: a pool would try again
@@ -84,21 +78,21 @@ pub(crate) async fn connect_unchecked(control: &ControlConfig) -> anyhow::Result
 }
 
 fn pooled_control(pooled: Pooled) -> Problem {
-    Problem::set_up("the control database cannot be used by [control] `url`")
+    Problem::set_up("the control database cannot be used through [control] `url`")
         .caused_by(RunnerError::Pooled(pooled.to_string()))
         .hint(POOLED_HINT)
 }
 
 fn unreachable(url: &DatabaseUrl) -> Problem {
     Problem::set_up(format!("cannot reach the control database at {}", url.address()))
-        .hint("is the server up, and the host and port of [control] `url` right?")
+        .hint("check that the server is running, and the host and port in [control] `url`")
 }
 
 /// What a failed connection means to the person who wrote the URL. No password is ever in a server's answer.
 fn refused(error: sqlx::Error, url: &DatabaseUrl) -> Problem {
     if let Some((_, hint)) = handshake::untrusted(&error) {
         return Problem::set_up(format!(
-            "the control database at {} is not to be trusted",
+            "cannot open a trusted connection to the control database at {}",
             url.address()
         ))
         .hint(hint)
@@ -112,7 +106,7 @@ fn refused(error: sqlx::Error, url: &DatabaseUrl) -> Problem {
         Some("28P01" | "28000") => {
             let user = url.user().unwrap_or_else(|| "the default user".into());
             Problem::set_up(format!(
-                "the control database at {} does not let `{user}` in",
+                "the control database at {} rejected the login of `{user}`",
                 url.address()
             ))
             .hint(refusal(code.as_deref().unwrap_or_default(), &error))
@@ -126,8 +120,8 @@ fn refused(error: sqlx::Error, url: &DatabaseUrl) -> Problem {
             "create it (createdb {}), or correct [control] `url`; then run `herder setup`",
             url.database()
         )),
-        Some("53300") => Problem::set_up(format!("the server at {} is full", url.address()))
-            .hint("wait until connections are free, or raise its max_connections"),
+        Some("53300") => Problem::set_up(format!("the server at {} has no free connections", url.address()))
+            .hint("wait until connections are free, or raise max_connections"),
         _ => unreachable(url),
     };
     problem.caused_by(cause(error))
@@ -155,7 +149,7 @@ pub(crate) async fn find_run(pool: &PgPool, name: Option<&str>) -> anyhow::Resul
     if let Some(name) = name
         && (name.trim().is_empty() || !name.trim().chars().all(|c| c.is_ascii_hexdigit() || c == '-'))
     {
-        let wrong = format!("`{name}` is no run: a run is named by its id or the beginning of it");
+        let wrong = format!("`{name}` is not a run: give its id, or a prefix of it");
         return Err(Problem::usage(wrong).hint(list).into());
     }
     match (store::run::find(pool, name).await?, name) {
@@ -170,8 +164,8 @@ pub(crate) async fn find_run(pool: &PgPool, name: Option<&str>) -> anyhow::Resul
             let ids: Vec<String> = runs.iter().map(RunId::to_string).collect();
             let name = name.unwrap_or_default();
             Err(
-                Problem::usage(format!("`{name}` could be any of {}", ids.join(", ")))
-                    .hint("give more of its digits")
+                Problem::usage(format!("`{name}` is ambiguous: it matches {}", ids.join(", ")))
+                    .hint("give more digits")
                     .into(),
             )
         }

@@ -51,13 +51,13 @@ impl Exit {
         match self {
             Self::Done => "done",
             Self::Unexpected => "unexpected error",
-            Self::Usage => "wrong usage: an argument, or what is not there; or tenants that an open run has",
-            Self::SetUp => "wrong set-up: the config, a database, the migration tool",
+            Self::Usage => "usage error: bad argument, unknown name, or another open run covers the tenants",
+            Self::SetUp => "set-up error: the config, a database or the migration tool cannot be used",
             Self::Failed => "the run finished with failed tenants",
-            Self::Halted => "the run was halted, by its failure limit or its canary",
+            Self::Halted => "the run was halted by its failure limit or its canary",
             Self::Cancelled => "the run was cancelled",
-            Self::Found => "`plan --check`, `check` or `rehearse` found something",
-            Self::Stalled => "no tenant was settled for --stall-timeout; the run goes on",
+            Self::Found => "`check`, `plan --check` or `rehearse` found a problem, or pending revisions",
+            Self::Stalled => "no tenant was settled for --stall-timeout; the run continues",
             Self::Interrupted => "Ctrl-C ended the wait, not the run",
         }
     }

@@ -224,13 +224,13 @@ impl Follower {
         match self.look().await {
             Ok(over) => {
                 if std::mem::take(&mut self.away) {
-                    output::say("The control database is back");
+                    output::say("The control database is available again");
                 }
                 Ok(over)
             }
             Err(error) if error.downcast_ref().is_some_and(is_away) => {
                 if !std::mem::replace(&mut self.away, true) {
-                    output::warning("the control database is away; waiting until it is back");
+                    output::warning("the control database is unavailable; waiting for it");
                 }
                 Ok(None)
             }
@@ -269,11 +269,8 @@ impl Follower {
 
     /// A tenant that is tried again and again is no progress; a run that is paused makes none, and that is well.
     fn note_progress(&mut self, run: &RunView) {
-        let of = |state: &JobState| run.counts.get(state).copied().unwrap_or_default();
-        let open = [JobState::Waiting, JobState::Ready, JobState::Running];
-        let settled = i64::from(run.tenants) - open.iter().map(of).sum::<i64>();
-        if settled != self.settled || run.state != RunState::Running {
-            (self.settled, self.progressed) = (settled, Instant::now());
+        if run.settled() != self.settled || run.state != RunState::Running {
+            (self.settled, self.progressed) = (run.settled(), Instant::now());
         }
     }
 
@@ -299,7 +296,6 @@ impl Follower {
     /// What happened to the run as a whole.
     fn tell_run(&mut self, run: &RunView) -> anyhow::Result<()> {
         let (id, more) = (short(&run.id), &self.more);
-        let running = run.counts.get(&JobState::Running).copied().unwrap_or_default();
         let mut lines = Vec::new();
         if run.wave > self.wave {
             lines.push(format!(
@@ -310,14 +306,14 @@ impl Follower {
             ));
             self.wave = run.wave;
         }
-        let still = match running {
+        let still = match run.count(JobState::Running) {
             0 => String::new(),
-            n => format!("; {} still at work", count(n, "tenant")),
+            n => format!("; {} still running", count(n, "tenant")),
         };
         if run.state != self.state {
             match run.state {
                 RunState::Paused => lines.push(format!(
-                    "{:>12} by a person{still}; `herder resume {id}{more}` goes on",
+                    "{:>12} by an operator{still}; `herder resume {id}{more}` continues the run",
                     "PAUSED"
                 )),
                 RunState::Halted => lines.push(format!(
@@ -325,8 +321,8 @@ impl Follower {
                     "HALTED",
                     run.reason.as_deref().unwrap_or("by its failure limit")
                 )),
-                RunState::Cancelled => lines.push(format!("{:>12} by a person{still}", "CANCELLED")),
-                RunState::Running => lines.push(format!("{:>12} by a person", "RESUMED")),
+                RunState::Cancelled => lines.push(format!("{:>12} by an operator{still}", "CANCELLED")),
+                RunState::Running => lines.push(format!("{:>12} by an operator", "RESUMED")),
                 RunState::Succeeded | RunState::Failed => {}
             }
             self.state = run.state;
@@ -353,15 +349,14 @@ impl Follower {
         let (Screen::Terminal(bar), Some(story)) = (&mut self.screen, &self.story) else {
             return Ok(());
         };
-        let of = |state: JobState| run.counts.get(&state).copied().unwrap_or_default();
-        let running = match of(JobState::Running) {
+        let running = match run.count(JobState::Running) {
             0 => vec![],
             _ => view::jobs(&self.pool, self.run, Some(JobState::Running), Some(SHOWN as i64)).await?,
         };
         let mut message = format!(
-            "{} failed, {} at work",
-            of(JobState::Failed),
-            of(JobState::Running)
+            "{} failed, {} running",
+            run.count(JobState::Failed),
+            run.count(JobState::Running)
         );
         if run.waves > 1 {
             message += &format!(", wave {} of {}", run.wave + 1, run.waves);
@@ -415,21 +410,21 @@ pub(crate) async fn warn_of_unserved(pool: &PgPool, run: RunId, more: &str) -> R
             "start `herder-worker`".to_owned(),
         ),
         Unserved::Runner(runner) => (
-            format!("no worker that is running has a runner of kind `{runner}`"),
+            format!("no running worker has a runner of kind `{runner}`"),
             format!("start `herder-worker` with `[runner] kind = \"{runner}\"`"),
         ),
         Unserved::Servers(servers) => (
             format!(
-                "no worker that is running has {} `{}` in its config",
+                "no running worker has {} `{}` in its config",
                 if servers.len() == 1 { "server" } else { "servers" },
                 servers.join("`, `")
             ),
-            "start `herder-worker` with the config that this run was made with".to_owned(),
+            "start `herder-worker` with the config that this run was started with".to_owned(),
         ),
     };
     output::warning(&lack);
     output::hint(&format!(
-        "{remedy}, or let `herder resume {} --local 8{more}` do the work",
+        "{remedy}, or do the work in this process with `herder resume {} --local 8{more}`",
         short(&run)
     ));
     Ok(true)
@@ -437,12 +432,11 @@ pub(crate) async fn warn_of_unserved(pool: &PgPool, run: RunId, more: &str) -> R
 
 /// Whether nothing will happen to the run by itself any more.
 fn is_over(run: &RunView) -> bool {
-    let running = run.counts.get(&JobState::Running).copied().unwrap_or_default();
     match run.state {
         RunState::Running | RunState::Paused => false,
         RunState::Succeeded | RunState::Failed => true,
         // What runs finishes, or is told to stop: only then is it known what became of it.
-        RunState::Halted | RunState::Cancelled => running == 0,
+        RunState::Halted | RunState::Cancelled => run.count(JobState::Running) == 0,
     }
 }
 

@@ -37,7 +37,7 @@ impl News {
         let hope = first.is_finished() || first.await.unwrap_or(false);
         if !(hope && herald.tell(self.run).await) {
             output::warning(&format!(
-                "the webhook has not taken all messages about run {} yet; workers try again",
+                "not all notifications about run {} were delivered to the webhook; workers will retry",
                 short(&self.run)
             ));
         }

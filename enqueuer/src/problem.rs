@@ -127,7 +127,7 @@ fn hint_of_one(cause: &(dyn StdError + 'static)) -> Option<String> {
     }
     if let Some(StoreError::NotAllowed { role, .. }) = cause.downcast_ref::<StoreError>() {
         return Some(format!(
-            "have the role that made them run `herder setup --grant {role}`"
+            "run `herder setup --grant {role}` as the role that created the tables"
         ));
     }
     if let Some(error) = cause.downcast_ref::<EnqueueError>() {
@@ -139,7 +139,7 @@ fn hint_of_one(cause: &(dyn StdError + 'static)) -> Option<String> {
             EnqueueError::Overlap { run, .. } => {
                 let id = short(run);
                 Some(format!(
-                    "--queue waits until it has ended; `herder cancel {id}` ends it; --exclude leaves its tenants out"
+                    "--queue waits until it has ended; `herder cancel {id}` ends it; --exclude leaves out its tenants"
                 ))
             }
             EnqueueError::Resolve(ResolveError::Unknown { .. }) => {
@@ -159,14 +159,14 @@ fn hint_of_one(cause: &(dyn StdError + 'static)) -> Option<String> {
         None => cause.downcast_ref::<ConfigError>()?,
     };
     match config {
-        ConfigError::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound => Some(
-            "`herder init` writes a config to start from; --config or HERDER_CONFIG names another".into(),
-        ),
+        ConfigError::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            Some("`herder init` creates a config; --config or HERDER_CONFIG selects another file".into())
+        }
         ConfigError::Unreadable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-            Some("let this user read it; --config or HERDER_CONFIG names another".into())
+            Some("make it readable for this user; --config or HERDER_CONFIG selects another file".into())
         }
         ConfigError::Unreadable { .. } => {
-            Some("a config is a text file in TOML; --config or HERDER_CONFIG names another".into())
+            Some("the config must be a TOML file; --config or HERDER_CONFIG selects another file".into())
         }
         ConfigError::Missing { .. } => Some("set it, or write the value into the config".into()),
         _ => None,
@@ -267,7 +267,7 @@ mod tests {
           caused by: cannot read the config /nowhere/herder.toml
           caused by: No such file or directory (os error 2)
 
-        hint: `herder init` writes a config to start from; --config or HERDER_CONFIG names another
+        hint: `herder init` creates a config; --config or HERDER_CONFIG selects another file
         ");
         assert_eq!(exit_of(&error), Exit::SetUp);
     }

@@ -88,14 +88,14 @@ pub(crate) fn say_stopped(run: RunId, local: Option<u16>, more: &str) {
     let id = short(&run);
     match local {
         None => {
-            output::say(&format!("Stopped watching; run {id} goes on"));
+            output::say(&format!("Stopped watching; run {id} continues"));
             output::hint(&format!(
-                "`herder watch {id}{more}` comes back to it; `herder pause {id}{more}` or `herder cancel {id}{more}` stops it"
+                "`herder watch {id}{more}` follows it again; `herder pause {id}{more}` or `herder cancel {id}{more}` stops it"
             ));
         }
         Some(n) => {
-            output::say(&format!("Stopped working; run {id} is not over"));
-            output::hint(&format!("`herder resume {id} --local {n}{more}` goes on"));
+            output::say(&format!("Stopped working; run {id} has not ended"));
+            output::hint(&format!("`herder resume {id} --local {n}{more}` continues it"));
         }
     }
 }
@@ -115,7 +115,7 @@ async fn work(
         drain_timeout: cx.config.worker.drain_timeout,
         only_run: Some(run),
     };
-    let metrics = Metrics::new().context("cannot count")?;
+    let metrics = Metrics::new().context("cannot create the metrics")?;
     let worker = Worker::new(Arc::new(cx), options, metrics);
     let mut running = tokio::spawn({
         let worker = worker.clone();
@@ -134,7 +134,7 @@ async fn work(
         never = drain_on_interrupt(worker.clone(), interrupts, goodbye) => match never {},
     };
     if let Some(error) = broke {
-        anyhow::bail!("the worker in this process broke: {error}");
+        anyhow::bail!("the worker in this process failed: {error}");
     }
     worker.drain();
     if !running.is_finished() && tokio::time::timeout(LAST_MOMENTS, &mut running).await.is_err() {
@@ -152,7 +152,7 @@ async fn drain_on_interrupt(
     goodbye: impl FnOnce(),
 ) -> Infallible {
     interrupts.next().await;
-    output::say("Finishing what runs; Ctrl-C again ends at once");
+    output::say("Finishing the running tenants; Ctrl-C again stops at once");
     worker.drain();
     interrupts.next().await;
     worker.hurry();

@@ -105,7 +105,7 @@ impl Config {
         let private_variables = expand_all(&mut table, directory, env)?;
         if let Some(unknown) = table.keys().find(|k| !SECTIONS.contains(&k.as_str())) {
             let known = SECTIONS.map(str::to_owned);
-            let message = format!("is no section{}", did_you_mean(unknown, &known));
+            let message = format!("unknown section{}", did_you_mean(unknown, &known));
             return Err(ConfigError::Section {
                 section: unknown.clone(),
                 message,
@@ -178,7 +178,7 @@ impl Config {
         if heartbeat.is_zero() || poll.is_zero() || lease < heartbeat * 3 {
             return wrong(
                 "worker",
-                "`lease` must be at least three times `heartbeat`, and neither they nor `poll` zero",
+                "`lease` must be at least three times `heartbeat`, and `heartbeat` and `poll` more than zero",
             );
         }
         if self.limits.max_attempts < 1 || self.limits.max_starts < 1 {
@@ -194,15 +194,12 @@ impl Config {
         }
         let is_zero = |amount: Option<Amount>| amount.is_some_and(Amount::is_zero);
         if let Some((name, _)) = self.servers.iter().find(|(_, server)| is_zero(server.budget)) {
-            return wrong(
-                &format!("servers.{name}"),
-                "`budget` must be at least 1: without a connection there is nothing to migrate with",
-            );
+            return wrong(&format!("servers.{name}"), "`budget` must be at least 1");
         }
         if is_zero(self.rollout.wave) {
             return wrong(
                 "rollout",
-                "`wave` must be at least 1; without it, all the rest is one wave",
+                "`wave` must be at least 1; without it, all remaining tenants are one wave",
             );
         }
         if let Some(problem) = self.notify.problem() {
@@ -211,10 +208,7 @@ impl Config {
         if let RunnerConfig::Command(c) = &self.runner
             && c.command.is_empty()
         {
-            return wrong(
-                "runner",
-                "`command` is empty: it is the program and its arguments",
-            );
+            return wrong("runner", "`command` is empty: give a program and its arguments");
         }
         Ok(())
     }
@@ -226,7 +220,7 @@ fn section<T: DeserializeOwned>(table: &mut Table, name: &str, optional: bool) -
         None if optional => decode(name, Value::Table(Table::new())),
         None => Err(ConfigError::Section {
             section: name.into(),
-            message: "is missing: `herder init` writes a config to start from".into(),
+            message: "the section is missing; `herder init` creates a config with all sections".into(),
         }),
     }
 }
@@ -248,14 +242,14 @@ fn without_value(message: &str) -> String {
         && let Some((_, "struct ControlConfig" | "struct ServerConfig" | "a map")) =
             message.rsplit_once(", expected ")
     {
-        return "must be a section with keys, like those that `herder init` writes".to_owned();
+        return "must be a section with keys, as in the config that `herder init` creates".to_owned();
     }
     for kind in ["type", "value"] {
         let begin = format!("invalid {kind}: string \"");
         if let Some(rest) = message.strip_prefix(&begin)
             && let Some((_, expected)) = rest.rsplit_once("\", expected ")
         {
-            return format!("a text stands where {expected} is expected");
+            return format!("expected {expected}, found a string");
         }
     }
     message.to_owned()
@@ -388,7 +382,7 @@ pub(super) mod duration {
         let text = String::deserialize(d)?;
         humantime::parse_duration(&text).map_err(|e| {
             D::Error::custom(format!(
-                "`{}` is no duration like \"3s\": {e}",
+                "`{}` is not a duration like \"3s\": {e}",
                 crate::secret::shown(&text)
             ))
         })
@@ -461,7 +455,7 @@ mod tests {
             ),
             (
                 "[control]\nurl = 'postgresql://h/d'\n[limits]\nmax_attempts = 'postgresql://u:hunter2@h/d'",
-                "[limits] a text stands where i32 is expected",
+                "[limits] expected i32, found a string",
             ),
         ] {
             let complaint = complaint(&format!(
@@ -534,7 +528,7 @@ mod tests {
         );
         assert_eq!(
             complaint(&format!("{MINIMAL}\n[limit]")),
-            "[limit] is no section; the nearest known one is `limits`"
+            "[limit] unknown section; the nearest known one is `limits`"
         );
         assert_eq!(
             complaint(&MINIMAL.replace("${HERDER", "${NOPE")),
@@ -542,7 +536,7 @@ mod tests {
         );
         assert_eq!(
             complaint(&format!("{MINIMAL}\n[limits]\nbackoff = \"soon\"")),
-            "[limits] `soon` is no duration like \"3s\": expected number at 0"
+            "[limits] `soon` is not a duration like \"3s\": expected number at 0"
         );
         for (key, value) in [
             ("lock_timeout", "500us"),
@@ -553,8 +547,7 @@ mod tests {
             assert_eq!(
                 complaint(&format!("{MINIMAL}\n[limits]\n{key} = \"{value}\"")),
                 format!(
-                    "[limits] `{key}` must be at least 1ms, and at most 2147483647ms (24 days): less or more is no \
-                     limit to PostgreSQL"
+                    "[limits] `{key}` must be between 1ms and 2147483647ms (24 days), the range that PostgreSQL can enforce"
                 )
             );
         }
@@ -564,16 +557,16 @@ mod tests {
         for budget in ["0", "\"0\"", "\"0%\""] {
             assert_eq!(
                 complaint(&MINIMAL.replace("\"25%\"", budget)),
-                "[servers.main] `budget` must be at least 1: without a connection there is nothing to migrate with"
+                "[servers.main] `budget` must be at least 1"
             );
         }
         assert_eq!(
             complaint(&format!("{MINIMAL}\n[rollout]\nwave = 0")),
-            "[rollout] `wave` must be at least 1; without it, all the rest is one wave"
+            "[rollout] `wave` must be at least 1; without it, all remaining tenants are one wave"
         );
         assert_eq!(
             complaint(&format!("{MINIMAL}\n[worker]\nlease = \"1s\"")),
-            "[worker] `lease` must be at least three times `heartbeat`, and neither they nor `poll` zero"
+            "[worker] `lease` must be at least three times `heartbeat`, and `heartbeat` and `poll` more than zero"
         );
         assert_eq!(
             complaint("[control"),

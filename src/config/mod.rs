@@ -113,8 +113,7 @@ pub const TIMEOUTS: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_millis(i32::MAX as u64);
 
 /// What to say of a timeout that is not one of [`TIMEOUTS`].
-pub const NO_TIMEOUT: &str =
-    "at least 1ms, and at most 2147483647ms (24 days): less or more is no limit to PostgreSQL";
+pub const NO_TIMEOUT: &str = "between 1ms and 2147483647ms (24 days), the range that PostgreSQL can enforce";
 
 impl LimitsConfig {
     /// The delays between attempts.

@@ -47,7 +47,7 @@ impl NotifyConfig {
             Some(Ok(url)) if !matches!(url.scheme(), "http" | "https") => {
                 Some("`webhook` must begin with https:// or http://")
             }
-            Some(Err(_)) => Some("`webhook` is no URL"),
+            Some(Err(_)) => Some("`webhook` is not a valid URL"),
             _ if self.timeout.is_zero() || self.timeout > Duration::from_secs(60) => {
                 Some("`timeout` must be more than 0s, and at most 1min")
             }

@@ -60,6 +60,17 @@ pub enum Target {
     Relative(i64),
 }
 
+impl Target {
+    /// Which way a run goes to it. `downgrade`: whether down was asked for, where the target could be either.
+    pub fn direction(&self, downgrade: bool) -> Direction {
+        match self {
+            Self::Base | Self::Relative(..0) => Direction::Downgrade,
+            _ if downgrade => Direction::Downgrade,
+            _ => Direction::Upgrade,
+        }
+    }
+}
+
 impl FromStr for Target {
     type Err = String;
 
@@ -70,7 +81,7 @@ impl FromStr for Target {
             "head" => Ok(Self::Head),
             "base" => Ok(Self::Base),
             _ if s.starts_with(['+', '-']) => match s.parse() {
-                Ok(0) | Err(_) => Err(format!("`{s}` is no step: write +1, -2 and so on")),
+                Ok(0) | Err(_) => Err(format!("`{s}` is not a step: write +1, -2 and so on")),
                 Ok(n) => Ok(Self::Relative(n)),
             },
             _ => Ok(Self::Revision(s.to_owned())),
@@ -156,7 +167,7 @@ pub enum HistoryError {
     #[error("no revision `{0}` in the history")]
     UnknownTarget(String),
     /// Several revisions begin with it.
-    #[error("`{prefix}` could be any of {}", .candidates.join(", "))]
+    #[error("`{prefix}` is ambiguous: it matches {}", .candidates.join(", "))]
     AmbiguousTarget {
         /// What was asked for.
         prefix: String,
@@ -173,7 +184,7 @@ pub enum HistoryError {
     #[error("the ledger is at `{0}`, which is not among these migrations")]
     UnknownLedger(String),
     /// Only a revision in full, or the base, can be a target where nobody lists the revisions.
-    #[error("`{0}` means nothing here: the revisions are not known")]
+    #[error("`{0}` cannot be used as a target: the revisions are not known")]
     NotListed(String),
     /// The history itself makes no sense.
     #[error("{0}")]
@@ -196,7 +207,7 @@ impl History {
             }
             if index.insert(revision.id.clone(), i).is_some() {
                 return Err(HistoryError::Broken(format!(
-                    "revision `{}` stands there twice",
+                    "revision `{}` appears twice",
                     revision.id
                 )));
             }

@@ -80,8 +80,8 @@ impl Door {
                     if admission == Admission::OnTop {
                         warn!(
                             server = self.server,
-                            "The budget of `{}` is too small to count this worker's {CONTROL_CONNECTIONS} connections to \
-                             the control database: they come on top",
+                            "The budget of `{}` is too small for this worker's {CONTROL_CONNECTIONS} connections to \
+                             the control database: they are not counted",
                             self.server
                         );
                     }
@@ -91,7 +91,7 @@ impl Door {
                     waiting.store(false, Ordering::Relaxed);
                     unbroken = None;
                     if !std::mem::replace(&mut said, true) {
-                        warn!(%error, "Cannot sign on; trying again until it works");
+                        warn!(%error, "Cannot register this worker; retrying until it works");
                     }
                 }
             }

@@ -111,7 +111,7 @@ impl Herald {
         };
         match self.webhook.post(&message).await {
             Ok(()) => {
-                debug!(run.id = %notice.run, event = %notice.occasion, "Told the webhook");
+                debug!(run.id = %notice.run, event = %notice.occasion, "Notified the webhook");
                 notice::remove(&self.pool, notice.id).await?;
             }
             Err(error) => self.failed(&notice, &error).await?,
@@ -122,10 +122,10 @@ impl Herald {
     async fn failed(&self, notice: &Notice, error: &WebhookError) -> Result<(), StoreError> {
         let (run, event) = (short(&notice.run), notice.occasion);
         if notice.tries >= notice::TRIES {
-            warn!(run.id = %notice.run, %event, %error, "Gave up telling the webhook of the {event} of run {run}: {error}");
+            warn!(run.id = %notice.run, %event, %error, "Gave up notifying the webhook of the {event} of run {run}: {error}");
             return notice::remove(&self.pool, notice.id).await;
         }
-        debug!(run.id = %notice.run, %event, %error, "Cannot tell the webhook yet: {error}");
+        debug!(run.id = %notice.run, %event, %error, "Cannot notify the webhook yet: {error}");
         let delay = BACKOFF * 2_u32.pow(notice.tries.unsigned_abs().saturating_sub(1));
         notice::put_back(&self.pool, notice.id, delay).await
     }
@@ -164,14 +164,16 @@ fn message(notice: &Notice, run: &RunView, failed: &[String]) -> Value {
 }
 
 fn text(occasion: Occasion, run: &RunView, failed: &[String]) -> String {
-    let of = |state: JobState| run.counts.get(&state).copied().unwrap_or_default();
     let id = short(&run.id);
     let what = format!("run {id} ({} to {})", run.direction, run.target);
     let tenants = match run.tenants {
         1 => "1 tenant".to_owned(),
         n => format!("{n} tenants"),
     };
-    let names = match (failed.join(", "), of(JobState::Failed) - failed.len() as i64) {
+    let names = match (
+        failed.join(", "),
+        run.count(JobState::Failed) - failed.len() as i64,
+    ) {
         (names, ..=0) => names,
         (names, more) => format!("{names} and {more} more"),
     };
@@ -181,15 +183,15 @@ fn text(occasion: Occasion, run: &RunView, failed: &[String]) -> String {
         (Occasion::Halt, _) => format!(
             "⛔ Herder halted {what}: {}. {} of {tenants} succeeded; failed: {names}. {why}",
             run.reason.as_deref().unwrap_or("too many failures"),
-            of(JobState::Succeeded),
+            run.count(JobState::Succeeded),
         ),
         (Occasion::Finish, RunState::Failed) => format!(
             "❌ Herder finished {what}: {} of {tenants} failed: {names}. {why}; `herder retry {id}` tries again",
-            of(JobState::Failed),
+            run.count(JobState::Failed),
         ),
         (Occasion::Finish, RunState::Cancelled) => format!(
             "⏹️ Herder cancelled {what}: {} of {tenants} had succeeded",
-            of(JobState::Succeeded)
+            run.count(JobState::Succeeded)
         ),
         (Occasion::Finish, _) => format!("✅ Herder finished {what}: {tenants}, none failed"),
     }
@@ -217,7 +219,7 @@ mod tests {
             wave: 0,
             waves: 1,
             failure_limit: None,
-            reason: (state == RunState::Halted).then(|| "3 tenants failed, and 2 may".into()),
+            reason: (state == RunState::Halted).then(|| "3 tenants failed; the failure limit is 2".into()),
             created_at: chrono::DateTime::UNIX_EPOCH,
             settled_at: None,
             counts: counts.iter().copied().collect(),

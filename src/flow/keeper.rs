@@ -98,10 +98,7 @@ impl Keeper {
         if rounds.is_multiple_of(3) {
             let pushed = run::mend(pool).await?;
             if pushed > 0 {
-                warn!(
-                    deliveries = pushed,
-                    "Pushed {pushed} deliveries that had got lost"
-                );
+                warn!(deliveries = pushed, "Queued {pushed} lost deliveries again");
             }
             for id in run::running(pool).await? {
                 self.advance(id).await?;
@@ -121,7 +118,7 @@ impl Keeper {
             if said.insert(server.clone()) {
                 info!(
                     server,
-                    "Tenants wait on server `{server}`, which this worker's config does not name"
+                    "Tenants are waiting on server `{server}`, which is not in this worker's config"
                 );
             }
         }
@@ -141,7 +138,7 @@ impl Keeper {
                 true => {
                     error!(
                         run.id = %lost.run, tenant.id = %tenant, attempt = lost.epoch, worker = %worker,
-                        "Parked tenant `{tenant}`: it was started too often, and each time its worker was lost"
+                        "Parked tenant `{tenant}`: it was started too many times, and each time its worker was lost"
                     );
                     self.advance(lost.run).await?;
                 }
@@ -311,6 +308,6 @@ pub(super) fn say(run: RunId, advanced: &Advanced) {
             info!(run.id = %run, wave, jobs, "Opened wave {wave} of run {short}: {jobs} tenants")
         }
         Advanced::Halted(reason) => error!(run.id = %run, %reason, "Halted run {short}: {reason}"),
-        Advanced::Settled(state) => info!(run.id = %run, state = %state, "Run {short} is over: {state}"),
+        Advanced::Settled(state) => info!(run.id = %run, state = %state, "Run {short} has ended: {state}"),
     }
 }

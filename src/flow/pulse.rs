@@ -114,7 +114,7 @@ impl Pulse {
                         _ => format!("no answer in {BEAT_TIMEOUT:?}"),
                     };
                     if std::mem::take(&mut well) {
-                        warn!(%error, "No heartbeat: the control database does not answer; what runs goes on");
+                        warn!(%error, "Heartbeat failed: the control database does not answer; running attempts continue");
                     }
                 }
             }
@@ -131,7 +131,7 @@ impl Pulse {
                 if let Some(door) = &self.door
                     && door.enter(&mut opened, false).await? == Admission::Full
                 {
-                    warn!("This worker's own connections are over the budget for now");
+                    warn!("This worker's own connections exceed the budget for now");
                 }
                 connection.insert(opened)
             }
@@ -169,7 +169,7 @@ impl Pulse {
                 // First: from the moment that it is given back it may be another worker's.
                 self.held.disown(job.job, job.epoch);
                 if worker::give_back(connection, &self.row.id, job.job, job.epoch).await? {
-                    warn!(job = job.job, "Gave back a job whose claim had got lost");
+                    warn!(job = job.job, "Returned a job whose claim response was lost");
                 }
             }
         }
@@ -184,7 +184,7 @@ impl Pulse {
                 warn!(
                     job,
                     attempt = epoch,
-                    "Stopping an attempt: the job went on without it"
+                    "Stopping an attempt: its job no longer belongs to it"
                 );
             }
         }

@@ -241,8 +241,8 @@ impl Stage<'_> {
                     tried.held_ms = Some(milliseconds(held));
                 }
             }
-            Ok(Rehearsed::Locked) => tried.why = Some("somebody else is at work on it".into()),
-            Ok(Rehearsed::Elsewhere(found)) => tried.why = Some(format!("it is at {} by now", rows(&found))),
+            Ok(Rehearsed::Locked) => tried.why = Some("another session is migrating it".into()),
+            Ok(Rehearsed::Elsewhere(found)) => tried.why = Some(format!("it is now at {}", rows(&found))),
             Err(error) if error.class() == FailureClass::Infrastructure => {
                 tried.why = Some(chain(&error));
             }
@@ -319,11 +319,11 @@ impl Stage<'_> {
         let mut record = error.to_job_error();
         let hint = match record.reason.as_str() {
             "lock_timeout" => Some(format!(
-                "it waited {:?} for a lock; a run waits {:?}, and tries again",
+                "it waited {:?} for a lock; a run waits {:?}, and retries",
                 self.limits.lock_timeout, self.cx.config.limits.lock_timeout
             )),
             "statement_timeout" => Some(format!(
-                "it was broken off after {:?}: a run would hold its locks for longer; --statement-timeout allows it more",
+                "it was stopped after {:?}: in a run it would hold its locks for longer; --statement-timeout raises the limit",
                 self.limits.statement_timeout
             )),
             _ => None,

@@ -84,7 +84,7 @@ impl Service {
                 said = true;
                 info!(
                     server,
-                    "Waiting for the service connection of `{server}`: somebody else inspects it"
+                    "Waiting for the service connection of `{server}`: another process is using it"
                 );
             }
             tokio::time::sleep(POLL).await;
@@ -155,7 +155,7 @@ impl Service {
     pub async fn release(self) {
         self.renewal.abort();
         if let Err(error) = service::release(&self.pool, &self.server, &self.holder).await {
-            tracing::debug!(%error, "Cannot give back a service connection; its lease runs out by itself");
+            tracing::debug!(%error, "Cannot give back a service connection; its lease will expire");
         }
     }
 }
@@ -173,7 +173,7 @@ async fn renew(pool: PgPool, server: String, holder: String) {
             Ok(service::Service::Taken) => {
                 warn!(
                     server,
-                    "Lost the service connection of `{server}`: this process was away for too long"
+                    "Lost the service connection of `{server}`: this process did not renew it in time"
                 );
                 return;
             }

@@ -116,7 +116,7 @@ impl Writer {
                     (tries, in_doubt) = (tries + 1, in_doubt || may_be_written(&error));
                     if tries == 1 {
                         let count = ended.len();
-                        warn!(%error, "Cannot write the outcomes of {count} attempts yet");
+                        warn!(%error, "Cannot write the outcomes of {count} attempts yet; retrying");
                     }
                     tokio::time::sleep(BACKOFF.delay(tries, rand::random())).await;
                 }

@@ -337,7 +337,7 @@ impl Shared {
         let shared = Arc::clone(self);
         tokio::spawn(async move {
             if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-                error!("The {part} panicked, which is a bug in Herder: this worker drains and ends");
+                error!("The {part} panicked, which is a bug in Herder: draining and ending this worker");
                 shared.panicked.store(true, Ordering::Relaxed);
                 shared.draining.store(true, Ordering::Relaxed);
                 shared.drain.cancel();
@@ -351,7 +351,7 @@ impl Shared {
         while let Err(error) = self.sign_on(row).await {
             tries += 1;
             if tries == 1 {
-                warn!(%error, "Cannot sign on; trying again until it works");
+                warn!(%error, "Cannot register this worker; retrying until it works");
             }
             self.answered();
             tokio::select! {
@@ -464,7 +464,7 @@ impl Shared {
             close_all(self.kept.take(claim).await).await;
             self.metrics.fenced();
             warn!(
-                "The outcome of tenant `{}` came too late: the job went on without this attempt",
+                "The outcome of tenant `{}` came too late: its job no longer belongs to this attempt",
                 claim.tenant
             );
             return;
@@ -513,7 +513,7 @@ impl Shared {
         self.drain.cancelled().await;
         tokio::select! {
             () = tokio::time::sleep(self.options.drain_timeout) => {
-                warn!("The drain timed out; giving back what still runs");
+                warn!("The drain timed out; returning running jobs");
             }
             () = self.hurry.cancelled() => {}
         }
@@ -542,7 +542,7 @@ impl Shared {
         };
         match tokio::time::timeout(LAST_WORDS, rest).await {
             Ok(Ok(())) => {}
-            _ => warn!("Could not give back the rest; the lease runs out by itself"),
+            _ => warn!("Could not return the remaining jobs; their lease will expire"),
         }
     }
 
@@ -556,7 +556,7 @@ impl Shared {
         };
         let off = tokio::time::timeout(LAST_WORDS, off).await;
         if let Err(error) = off.unwrap_or(Err(StoreError::Silent(LAST_WORDS))) {
-            warn!(%error, "Could not sign off; the lease runs out by itself");
+            warn!(%error, "Could not sign off; the lease will expire");
         }
     }
 }
@@ -587,16 +587,16 @@ fn log(claim: &Claim, settlement: &Settlement, took: Duration) {
         ),
         Settlement::Retry { error: e, delay, .. } => warn!(
             duration_ms, reason = %e.reason, sqlstate = e.sqlstate.as_deref(),
-            "Tenant `{tenant}` is tried again in {delay:.1?}: {}", e.message
+            "Retrying tenant `{tenant}` in {delay:.1?}: {}", e.message
         ),
         Settlement::Live { at, .. } => warn!(
             duration_ms,
-            "Tenant `{tenant}` is at {at}, where its plan does not fit any more: the migration tool takes it from there"
+            "Tenant `{tenant}` is at {at}, not where its plan starts: continuing with the migration tool"
         ),
-        Settlement::Returned => info!(duration_ms, "Gave back tenant `{tenant}`: this worker drains"),
+        Settlement::Returned => info!(duration_ms, "Returned tenant `{tenant}`: this worker is draining"),
         Settlement::Skipped(e) => warn!(
             duration_ms,
-            "Skipped tenant `{tenant}`, which is off the list: {}", e.message
+            "Skipped tenant `{tenant}`, which is no longer listed: {}", e.message
         ),
         Settlement::Cancelled => info!(duration_ms, "Stopped tenant `{tenant}`: its run was cancelled"),
     }

@@ -33,10 +33,10 @@ pub enum StoreError {
     #[error("the control database's URL is {0}")]
     Url(#[from] DatabaseUrlError),
     /// It cannot be reached, or refused a statement.
-    #[error("the control database does not do its part: {0}")]
+    #[error("control database error: {0}")]
     Database(#[from] sqlx::Error),
     /// They were made by another role, which has not let this one use them.
-    #[error("`{role}` may not use the control tables ({message})")]
+    #[error("role `{role}` has no access to the control tables ({message})")]
     NotAllowed {
         /// This role.
         role: String,
@@ -58,17 +58,19 @@ impl StoreError {
         let place = format!("the control database at {address}");
         match self {
             Self::NotAllowed { role, .. } => {
-                format!("{self}: have the role that made them run `herder setup --grant {role}`")
+                format!("{self}: run `herder setup --grant {role}` as the role that created them")
             }
             Self::Database(error) => match (handshake::untrusted(error), error) {
-                (Some((why, hint)), _) => format!("{place} is not to be trusted: {why}; {hint}"),
+                (Some((why, hint)), _) => {
+                    format!("cannot open a trusted connection to {place}: {why}; {hint}")
+                }
                 (None, sqlx::Error::Database(refusal)) => {
                     let hint = handshake::refused(&refusal.code().unwrap_or_default(), refusal.message());
                     let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
-                    format!("{place} refuses: {}{hint}", refusal.message())
+                    format!("{place} refused the connection: {}{hint}", refusal.message())
                 }
                 (None, sqlx::Error::PoolTimedOut) => {
-                    format!("{place} does not answer: is it up, and [control] `url` right?")
+                    format!("{place} does not answer: check that it is running, and [control] `url`")
                 }
                 (None, sqlx::Error::Io(error)) => format!("cannot reach {place}: {error}"),
                 (None, error) => format!("cannot reach {place}: {error}"),

@@ -225,11 +225,11 @@ async fn advance_locked(tx: &mut Transaction<'_, Postgres>, run: RunId) -> Resul
     let canary_failed = row.canary && row.wave == 0 && failed > 0 && counts.open == 0 && counts.waiting > 0;
     // With nothing left to hold back there is nothing to halt: the run is over, and says how it went.
     if (over && counts.open + counts.waiting > 0) || canary_failed {
+        let tenants = if failed == 1 { "tenant" } else { "tenants" };
         let reason = match canary_failed {
-            true => format!("{failed} of the canary failed"),
+            true => format!("{failed} canary {tenants} failed"),
             false => format!(
-                "{failed} {} failed, and {} may",
-                if failed == 1 { "tenant" } else { "tenants" },
+                "{failed} {tenants} failed; the failure limit is {}",
                 row.failure_limit.unwrap_or_default()
             ),
         };

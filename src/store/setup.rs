@@ -99,6 +99,27 @@ pub async fn grant(pool: &PgPool, role: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
+impl SetupState {
+    /// What is wrong with the control database, to be read on from its name, and what to do about it. None: nothing is.
+    pub fn problem(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Current => None,
+            Self::Missing => Some((
+                "is not set up",
+                "run `herder setup`, which creates the schemas `herder` and `apalis`",
+            )),
+            Self::Outdated => Some((
+                "was set up by an older version of Herder",
+                "run `herder setup` to update its tables",
+            )),
+            Self::Newer => Some((
+                "was set up by a newer version of Herder",
+                "use that version, or a newer one",
+            )),
+        }
+    }
+}
+
 /// Whether `setup` has to run.
 ///
 /// # Errors

@@ -43,6 +43,24 @@ pub struct RunView {
     pub counts: BTreeMap<JobState, i64>,
 }
 
+impl RunView {
+    /// How many of its jobs are in a state.
+    pub fn count(&self, state: JobState) -> i64 {
+        self.counts.get(&state).copied().unwrap_or_default()
+    }
+
+    /// How many of its jobs are still to be settled.
+    pub fn open(&self) -> i64 {
+        let open = [JobState::Waiting, JobState::Ready, JobState::Running];
+        open.map(|state| self.count(state)).iter().sum()
+    }
+
+    /// How many of its jobs are settled, however they ended.
+    pub fn settled(&self) -> i64 {
+        i64::from(self.tenants) - self.open()
+    }
+}
+
 /// A job, as `status` shows it.
 #[derive(Clone, Debug, Serialize)]
 pub struct JobView {

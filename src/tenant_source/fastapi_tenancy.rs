@@ -170,7 +170,7 @@ impl FastapiTenancySource {
                 listed.isolation = Some(Isolation::Shared);
                 listed.schema = Some(self.config.public_schema.clone());
             }
-            FastapiStrategy::Hybrid => return Err("`hybrid` is no strategy for one tenant".into()),
+            FastapiStrategy::Hybrid => return Err("`hybrid` is not a strategy for a single tenant".into()),
         }
         listed.labels = BTreeMap::from([
             ("name".into(), row.name),
@@ -223,7 +223,7 @@ fn check(config: &FastapiTenancyConfig) -> Result<(), String> {
         if !STATUSES.contains(&status.as_str()) {
             let nearest = did_you_mean(status, STATUSES.into_iter());
             return Err(format!(
-                "`{status}` in `statuses` is no status of fastapi-tenancy{nearest}"
+                "`{status}` in `statuses` is not a status of fastapi-tenancy{nearest}"
             ));
         }
     }
@@ -492,7 +492,7 @@ mod tests {
                 "hybrid",
                 "",
                 "",
-                "`hybrid` is no strategy for one tenant",
+                "`hybrid` is not a strategy for a single tenant",
             ),
             (
                 "",
@@ -521,7 +521,7 @@ mod tests {
         for (text, expected) in [
             (
                 "statuses = ['activ']",
-                "`activ` in `statuses` is no status of fastapi-tenancy; did you mean `active`?",
+                "`activ` in `statuses` is not a status of fastapi-tenancy; did you mean `active`?",
             ),
             (
                 "isolation = 'hybrid'\nstandard_isolation = 'schema'",

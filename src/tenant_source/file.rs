@@ -111,7 +111,7 @@ impl Format {
                 did_you_mean(other, FORMATS.into_iter())
             ))),
             _ => Err(TenantSourceError::Config(format!(
-                "the ending of {} tells no format: add `format = \"csv\"`, or json, yaml or toml",
+                "the extension of {} is not a known format: add `format = \"csv\"`, or json, yaml or toml",
                 config.path.display()
             ))),
         }
@@ -157,7 +157,7 @@ fn from_csv(text: &str) -> Result<Vec<Listed>, String> {
             return Err(format!("line 1: column {} has no name", i + 1));
         }
         if headers.iter().take(i).any(|n| n.eq_ignore_ascii_case(name)) {
-            return Err(format!("line 1: column `{name}` comes twice"));
+            return Err(format!("line 1: column `{name}` appears twice"));
         }
     }
     if !headers.iter().any(|name| field_of(name) == Some("id")) {
@@ -188,7 +188,7 @@ fn from_record(headers: &csv::StringRecord, record: &csv::StringRecord) -> Resul
     for (name, value) in headers.iter().zip(record).filter(|(_, value)| !value.is_empty()) {
         let value = match field_of(name) {
             Some("labels") => {
-                serde_json::from_str(value).map_err(|_| "`labels` is no JSON object".to_owned())?
+                serde_json::from_str(value).map_err(|_| "`labels` is not a JSON object".to_owned())?
             }
             _ => Value::from(value),
         };
@@ -208,7 +208,7 @@ fn from_value(value: Value) -> Result<Vec<Listed>, String> {
         Value::Array(entries) => entries,
         Value::Object(mut object) => match object.remove("tenants") {
             Some(Value::Array(entries)) => entries,
-            Some(_) => return Err("`tenants` is no list".into()),
+            Some(_) => return Err("`tenants` is not a list".into()),
             None if object.is_empty() => Vec::new(),
             None => return Err("there is no list `tenants`".into()),
         },
@@ -245,7 +245,7 @@ fn from_object(object: Map<String, Value>) -> Result<Listed, String> {
                 labels.extend(object);
                 Ok(())
             }
-            (Some("labels"), _) => Err("`labels` is no object".into()),
+            (Some("labels"), _) => Err("`labels` is not an object".into()),
             (Some(field), value) => match name_of(field, value) {
                 Ok(Some(value)) => listed.set(field, value).map(drop),
                 Ok(None) => Ok(()),
@@ -341,7 +341,7 @@ mod tests {
         );
         assert_eq!(
             read(Format::Csv, "id,a,A\nx,1,2\n"),
-            "line 1: column `A` comes twice"
+            "line 1: column `A` appears twice"
         );
         assert_eq!(read(Format::Csv, ""), "line 1: there is no column `id`, but: ");
         assert_eq!(read(Format::Csv, "id\n"), "");
@@ -400,7 +400,7 @@ mod tests {
                 "entry 1: neither an object nor the name of a schema",
             ),
             (Format::Json, "{\"tenant\": []}", "there is no list `tenants`"),
-            (Format::Json, "{\"tenants\": {}}", "`tenants` is no list"),
+            (Format::Json, "{\"tenants\": {}}", "`tenants` is not a list"),
             (
                 Format::Json,
                 "[\n{\"url\": \"hunter2\"\n",
@@ -459,7 +459,7 @@ mod tests {
         assert_eq!(format("t.txt", Some("csv")), Ok(Format::Csv));
         assert_eq!(
             format("t.txt", None),
-            Err("[tenants] the ending of t.txt tells no format: add `format = \"csv\"`, or json, yaml or toml".into())
+            Err("[tenants] the extension of t.txt is not a known format: add `format = \"csv\"`, or json, yaml or toml".into())
         );
         assert_eq!(
             format("t", Some("jsno")),

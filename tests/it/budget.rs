@@ -182,11 +182,13 @@ async fn a_lowered_budget_drains_and_a_raised_one_counts_at_once() {
     assert!(
         output
             .stderr
-            .contains("The budget of `main` is 2, until `--set config`; it was 8"),
+            .contains("Budget of `main` set to 2 (was 8); `--set config` restores the configured value"),
         "{output:?}"
     );
     assert!(
-        output.stderr.contains("5 connections above it finish first"),
+        output
+            .stderr
+            .contains("5 connections in use above the new budget"),
         "{output:?}"
     );
     let shown = budget(&fleet, &[]).await;
@@ -262,7 +264,9 @@ async fn a_lowered_budget_drains_and_a_raised_one_counts_at_once() {
     assert_eq!(budget(&fleet, &[]).await["budget"], 6);
     let output = fleet.herder(&["budget", "--set", "config"]).await.expect(0);
     assert!(
-        output.stderr.contains("is 8, as the config has it; it was 6"),
+        output
+            .stderr
+            .contains("Budget of `main` restored to the configured 8 (was 6)"),
         "{output:?}"
     );
     assert_eq!(budget(&fleet, &[]).await["overridden"], serde_json::Value::Null);
@@ -276,10 +280,16 @@ async fn a_budget_below_what_one_job_needs_is_refused() {
         .start()
         .await;
     let output = fleet.herder(&["budget"]).await.expect(2);
-    assert!(output.stderr.contains("no run was made yet"), "{output:?}");
+    assert!(
+        output.stderr.contains("no run has been started yet"),
+        "{output:?}"
+    );
     fleet.herder(&["upgrade"]).await.expect(0);
     let output = fleet.herder(&["budget", "--set", "1"]).await.expect(2);
-    assert!(output.stderr.contains("a job takes 2 connections"), "{output:?}");
+    assert!(
+        output.stderr.contains("one job needs 2 connections"),
+        "{output:?}"
+    );
     let output = fleet.herder(&["budget", "elsewhere"]).await.expect(2);
     assert!(
         output.stderr.contains("there is no server `elsewhere`"),
@@ -366,7 +376,7 @@ async fn the_role_that_check_prints_is_enough_and_is_held_to_the_budget() {
     let report = check().await.expect(0).json();
     let found = checks(&report);
     assert_eq!(found[0].0, "ok", "{report:#}");
-    assert!(found[0].1.contains("the budget is 4 (4)"), "{report:#}");
+    assert!(found[0].1.contains("; budget 4"), "{report:#}");
     assert!(
         found[1].1.contains("role `postgres` is a superuser"),
         "{report:#}"
@@ -380,7 +390,9 @@ async fn the_role_that_check_prints_is_enough_and_is_held_to_the_budget() {
     let report = check().await.expect(0).json();
     assert_eq!(checks(&report).len(), 1, "{report:#}");
     assert!(
-        checks(&report)[0].1.contains("role `herder_migrator` may have 4"),
+        checks(&report)[0]
+            .1
+            .contains("role `herder_migrator` has a limit of 4"),
         "{report:#}"
     );
     assert!(!report.to_string().contains("CREATE ROLE"), "{report:#}");
@@ -396,7 +408,9 @@ async fn the_role_that_check_prints_is_enough_and_is_held_to_the_budget() {
     let found = checks(&report);
     assert_eq!(found[0].0, "problem", "{report:#}");
     assert!(
-        found[1].1.contains("1 session of role `herder_migrator`"),
+        found[1]
+            .1
+            .contains("role `herder_migrator` is not Herder's alone: 1 session"),
         "{report:#}"
     );
     other.close().await.expect("an end");
@@ -453,14 +467,17 @@ async fn check_refuses_a_budget_that_the_server_has_no_room_for() {
         .await;
     let output = fleet.herder(&["check"]).await.expect(7);
     assert!(
-        output.stdout.contains("20 connections less 3 reserved and "),
+        output.stdout.contains("max_connections 20 - 3 reserved - "),
         "{output:?}"
     );
     assert!(
         output.stdout.contains("lower [servers.main] `budget`"),
         "{output:?}"
     );
-    assert!(output.stdout.contains("its table holds 200 locks"), "{output:?}");
+    assert!(
+        output.stdout.contains("the lock table holds 200 locks"),
+        "{output:?}"
+    );
     fleet.configure(|config| config["servers"]["main"]["budget"] = 5.into());
     fleet.herder(&["check"]).await.expect(0);
 }

@@ -78,7 +78,7 @@ impl Roles {
             .herder(&["setup", "--grant", "nobody at all"])
             .await
             .expect(3);
-        assert!(absent.stderr.contains("make the role first"), "{absent:?}");
+        assert!(absent.stderr.contains("create the role first"), "{absent:?}");
         for _ in 0..2 {
             fleet.herder(&["setup", "--grant", &roles.worker]).await.expect(0);
         }

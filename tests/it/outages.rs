@@ -245,6 +245,6 @@ async fn a_worker_that_cannot_begin_says_where_and_what_to_do() {
     let mut worker = fleet.worker(&[]);
     assert_eq!(worker.end().await.code(), Some(3));
     worker.says("the control database at 127.0.0.1:1").await;
-    worker.says("is it up, and [control] `url` right?").await;
+    worker.says("check that it is running, and [control] `url`").await;
     assert!(!worker.log().contains("hunter2"), "{}", worker.log());
 }

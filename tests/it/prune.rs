@@ -56,7 +56,7 @@ async fn old_runs_go_with_all_that_was_theirs_and_nothing_else_does() {
     assert!(refused.stderr.contains("--yes"), "{}", refused.stderr);
     let said = fleet.herder(&["prune", "--yes"]).await.expect(0).stderr;
     assert!(
-        said.contains("Deleted 1 run with 6 jobs; besides, 1 plan and 0 workers that nothing pointed to"),
+        said.contains("Deleted 1 run with 6 jobs, 1 unused plan and 0 unused workers"),
         "{said}"
     );
     let left = crate::fleet::list(
@@ -85,7 +85,7 @@ async fn old_runs_go_with_all_that_was_theirs_and_nothing_else_does() {
         .expect(0)
         .stderr;
     assert!(
-        said.contains("Deleted 1 run with 6 jobs; besides, 1 plan and 1 worker that nothing pointed to"),
+        said.contains("Deleted 1 run with 6 jobs, 1 unused plan and 1 unused worker"),
         "{said}"
     );
     let workers = crate::fleet::list(&fleet.control, "select id from apalis.workers").await;
@@ -108,7 +108,7 @@ async fn old_runs_go_with_all_that_was_theirs_and_nothing_else_does() {
         .expect(0)
         .stderr;
     assert!(
-        said.contains("Deleted 0 runs with 0 jobs; besides, 0 plans"),
+        said.contains("Deleted 0 runs with 0 jobs, 0 unused plans"),
         "{said}"
     );
 

@@ -313,7 +313,7 @@ async fn a_worker_says_whose_tenants_it_leaves_alone() {
     });
     let worker = fleet.worker(&[]);
     worker
-        .says("Tenants wait on server `main`, which this worker's config does not name")
+        .says("Tenants are waiting on server `main`, which is not in this worker's config")
         .await;
     assert_eq!(fleet.count("ready").await, 1);
     assert_eq!(worker.drain().await, Some(0));
@@ -333,7 +333,7 @@ async fn whoever_waits_for_a_run_that_no_worker_takes_is_told_why() {
         })
         .await;
     lead_far(&fleet, &format!("postgres@{}", door.address()));
-    let says = "no worker that is running has server `far` in its config";
+    let says = "no running worker has server `far` in its config";
     let wait = ["upgrade", "--wait", "--stall-timeout", "8s"];
     let waited = fleet.herder(&wait).await.expect(8);
     assert!(waited.stderr.contains(says), "{waited:?}");

@@ -527,7 +527,7 @@ async fn ctrl_c_ends_the_wait_and_not_the_run() {
     fleet.wait_at_gate(2).await;
     waiting.signal(Signal::INT);
     let output = waiting.end().await.expect(130);
-    assert!(output.stderr.contains("goes on"), "{}", output.all());
+    assert!(output.stderr.contains("continues"), "{}", output.all());
     assert_eq!(
         (fleet.state().await.as_str(), fleet.count("running").await),
         ("running", 2)

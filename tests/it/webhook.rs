@@ -91,7 +91,7 @@ async fn a_halt_is_told_with_who_failed_and_so_is_the_end_after_a_retry() {
     assert_eq!(texts(&told), ["start running", "halt halted"]);
     assert_eq!(told[1]["failed"], serde_json::json!(["t001"]), "{:#}", told[1]);
     assert_eq!(
-        told[1]["run"]["reason"], "1 of the canary failed",
+        told[1]["run"]["reason"], "1 canary tenant failed",
         "{:#}",
         told[1]
     );
@@ -154,7 +154,7 @@ async fn a_receiver_that_hangs_holds_up_no_run_and_changes_no_exit_code() {
     notify(&fleet, &listener, "1s");
     let output = fleet.herder(&["upgrade", "--local", "1"]).await.expect(0);
     assert!(
-        output.stderr.contains("the webhook has not taken all messages"),
+        output.stderr.contains("not all notifications"),
         "{}",
         output.all()
     );
@@ -176,7 +176,7 @@ async fn a_receiver_that_refuses_is_asked_three_times_and_no_more() {
     let log = worker.log();
     assert!(!log.contains(TOKEN), "{log}");
     assert!(
-        log.contains("Gave up telling the webhook of the finish of run"),
+        log.contains("Gave up notifying the webhook of the finish of run"),
         "{log}"
     );
     assert!(log.contains("it answered 500"), "{log}");

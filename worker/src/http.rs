@@ -19,7 +19,7 @@ pub(crate) async fn serve(listener: TcpListener, worker: Worker, metrics: Metric
         // Alive: the loop turns. The control database may be away; restarting would not bring it back.
         .route(
             "/livez",
-            get(move || async move { answer(alive.is_alive(), "the loop stands still") }),
+            get(move || async move { answer(alive.is_alive(), "the main loop does not respond") }),
         )
         // Ready: its lease runs, and it takes jobs.
         .route(

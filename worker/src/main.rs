@@ -15,10 +15,7 @@ use herder::{
     },
     metrics::Metrics,
     runner::POOLED_HINT,
-    store::{
-        self, StoreError,
-        setup::{SetupState, setup_state},
-    },
+    store::{self, StoreError, setup::setup_state},
     telemetry::{Log, Telemetry},
 };
 use tokio::{
@@ -46,19 +43,20 @@ const UNEXPECTED: u8 = 1;
 /// The config or the control database cannot be used.
 const SETUP: u8 = 3;
 
-/// Pulls jobs and migrates tenants until it is told to stop.
+/// Takes jobs and migrates tenants until it is told to stop.
 ///
-/// Any number of workers may run: together they stay under each server's connection budget. SIGTERM or Ctrl-C drains:
-/// nothing new is taken, what runs finishes within the drain timeout, the rest goes back. A second one gives back at once
-/// what runs, and a third one ends the process where it stands: its jobs are taken over when its lease has run out.
+/// Any number of workers may run: together they stay within each server's connection budget. SIGTERM or Ctrl-C drains
+/// the worker: it takes no new jobs, running jobs may finish within the drain timeout, and the rest are returned. A second
+/// signal returns running jobs at once. A third ends the process immediately; other workers take over its jobs when its
+/// lease expires.
 #[derive(Parser)]
 #[command(
     name = "herder-worker",
     version,
-    after_help = "Exit codes: 0 drained, 1 unexpected, 2 usage, 3 set-up (config, database)."
+    after_help = "Exit codes: 0 drained, 1 unexpected error, 2 usage error, 3 set-up error (config, database)."
 )]
 struct Args {
-    /// The config.
+    /// The config file.
     #[arg(
         long,
         env = "HERDER_CONFIG",
@@ -66,19 +64,19 @@ struct Args {
         value_name = "FILE"
     )]
     config: PathBuf,
-    /// How many jobs to run at a time [default: that of the config, else 8].
+    /// Number of jobs to run at a time [default: from the config, else 8].
     #[arg(long, env = "HERDER_CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     concurrency: Option<u16>,
-    /// Where to serve /metrics, /livez and /readyz. Port 0 takes a free one. Without it, nothing is served.
+    /// Address on which to serve /metrics, /livez and /readyz; port 0 picks a free port. Without it, nothing is served.
     #[arg(long, env = "HERDER_LISTEN", value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
-    /// How long a drain waits for what runs, e.g. 30s [default: that of the config, else 30s].
+    /// How long a drain waits for running jobs, e.g. 30s [default: from the config, else 30s].
     #[arg(long, env = "HERDER_DRAIN_TIMEOUT", value_name = "DURATION", value_parser = humantime::parse_duration)]
     drain_timeout: Option<Duration>,
-    /// A name for this worker, in logs and in `herder status` [default: the host's name].
+    /// Name of this worker in logs and in `herder status` [default: the host name].
     #[arg(long, env = "HERDER_WORKER_NAME", value_name = "NAME")]
     name: Option<String>,
-    /// How to write the log, which goes to standard error. RUST_LOG selects what is logged.
+    /// Format of the log on standard error. RUST_LOG selects what is logged.
     #[arg(long, env = "HERDER_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
 }
@@ -87,7 +85,7 @@ struct Args {
 enum LogFormat {
     /// For people.
     Text,
-    /// One object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -150,15 +148,10 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let state = setup_state(&looking).await;
     looking.close().await;
-    match state.map_err(explained)? {
-        SetupState::Current => {}
-        SetupState::Missing => anyhow::bail!("the control database is not set up: run `herder setup`"),
-        SetupState::Outdated => {
-            anyhow::bail!("the control database was set up by an older Herder: run `herder setup`")
-        }
-        SetupState::Newer => anyhow::bail!("the control database was set up by a newer Herder: use that one"),
+    if let Some((problem, remedy)) = state.map_err(explained)?.problem() {
+        anyhow::bail!("the control database {problem}: {remedy}");
     }
-    let metrics = Metrics::new().context("cannot make the metrics")?;
+    let metrics = Metrics::new().context("cannot create the metrics")?;
     let worker = Worker::new(Arc::clone(&cx), options.clone(), metrics.clone());
     if let Some(address) = args.listen {
         let listener = TcpListener::bind(address)
@@ -186,7 +179,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            error!(%error, "The queue broke");
+            error!(%error, "The queue failed");
             ExitCode::from(UNEXPECTED)
         }
     })
@@ -233,11 +226,11 @@ async fn listen_for_signals(worker: Worker) {
         count += 1;
         match count {
             1 => {
-                info!("Draining: nothing new is taken, what runs finishes");
+                info!("Draining: taking no new jobs, finishing running ones");
                 worker.drain();
             }
             2 => {
-                warn!("Ending now: what runs is given back");
+                warn!("Ending now: returning running jobs");
                 worker.hurry();
             }
             _ => std::process::exit(i32::from(UNEXPECTED)),

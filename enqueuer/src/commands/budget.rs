@@ -76,23 +76,25 @@ async fn find(cx: &Context, name: Option<&str>) -> anyhow::Result<Vec<BudgetView
     let known = server::budgets(&cx.pool, name).await?;
     match name {
         Some(name) if known.is_empty() && cx.servers.contains(name) => Err(Problem::usage(format!(
-            "no run was made for server `{name}` yet: its budget is that of the config"
+            "no run has used server `{name}` yet, so its budget is the configured one"
         ))
-        .hint("`herder check` shows what it comes to; [servers] `budget` changes it")
+        .hint("`herder check` shows it; [servers] `budget` changes it")
         .into()),
         Some(name) if known.is_empty() => {
             let there = server::budgets(&cx.pool, None).await?;
             let names: Vec<&str> = there.iter().map(|known| known.server.as_str()).collect();
             Err(Problem::usage(format!("there is no server `{name}`"))
                 .hint(match names.as_slice() {
-                    [] => "`herder upgrade` makes the first run".to_owned(),
-                    names => format!("there are: {}", names.join(", ")),
+                    [] => "`herder upgrade` starts the first run".to_owned(),
+                    names => format!("known servers: {}", names.join(", ")),
                 })
                 .into())
         }
-        None if known.is_empty() => Err(Problem::usage("no run was made yet, so no server has a budget")
-            .hint("`herder check` shows what it will come to")
-            .into()),
+        None if known.is_empty() => Err(Problem::usage(
+            "no run has been started yet, so no server has a budget",
+        )
+        .hint("`herder check` shows what the budgets will be")
+        .into()),
         _ => Ok(known),
     }
 }
@@ -102,8 +104,8 @@ fn only(known: &[BudgetView]) -> anyhow::Result<&BudgetView> {
         [one] => Ok(one),
         several => {
             let names: Vec<&str> = several.iter().map(|known| known.server.as_str()).collect();
-            Err(Problem::usage("which server's budget?")
-                .hint(format!("name one of {}", names.join(", ")))
+            Err(Problem::usage("--set needs the name of a server")
+                .hint(format!("known servers: {}", names.join(", ")))
                 .into())
         }
     }
@@ -127,10 +129,10 @@ fn too_small(server: &str, budget: i32, least: Least) -> Problem {
     let job = count(u64::from(least.job.unsigned_abs()), "connection");
     let control = match least.control {
         0 => String::new(),
-        n => format!(", and {n} there are the workers' own"),
+        n => format!(", and {n} are used by the workers themselves"),
     };
     Problem::usage(format!(
-        "with a budget of {budget}, nothing would move on `{server}`: a job takes {job}{control}"
+        "a budget of {budget} is too small for `{server}`: one job needs {job}{control}"
     ))
     .hint("`herder pause` stops a run")
 }
@@ -159,24 +161,25 @@ async fn look(cx: &Context, known: Vec<BudgetView>) -> Vec<Server> {
 /// What a change means, for the person who made it.
 fn say(changed: Changed, server: &Server) {
     let (name, budget, above) = (&server.known.server, changed.after, server.known.above);
-    let whose = match server.known.overridden {
-        Some(_) => "until `--set config`",
-        None => "as the config has it",
-    };
     let was = match changed.before == budget {
-        true => "as before".to_owned(),
-        false => format!("it was {}", changed.before),
+        true => "unchanged".to_owned(),
+        false => format!("was {}", changed.before),
     };
-    output::say(&format!("The budget of `{name}` is {budget}, {whose}; {was}"));
+    output::say(&match server.known.overridden {
+        Some(_) => format!(
+            "Budget of `{name}` set to {budget} ({was}); `--set config` restores the configured value"
+        ),
+        None => format!("Budget of `{name}` restored to the configured {budget} ({was})"),
+    });
     if above > 0 {
         output::say(&format!(
-            "{} above it finish first: nothing is ended, and none of them is taken again",
+            "{} in use above the new budget: they finish normally and are not reused",
             count(u64::try_from(above).unwrap_or_default(), "connection")
         ));
     }
     if let Some(headroom) = server.headroom.filter(|headroom| *headroom < budget) {
         output::warning(&format!(
-            "the server has room for {headroom} now: jobs above that will be refused, and wait"
+            "only {headroom} connections are available on the server now: jobs above that are refused, and wait"
         ));
     }
 }

@@ -19,9 +19,7 @@ use crate::{
 };
 
 pub(crate) async fn run(setting: &Setting, args: &args::Cancel) -> anyhow::Result<Exit> {
-    let config = setting.config()?;
-    let pool = control::connect(&config.control).await?;
-    let id = control::find_run(&pool, args.run.run.as_deref()).await?;
+    let (config, pool, id) = setting.find_run(&args.run).await?;
     let (name, run) = (short(&id), control::view_run(&pool, id).await?);
     match run.state {
         RunState::Cancelled => {
@@ -33,12 +31,11 @@ pub(crate) async fn run(setting: &Setting, args: &args::Cancel) -> anyhow::Resul
         }
         _ => {}
     }
-    let of = |state: JobState| run.counts.get(&state).copied().unwrap_or_default();
-    let open = of(JobState::Waiting) + of(JobState::Ready);
+    let running = run.count(JobState::Running);
     let question = format!(
-        "Cancelling run {name} for good: {} will not be started, {} told to stop.",
-        count(open, "tenant"),
-        of(JobState::Running)
+        "Cancel run {name}? {} will not start, {} running will be stopped. This cannot be undone.",
+        count(run.open() - running, "tenant"),
+        running
     );
     if !args.yes {
         confirm::on_terminal("cancel")?;
@@ -51,7 +48,7 @@ pub(crate) async fn run(setting: &Setting, args: &args::Cancel) -> anyhow::Resul
         output::say(&format!("Cancelled run {name}"));
         News::of(&config.notify, &pool, id).told().await;
     } else {
-        output::say(&format!("Run {name} was over before it could be cancelled"));
+        output::say(&format!("Run {name} ended before it could be cancelled"));
     }
     Ok(Exit::Done)
 }

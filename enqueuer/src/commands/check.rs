@@ -10,11 +10,7 @@ use herder::{
     config::Config,
     domain::{revision::History, tenant::Tenant},
     flow::{context::Context, inspect::OwnUrls, resolve::resolve},
-    store::{
-        self,
-        setup::{SetupState, setup_state},
-        view,
-    },
+    store::{self, setup::setup_state, view},
 };
 use serde::Serialize;
 use sqlx::PgPool;
@@ -115,23 +111,19 @@ pub(crate) async fn run(setting: &Setting, args: &Output) -> anyhow::Result<Exit
 
 async fn control_database(pool: &PgPool) -> anyhow::Result<Finding> {
     let name = "control database";
-    let problem = |text: &str| Finding::new(name, Level::Problem, text);
-    Ok(match setup_state(pool).await? {
-        SetupState::Missing => problem("it is not set up").hint("run `herder setup`"),
-        SetupState::Outdated => problem("it was set up by an older Herder").hint("run `herder setup`"),
-        SetupState::Newer => problem("it was set up by a newer Herder").hint("use that version"),
-        SetupState::Current if store::is_read_only(pool).await? => {
-            problem("it takes no changes: it is a standby, or its transactions are read-only by default")
-                .hint("[control] `url` must lead to the primary")
-        }
-        SetupState::Current => {
-            let workers = match view::live_workers(pool).await? {
-                0 => "no worker is running (none is needed with --local)".to_owned(),
-                n => format!("{} running", count(n, "worker")),
-            };
-            Finding::new(name, Level::Ok, format!("it is set up; {workers}"))
-        }
-    })
+    let problem = |text: String| Finding::new(name, Level::Problem, text);
+    if let Some((text, remedy)) = setup_state(pool).await?.problem() {
+        return Ok(problem(format!("it {text}")).hint(remedy));
+    }
+    if store::is_read_only(pool).await? {
+        let text = "it is read-only: a standby, or a server whose transactions are read-only by default";
+        return Ok(problem(text.to_owned()).hint("[control] `url` must point to the primary"));
+    }
+    let workers = match view::live_workers(pool).await? {
+        0 => "no worker is running (none is needed with --local)".to_owned(),
+        n => format!("{} running", count(n, "worker")),
+    };
+    Ok(Finding::new(name, Level::Ok, format!("it is set up; {workers}")))
 }
 
 async fn migrations(cx: &Context) -> Finding {
@@ -145,14 +137,14 @@ async fn migrations(cx: &Context) -> Finding {
         _ if history.is_opaque() => Finding::new(
             name,
             Level::Warn,
-            "the command does not list its revisions: only a revision in full can be a target",
+            "the command does not list its revisions: a target must be a full revision id",
         )
-        .hint("list them in [runner] `revisions`, or have `history_command` print them"),
-        [] => Finding::new(name, Level::Warn, "there are none").hint("is the path in [runner] right?"),
+        .hint("list them in [runner] `revisions`, or let `history_command` print them"),
+        [] => Finding::new(name, Level::Warn, "no migrations found").hint("check the path in [runner]"),
         [head] => Finding::new(
             name,
             Level::Ok,
-            format!("{revisions}, the head is {}", named(&history, head)),
+            format!("{revisions}, head is {}", named(&history, head)),
         ),
         heads => Finding::new(
             name,
@@ -214,7 +206,7 @@ async fn tenants_and_servers(cx: &Context, config: &Config) -> Vec<Finding> {
         found.push(Finding::new(
             format!("server {unused}"),
             Level::Warn,
-            "no tenant lives there",
+            "no tenant is on this server",
         ));
     }
     found

@@ -1,10 +1,7 @@
 //! `herder resume` and `herder retry`: a run goes on.
 
 use herder::{
-    domain::{
-        job::JobState,
-        run::{RunState, short},
-    },
+    domain::run::{RunState, short},
     flow::{enqueue::EnqueueError, retry},
     store::{self, view::RunView},
 };
@@ -24,9 +21,7 @@ use crate::{
 };
 
 pub(crate) async fn resume(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit> {
-    let config = setting.config()?;
-    let pool = control::connect(&config.control).await?;
-    let id = control::find_run(&pool, args.run.run.as_deref()).await?;
+    let (config, pool, id) = setting.find_run(&args.run).await?;
     let (name, more, run) = (short(&id), setting.more(), control::view_run(&pool, id).await?);
     let waits = waits(args.follow);
     if !run.state.is_open() {
@@ -37,13 +32,10 @@ pub(crate) async fn resume(setting: &Setting, args: &GoOn) -> anyhow::Result<Exi
     if !store::run::resume(&pool, id).await? {
         return over(&control::view_run(&pool, id).await?, args.follow, &more);
     }
-    let left = open(&run);
+    let left = count(run.open(), "tenant");
     output::say(&match run.state {
-        RunState::Running => format!("Run {name} is running: {} left", count(left, "tenant")),
-        state => format!(
-            "Run {name} was {state} and goes on: {} left",
-            count(left, "tenant")
-        ),
+        RunState::Running => format!("Run {name} is already running: {left} left"),
+        state => format!("Resumed run {name}, which was {state}: {left} left"),
     });
     // It may have been over with that: then nobody else tells.
     let news = News::of(&config.notify, &pool, id);
@@ -79,10 +71,10 @@ pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit
             let other = short(&run);
             let shared = count(places.unsigned_abs(), "tenant");
             return Err(Problem::usage(format!(
-                "cannot retry: run {other} is open over {shared} that failed in {name}"
+                "cannot retry: run {other} is still open and covers {shared} that failed in run {name}"
             ))
             .hint(format!(
-                "`herder watch {other}{more}` waits for it; it may mend them"
+                "`herder watch {other}{more}` waits for it; it may migrate them"
             ))
             .into());
         }
@@ -94,10 +86,10 @@ pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit
             if !run.state.is_open() {
                 return Ok(Exit::Done);
             }
-            format!("`herder resume {name}{more}` goes on with the others")
+            format!("`herder resume {name}{more}` continues with the others")
         }
         _ => {
-            output::say(&format!("Run {name} tries {} again", count(retried, "tenant")));
+            output::say(&format!("Retrying {} of run {name}", count(retried, "tenant")));
             format!("`herder watch {name}{more}` follows it")
         }
     };
@@ -117,12 +109,6 @@ fn waits(follow: Follow) -> bool {
     follow.wait || follow.local.is_some()
 }
 
-fn open(run: &RunView) -> u64 {
-    let of = |state: JobState| run.counts.get(&state).copied().unwrap_or_default();
-    let open = of(JobState::Waiting) + of(JobState::Ready) + of(JobState::Running);
-    u64::try_from(open).unwrap_or_default()
-}
-
 /// There is nothing to resume. Whoever would have waited gets the code of the run's outcome.
 fn over(run: &RunView, follow: Follow, more: &str) -> anyhow::Result<Exit> {
     let name = short(&run.id);
@@ -135,9 +121,7 @@ fn over(run: &RunView, follow: Follow, more: &str) -> anyhow::Result<Exit> {
     }
     let problem = Problem::usage(format!("run {name} {}", run_is(run.state)));
     Err(match run.state {
-        RunState::Failed => problem.hint(format!(
-            "`herder retry {name}{more}` tries its failed tenants again"
-        )),
+        RunState::Failed => problem.hint(format!("`herder retry {name}{more}` retries its failed tenants")),
         _ => problem.hint(format!("`herder upgrade{more}` starts a new one")),
     }
     .into())

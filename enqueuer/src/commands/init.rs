@@ -16,7 +16,7 @@ pub(crate) fn run(setting: &Setting, args: &Init) -> anyhow::Result<Exit> {
     let path = args.path.as_deref().unwrap_or(&setting.path);
     write(path, args.force)?;
     output::say(&format!("Wrote {}", path.display()));
-    output::hint("fill in where the tenants are and what migrates them; `herder check` says what is missing");
+    output::hint("set your tenant source and migrations in it; `herder check` shows what is missing");
     Ok(Exit::Done)
 }
 
@@ -27,7 +27,7 @@ fn write(path: &Path, force: bool) -> anyhow::Result<()> {
     }
     // Not "look, then write": two of us would both find nothing.
     let mut file = File::create_new(path).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => Problem::usage(format!("{} is there already", path.display()))
+        io::ErrorKind::AlreadyExists => Problem::usage(format!("{} already exists", path.display()))
             .hint("--force replaces it; `herder init PATH` writes elsewhere")
             .into(),
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::IsADirectory => {

@@ -24,11 +24,13 @@ use std::{path::PathBuf, time::Duration};
 
 use herder::{
     config::Config,
+    domain::run::RunId,
     flow::{context::Context, enqueue::EnqueueError},
 };
+use sqlx::PgPool;
 
 use crate::{
-    args::{Cli, Command, Global},
+    args::{Cli, Command, Global, RunArg},
     control,
     exit::Exit,
     signals::Interrupts,
@@ -60,6 +62,20 @@ impl Setting {
 
     fn config(&self) -> anyhow::Result<Config> {
         control::config(&self.path)
+    }
+
+    /// The config and its control database, which is set up.
+    async fn control(&self) -> anyhow::Result<(Config, PgPool)> {
+        let config = self.config()?;
+        let pool = control::connect(&config.control).await?;
+        Ok((config, pool))
+    }
+
+    /// The same, and the run that a person means.
+    async fn find_run(&self, run: &RunArg) -> anyhow::Result<(Config, PgPool, RunId)> {
+        let (config, pool) = self.control().await?;
+        let id = control::find_run(&pool, run.run.as_deref()).await?;
+        Ok((config, pool, id))
     }
 
     /// The config and all that it names, with a control database that is set up. `local`: so many jobs at a time

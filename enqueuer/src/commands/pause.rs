@@ -9,25 +9,23 @@ use super::Setting;
 use crate::{args::RunArg, control, exit::Exit, output, problem::Problem, render::words::run_is};
 
 pub(crate) async fn run(setting: &Setting, args: &RunArg) -> anyhow::Result<Exit> {
-    let config = setting.config()?;
-    let pool = control::connect(&config.control).await?;
-    let id = control::find_run(&pool, args.run.as_deref()).await?;
+    let (_, pool, id) = setting.find_run(args).await?;
     let (name, more) = (short(&id), setting.more());
     if store::run::pause(&pool, id).await? {
         output::say(&format!(
-            "Paused run {name}: nothing new is taken, what runs finishes"
+            "Paused run {name}: no new tenants start, running ones finish"
         ));
-        output::hint(&format!("`herder resume {name}{more}` goes on"));
+        output::hint(&format!("`herder resume {name}{more}` continues it"));
         return Ok(Exit::Done);
     }
     match control::view_run(&pool, id).await?.state {
         // It went on in between.
         RunState::Running => Err(anyhow::anyhow!(
-            "run {name} could not be paused: somebody resumed it"
+            "run {name} could not be paused: it was resumed at the same time"
         )),
         state @ (RunState::Paused | RunState::Halted) => {
             output::say(&format!("Nothing to do: run {name} {}", run_is(state)));
-            output::hint(&format!("`herder resume {name}{more}` goes on"));
+            output::hint(&format!("`herder resume {name}{more}` continues it"));
             Ok(Exit::Done)
         }
         state => Err(Problem::usage(format!("run {name} {}", run_is(state))).into()),

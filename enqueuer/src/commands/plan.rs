@@ -93,7 +93,7 @@ pub(crate) struct Unknown {
 
 pub(crate) async fn run(setting: &Setting, args: &args::Plan) -> anyhow::Result<Exit> {
     let cx = setting.context(None).await?;
-    let direction = direction(&args.to, args.downgrade);
+    let direction = args.to.direction(args.downgrade);
     let args::Selection { only, exclude } = &args.selection;
     let planned = enqueue::plan(&cx, direction, &args.to, only, exclude);
     let plan = match super::unless_interrupted(&cx, &mut Interrupts::new()?, planned).await {
@@ -118,15 +118,6 @@ pub(crate) async fn run(setting: &Setting, args: &args::Plan) -> anyhow::Result<
     } else {
         Exit::Done
     })
-}
-
-/// Which way a target is meant.
-pub(crate) fn direction(to: &Target, downgrade: bool) -> Direction {
-    match to {
-        Target::Base | Target::Relative(..0) => Direction::Downgrade,
-        _ if downgrade => Direction::Downgrade,
-        _ => Direction::Upgrade,
-    }
 }
 
 fn report(plan: &Plan, direction: Direction, target: &Target, sql: bool) -> Report {

@@ -3,20 +3,19 @@
 use herder::store::prune::{self, OldRun};
 
 use super::Setting;
-use crate::{args, confirm, control, exit::Exit, output, render::words::count};
+use crate::{args, confirm, exit::Exit, output, render::words::count};
 
 /// Jobs that one transaction deletes: a run of 100,000 tenants must not hold its row, and its log, for a minute.
 const BATCH: i64 = 5_000;
 
 pub(crate) async fn run(setting: &Setting, args: &args::Prune) -> anyhow::Result<Exit> {
-    let config = setting.config()?;
-    let pool = control::connect(&config.control).await?;
+    let (_, pool) = setting.control().await?;
     let age = args.older_than;
     let runs = prune::old_runs(&pool, age).await?;
     if !runs.is_empty() && !args.yes {
         confirm::on_terminal("prune")?;
         let question = format!(
-            "Deleting {} that ended more than {} ago, with the record of {}. No tenant is touched.",
+            "Delete {} that ended more than {} ago, with the records of {}? No tenant is touched.",
             count(runs.len() as u64, "run"),
             humantime::format_duration(age),
             count(runs.iter().map(|run| run.jobs).sum::<i64>(), "job"),
@@ -41,11 +40,11 @@ pub(crate) async fn run(setting: &Setting, args: &args::Prune) -> anyhow::Result
     while prune::delete_stray_deliveries(&pool, BATCH).await? == BATCH.unsigned_abs() {}
     let workers = prune::delete_workers(&pool).await?;
     output::say(&format!(
-        "Deleted {} with {}; besides, {} and {} that nothing pointed to",
+        "Deleted {} with {}, {} and {}",
         count(gone, "run"),
         count(jobs, "job"),
-        count(plans, "plan"),
-        count(workers, "worker"),
+        count(plans, "unused plan"),
+        count(workers, "unused worker"),
     ));
     Ok(Exit::Done)
 }

@@ -2,16 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use herder::{
-    domain::{
-        job::JobState,
-        run::{RunId, RunState, short},
-    },
-    store::view::RunView,
-};
+use herder::domain::run::{RunId, RunState, short};
 use sqlx::PgPool;
 
-use crate::{control, exit::Exit, follow, output, render::words::count, signals::Interrupts};
+use crate::{control, exit::Exit, follow, output, signals::Interrupts};
 
 /// How often to look whether the other run has ended.
 const POLL: Duration = Duration::from_secs(1);
@@ -25,9 +19,9 @@ pub(super) async fn wait_behind(
     interrupts: &mut Interrupts,
     more: &str,
 ) -> anyhow::Result<Option<Exit>> {
-    let (id, shared) = (short(&run), count(places.unsigned_abs(), "tenant"));
+    let id = short(&run);
     output::say(&format!(
-        "{:>12} behind run {id}: {shared} are its, too",
+        "{:>12} behind run {id}, which covers {places} of the same tenants",
         "Queued"
     ));
     let (mut state, mut settled, mut moved) = (RunState::Running, -1, Instant::now());
@@ -38,13 +32,13 @@ pub(super) async fn wait_behind(
                 return Ok(None);
             }
             if seen.state != state && seen.state != RunState::Running {
-                output::warning(&format!("run {id} is {}: it waits for a person", seen.state));
+                output::warning(&format!("run {id} is {} and waits for an operator", seen.state));
                 output::hint(&format!(
-                    "`herder resume {id}{more}` lets it go on; `herder cancel {id}{more}` ends it"
+                    "`herder resume {id}{more}` continues it; `herder cancel {id}{more}` ends it"
                 ));
             }
-            if settled_in(&seen) != settled {
-                (settled, moved) = (settled_in(&seen), Instant::now());
+            if seen.settled() != settled {
+                (settled, moved) = (seen.settled(), Instant::now());
             }
             state = seen.state;
         }
@@ -63,11 +57,4 @@ pub(super) async fn wait_behind(
             }
         }
     }
-}
-
-/// How many of its tenants are settled.
-fn settled_in(run: &RunView) -> i64 {
-    let open = [JobState::Waiting, JobState::Ready, JobState::Running];
-    let of = |state: &JobState| run.counts.get(state).copied().unwrap_or_default();
-    i64::from(run.tenants) - open.iter().map(of).sum::<i64>()
 }

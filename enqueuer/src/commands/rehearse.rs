@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::{
     Setting,
-    plan::{Unknown, direction, unknown},
+    plan::{Unknown, unknown},
     start::cannot,
 };
 use crate::{args, exit::Exit, output, render, signals::Interrupts};
@@ -55,7 +55,7 @@ impl Report {
 
 pub(crate) async fn run(setting: &Setting, args: &args::Rehearse) -> anyhow::Result<Exit> {
     let cx = setting.context(None).await?;
-    let direction = direction(&args.to, args.downgrade);
+    let direction = args.to.direction(args.downgrade);
     let options = Options {
         sample: (!args.all).then_some(args.sample as usize),
         lock_timeout: args.lock_timeout,

@@ -32,9 +32,7 @@ struct Report {
 }
 
 pub(crate) async fn run(setting: &Setting, args: &args::Report) -> anyhow::Result<Exit> {
-    let config = setting.config()?;
-    let pool = control::connect(&config.control).await?;
-    let id = control::find_run(&pool, args.run.run.as_deref()).await?;
+    let (_, pool, id) = setting.find_run(&args.run).await?;
     let run = control::view_run(&pool, id).await?;
     let counts = complete(&run.counts);
     let report = Report {

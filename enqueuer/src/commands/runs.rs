@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Setting;
 use crate::{
-    args, control,
+    args,
     exit::Exit,
     output,
     render::{self, status::complete},
@@ -18,8 +18,7 @@ struct Report {
 }
 
 pub(crate) async fn run(setting: &Setting, args: &args::Runs) -> anyhow::Result<Exit> {
-    let config = setting.config()?;
-    let pool = control::connect(&config.control).await?;
+    let (_, pool) = setting.control().await?;
     let mut runs = view::runs(&pool, None, i64::from(args.limit)).await?;
     for run in &mut runs {
         run.counts = complete(&run.counts);

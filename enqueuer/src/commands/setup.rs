@@ -13,12 +13,10 @@ pub(crate) async fn run(setting: &Setting, args: &Setup) -> anyhow::Result<Exit>
     let config = setting.config()?;
     let pool = control::connect_unchecked(&config.control).await?;
     let before = setup::setup_state(&pool).await?;
-    if before == SetupState::Newer {
-        return Err(
-            Problem::set_up("the control database was set up by a newer Herder")
-                .hint("use that version: this one does not know its tables")
-                .into(),
-        );
+    if before == SetupState::Newer
+        && let Some(problem) = control::unfit(before)
+    {
+        return Err(problem.into());
     }
     if setup::may_set_up(&pool).await? {
         // Also where all is there: the queue's tables have a history of their own.
@@ -28,7 +26,7 @@ pub(crate) async fn run(setting: &Setting, args: &Setup) -> anyhow::Result<Exit>
     } else if before != SetupState::Current || !args.grant.is_empty() {
         return Err(Problem::set_up("this role may not set up the control database")
             .hint(
-                "it is for the role that owns the database; that one lets others use the tables by \
+                "run it as the role that owns the database; that role gives others access to the tables with \
                  `herder setup --grant ROLE`",
             )
             .into());
@@ -39,18 +37,18 @@ pub(crate) async fn run(setting: &Setting, args: &Setup) -> anyhow::Result<Exit>
             .map_err(|error| cannot_grant(role, error))?;
     }
     output::say(match before {
-        SetupState::Missing => "Made the schemas `herder` and `apalis`",
-        SetupState::Outdated => "Brought the schemas `herder` and `apalis` up to date",
-        SetupState::Current | SetupState::Newer => "Nothing to do: the control database is set up",
+        SetupState::Missing => "Created the schemas `herder` and `apalis`",
+        SetupState::Outdated => "Updated the schemas `herder` and `apalis`",
+        SetupState::Current | SetupState::Newer => "Nothing to do: the control database is already set up",
     });
     for role in &args.grant {
-        output::say(&format!("Granted `{role}` the use of both"));
+        output::say(&format!("Granted `{role}` access to both"));
     }
     Ok(Exit::Done)
 }
 
 fn cannot_grant(role: &str, error: StoreError) -> anyhow::Error {
-    let problem = Problem::set_up(format!("cannot grant `{role}` the use of the control tables"));
+    let problem = Problem::set_up(format!("cannot grant `{role}` access to the control tables"));
     match error {
         StoreError::Database(error) => {
             let unknown = error
@@ -58,7 +56,7 @@ fn cannot_grant(role: &str, error: StoreError) -> anyhow::Error {
                 .is_some_and(|e| e.code().as_deref() == Some("42704"));
             let problem = problem.caused_by(control::cause(error));
             match unknown {
-                true => problem.hint("make the role first: CREATE ROLE … LOGIN PASSWORD …"),
+                true => problem.hint("create the role first: CREATE ROLE … LOGIN PASSWORD …"),
                 false => problem,
             }
         }

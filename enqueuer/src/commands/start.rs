@@ -54,9 +54,9 @@ struct Report {
 }
 
 pub(crate) async fn upgrade(setting: &Setting, args: Upgrade) -> anyhow::Result<Exit> {
-    if matches!(args.to, Target::Base | Target::Relative(..0)) {
-        return Err(Problem::usage(format!("`{}` leads down", args.to))
-            .hint(format!("`herder downgrade --to {}` goes there", args.to))
+    if args.to.direction(false) == Direction::Downgrade {
+        return Err(Problem::usage(format!("`{}` is a downgrade target", args.to))
+            .hint(format!("use `herder downgrade --to {}`", args.to))
             .into());
     }
     start(setting, Direction::Upgrade, args.to, args.start).await
@@ -64,8 +64,8 @@ pub(crate) async fn upgrade(setting: &Setting, args: Upgrade) -> anyhow::Result<
 
 pub(crate) async fn downgrade(setting: &Setting, args: Downgrade) -> anyhow::Result<Exit> {
     if matches!(args.to, Target::Head | Target::Relative(0..)) {
-        return Err(Problem::usage(format!("`{}` leads up", args.to))
-            .hint(format!("`herder upgrade --to {}` goes there", args.to))
+        return Err(Problem::usage(format!("`{}` is an upgrade target", args.to))
+            .hint(format!("use `herder upgrade --to {}`", args.to))
             .into());
     }
     if !args.start.yes {
@@ -168,7 +168,7 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
 /// succeed says more than that.
 fn unprinted(run: RunId, error: anyhow::Error, exit: Exit, more: &str) -> anyhow::Result<Exit> {
     let id = short(&run);
-    let said = format!("run {id} was made, but that cannot be told");
+    let said = format!("run {id} was started, but its id could not be printed");
     if exit != Exit::Done {
         output::warning(&format!("{said}: {}", problem::one_line(&error)));
         return Ok(exit);
@@ -266,11 +266,11 @@ async fn confirmed(
     }
     if unknown > 0 {
         text += &format!(
-            "  in {} it is not known from where\n",
+            "  from an unknown revision in {}\n",
             count(unknown as u64, "tenant")
         );
     }
-    text += "What those migrations added is lost, with the data in it.";
+    text += "Everything that those migrations added is lost, including its data.";
     confirm::asked_unless_interrupted(&text, Some(open), interrupts).await
 }
 
@@ -295,7 +295,7 @@ pub(crate) async fn cannot(cx: &Context, what: &str, error: EnqueueError) -> any
             ))
             .into(),
         None => problem
-            .hint("there are no migrations at all: is the path in [runner] right?")
+            .hint("no migrations found: check the path in [runner]")
             .into(),
     }
 }

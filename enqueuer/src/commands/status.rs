@@ -41,9 +41,7 @@ impl Report {
 }
 
 pub(crate) async fn run(setting: &Setting, args: &args::Status) -> anyhow::Result<Exit> {
-    let config = setting.config()?;
-    let pool = control::connect(&config.control).await?;
-    let id = control::find_run(&pool, args.run.run.as_deref()).await?;
+    let (_, pool, id) = setting.find_run(&args.run).await?;
     let report = Report::read(&pool, control::view_run(&pool, id).await?, args.failed).await?;
     if args.output.is_json() {
         output::json(&report)?;

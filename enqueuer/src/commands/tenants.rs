@@ -3,10 +3,7 @@
 use std::collections::BTreeMap;
 
 use herder::{
-    domain::{
-        revision::{Direction, Target},
-        tenant::{Isolation, Tenant},
-    },
+    domain::tenant::{Isolation, Tenant},
     flow::{
         enqueue::{self, EnqueueError, Planned},
         resolve::resolve_selected,
@@ -105,13 +102,10 @@ async fn listed(setting: &Setting, args: &args::Tenants) -> anyhow::Result<Repor
 async fn inspected(setting: &Setting, args: &args::Tenants) -> anyhow::Result<Report> {
     let cx = setting.context(None).await?;
     let args::Selection { only, exclude } = &args.selection;
-    let direction = match args.to {
-        Target::Base | Target::Relative(..0) => Direction::Downgrade,
-        _ => Direction::Upgrade,
-    };
+    let direction = args.to.direction(false);
     let plan = match enqueue::survey(&cx, direction, &args.to, only, exclude).await {
         Ok(plan) => plan,
-        Err(error) => return Err(cannot(&cx, "cannot read where the tenants stand", error).await),
+        Err(error) => return Err(cannot(&cx, "cannot read the tenants' revisions", error).await),
     };
     for warning in &plan.warnings {
         output::warning(warning);

@@ -14,9 +14,7 @@ use crate::{
 };
 
 pub(crate) async fn run(setting: &Setting, args: &args::Watch) -> anyhow::Result<Exit> {
-    let config = setting.config()?;
-    let pool = control::connect(&config.control).await?;
-    let id = control::find_run(&pool, args.run.run.as_deref()).await?;
+    let (_, pool, id) = setting.find_run(&args.run).await?;
     // As JSON, the data is one object at the end, and the lines are talk.
     let mut follower = match args.output.is_json() {
         true => Follower::to_stderr(pool.clone(), id, setting.more()),

@@ -6,7 +6,7 @@ use crate::commands::budget::Server;
 /// One line per server.
 pub(crate) fn render(servers: &[Server]) -> String {
     let mut table = Table::new([
-        "SERVER", "BUDGET", "IN USE", "SUSPECT", "WAITING", "NOT OURS", "HEADROOM", "SET",
+        "SERVER", "BUDGET", "IN USE", "SUSPECT", "WAITING", "OTHERS", "HEADROOM", "OVERRIDE",
     ]);
     for server in servers {
         let known = &server.known;
@@ -21,7 +21,7 @@ pub(crate) fn render(servers: &[Server]) -> String {
             live(server.headroom),
             match known.overridden {
                 None => String::new(),
-                Some(_) => format!("by hand; the config has {}", known.configured),
+                Some(_) => format!("yes; configured: {}", known.configured),
             },
         ]);
     }
@@ -32,7 +32,9 @@ pub(crate) fn render(servers: &[Server]) -> String {
 pub(crate) fn hint(server: &Server) -> Option<String> {
     let (name, above) = (&server.known.server, server.known.above);
     (above > 0).then(|| {
-        format!("`{name}` still has {above} above its budget, which are given up as soon as they are free")
+        format!(
+            "`{name}` still has {above} connections above its budget, which are released when their jobs end"
+        )
     })
 }
 
@@ -40,9 +42,10 @@ pub(crate) fn hint(server: &Server) -> Option<String> {
 pub(crate) fn warnings(server: &Server) -> impl Iterator<Item = String> {
     let (name, budget) = (&server.known.server, server.known.budget);
     let headroom = server.headroom.filter(|headroom| *headroom < budget);
-    let narrow = headroom.map(|n| format!("`{name}` has room for {n} now, fewer than its budget"));
+    let narrow =
+        headroom.map(|n| format!("`{name}` has only {n} connections available now, fewer than its budget"));
     let unknown = server.unknown.as_ref();
-    let unknown = unknown.map(|why| format!("`{name}` could not be asked: {why}"));
+    let unknown = unknown.map(|why| format!("cannot query `{name}`: {why}"));
     narrow.into_iter().chain(unknown)
 }
 
@@ -87,9 +90,9 @@ mod tests {
             .iter()
             .flat_map(|server| hint(server).into_iter().chain(warnings(server)));
         insta::assert_snapshot!(said.collect::<Vec<_>>().join("\n"), @r"
-        `us` still has 4 above its budget, which are given up as soon as they are free
-        `us` could not be asked: db.example:5432 did not answer
-        `asia` has room for 20 now, fewer than its budget
+        `us` still has 4 connections above its budget, which are released when their jobs end
+        cannot query `us`: db.example:5432 did not answer
+        `asia` has only 20 connections available now, fewer than its budget
         ");
     }
 }

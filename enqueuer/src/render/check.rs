@@ -52,7 +52,7 @@ mod tests {
                 "it is not set up",
                 Some("run `herder setup`"),
             ),
-            finding("server eu", Level::Warn, "no tenant lives there", None),
+            finding("server eu", Level::Warn, "no tenant is on this server", None),
         ];
         let text = render(&Report { ok: false, checks });
         insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string());

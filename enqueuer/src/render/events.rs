@@ -170,7 +170,7 @@ impl Kind {
             Self::FoundApplied => "FOUND",
             Self::Failed => "FAILED",
             Self::Retried => "TRY FAIL",
-            Self::Snoozed => "PUT OFF",
+            Self::Snoozed => "POSTPONED",
             Self::Replanned => "REPLANNED",
             Self::Returned => "RETURNED",
             Self::Rescued => "RESCUED",
@@ -273,7 +273,10 @@ fn what(kind: Kind, event: &Event) -> String {
     match kind {
         Kind::Migrated => way(),
         Kind::Current => super::words::revision(event.to.as_deref()).to_owned(),
-        Kind::FoundApplied => format!("{}, by an attempt that was lost", way()),
+        Kind::FoundApplied => format!(
+            "{} (applied by an earlier attempt whose result was not recorded)",
+            way()
+        ),
         Kind::Failed => event.error.as_ref().map(why).unwrap_or_default(),
         Kind::Retried | Kind::Snoozed | Kind::Other => {
             let why = event.error.as_ref().map(brief).unwrap_or_default();
@@ -281,18 +284,18 @@ fn what(kind: Kind, event: &Event) -> String {
         }
         Kind::Replanned => {
             let why = match &event.error {
-                Some(error) => format!("its plan failed: {}", brief(error)),
-                None => "its plan does not fit where it stands by now".into(),
+                Some(error) => format!("its plan failed, using the migration tool: {}", brief(error)),
+                None => "no longer at the revision its plan starts from; using the migration tool".into(),
             };
             format!("{why}{}", next())
         }
-        Kind::Returned => format!("given back by a worker that drains{}", next()),
-        Kind::Rescued => format!("taken from a worker that was lost{}", next()),
+        Kind::Returned => format!("returned by a draining worker{}", next()),
+        Kind::Rescued => format!("reclaimed from a lost worker{}", next()),
         Kind::Skipped => match &event.error {
             Some(error) => brief(error),
             None => "no longer in the tenant source".into(),
         },
-        Kind::Cancelled => "stopped, for the run was cancelled".into(),
+        Kind::Cancelled => "stopped because the run was cancelled".into(),
     }
 }
 

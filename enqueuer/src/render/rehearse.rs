@@ -45,11 +45,7 @@ fn line(tried: &Tried, width: usize) -> String {
     let mut text = format!("{style}{word:>13}{style:#} {held} {:width$}  {way}", tried.tenant);
     let mut more = String::new();
     if let Some(error) = &tried.error {
-        let again = if tried.may_pass {
-            "; a run would try again"
-        } else {
-            ""
-        };
+        let again = if tried.may_pass { "; a run would retry" } else { "" };
         text += &format!("  {}{again}", why(error));
         if let Some(statement) = &error.statement {
             more += &format!("{:14}statement: {}\n", "", first_line(statement));
@@ -104,7 +100,7 @@ fn sums(report: &Report) -> String {
     );
     let left = report.count(Forecast::NotRehearsed);
     if left > 0 {
-        text += &format!(", {left} could not be tried");
+        text += &format!(", {left} could not be rehearsed");
     }
     if !report.unknown.is_empty() {
         text += &format!(", {} unknown", report.unknown.len());
@@ -118,7 +114,7 @@ fn sums(report: &Report) -> String {
     held.sort_by(|a, b| a.0.total_cmp(&b.0));
     if let (Some((median, _)), Some((most, tenant))) = (held.get(held.len() / 2), held.last()) {
         text += &format!(
-            "{:>13} for {} in the median, {} at most ({tenant})\n",
+            "{:>13} for {} (median), {} (maximum, {tenant})\n",
             "Locks held",
             seconds(median / 1e3),
             seconds(most / 1e3)
@@ -188,7 +184,7 @@ mod tests {
                     ..tried("eagle", Forecast::WouldFail, Some(1003.0))
                 },
                 Tried {
-                    why: Some("somebody else is at work on it".into()),
+                    why: Some("another session is migrating it".into()),
                     ..tried("fjord", Forecast::NotRehearsed, None)
                 },
             ],

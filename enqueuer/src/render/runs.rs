@@ -25,15 +25,14 @@ pub(crate) fn render(runs: &[RunView], now: DateTime<Utc>) -> String {
         "TOOK",
     ]);
     for run in runs {
-        let of = |state: JobState| run.counts.get(&state).copied().unwrap_or_default();
         table.row([
             short(&run.id),
             run.direction.clone(),
             run.target.clone(),
             run.state.to_string(),
             run.tenants.to_string(),
-            (of(JobState::Succeeded) + of(JobState::Skipped)).to_string(),
-            of(JobState::Failed).to_string(),
+            (run.count(JobState::Succeeded) + run.count(JobState::Skipped)).to_string(),
+            run.count(JobState::Failed).to_string(),
             moment(run.created_at),
             duration(between(run.created_at, run.settled_at.unwrap_or(now))),
         ]);

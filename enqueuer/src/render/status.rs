@@ -66,7 +66,7 @@ fn heading(run: &RunView, now: DateTime<Utc>) -> String {
         limits.push(format!("wave {} of {}", run.wave + 1, run.waves));
     }
     if let Some(limit) = run.failure_limit {
-        limits.push(format!("at most {} may fail", count(limit, "tenant")));
+        limits.push(format!("failure limit: {}", count(limit, "tenant")));
     }
     if !limits.is_empty() && run.state != RunState::Succeeded {
         text += &format!("{DIM}{}{DIM:#}\n", limits.join(", "));

@@ -40,7 +40,6 @@ pub(crate) fn render(run: &RunView, tally: &Tally, took: Duration, more: &str) -
 
 /// `398 migrated (3 retried), 12 already current, 2 failed`.
 pub(crate) fn parts(run: &RunView, tally: &Tally) -> String {
-    let of = |state: JobState| run.counts.get(&state).copied().unwrap_or_default();
     let migrated = match (tally.migrated, tally.retried) {
         (0, _) => String::new(),
         (migrated, 0) => format!("{migrated} migrated"),
@@ -49,12 +48,12 @@ pub(crate) fn parts(run: &RunView, tally: &Tally) -> String {
     let others = [
         (tally.found_applied, "found applied"),
         (tally.already_current, "already current"),
-        (of(JobState::Failed), "failed"),
-        (of(JobState::Skipped), "skipped"),
-        (of(JobState::Cancelled), "cancelled"),
-        (of(JobState::Running), "running"),
-        (of(JobState::Ready), "ready"),
-        (of(JobState::Waiting), "waiting"),
+        (run.count(JobState::Failed), "failed"),
+        (run.count(JobState::Skipped), "skipped"),
+        (run.count(JobState::Cancelled), "cancelled"),
+        (run.count(JobState::Running), "running"),
+        (run.count(JobState::Ready), "ready"),
+        (run.count(JobState::Waiting), "waiting"),
     ];
     let others = others
         .iter()
@@ -73,7 +72,7 @@ pub(crate) fn parts(run: &RunView, tally: &Tally) -> String {
 /// What to type next, for a run in its state.
 pub(crate) fn next(run: &RunView, more: &str) -> Vec<String> {
     let id = short(&run.id);
-    let failed = run.counts.get(&JobState::Failed).copied().unwrap_or_default();
+    let failed = run.count(JobState::Failed);
     let them = if failed == 1 { "it" } else { "them" };
     match run.state {
         RunState::Succeeded => vec![],
@@ -84,13 +83,15 @@ pub(crate) fn next(run: &RunView, more: &str) -> Vec<String> {
             format!(
                 "`herder status {id} --failed{more}` shows why; `herder retry {id}{more}` tries {them} again"
             ),
-            format!("`herder resume {id}{more}` goes on without; `herder cancel {id}{more}` ends the run"),
+            format!(
+                "`herder resume {id}{more}` continues without the failed tenants; `herder cancel {id}{more}` ends the run"
+            ),
         ],
-        RunState::Paused => vec![format!("`herder resume {id}{more}` goes on")],
+        RunState::Paused => vec![format!("`herder resume {id}{more}` continues it")],
         RunState::Running => vec![format!("`herder watch {id}{more}` follows it")],
         RunState::Cancelled if failed > 0 => {
             vec![format!(
-                "`herder status {id} --failed{more}` shows why some had failed"
+                "`herder status {id} --failed{more}` shows why tenants failed"
             )]
         }
         RunState::Cancelled => vec![],
@@ -119,7 +120,7 @@ pub(crate) mod tests {
             wave: 1,
             waves: 5,
             failure_limit: Some(20),
-            reason: (state == RunState::Halted).then(|| "21 tenants failed, and 20 may".into()),
+            reason: (state == RunState::Halted).then(|| "21 tenants failed; the failure limit is 20".into()),
             created_at: created,
             settled_at: (!state.is_open()).then(|| created + chrono::TimeDelta::seconds(724)),
             counts: counts.iter().copied().collect::<BTreeMap<_, _>>(),

@@ -78,7 +78,7 @@ pub(crate) fn run_is(state: RunState) -> &'static str {
     match state {
         RunState::Running => "is running",
         RunState::Succeeded => "has succeeded",
-        RunState::Failed => "is over, and some of its tenants failed",
+        RunState::Failed => "has ended, and some of its tenants failed",
         RunState::Paused => "is paused",
         RunState::Halted => "is halted",
         RunState::Cancelled => "was cancelled",

@@ -46,13 +46,13 @@ fn the_demo_tells_its_story_and_leaves_nothing() {
     let talk = String::from_utf8(output.stderr).expect("text");
     assert!(output.status.success(), "{said}{talk}");
     for step in [
-        "Started a throw-away PostgreSQL",
-        "Making 24 tenants",
+        "Started a temporary PostgreSQL",
+        "Creating 24 tenants",
         "tenant_014, has a problem",
-        "kill -9: amber is gone",
+        "kill -9: amber was killed",
         "birch took over",
         "users_email_key",
-        "Mending tenant_014",
+        "Repairing tenant_014",
         "24 tenants, nothing to do",
         "Cleaned up",
     ] {

@@ -47,7 +47,7 @@ fn a_failed_tenant_is_told_mended_and_retried() {
     fleet
         .herder(&["retry", "--local", "1"])
         .code(4)
-        .says("tries 1 tenant again");
+        .says("Retrying 1 tenant of run");
     fleet.tenants("drop table t_b.c");
     fleet
         .herder(&["retry", "--local", "1"])
@@ -103,7 +103,7 @@ fn down_goes_only_who_says_so() {
     fleet
         .herder(&["downgrade", "--to", "head", "--yes"])
         .code(2)
-        .says("leads up");
+        .says("is an upgrade target");
     fleet
         .herder(&["downgrade", "--to", "-1", "--yes", "--local", "2"])
         .ok()
@@ -127,7 +127,7 @@ for question in range(int(sys.argv[1])):
         print('queued', flush=True)
         sys.stdin.readline()
         said = b''
-    while b'to go on:' not in said:
+    while b'to continue:' not in said:
         said += os.read(terminal, 1024)
 signal.alarm(20)
 os.write(terminal, b'\x03')
@@ -188,8 +188,8 @@ fn ctrl_c_ends_the_wait_and_not_the_run() {
     std::thread::sleep(std::time::Duration::from_secs(1));
     watch.interrupt();
     wait.interrupt();
-    watch.end().code(130).says("comes back to it");
-    wait.end().code(130).says("goes on");
+    watch.end().code(130).says("follows it again");
+    wait.end().code(130).says("continues");
     assert_eq!(fleet.json(&["status"])["run"]["state"], "running");
     drop(held);
     worker.end().ok();
@@ -205,8 +205,8 @@ fn ctrl_c_drains_the_work_in_this_process() {
     local.interrupt();
     std::thread::sleep(std::time::Duration::from_millis(500));
     drop(held);
-    let ran = local.end().code(130).says("Finishing what runs");
-    ran.says("--local 1` goes on");
+    let ran = local.end().code(130).says("Finishing the running tenants");
+    ran.says("--local 1` continues it");
     let status = fleet.json(&["status"]);
     assert_eq!(
         (&status["counts"]["succeeded"], &status["counts"]["ready"]),
@@ -252,7 +252,7 @@ fn a_paused_run_is_waited_for() {
     fleet.until("the other one", |status| status["counts"]["running"] == 1);
     std::thread::sleep(std::time::Duration::from_millis(800));
     drop(held);
-    local.end().ok().says("PAUSED by a person").says("RESUMED");
+    local.end().ok().says("PAUSED by an operator").says("RESUMED");
 }
 
 #[test]
@@ -271,8 +271,8 @@ fn the_control_database_may_go_away_for_a_while() {
     server.restart().expect("the server again");
     fleet.herder(&["resume", "--local", "1"]).ok();
     let ran = watch.end().ok();
-    assert_eq!(ran.stderr.matches("is away").count(), 1, "{ran:?}");
-    assert!(ran.stderr.contains("is back"), "{ran:?}");
+    assert_eq!(ran.stderr.matches("is unavailable").count(), 1, "{ran:?}");
+    assert!(ran.stderr.contains("is available again"), "{ran:?}");
     assert!(
         ran.stdout.contains("MIGRATED") && ran.stdout.contains("Summary"),
         "{ran:?}"
@@ -327,7 +327,7 @@ fn what_cannot_be_printed_orphans_no_run() {
         let id = fleet.json(&["status"])["run"]["id"].clone();
         let id = &id.as_str().expect("an id")[..8];
         assert!(said.contains(&format!("herder watch {id}")), "{said}");
-        assert!(said.contains(&format!("run {id} was made")), "{said}");
+        assert!(said.contains(&format!("run {id} was started")), "{said}");
         fleet.herder(&["resume", "--local", "1"]).ok();
     }
 }

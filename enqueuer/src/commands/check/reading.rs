@@ -103,7 +103,7 @@ impl<'a> Reading<'a> {
         }
         if self.seen < self.all {
             let text = format!(
-                "{} of {all} were read in {LIMIT:?}: not all can be vouched for",
+                "read only {} of {all} within {LIMIT:?}; the rest were not checked",
                 self.seen
             );
             return Some(

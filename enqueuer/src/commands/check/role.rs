@@ -35,7 +35,7 @@ impl Needs<'_> {
             return None;
         }
         let mut sql = format!(
-            "-- server {}: a role that migrates {} there, for its DBA\n",
+            "-- server {}: a role that migrates {}; to be run by the DBA\n",
             self.server,
             count(self.tenants.len() as u64, "tenant")
         );
@@ -100,14 +100,14 @@ impl Needs<'_> {
                 |schema: &String| format!("GRANT USAGE, CREATE ON SCHEMA {} TO {name};\n", quote(schema));
             let grants: String = owner.by_right.iter().map(grant).collect();
             return format!(
-                "-- In the tenants' database: {its} is its owner, whoever that is, and cannot be granted.\n{grants}"
+                "-- Run this in the tenants' database. {its} stands for its owner and cannot be granted.\n{grants}"
             );
         }
         if owner.superuser {
             return format!(
-                "-- {} or what is in them belong to the superuser {its}: hand them over\n\
-                 -- (ALTER SCHEMA … OWNER TO …, ALTER TABLE … OWNER TO …) to a role that {name} is a member of.\n",
-                count(u64::try_from(owner.schemas).unwrap_or_default(), "place")
+                "-- {} (or objects in them) belong to the superuser {its}: change their owner\n\
+                 -- (ALTER SCHEMA … OWNER TO …, ALTER TABLE … OWNER TO …) to a role of which {name} is a member.\n",
+                count(u64::try_from(owner.schemas).unwrap_or_default(), "schema")
             );
         }
         if owner.name == self.role.name {
@@ -115,7 +115,7 @@ impl Needs<'_> {
         }
         format!(
             "GRANT {its} TO {name};\n\
-             -- What it makes is its own: the application needs access to that.\n\
+             -- Objects that it creates belong to it: this gives the application access to them.\n\
              ALTER DEFAULT PRIVILEGES FOR ROLE {name} GRANT ALL ON TABLES TO {its};\n\
              ALTER DEFAULT PRIVILEGES FOR ROLE {name} GRANT ALL ON SEQUENCES TO {its};\n"
         )

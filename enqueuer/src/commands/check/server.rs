@@ -8,6 +8,7 @@ use herder::{
     domain::{
         revision::{Direction, Ledger},
         tenant::Tenant,
+        wave::Amount,
     },
     flow::{
         budget::{self, Arithmetic, DEFAULT_BUDGET, Survey},
@@ -97,8 +98,8 @@ impl Server<'_> {
     async fn survey(&self, url: &DatabaseUrl, first: &Tenant) -> Result<Survey, Finding> {
         let service = Service::acquire(&self.cx.pool, self.name);
         let Ok(service) = tokio::time::timeout(PATIENCE, service).await else {
-            let text = format!("the one connection that may ask it was in use for {PATIENCE:?}");
-            let hint = "another herder inspects, proves or rehearses there: check again when it is done";
+            let text = format!("the inspection connection to this server was busy for {PATIENCE:?}");
+            let hint = "another herder command is inspecting, proving or rehearsing there: check again when it has finished";
             return Err(Finding::new(self.title(), Level::Problem, text).hint(hint));
         };
         let surveyed = self.ask(url, first).await;
@@ -129,7 +130,7 @@ impl Server<'_> {
     fn arithmetic(&self, url: &DatabaseUrl, sum: &Arithmetic) -> Finding {
         let headroom = sum.headroom();
         let mut text = format!(
-            "{}: {} connections less {} reserved and {} not ours are {}",
+            "{}: max_connections {} - {} reserved - {} used by others = {} available",
             url.address(),
             sum.max_connections,
             sum.reserved,
@@ -137,18 +138,17 @@ impl Server<'_> {
             sum.max_connections - sum.reserved - sum.not_ours,
         );
         if let Some(limit) = sum.role.limit.filter(|_| !sum.role.superuser) {
-            text += &format!("; role `{}` may have {limit}", sum.role.name);
+            text += &format!("; role `{}` has a limit of {limit}", sum.role.name);
         }
         if let Some(database) = &sum.database {
-            text += &format!("; database `{}` may have {}", database.name, database.limit);
+            text += &format!("; database `{}` has a limit of {}", database.name, database.limit);
         }
         text += &match self.set_by_hand {
-            Some(budget) => format!("; the budget is {budget} (set by hand)"),
-            None => format!(
-                "; the budget is {} ({})",
-                sum.budget,
-                self.cx.servers.budget(self.name).unwrap_or(DEFAULT_BUDGET)
-            ),
+            Some(budget) => format!("; budget {budget} (set by `herder budget`)"),
+            None => match self.cx.servers.budget(self.name).unwrap_or(DEFAULT_BUDGET) {
+                Amount::Count(_) => format!("; budget {}", sum.budget),
+                share => format!("; budget {} ({share})", sum.budget),
+            },
         };
         let needed = i32::from(self.cx.runner.connections());
         let change = match self.set_by_hand {
@@ -157,12 +157,12 @@ impl Server<'_> {
         };
         if sum.budget > headroom {
             return Finding::new(self.title(), Level::Problem, text).hint(format!(
-                "there is room for {headroom} now: lower {change}, or the server is full before it is used up"
+                "connections available now: {headroom}; lower {change}, or the server fills up before the budget is used"
             ));
         }
         if sum.budget < needed {
             return Finding::new(self.title(), Level::Problem, text)
-                .hint(format!("one attempt needs {needed}: raise {change}"));
+                .hint(format!("one job needs {needed} connections: raise {change}"));
         }
         Finding::new(self.title(), Level::Ok, text)
     }
@@ -185,14 +185,14 @@ impl Server<'_> {
             return None;
         }
         let text = format!(
-            "role `{}` may not use, or make anything in, {}: {}",
+            "role `{}` lacks USAGE or CREATE on {}: {}",
             sum.role.name,
             count(closed.len() as u64, "schema"),
             some(&closed, ", ")
         );
         Some(
             Finding::new(self.title(), Level::Problem, text)
-                .hint("have the DBA run the SQL below, or give [servers] a url with a role that may"),
+                .hint("have the DBA run the SQL below, or use a role with these rights in [servers] `url`"),
         )
     }
 
@@ -200,20 +200,19 @@ impl Server<'_> {
         let (role, name) = (&sum.role, &sum.role.name);
         let mut found = Vec::new();
         if role.superuser {
-            let text = format!("role `{name}` is a superuser: the server would hold no limit against it");
-            found.push(
-                Finding::new(self.title(), Level::Warn, text)
-                    .hint("the SQL below makes a role that is enough, with the budget as its limit"),
-            );
+            let text = format!("role `{name}` is a superuser, so its CONNECTION LIMIT is not enforced");
+            found.push(Finding::new(self.title(), Level::Warn, text).hint(
+                "the SQL below creates a role with the rights that are needed, and the budget as its limit",
+            ));
         }
         if role.not_ours > 0 {
             let text = format!(
-                "{} of role `{name}` are not Herder's",
+                "role `{name}` is not Herder's alone: {} of it from other programs",
                 count(u64::from(role.not_ours.unsigned_abs()), "session")
             );
             found.push(
                 Finding::new(self.title(), Level::Warn, text)
-                    .hint("give Herder a role of its own: a limit on this one would count them, too"),
+                    .hint("use a separate role for Herder: a CONNECTION LIMIT on this one would count those sessions, too"),
             );
         }
         found
@@ -238,13 +237,14 @@ impl Server<'_> {
             return None;
         }
         let text = format!(
-            "its table holds {} locks; the largest migration takes about {most}, {} at a time, and the reading of ledgers {}",
+            "the lock table holds {} locks, but up to {needed} may be needed: about {most} for the largest migration, {} at \
+             a time, and {} for reading ledgers",
             sum.locks,
             sum.budget,
             locks::OF_INSPECTION
         );
         Some(Finding::new(self.title(), Level::Warn, text).hint(
-            "raise max_locks_per_transaction, lower the budget, or split the migration: \"out of shared memory\" fails tenants",
+            "raise max_locks_per_transaction, lower the budget, or split the migration: otherwise tenants fail with \"out of shared memory\"",
         ))
     }
 }

@@ -54,13 +54,13 @@ pub(crate) async fn run(args: &Demo) -> anyhow::Result<Exit> {
     };
     if args.keep && told.is_ok() && !matches!(told, Ok(Exit::Interrupted)) {
         narrate(&format!(
-            "Everything stays until Ctrl-C: `herder status --config {}`",
+            "Everything is kept until Ctrl-C: `herder status --config {}`",
             stage.config().display()
         ));
         interrupts.next().await;
     }
     if stage.clean_up().await {
-        narrate("Cleaned up: no process, no database and no file of the demo is left");
+        narrate("Cleaned up: all processes, databases and files of the demo are gone");
     }
     told
 }
@@ -78,7 +78,7 @@ async fn story(args: &Demo, stage: &mut Stage) -> anyhow::Result<Exit> {
     typed(stage, &["setup"], Exit::Done).await?;
 
     narrate(&format!(
-        "Making {} of a small product, each a schema with data, at revision {}",
+        "Creating {} of a small product, each a schema with data, at revision {}",
         count(args.tenants, "tenant"),
         project.start
     ));
@@ -104,21 +104,21 @@ async fn story(args: &Demo, stage: &mut Stage) -> anyhow::Result<Exit> {
         kill_in_the_middle(&pool, before, amber),
     );
     upgraded?;
-    let run = latest(&pool).await?.context("the demo lost its run")?;
+    let run = latest(&pool).await?.context("the demo's run was not found")?;
     if let Some(held) = killed? {
         let rescued = rescued(&pool, run).await?;
         narrate(&format!(
-            "amber died with {} in its hands; birch took over {rescued}. Each tenant's own ledger said where to go on",
+            "amber died while it held {}; birch took over {rescued}. Each tenant's own ledger showed where to continue",
             count(held, "tenant")
         ));
     }
 
     typed(stage, &["status", "--failed"], Exit::Done).await?;
-    narrate(&format!("Mending {unlucky}: {}", project.mend));
+    narrate(&format!("Repairing {unlucky}: {}", project.mend));
     stage.tenant_sql(&unlucky, project.mend).await?;
     typed(stage, &["retry", "--wait"], Exit::Done).await?;
 
-    narrate("Does every tenant's own ledger say the same?");
+    narrate("Checking that every tenant's own ledger agrees");
     typed(stage, &["plan", "--check"], Exit::Done).await?;
     drop(birch);
     pool.close().await;
@@ -168,7 +168,7 @@ async fn workers_ready(stage: &Stage, players: &mut [&mut Player], wanted: i64) 
     while view::live_workers(&pool).await? < wanted {
         let gone = players.iter_mut().find_map(|player| player.gone());
         if let Some(log) = gone {
-            return Err(Problem::set_up("a worker ended before it had begun")
+            return Err(Problem::set_up("a worker ended before it was ready")
                 .caused_by(anyhow::anyhow!(log))
                 .into());
         }
@@ -202,7 +202,7 @@ async fn kill_in_the_middle(
         if view.state != RunState::Running {
             return Ok(None);
         }
-        let done = view.counts.get(&JobState::Succeeded).copied().unwrap_or_default();
+        let done = view.count(JobState::Succeeded);
         let running = view::jobs(pool, run, Some(JobState::Running), None).await?;
         let held = running
             .iter()
@@ -213,7 +213,7 @@ async fn kill_in_the_middle(
         }
         worker.kill();
         narrate(&format!(
-            "kill -9: amber is gone, in the middle of {}",
+            "kill -9: amber was killed in the middle of {}",
             count(held as u64, "tenant")
         ));
         return Ok(Some(held));

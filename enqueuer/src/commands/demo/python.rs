@@ -33,10 +33,13 @@ pub(super) async fn with_alembic(folder: &Path) -> anyhow::Result<PathBuf> {
         return Ok(python);
     }
     // Whoever else is making it has this lock, and it goes with its process.
-    let lock = File::create(cache.join(format!("venv-{hash}.lock"))).context("cannot make a lock file")?;
+    let lock = File::create(cache.join(format!("venv-{hash}.lock"))).context("cannot create a lock file")?;
     let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await??;
     if !ready() {
-        output::say(&format!("Making a Python with Alembic in {}", venv.display()));
+        output::say(&format!(
+            "Creating a Python environment with Alembic in {}",
+            venv.display()
+        ));
         make(&venv).await?;
         File::create(&complete).context("cannot mark the environment as complete")?;
     }
@@ -46,13 +49,13 @@ pub(super) async fn with_alembic(folder: &Path) -> anyhow::Result<PathBuf> {
 
 async fn make(venv: &Path) -> anyhow::Result<()> {
     if venv.exists() {
-        fs::remove_dir_all(venv).context("cannot remove a half-made environment")?;
+        fs::remove_dir_all(venv).context("cannot remove an incomplete environment")?;
     }
     let mut create = Command::new("python3");
     create.args(["-m", "venv"]).arg(venv);
     run(
         create,
-        "there is no Python with venv",
+        "cannot create a Python virtual environment",
         "install Python 3.11 or newer with venv (Debian, Ubuntu: sudo apt-get install python3-venv); `herder demo` \
          without --alembic needs none",
     )
@@ -73,7 +76,7 @@ async fn make(venv: &Path) -> anyhow::Result<()> {
     run(
         install,
         "pip could not install Alembic",
-        "does pip reach PyPI? PIP_INDEX_URL names another index",
+        "check that pip can reach PyPI; PIP_INDEX_URL selects another index",
     )
     .await
 }

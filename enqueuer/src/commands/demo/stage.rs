@@ -74,7 +74,7 @@ impl Stage {
     fn folder(&mut self) -> anyhow::Result<&TempDir> {
         if self.folder.is_none() {
             let made = tempfile::Builder::new().prefix("herder-demo-").tempdir();
-            self.folder = Some(made.context("cannot make a temporary folder")?);
+            self.folder = Some(made.context("cannot create a temporary folder")?);
         }
         self.folder.as_ref().context("the demo has no folder")
     }
@@ -103,7 +103,7 @@ impl Stage {
             None => {
                 let server = tokio::task::spawn_blocking(ThrowawayPostgres::start).await??;
                 let url = Secret::new(server.url("postgres"));
-                let told = format!("Started a throw-away PostgreSQL on port {}", server.port());
+                let told = format!("Started a temporary PostgreSQL on port {}", server.port());
                 (Some(server), url, told)
             }
         };
@@ -127,7 +127,7 @@ impl Stage {
                 .execute(&mut connection)
                 .await
                 .map_err(|error| {
-                    Problem::set_up("cannot make a database for the demo")
+                    Problem::set_up("cannot create a database for the demo")
                         .caused_by(control::cause(error))
                         .hint("--database-url must name a role with CREATEDB")
                 })?;
@@ -226,7 +226,7 @@ impl Stage {
         worked.map_err(|error| anyhow::anyhow!(error))?;
         match over?.state {
             RunState::Succeeded => Ok(()),
-            state => anyhow::bail!("the demo's tenants could not be made: their run is {state}"),
+            state => anyhow::bail!("the demo's tenants could not be created: their run is {state}"),
         }
     }
 

@@ -112,7 +112,7 @@ pub(super) async fn worker_program() -> anyhow::Result<PathBuf> {
     }
     match program.exists() {
         true => Ok(program),
-        false => Err(Problem::set_up(format!("there is no {}", program.display()))
+        false => Err(Problem::set_up(format!("{} does not exist", program.display()))
             .hint("install herder-worker beside herder; in a checkout, `cargo demo` builds it")
             .into()),
     }
