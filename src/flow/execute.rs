@@ -368,13 +368,13 @@ impl Attempt<'_> {
         Err(RunnerError::LockedByOther("a session that comes and goes".into()))
     }
 
-    /// Whether the migration tool may do without what a plan fails over: it looks first whether something is there already, where
-    /// a revision tells it to (`checkfirst`), and a plan that was rendered cannot.
+    /// Whether the migration tool may succeed where a plan fails: where a revision says so (`checkfirst`), the tool looks first
+    /// whether something exists, and a rendered plan cannot.
     fn knows_better(&self, error: &RunnerError) -> bool {
-        // duplicate_table, duplicate_object (a type), duplicate_schema.
-        const THERE: [&str; 3] = ["42P07", "42710", "42P06"];
+        // duplicate_table, duplicate_object (a type), duplicate_schema; undefined_table, undefined_object.
+        const CHECKED: [&str; 5] = ["42P07", "42710", "42P06", "42P01", "42704"];
         self.cx.runner.is_rendered()
-            && matches!(error, RunnerError::Database { sqlstate, .. } if THERE.contains(&sqlstate.as_str()))
+            && matches!(error, RunnerError::Database { sqlstate, .. } if CHECKED.contains(&sqlstate.as_str()))
     }
 
     /// A session to the tenant. Only while the job is ours beyond doubt: a worker that stood still since its claim would

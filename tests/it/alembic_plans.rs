@@ -506,6 +506,118 @@ async fn whoever_asks_for_the_mode_stays_live() {
     assert!(why.contains("live gives [rows {schema}.t 1 "), "{why}");
 }
 
+/// A scratch schema has no rows of a tenant's, so that an UPDATE changes nothing there: only its text can tell.
+#[tokio::test]
+async fn what_only_a_connected_migration_says_stays_live() {
+    let update = "op.execute('update t set x = 1')";
+    for question in [
+        "(op.get_bind().dialect.server_version_info or (0,)) >= (9,)",
+        "op.get_context().opts.get('as_sql') is not True",
+        "not context.config.cmd_opts.sql",
+        "type(op.get_bind()).__name__ == 'Connection'",
+    ] {
+        let why = refused(&format!("if {question}:\n    {update}")).await;
+        assert!(
+            why.contains("`update t set x = 1` runs only where Alembic is connected")
+                || why.contains("asks whether it runs offline"),
+            "{question}: {why}"
+        );
+    }
+    let why = refused("op.execute('update t set x = %d' % (2 if context.config.cmd_opts.sql else 1))").await;
+    assert!(why.contains("`update t set x = 1` runs only where"), "{why}");
+    let why = refused(&format!("if context.config.cmd_opts.sql:\n    {update}")).await;
+    assert_eq!(why, "`update t set x = 1` is only in its script");
+    // Called by Alembic itself, once a revision is done.
+    let env = ENV.replace(
+        "context.configure(connection=connection,",
+        "context.configure(connection=connection, on_version_apply=lambda ctx, **_: ctx.connection.execute(text('update t set x = 2')),",
+    );
+    let fleet = Fleet::new(&env, &[("a", TABLE), ("b", "pass")]).await;
+    let why = fleet.up(&["a"], "b").await.expect_err("a callback");
+    assert!(why.contains("`update t set x = 2` runs only where"), "{why}");
+}
+
+#[tokio::test]
+async fn what_a_connection_brings_along_is_seen() {
+    let engine = "create_engine(url, poolclass";
+    for (options, why) in [
+        (
+            "'-c app.actor=migrator'",
+            "env.py works with app.actor migrator, and a plan would not",
+        ),
+        (
+            "'-c default_text_search_config=pg_catalog.german'",
+            "env.py works with default_text_search_config pg_catalog.german, and a plan would not",
+        ),
+    ] {
+        let connected = format!("create_engine(url, connect_args={{'options': {options}}}, poolclass");
+        let fleet = Fleet::new(&ENV.replace(engine, &connected), &[("a", TABLE)]).await;
+        assert_eq!(fleet.up(&[], "a").await.expect_err(options), why);
+    }
+    let listening = ENV.replace(
+        "def online():",
+        "from sqlalchemy import event\nfrom sqlalchemy.engine import Engine\n@event.listens_for(Engine, 'connect')\n\
+         def actor(connection, _):\n    cursor = connection.cursor()\n    cursor.execute(\"set app.actor = 'migrator'\")\n    \
+         connection.commit()\n\ndef online():",
+    );
+    let fleet = Fleet::new(&listening, &[("a", TABLE)]).await;
+    assert_eq!(
+        fleet.up(&[], "a").await.expect_err("a listener"),
+        "env.py listens to `connect` of its engine, and a plan is sent by another client"
+    );
+    // An operator of an extension's is found in `public`, or it is not.
+    let further = ENV.replace(
+        "SET search_path TO \"{schema}\"'))",
+        "SET search_path TO \"{schema}\", public'))",
+    );
+    let fleet = Fleet::new(&further, &[("a", TABLE)]).await;
+    let why = fleet.up(&[], "a").await.expect_err("another path");
+    assert!(
+        why.starts_with("env.py's connection searches the schemas [herder_shadow_"),
+        "{why}"
+    );
+    let both = further.replace(
+        "SET LOCAL search_path TO \"{schema}\"'",
+        "SET LOCAL search_path TO \"{schema}\", public'",
+    );
+    Fleet::new(&both, &[("a", TABLE)])
+        .await
+        .up(&[], "a")
+        .await
+        .expect("a proof");
+    let end =
+        "        with context.begin_transaction():\n            context.run_migrations()\n\n\noffline()";
+    let without = ENV
+        .replace(
+            end,
+            "        context.run_migrations()\n        connection.commit()\n\n\noffline()",
+        )
+        .replace(
+            "    with context.begin_transaction():\n        context.execute",
+            "    if True:\n        context.execute",
+        );
+    let fleet = Fleet::new(&without, &[("a", TABLE)]).await;
+    let why = fleet.up(&[], "a").await.expect_err("no transaction");
+    assert!(
+        why.contains("in a transaction where Alembic is connected, and outside one"),
+        "{why}"
+    );
+}
+
+/// As a literal it is NULL.
+#[tokio::test]
+async fn a_default_that_python_computes_stays_live() {
+    for body in [
+        "t = sa.table('t', sa.Column('id', sa.Integer), sa.Column('x', sa.Text, onupdate='new'))\nop.execute(t.update().values(id=1))",
+        "t = sa.table('t', sa.Column('id', sa.Integer), sa.Column('x', sa.Text, default=lambda: 'new'))\nop.execute(t.insert().from_select(['id'], sa.select(t.c.id)))",
+    ] {
+        assert_eq!(
+            refused(body).await,
+            "revision b: it gives a statement a value that a column's own default computes"
+        );
+    }
+}
+
 /// Something of nearly every kind.
 const EVERYTHING: &[&str] = &[
     "create table t (id serial primary key, x text, a int, b int)",

@@ -104,6 +104,8 @@ pub struct Whereabouts {
     pub path: Vec<String>,
     /// What its connection has set, beside Herder's own settings; and always what decides how it reads and writes times.
     pub session: BTreeMap<String, String>,
+    /// An event of its engine that code of the user's listens to.
+    pub listens: Option<String>,
     /// What env.py says to it besides what it asks.
     pub besides: Vec<String>,
 }

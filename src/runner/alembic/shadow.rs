@@ -241,6 +241,7 @@ impl<'a> Shadow<'a> {
             path,
             ledger,
             session,
+            listens,
             besides,
         } = self.asked(
             process
@@ -262,6 +263,11 @@ impl<'a> Shadow<'a> {
         }
         self.has_all(&besides, &self.live)?;
         self.searches(&path).await?;
+        if let Some(event) = listens {
+            return unproven(format!(
+                "env.py listens to `{event}` of its engine, and a plan is sent by another client"
+            ));
+        }
         match fit::deviation(self.plan, &session) {
             Some(why) => unproven(why),
             None => Ok(()),

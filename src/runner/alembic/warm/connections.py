@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 
 import sqlalchemy
@@ -31,6 +32,9 @@ def limit_connection(dialect, record, _args, arguments):
         run.connections["other"] += 1
     if (arguments.get("database") or arguments.get("dbname")) not in (None, run.url.database):
         record.info[ELSEWHERE] = True
+    # Those of its URL Herder's own connections have as well.
+    given = options_of(arguments.get("options")) - options_of(run.url.query.get("options"))
+    run.given.update(given, **(arguments.get("server_settings") or {}))
     if dialect.driver.startswith("asyncpg"):
         adapt_for_asyncpg(arguments, run.application_name, run.settings)
     elif dialect.driver.startswith("psycopg"):
@@ -38,6 +42,11 @@ def limit_connection(dialect, record, _args, arguments):
     else:
         return
     run.limited.add(id(record))
+
+
+def options_of(text):
+    """The settings in libpq's `options`."""
+    return set(re.findall(r"(?:-c\s*|--)([\w.]+)=((?:\\.|\S)*)", str(text or "")))
 
 
 def note_connection(connection, record):

@@ -5,6 +5,7 @@ import json
 import sqlalchemy
 
 from herder_warm.errors import Failure
+from herder_warm.own import is_installed
 
 # What a connection is marked with that goes elsewhere than to the tenant: to another database of the product's, say.
 ELSEWHERE = "herder_elsewhere"
@@ -48,6 +49,7 @@ class Run:
         self.reached_out = None  # The failure of that, or of what is done elsewhere than in the tenant.
         self.database_failure = None  # What the database said last, other than 25P02.
         self.at_home = set()  # The connections whose search_path is known to lead to the tenant's schema.
+        self.given = {}  # Settings that the user's engine asks for when it connects.
         self.opened = []
         self.limited = set()
         self.connections = {"tenant": 0, "other": 0}
@@ -87,16 +89,42 @@ class Run:
         self.started = True
         row = context.connection.exec_driver_sql(PLACE).fetchone()
         ledger, session = ledger_schema(context), dict(json.loads(row[3] or "{}"), **session_of(context.connection))
-        self.place = {"database": row[0], "schema": row[1], "path": json.loads(row[2]), "ledger": ledger, "session": session}
+        self.place = {"database": row[0], "schema": row[1], "path": json.loads(row[2]), "ledger": ledger}
+        self.place["session"] = dict(session, **self.given)
+        self.place["listens"] = listens(context.connection.engine)
         return ()
 
     def stay_home(self, context):
-        """Whoever keeps the ledger elsewhere migrates somebody else's schema, and finds the next tenant done."""
+        """Whoever keeps the ledger elsewhere migrates somebody else's schema, and finds the next tenant done. Whoever is connected to
+        another database migrates that."""
+        connection = context.connection
+        if connection is not None and context.dialect.name == "postgresql" and not self.is_tenants(connection):
+            database = connection.exec_driver_sql("SELECT current_database()").scalar()
+            if database != self.url.database:
+                message = "env.py connected elsewhere: to database `{}`, not to the tenant's".format(database)
+                raise Failure("env", message, "env.py must take its URL from `-x url=…` or `sqlalchemy.url`")
         ledger = ledger_schema(context) if self.schema is not None and context.dialect.name == "postgresql" else None
         if ledger is not None and ledger != self.schema:
             message = "env.py keeps its ledger in schema `{}`, not in the tenant's".format(ledger)
             hint = "env.py must SET search_path to the schema of `-x schema=…`, or pass version_table_schema=<the tenant's schema>"
             raise Failure("env", message, hint)
+
+
+def listens(engine):
+    """The event of an engine that the user's code listens to, if any: what it does there, a plan does not."""
+    events = [(engine.pool.dispatch, name) for name in ("connect", "first_connect", "checkout", "checkin")]
+    for name in ("before_cursor_execute", "before_execute", "after_cursor_execute", "after_execute", "begin", "commit", "engine_connect"):
+        events.append((engine.dispatch, name))
+    for dispatch, name in events:
+        for listener in getattr(dispatch, name, ()):
+            # SQLAlchemy puts some of them into functions of its own.
+            inner = [cell.cell_contents for cell in getattr(listener, "__closure__", None) or () if cell.cell_contents is not None]
+            for function in [listener] + inner:
+                code = getattr(getattr(function, "__func__", function), "__code__", None)
+                if code is not None and code.co_filename.endswith(".py") and not is_installed(code.co_filename):
+                    if not code.co_filename.startswith("herder_warm/"):
+                        return name
+    return None
 
 
 def ledger_schema(context):
