@@ -250,8 +250,8 @@ async fn copy_from_stdin_fails_the_tenant_with_a_hint() {
 /// Found out behind it, nobody would know what was done.
 #[tokio::test]
 async fn copy_to_stdout_fails_the_tenant_before_anything_is_done() {
-    for rest in ["", "select 1 / 0;"] {
-        let text = format!("create table a (id int);\ncopy a\n  to STDOUT;\n{rest}");
+    for (before, rest) in [("", ""), ("", "select 1 / 0;"), ("-- it's\r", "")] {
+        let text = format!("create table a (id int);\n{before}copy a\n  to STDOUT;\n{rest}");
         let bench = Bench::new(&[("1_a.sql", &text)]).await;
         let error = bench.up().await.expect_err("there is nobody to read");
         assert_eq!(error.class(), FailureClass::Permanent, "{error:?}");
@@ -259,6 +259,25 @@ async fn copy_to_stdout_fails_the_tenant_before_anything_is_done() {
         assert_eq!(record.message, "COPY … TO stdout has nobody to write to");
         assert_eq!(bench.ledger().await, "");
     }
+}
+
+/// PostgreSQL ends a comment at a carriage return, too: what comes behind it is no part of the comment.
+#[tokio::test]
+async fn what_follows_a_comment_that_ends_in_a_carriage_return_is_done() {
+    let indexes = "-- no-transaction\ncreate index concurrently i1 on a (id); -- one\r\
+                   create index concurrently i2 on a (id);\r";
+    let commits = "create table b (id int); -- it commits\rcommit; create table c (id int)";
+    let files = [
+        ("1_a.sql", "create table a (id int)"),
+        ("2_indexes.sql", indexes),
+        ("3_commits.sql", commits),
+    ];
+    let bench = Bench::new(&files).await;
+    bench.up().await.expect("every statement is seen");
+    let made = "select string_agg(relname, ',' order by relname) from pg_class
+                where relnamespace = 'acme'::regnamespace and relname in ('i1', 'i2', 'b', 'c')";
+    assert_eq!(bench.tenant.value(made).await, "b,c,i1,i2");
+    assert_eq!(bench.ledger().await, "1,2,3");
 }
 
 #[tokio::test]
