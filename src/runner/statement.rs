@@ -51,6 +51,19 @@ impl Token<'_> {
         (self.kind == Kind::Text).then(|| inner.replace("''", "'"))
     }
 
+    /// What stands in a string, as it is written, in whichever quotes.
+    pub(crate) fn inside(&self) -> Option<&str> {
+        let text = (self.kind == Kind::Text).then_some(self.text)?;
+        let tag = match text.strip_prefix('$') {
+            Some(rest) => rest.find('$')? + 2,
+            None => text.find('\'')? + 1,
+        };
+        let end = text
+            .len()
+            .checked_sub(if text.starts_with('$') { tag } else { 1 })?;
+        text.get(tag..end)
+    }
+
     /// Whether it is a name in quotes.
     fn is_quoted(&self) -> bool {
         self.kind == Kind::Quoted
