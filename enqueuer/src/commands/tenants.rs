@@ -111,7 +111,9 @@ async fn inspected(setting: &Setting, args: &args::Tenants) -> anyhow::Result<Re
     };
     let plan = match enqueue::survey(&cx, direction, &args.to, only, exclude).await {
         Ok(plan) => plan,
-        Err(error) => return Err(cannot(&cx, "cannot read where the tenants stand", error).await),
+        Err(error) => {
+            return Err(cannot(&cx, "cannot read where the tenants stand", Some(direction), error).await);
+        }
     };
     for warning in &plan.warnings {
         output::warning(warning);
