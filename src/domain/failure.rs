@@ -21,9 +21,11 @@ pub struct JobError {
 
 impl JobError {
     /// Whether the server only said "not now": it is full, or a role or a database has all the connections that it may
-    /// have (53300), or it is not up yet (57P03). However long that lasts, nothing has failed.
+    /// have (53300), or it is not up yet (57P03). However long that lasts, nothing has failed. A statement that raises the
+    /// same was let in, and failed: its reason is another.
     pub fn is_backpressure(&self) -> bool {
-        matches!(self.sqlstate.as_deref(), Some("53300" | "57P03"))
+        let code = self.sqlstate.as_deref().unwrap_or_default();
+        is_refusal(code) && self.reason == reason_of_sqlstate(code, &self.message)
     }
 
     /// The same of a plan's error, where the migration tool might have done without what the plan failed over, and failed for
@@ -125,10 +127,18 @@ pub fn classify_sqlstate(sqlstate: &str, message: &str) -> FailureClass {
     }
 }
 
+/// The word for what the server said of a statement, where there is no other.
+pub const SQL_ERROR: &str = "sql_error";
+
 /// The word for a statement that somebody cancelled.
 pub const CANCELLED: &str = "statement_cancelled";
 
-/// A word for the codes that people meet most, else `sql_error`.
+/// Whether the code is that of a server which lets nobody in for now.
+pub fn is_refusal(sqlstate: &str) -> bool {
+    matches!(sqlstate, "53300" | "57P03")
+}
+
+/// A word for the codes that people meet most, else [`SQL_ERROR`].
 pub fn reason_of_sqlstate(sqlstate: &str, message: &str) -> &'static str {
     match sqlstate {
         code if is_cancelled(code, message) => CANCELLED,
@@ -147,7 +157,7 @@ pub fn reason_of_sqlstate(sqlstate: &str, message: &str) -> &'static str {
         "3F000" => "schema_missing",
         "42501" => "permission_denied",
         code if code.starts_with("08") => "connection_lost",
-        _ => "sql_error",
+        _ => SQL_ERROR,
     }
 }
 

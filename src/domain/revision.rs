@@ -265,6 +265,7 @@ impl History {
     pub fn resolve(&self, target: &Target, ledger: &Ledger) -> Result<Option<String>, HistoryError> {
         match target {
             Target::Base => Ok(None),
+            Target::Revision(name) if self.is_zero(name) => Ok(None),
             Target::Revision(name) if self.opaque => Ok(Some(name.clone())),
             other if self.opaque => Err(HistoryError::NotListed(other.to_string())),
             Target::Head => match self.heads().as_slice() {
@@ -277,6 +278,11 @@ impl History {
             Target::Revision(name) => self.find(name).map(|r| Some(r.id.clone())),
             Target::Relative(steps) => self.walk(*steps, ledger),
         }
+    }
+
+    /// Whether it is sqlx's word for the base: the version below all others.
+    fn is_zero(&self, name: &str) -> bool {
+        self.form == LedgerForm::Applied && name.parse() == Ok(0_i64) && self.get("0").is_none()
     }
 
     /// The revision with this id or, where it is a number, of this value; else the only one that begins so.
@@ -603,6 +609,17 @@ mod tests {
             numbered.resolve(&Target::Revision("0002".into()), &ledger(&[])),
             Ok(Some("2".into()))
         );
+        // sqlx's word for the base, unless there is such a version.
+        let zero = |history: &History| history.resolve(&Target::Revision("0".into()), &ledger(&["1"]));
+        assert_eq!(zero(&numbered), Ok(None));
+        assert_eq!(
+            zero(&line(&["0", "1"], LedgerForm::Applied)),
+            Ok(Some("0".into()))
+        );
+        assert!(matches!(
+            zero(&line(&["a"], LedgerForm::Heads)),
+            Err(HistoryError::UnknownTarget(_))
+        ));
     }
 
     #[test]

@@ -129,8 +129,8 @@ pub struct Enqueued {
     pub current: usize,
     /// In how many waves the others are released.
     pub waves: i32,
-    /// The absolute target, where it is the same for all.
-    pub target: Option<String>,
+    /// The absolute target, where it is the same for all; else the target as it was named.
+    pub target: String,
     /// What a person should know.
     pub warnings: Vec<String>,
 }
@@ -233,7 +233,7 @@ async fn read(
     exclude: &[String],
 ) -> Result<(Plan, Vec<DistinctWay>), EnqueueError> {
     // At the same time: it takes a migration tool as long to start as it takes to read a thousand ledgers.
-    let (known, found) = tokio::join!(migrations(cx, target), stand(cx, only, exclude));
+    let (known, found) = tokio::join!(migrations(cx, direction, target), stand(cx, only, exclude));
     let (history, absolute) = known?;
     let Found {
         resolved,
@@ -272,14 +272,20 @@ async fn read(
 /// The history, and the target in it, if that is the same one for all tenants.
 async fn migrations(
     cx: &Context,
+    direction: Direction,
     target: &Target,
 ) -> Result<(Arc<History>, Option<Option<String>>), EnqueueError> {
     let history = cx.runner.history().await?;
     let absolute = match target {
         Target::Relative(_) => None,
         _ => {
-            let target = history.resolve(target, &Ledger::default());
-            Some(target.map_err(RunnerError::from)?)
+            let absolute = history.resolve(target, &Ledger::default());
+            let absolute = absolute.map_err(RunnerError::from)?;
+            if let (Direction::Upgrade, Target::Revision(name), None) = (direction, target, &absolute) {
+                // It stands for the base: an upgrade to that would find everybody there, and do nothing.
+                return Err(RunnerError::from(HistoryError::UnknownTarget(name.clone())).into());
+            }
+            Some(absolute)
         }
     };
     Ok((history, absolute))
@@ -643,7 +649,10 @@ async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued
         tenants: jobs.len(),
         current,
         waves: new.waves,
-        target: plan.target.map(|t| t.unwrap_or_else(|| "base".into())),
+        target: match plan.target {
+            Some(absolute) => absolute.unwrap_or_else(|| "base".into()),
+            None => request.target.to_string(),
+        },
         warnings: plan.warnings,
     }))
 }

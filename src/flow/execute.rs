@@ -17,7 +17,7 @@ use super::{
     held::{Stop, StopReason},
     kept::KeptSession,
     link, live,
-    plans::Plans,
+    plans::{Known, Plans},
 };
 use crate::{
     database_url::DatabaseUrl,
@@ -119,8 +119,8 @@ impl Attempt<'_> {
         let ready = self.pick(inherited, is_lasting).await;
         let plan = plan?;
         let executed = match is_lasting {
-            true => self.by_lasting_plan(&plan, ready).await?,
-            false => (self.by_plan(&plan).await?, None),
+            true => self.by_lasting_plan(&plan.plan, ready).await?,
+            false => (self.by_plan(&plan.plan).await?, None),
         };
         if let Settlement::Live { at, error } = &executed.0
             && let Err(no_room) = self.has_room_for_tool(at).await
@@ -172,8 +172,9 @@ impl Attempt<'_> {
 
     /// Whether a plan leaves its connection fit for the next tenant: each message brings its own guard and leaves nothing
     /// behind.
-    fn is_lasting(&self, plan: &Plan) -> bool {
-        plan.is_in_messages()
+    fn is_lasting(&self, known: &Known) -> bool {
+        known.plan.is_in_messages()
+            && !known.leaves_residue
             && self.is_among_others()
             && self.claim.slots.len() == 1
             && self.cx.runner.ledger_table().is_some()
@@ -538,10 +539,10 @@ impl Attempt<'_> {
         let (Some(note), Some(id)) = (self.noted().clone(), &self.claim.plan) else {
             return;
         };
-        let (Some(done), Ok(plan)) = (note.done_through(), self.plans.get(id).await) else {
+        let (Some(done), Ok(known)) = (note.done_through(), self.plans.get(id).await) else {
             return;
         };
-        let revision = plan.revision_of(done);
+        let revision = known.plan.revision_of(done);
         if recorded.revision.as_deref() == Some(&revision) && recorded.reason != "half_applied" {
             recorded.hint.get_or_insert_with(|| {
                 format!(

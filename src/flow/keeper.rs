@@ -25,6 +25,7 @@ use crate::{
     metrics::Metrics,
     runner::RunnerError,
     servers::ServersError,
+    session::lock_key,
     store::{
         StoreError, job,
         run::{self, Advanced},
@@ -235,14 +236,26 @@ impl Keeper {
             .map(|s| format!("herder/{}/{}/{}", s.run, s.job, s.epoch))
             .collect();
         let kept: BTreeSet<String> = suspects.iter().map(|s| kept_label(&s.worker)).collect();
+        let (databases, keys): (Vec<String>, Vec<i64>) = suspects
+            .iter()
+            .map(|suspect| (suspect.database.clone(), lock_key(&place_of(suspect))))
+            .unzip();
         let ended: Result<Vec<bool>, _> = sqlx::query_scalar(
-            // The same worker may have kept connections as other roles: those are ended as such.
+            // The same worker may have kept connections as other roles: those are ended as such. A migration may call its
+            // session whatever it likes, but it does so behind the tenant's lock.
             "select pg_terminate_backend(pid, $2) from pg_stat_activity
-             where application_name = any($1) or (application_name = any($3) and usename = current_user)",
+             where application_name = any($1) or (application_name = any($3) and usename = current_user)
+                or (application_name not like 'herder/%' and usename = current_user and pid in (
+                      select l.pid from pg_locks l join pg_database d on d.oid = l.database
+                      join unnest($4::text[], $5::bigint[]) as tenant (database, key)
+                        on tenant.database = d.datname and tenant.key = l.classid::bigint << 32 | l.objid::bigint
+                      where l.locktype = 'advisory' and l.granted and l.objsubid = 1))",
         )
         .bind(attempts.into_iter().collect::<Vec<_>>())
         .bind(TERMINATE_MS)
         .bind(kept.into_iter().collect::<Vec<_>>())
+        .bind(databases)
+        .bind(keys)
         .fetch_all(&mut connection)
         .await;
         let _ = connection.close().await;
@@ -296,6 +309,14 @@ impl Keeper {
             servers.url_for(&place, own.as_ref())
         });
         by_database.chain([servers.url(server, None)]).collect()
+    }
+}
+
+fn place_of(suspect: &Suspect) -> Place {
+    Place {
+        server: suspect.server.clone(),
+        database: suspect.database.clone(),
+        schema: suspect.schema.clone(),
     }
 }
 

@@ -7,15 +7,26 @@ use std::{
 
 use sqlx::PgPool;
 
-use crate::{domain::plan::Plan, runner::RunnerError, store};
+use crate::{
+    domain::plan::Plan,
+    runner::{RunnerError, apply::leaves_residue},
+    store,
+};
 
 /// How many plans are kept: far more than the runs that are open at a time have, far fewer than a year's.
 const KEPT: usize = 64;
 
+/// A plan, and what is known of it.
+pub(super) struct Known {
+    pub(super) plan: Plan,
+    /// Whether it may leave something in its session that no SQL takes back.
+    pub(super) leaves_residue: bool,
+}
+
 /// The plans that this worker has come upon.
 pub(super) struct Plans {
     pool: PgPool,
-    known: Mutex<HashMap<String, Arc<Plan>>>,
+    known: Mutex<HashMap<String, Arc<Known>>>,
 }
 
 impl Plans {
@@ -27,21 +38,23 @@ impl Plans {
     }
 
     /// A plan by its id. It never changes.
-    pub(super) async fn get(&self, id: &str) -> Result<Arc<Plan>, RunnerError> {
+    pub(super) async fn get(&self, id: &str) -> Result<Arc<Known>, RunnerError> {
         if let Some(known) = self.known().get(id) {
             return Ok(Arc::clone(known));
         }
         let read = store::plan::load(&self.pool, id).await;
-        let plan = Arc::new(read.map_err(|e| RunnerError::Connection(format!("cannot read its plan: {e}")))?);
+        let plan = read.map_err(|e| RunnerError::Connection(format!("cannot read its plan: {e}")))?;
+        let leaves_residue = leaves_residue(&plan);
+        let read = Arc::new(Known { plan, leaves_residue });
         let mut known = self.known();
         if known.len() >= KEPT {
             known.clear();
         }
-        known.insert(id.to_owned(), Arc::clone(&plan));
-        Ok(plan)
+        known.insert(id.to_owned(), Arc::clone(&read));
+        Ok(read)
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Plan>>> {
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Known>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     },
     runner::{
         LedgerTable, RunnerError,
-        apply::{NoJournal, Order, Rehearsed, rehearse as try_out},
+        apply::{NoJournal, Order, Rehearsed, leaves_residue, rehearse as try_out},
     },
     session::TenantSession,
     store::StoreError,
@@ -276,7 +276,8 @@ impl Stage<'_> {
         };
         let (result, held) = try_out(&mut here.session, &order).await;
         let tenant = &planned.tenant;
-        if result.is_ok() && tenant.place.schema.is_some() && !tenant.own_url && here.tenants < RECYCLE {
+        let is_among_others = tenant.place.schema.is_some() && !tenant.own_url && here.tenants < RECYCLE;
+        if result.is_ok() && is_among_others && !leaves_residue(plan) {
             *kept = Some(here);
         } else {
             here.session.close().await;

@@ -11,6 +11,7 @@ mod outside;
 mod place;
 mod refusal;
 mod rehearse;
+mod residue;
 
 use std::{collections::BTreeSet, ops::Range};
 
@@ -25,6 +26,7 @@ pub(crate) use self::{
     place::{fits, placed},
     refusal::{DIRTY, EDITED, block, raise},
     rehearse::{Rehearsed, rehearse},
+    residue::leaves_residue,
 };
 use super::{LedgerTable, RunnerError};
 use crate::{
@@ -42,7 +44,8 @@ const MESSAGE_LIMIT: usize = 1 << 20;
 /// Back to the session as it was opened: a migration may have left its own settings, role and path.
 const RESET: &str = "reset session authorization; reset role; reset all";
 
-/// All else that a session can leave to the next tenant's: DISCARD ALL, in words that may ride in a message.
+/// What else a session would leave to the next tenant's: DISCARD ALL, in words that may ride in a message. What
+/// [`leaves_residue`] is about stays.
 const FORGET: &str = "close all; unlisten *; deallocate all; discard temp; discard sequences; \
                       select pg_catalog.pg_advisory_unlock_all()";
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::{
     domain::{
         failure::{
-            CANCELLED, FailureClass, JobError, STATEMENT_LIMIT, classify_sqlstate, cut, reason_of_sqlstate,
+            CANCELLED, FailureClass, JobError, SQL_ERROR, STATEMENT_LIMIT, classify_sqlstate, cut,
+            is_refusal, reason_of_sqlstate,
         },
         revision::HistoryError,
     },
@@ -135,6 +136,7 @@ impl RunnerError {
     /// Whether trying again can help. By variant, so that a new one does not compile until somebody has decided.
     pub fn class(&self) -> FailureClass {
         match self {
+            _ if self.is_raised_refusal() => FailureClass::Transient,
             Self::Database {
                 sqlstate, message, ..
             }
@@ -165,9 +167,34 @@ impl RunnerError {
         }
     }
 
+    /// Whether a statement failed with the code of a server that lets nobody in, as a migration's own RAISE can: it was let in.
+    fn is_raised_refusal(&self) -> bool {
+        match self {
+            Self::Database {
+                sqlstate,
+                revision,
+                statement,
+                ..
+            } => is_refusal(sqlstate) && (revision.is_some() || statement.is_some()),
+            Self::Tool {
+                sqlstate: Some(sqlstate),
+                message,
+                revision,
+                statement,
+                ..
+            } => {
+                // libpq's programs say how grave it is: a server that lets nobody in says FATAL.
+                let said = message.contains(&format!("ERROR:  {sqlstate}")) && !message.contains("FATAL");
+                is_refusal(sqlstate) && (revision.is_some() || statement.is_some() || said)
+            }
+            _ => false,
+        }
+    }
+
     /// A word for the kind of failure.
     pub fn reason(&self) -> &'static str {
         match self {
+            _ if self.is_raised_refusal() => SQL_ERROR,
             Self::Database {
                 sqlstate, message, ..
             }

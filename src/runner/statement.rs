@@ -14,7 +14,7 @@ enum Kind {
     Quoted,
     /// A string, in whichever quotes.
     Text,
-    /// Any other character.
+    /// The digits of a number, or any other character.
     Symbol,
 }
 
@@ -56,6 +56,19 @@ impl Token<'_> {
         self.kind == Kind::Text
     }
 
+    /// What stands in a string, as it is written, in whichever quotes.
+    pub(crate) fn inside(&self) -> Option<&str> {
+        let text = (self.kind == Kind::Text).then_some(self.text)?;
+        let tag = match text.strip_prefix('$') {
+            Some(rest) => rest.find('$')? + 2,
+            None => text.find('\'')? + 1,
+        };
+        let end = text
+            .len()
+            .checked_sub(if text.starts_with('$') { tag } else { 1 })?;
+        text.get(tag..end)
+    }
+
     /// Whether it is a name in quotes.
     fn is_quoted(&self) -> bool {
         self.kind == Kind::Quoted
@@ -75,17 +88,18 @@ impl<'a> Iterator for Lexer<'a> {
         let rest = &self.text[self.at..];
         let first = rest.chars().next()?;
         let (kind, len) = match first {
-            c if c.is_whitespace() => (Kind::Blank, c.len_utf8()),
-            '-' if rest.starts_with("--") => (Kind::Blank, rest.find('\n').map_or(rest.len(), |n| n + 1)),
+            c if is_space(c) => (Kind::Blank, 1),
+            '-' if rest.starts_with("--") => (Kind::Blank, line_comment(rest)),
             '/' if rest.starts_with("/*") => (Kind::Blank, block_comment(rest)),
             '\'' => (Kind::Text, quoted(rest, b'\'', false)),
-            'e' | 'E' if rest[1..].starts_with('\'') => (Kind::Text, 1 + quoted(&rest[1..], b'\'', true)),
+            'e' | 'E' if rest[1..].starts_with('\'') => (Kind::Text, escaped(rest)),
             '"' => (Kind::Quoted, quoted(rest, b'"', false)),
             '$' => match dollar_quoted(rest) {
                 Some(len) => (Kind::Text, len),
                 None => (Kind::Symbol, 1),
             },
-            c if c.is_ascii_digit() || is_word(c) => (Kind::Word, word(rest)),
+            c if is_word(c) => (Kind::Word, word(rest)),
+            c if c.is_ascii_digit() => (Kind::Symbol, number(rest)),
             c => (Kind::Symbol, c.len_utf8()),
         };
         let range = self.at..self.at + len;
@@ -95,8 +109,54 @@ impl<'a> Iterator for Lexer<'a> {
     }
 }
 
+/// What the server takes for a space. It reads bytes: any space beyond ASCII is a letter to it.
+fn is_space(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0c' | '\x0b')
+}
+
+fn is_newline(c: char) -> bool {
+    matches!(c, '\n' | '\r')
+}
+
 fn is_word(c: char) -> bool {
-    c.is_alphabetic() || c == '_' || !c.is_ascii()
+    c.is_ascii_alphabetic() || c == '_' || !c.is_ascii()
+}
+
+/// The length of the digits that a text begins with. A `$` behind them begins something else, as does a letter.
+fn number(text: &str) -> usize {
+    text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len())
+}
+
+/// The length of a comment that ends where its line does: at either character that ends lines.
+fn line_comment(text: &str) -> usize {
+    text.find(is_newline).unwrap_or(text.len())
+}
+
+/// The length of `E'…'`. A string goes on on another line, and so do its backslashes.
+fn escaped(text: &str) -> usize {
+    let mut len = 1 + quoted(&text[1..], b'\'', true);
+    while let Some(blank) = continuation(&text[len..]) {
+        len += blank;
+        len += quoted(&text[len..], b'\'', true);
+    }
+    len
+}
+
+/// The length of what may stand between the parts of a string: spaces and comments, with the end of a line among them.
+fn continuation(text: &str) -> Option<usize> {
+    let (mut at, mut has_newline) = (0, false);
+    loop {
+        let rest = &text[at..];
+        at += match rest.chars().next()? {
+            '\'' => return has_newline.then_some(at),
+            '-' if rest.starts_with("--") => line_comment(rest),
+            c if is_space(c) => {
+                has_newline |= is_newline(c);
+                1
+            }
+            _ => return None,
+        };
+    }
 }
 
 fn word(text: &str) -> usize {
@@ -208,6 +268,7 @@ struct Nesting {
     blocks: usize,
     words: usize,
     creates: bool,
+    replaces: bool,
     routine: bool,
 }
 
@@ -224,9 +285,11 @@ impl Nesting {
             _ => {
                 self.words += 1;
                 self.creates |= self.words == 1 && token.is("create");
+                self.replaces |= self.words == 2 && token.is("or");
                 // CREATE [OR REPLACE] FUNCTION: it is the second or the fourth word.
+                let place = if self.replaces { 4 } else { 2 };
                 self.routine |=
-                    self.creates && self.words <= 4 && (token.is("function") || token.is("procedure"));
+                    self.creates && self.words == place && (token.is("function") || token.is("procedure"));
                 if self.routine && self.brackets == 0 {
                     self.block(token);
                 }
@@ -288,6 +351,56 @@ mod tests {
     }
 
     #[test]
+    fn a_comment_ends_with_its_line_however_that_ends() {
+        for end in ["\n", "\r", "\r\n"] {
+            let text = format!("create table a (); -- it's; {end}commit;--{end}select 2");
+            assert_eq!(statements(&text), ["create table a ()", "commit", "select 2"]);
+        }
+        assert_eq!(
+            statements("select 1 --\x0b\x0c\u{85}\u{2028}; select 2"),
+            ["select 1"]
+        );
+    }
+
+    #[test]
+    fn what_the_server_reads_as_one_is_one() {
+        for one in [
+            // A string that goes on on the next line keeps its backslashes, or has none.
+            "select E'a'\n'b\\'; c'",
+            "select e'a' \t-- it's\r --\n 'b\\'; c'",
+            "select 'a\\' || ';'",
+            "select U&'\\0061;' || u&\";\" || n';' || b'0'';'",
+            "select a$b$, $1$_$;$_$",
+            "select 1$$;$$",
+            "select $a1$ ; $a$ ; $b$a1$",
+            "/* ; /* ; /*/ ; */ ***/ ; */ select 1",
+            "select 1 +-- ;\n2 */* ; */ 3 - /**/ -1",
+            // To the server, such a space is a letter.
+            "select 1 as a\u{a0}$$",
+            "select\x0b1\x0c",
+        ] {
+            assert_eq!(split(one).len(), 1, "{one:?}");
+        }
+        for (two, second) in [
+            ("select E'a\\\\';'b'", "'b'"),
+            ("select E'a' 'b\\'; c", "c"),
+            ("select E'a'\n/* */ 'b\\'; c", "c"),
+            ("select ne'a\\'; c", "c"),
+            ("select $a$ ; $b$ ; $a$; c", "c"),
+            ("select a\u{a0}$$; c", "c"),
+            ("create view function as select begin; c", "c"),
+            ("create or replace view function as select 1 as begin; c", "c"),
+            (
+                "create function f() returns int begin atomic select case when true then 1end; end; c",
+                "c",
+            ),
+        ] {
+            assert_eq!(statements(two).last(), Some(&second), "{two:?}");
+            assert_eq!(split(two).len(), 2, "{two:?}");
+        }
+    }
+
+    #[test]
     fn what_is_left_open_is_seen() {
         for closed in [
             "",
@@ -326,7 +439,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_breaks_the_lexer(text in "[-a-e;'\"$/*\\\\ \n()ä0_]{0,60}") {
+        fn no_text_breaks_the_lexer(text in "[-a-e;'\"$/*\\\\ \n\r()ä\u{a0}0_]{0,60}") {
             for range in split(&text) {
                 prop_assert!(!text[range].is_empty());
             }

@@ -25,6 +25,8 @@ pub struct Suspect {
     pub epoch: Epoch,
     /// The database that it is connected to.
     pub database: String,
+    /// The tenant's schema, for the key of its lock.
+    pub schema: Option<String>,
     /// The job's tenant: its URL may be the only way to this server.
     pub tenant: String,
     /// Whether that tenant has a URL of its own.
@@ -39,7 +41,7 @@ pub async fn suspects(pool: &PgPool) -> Result<Vec<Suspect>, StoreError> {
     let rows = sqlx::query_as!(
         Suspect,
         r#"select slot.server, slot.number, slot.worker as "worker!", job.run_id as "run!", job.id as "job!",
-                  slot.epoch as "epoch!", job.database, job.tenant, job.own_url
+                  slot.epoch as "epoch!", job.database, job.schema, job.tenant, job.own_url
            from herder.slot join herder.job on job.id = slot.job_id
            where slot.suspect_since is not null and slot.worker is not null"#
     );

@@ -21,7 +21,7 @@ use super::{Listed, TenantSource, TenantSourceError, catalog};
 use crate::{
     config::{FastapiId, FastapiStrategy, FastapiTenancyConfig},
     database_url::DatabaseUrl,
-    domain::tenant::Isolation,
+    domain::{failure::cut, tenant::Isolation},
     nearest::did_you_mean,
     secret::Secret,
     servers::Servers,
@@ -80,12 +80,14 @@ impl FastapiTenancySource {
         };
         let statement = format!(
             "select id, identifier, name, status, isolation_strategy, database_url, schema_name from {} \
-             where status = any($1) and ($2 is null or {key} = $2) order by identifier",
+             where (status = any($1) and ($2 is null or {key} = $2)) or ($2 is null and status <> all($3)) \
+             order by identifier",
             table.join(".")
         );
         let statement = sqlx::query(AssertSqlSafe(statement))
             .bind(&self.config.statuses)
-            .bind(id);
+            .bind(id)
+            .bind(STATUSES.as_slice());
         let rows = catalog::fetch(&self.url, statement).await;
         let rows = rows.map_err(|e| e.into_source_error(&self.name))?;
         let rows: Result<Vec<TenantRow>, sqlx::Error> = rows.iter().map(TenantRow::from_row).collect();
@@ -94,6 +96,9 @@ impl FastapiTenancySource {
             message,
         };
         let rows = rows.map_err(|e| invalid(e.to_string()))?;
+        let is_known = |row: &TenantRow| STATUSES.contains(&row.status.as_str());
+        let (rows, strange): (Vec<TenantRow>, Vec<TenantRow>) = rows.into_iter().partition(is_known);
+        warn_of_strange(&strange);
         if id.is_none() {
             self.warn_of_unheeded(&rows);
         }
@@ -216,6 +221,26 @@ impl TenantSource for FastapiTenancySource {
     async fn find(&self, id: &str) -> Result<Option<Listed>, TenantSourceError> {
         Ok(self.read(Some(id)).await?.pop())
     }
+}
+
+/// Says which rows are left out because nobody knows what their status means: fastapi-tenancy itself writes no such.
+fn warn_of_strange(rows: &[TenantRow]) {
+    let Some(first) = rows.first() else {
+        return;
+    };
+    let mut statuses: BTreeMap<&str, usize> = BTreeMap::new();
+    for row in rows {
+        *statuses.entry(&row.status).or_default() += 1;
+    }
+    let counts: Vec<String> = statuses
+        .iter()
+        .map(|(status, count)| format!("`{}` ({count})", cut(status, 50).escape_debug()))
+        .collect();
+    warn!(
+        tenant.id = %first.id, count = rows.len(),
+        "{} tenants are left out, `{}` among them: fastapi-tenancy has no such status as {}; it knows {}",
+        rows.len(), first.id.escape_debug(), counts.join(", "), STATUSES.join(", ")
+    );
 }
 
 fn check(config: &FastapiTenancyConfig) -> Result<(), String> {

@@ -14,7 +14,7 @@ use std::{
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 
-use super::{Listed, TenantSource, TenantSourceError, labels_of_object};
+use super::{Listed, TenantSource, TenantSourceError, field_of, labels_of_object};
 use crate::{config::FileConfig, nearest::did_you_mean};
 
 const FORMATS: [&str; 5] = ["csv", "json", "yaml", "yml", "toml"];
@@ -126,23 +126,13 @@ fn parse(format: Format, bytes: &[u8]) -> Result<Vec<Listed>, String> {
         Format::Csv => from_csv(text),
         Format::Json => from_value(serde_json::from_str(text).map_err(|e| e.to_string())?),
         Format::Yaml => from_value(yaml(text)?),
-        Format::Toml => from_value(toml::from_str(text).map_err(|e| {
-            // Without the line itself, which the parser would print: a password may stand there.
-            let start = e.span().map_or(0, |s| s.start.min(text.len()));
-            format!("line {}: {}", line_of(&text.as_bytes()[..start]), e.message())
-        })?),
+        Format::Toml => from_value(toml(text)?),
     }
 }
 
 /// The number of the line that comes after these bytes.
 fn line_of(before: &[u8]) -> usize {
     before.iter().filter(|b| **b == b'\n').count() + 1
-}
-
-/// Whether a name is that of a field, and not of a label.
-fn field_of(name: &str) -> Option<&'static str> {
-    const FIELDS: [&str; 7] = ["id", "schema", "database", "url", "server", "isolation", "labels"];
-    FIELDS.into_iter().find(|field| field.eq_ignore_ascii_case(name))
 }
 
 fn from_csv(text: &str) -> Result<Vec<Listed>, String> {
@@ -203,6 +193,31 @@ fn yaml(text: &str) -> Result<Value, String> {
     serde_yaml_ng::from_value(value).map_err(|e| e.to_string())
 }
 
+fn toml(text: &str) -> Result<Value, String> {
+    let value: toml::Value = toml::from_str(text).map_err(|e| {
+        // Without the line itself, which the parser would print: a password may stand there.
+        let start = e.span().map_or(0, |s| s.start.min(text.len()));
+        format!("line {}: {}", line_of(&text.as_bytes()[..start]), e.message())
+    })?;
+    Ok(json_of(value))
+}
+
+/// TOML's value as JSON's. Dates and times, which JSON does not know, are texts.
+fn json_of(value: toml::Value) -> Value {
+    match value {
+        toml::Value::String(text) => text.into(),
+        toml::Value::Integer(number) => number.into(),
+        toml::Value::Float(number) => number.into(),
+        toml::Value::Boolean(flag) => flag.into(),
+        toml::Value::Datetime(moment) => moment.to_string().into(),
+        toml::Value::Array(values) => values.into_iter().map(json_of).collect(),
+        toml::Value::Table(table) => {
+            let entries = table.into_iter().map(|(name, value)| (name, json_of(value)));
+            Value::Object(entries.collect())
+        }
+    }
+}
+
 fn from_value(value: Value) -> Result<Vec<Listed>, String> {
     let entries = match value {
         Value::Array(entries) => entries,
@@ -252,6 +267,11 @@ fn from_object(object: Map<String, Value>) -> Result<Listed, String> {
                 Err(error) => Err(error),
             },
             (None, value) => {
+                // A list, say: it was not written to be a label, but it is one all the same.
+                let value = match value {
+                    Value::Array(_) | Value::Object(_) => value.to_string().into(),
+                    value => value,
+                };
                 labels.insert(name, value);
                 Ok(())
             }
@@ -391,7 +411,7 @@ mod tests {
             ),
             (
                 Format::Json,
-                "[{\"id\": \"a\", \"x\": {\"y\": 1}}]",
+                "[{\"id\": \"a\", \"labels\": {\"x\": {\"y\": 1}}}]",
                 "entry 1: tenant `a`: label `x` is not a text",
             ),
             (
@@ -420,6 +440,22 @@ mod tests {
         );
         let yaml = read(Format::Yaml, "- id: a\n  url: 'hunter2\n");
         assert!(yaml.contains("line 2") && !yaml.contains("hunter2"), "{yaml}");
+    }
+
+    #[test]
+    fn whatever_else_an_entry_gives_is_a_label() {
+        let json =
+            r#"[{"id": 1, "schema": "t_a", "x": [1, "b c"], "y": {"z": null}, "n": 1.50, "none": null}]"#;
+        let seen = "1 schema=t_a [n=1.5] [x=[1,\"b c\"]] [y={\"z\":null}]";
+        assert_eq!(read(Format::Json, json), seen);
+        let yaml = "- id: 1\n  schema: t_a\n  x: [1, b c]\n  y: {z: null}\n  n: 1.50\n";
+        assert_eq!(read(Format::Yaml, yaml), seen);
+        let toml = "[[tenants]]\nid = 1\nschema = 't_a'\nsince = 2024-05-01T10:00:00Z\ndays = [2024-05-01]\n\
+                    labels = { due = 2024-05-02 }\n";
+        assert_eq!(
+            read(Format::Toml, toml),
+            "1 schema=t_a [days=[\"2024-05-01\"]] [due=2024-05-02] [since=2024-05-01T10:00:00Z]"
+        );
     }
 
     #[tokio::test]

@@ -131,6 +131,12 @@ fn server_in_config(name: Option<&str>, servers: &Servers) -> Result<String, Ten
     }
 }
 
+/// The field that a name is that of, in whichever case. None: it is that of something else.
+fn field_of(name: &str) -> Option<&'static str> {
+    const FIELDS: [&str; 7] = ["id", "schema", "database", "url", "server", "isolation", "labels"];
+    FIELDS.into_iter().find(|field| field.eq_ignore_ascii_case(name))
+}
+
 /// Labels from a JSON object. A null is no label.
 fn labels_of_object(object: Map<String, Value>) -> Result<BTreeMap<String, String>, String> {
     let text = |(name, value)| match value {

@@ -2,7 +2,8 @@
 //!
 //! The query gives `id` and any of `schema`, `database`, `url`, `server`, `isolation` and `labels`, of whatever type:
 //! an id may be a text, a number or a uuid; labels are a JSON object or an hstore. Other columns are ignored, because
-//! `select *` on a catalog may well bring a password along, and labels are kept and shown.
+//! `select *` on a catalog may well bring a password along, and labels are kept and shown. As in a file, the case of a column's
+//! name does not count, nor do blanks around a value, and what is empty is absent.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use sqlx::{AssertSqlSafe, Column, Row, ValueRef, postgres::PgRow};
 use super::{
     Listed, TenantSource, TenantSourceError,
     catalog::{self, CatalogError},
-    labels_of_object,
+    field_of, labels_of_object,
 };
 use crate::{config::SqlSourceConfig, database_url::DatabaseUrl};
 
@@ -67,12 +68,13 @@ impl TenantSource for SqlSource {
     }
 
     /// Asks for the one row, so that the catalog can use an index on its id. A query that cannot stand in a
-    /// subquery, or an id that is none of the column's type, costs a whole list.
+    /// subquery, an id that is none of the column's type, or one that is not found so, costs a whole list: it may have
+    /// blanks around it there.
     async fn find(&self, id: &str) -> Result<Option<Listed>, TenantSourceError> {
         let of_id = |rows: Vec<Listed>| rows.into_iter().find(|t| t.id == id);
         match self.run(query_for(&self.query, id)).await {
-            Ok(rows) => Ok(of_id(self.read(&rows)?)),
-            Err(CatalogError::Refused(_)) => Ok(of_id(self.list().await?)),
+            Ok(rows) if !rows.is_empty() => Ok(of_id(self.read(&rows)?)),
+            Ok(_) | Err(CatalogError::Refused(_)) => Ok(of_id(self.list().await?)),
             Err(error) => Err(error.into_source_error(&self.name)),
         }
     }
@@ -89,13 +91,20 @@ fn query_for(query: &str, id: &str) -> String {
 
 fn check_columns(row: &PgRow) -> Result<(), String> {
     let names: Vec<&str> = row.columns().iter().map(Column::name).collect();
-    match names.iter().filter(|name| **name == "id").count() {
-        1 => Ok(()),
-        0 => Err(format!(
+    let mut fields: Vec<&str> = names.iter().filter_map(|name| field_of(name)).collect();
+    fields.sort_unstable();
+    if let Some(twice) = fields.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(format!(
+            "the query gives the column `{}` more than once",
+            twice[0]
+        ));
+    }
+    match fields.contains(&"id") {
+        true => Ok(()),
+        false => Err(format!(
             "the query gives no column `id`; it gives: {}",
             names.join(", ")
         )),
-        _ => Err("the query gives the column `id` more than once".into()),
     }
 }
 
@@ -104,15 +113,17 @@ fn listed(row: &PgRow) -> Result<Listed, String> {
     let mut complaint = None;
     for column in row.columns() {
         let value = row.try_get_raw(column.ordinal()).map_err(|e| e.to_string())?;
-        if value.is_null() {
+        let Some(field) = field_of(column.name()).filter(|_| !value.is_null()) else {
             continue;
-        }
+        };
         let text = value
             .as_str()
-            .map_err(|e| format!("column `{}` is not UTF-8: {e}", column.name()))?;
-        let set = match column.name() {
+            .map_err(|e| format!("column `{}` is not UTF-8: {e}", column.name()))?
+            .trim();
+        let set = match field {
+            _ if text.is_empty() => continue,
             "labels" => labels(text).map(|labels| listed.labels = labels),
-            name => listed.set(name, text.to_owned()).map(drop),
+            field => listed.set(field, text.to_owned()).map(drop),
         };
         complaint = complaint.or(set.err());
     }

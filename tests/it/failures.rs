@@ -390,3 +390,40 @@ async fn a_statement_that_a_person_cancels_is_left_alone_by_alembic() {
 async fn a_statement_that_a_person_cancels_is_left_alone_by_a_command() {
     a_statement_that_a_person_cancels_is_not_begun_again(Tool::Command).await;
 }
+
+/// Only a server that lets nobody in is waited for, however long that takes.
+async fn a_code_of_a_full_server_that_a_migration_raises_counts(tool: Tool) {
+    for code in ["53300", "57P03"] {
+        let raise = format!("do $$ begin raise exception 'no room' using errcode = '{code}'; end $$");
+        let [first] = steps(1).try_into().expect("one");
+        let fleet = Setup::schemas(1)
+            .migrations(tool, vec![first.then(&raise)])
+            .set("limits.max_attempts", 2)
+            .set("limits.backoff", "10ms")
+            .start()
+            .await;
+        fleet.herder(&["upgrade", "--local", "1"]).await.expect(4);
+        let job = fleet.job("t001").await;
+        assert_eq!(job["attempts"], 2, "{job:#}");
+        assert_eq!(
+            (&job["error"]["sqlstate"], &job["error"]["reason"]),
+            (&code.into(), &"sql_error".into()),
+            "{job:#}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_code_of_a_full_server_that_a_file_raises_counts() {
+    a_code_of_a_full_server_that_a_migration_raises_counts(Tool::Sql).await;
+}
+
+#[tokio::test]
+async fn a_code_of_a_full_server_that_alembic_raises_counts() {
+    a_code_of_a_full_server_that_a_migration_raises_counts(Tool::Alembic).await;
+}
+
+#[tokio::test]
+async fn a_code_of_a_full_server_that_a_command_raises_counts() {
+    a_code_of_a_full_server_that_a_migration_raises_counts(Tool::Command).await;
+}

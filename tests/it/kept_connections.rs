@@ -104,3 +104,16 @@ async fn a_kept_connection_is_not_lost_because_a_tenant_is_locked() {
     assert!(!worker.log().contains("was lost"), "{}", worker.log());
     assert_eq!(worker.drain().await, Some(0));
 }
+
+/// Once anybody has set `app.region`, it is '' in that session to its end, and not NULL as before: no RESET takes that back.
+#[tokio::test]
+async fn a_setting_that_no_reset_takes_back_reaches_no_other_tenant() {
+    let [first] = steps(1).try_into().expect("one");
+    let fresh = "do $$ begin if current_setting('app.region', true) is not null then
+                   raise exception 'another tenant was here'; end if; end $$";
+    let step = first.then(fresh).then("set local app.region = 'eu'");
+    let fleet = Setup::schemas(8).migrations(Tool::Sql, vec![step]).start().await;
+    fleet.herder(&["rehearse", "--all"]).await.expect(0);
+    fleet.herder(&["upgrade", "--local", "2"]).await.expect(0);
+    fleet.assert_effects(&["up 20250101"]).await;
+}

@@ -265,6 +265,25 @@ async fn a_copy_with_the_client_fails_the_tenant_before_anything_is_done() {
     }
 }
 
+/// PostgreSQL ends a comment at a carriage return, too: what comes behind it is no part of the comment.
+#[tokio::test]
+async fn what_follows_a_comment_that_ends_in_a_carriage_return_is_done() {
+    let indexes = "-- no-transaction\ncreate index concurrently i1 on a (id); -- one\r\
+                   create index concurrently i2 on a (id);\r";
+    let commits = "create table b (id int); -- it commits\rcommit; create table c (id int)";
+    let files = [
+        ("1_a.sql", "create table a (id int)"),
+        ("2_indexes.sql", indexes),
+        ("3_commits.sql", commits),
+    ];
+    let bench = Bench::new(&files).await;
+    bench.up().await.expect("every statement is seen");
+    let made = "select string_agg(relname, ',' order by relname) from pg_class
+                where relnamespace = 'acme'::regnamespace and relname in ('i1', 'i2', 'b', 'c')";
+    assert_eq!(bench.tenant.value(made).await, "b,c,i1,i2");
+    assert_eq!(bench.ledger().await, "1,2,3");
+}
+
 #[tokio::test]
 async fn a_second_attempt_at_the_same_is_refused_and_later_finds_it_done() {
     let once = "select pg_advisory_xact_lock_shared(4242); insert into a values (1)";

@@ -101,10 +101,16 @@ async fn the_table_of_fastapi_tenancy_feeds_a_run() {
              values ('a', 'acme-corp', 'Acme', 'active', null, null, null, '{{}}'),
                     ('b', 'beta', 'Beta', 'active', 'database', '{url}', null, '{{}}'),
                     ('c', 'gamma', 'Gamma', 'active', 'schema', null, 'its own', '{{}}'),
-                    ('d', 'delta', 'Delta', 'deleted', null, null, null, '{{}}')"
+                    ('d', 'delta', 'Delta', 'deleted', null, null, null, '{{}}'),
+                    ('e', 'eta', 'Eta', 'ACTIVE', null, null, null, '{{}}'),
+                    ('f', 'phi', 'Phi', 'ACTIVE', null, null, null, '{{}}')"
         ))
         .await;
     feeds_a_run(&fleet, "source = 'fastapi-tenancy'\nurl = '{control}'").await;
+    let told = fleet.herder(&["tenants"]).await.expect(0);
+    let left_out =
+        "2 tenants are left out, `e` among them: fastapi-tenancy has no such status as `ACTIVE` (2)";
+    assert!(told.stderr.contains(left_out), "{}", told.all());
 }
 
 #[tokio::test]

@@ -130,6 +130,10 @@ async fn a_query_may_give_ids_of_any_type_and_labels() {
             "are wrong: the query gives the column `id` more than once",
         ),
         (
+            "select n as id, 'a' as schema, 'b' as \"Schema\" from t",
+            "are wrong: the query gives the column `schema` more than once",
+        ),
+        (
             "select n as id, 'x' as isolation from t order by n",
             "are wrong: row 1: tenant `7`: unknown isolation `x`: it is schema, database or shared",
         ),
@@ -149,7 +153,7 @@ async fn a_query_may_give_ids_of_any_type_and_labels() {
         ),
         (
             "select n as id, '' as schema from t where n = 7",
-            "tenant `7` has schema ``: it is empty",
+            "tenant `7` gives neither schema, database nor url",
         ),
         (
             "select n as id from t where n = 7",
@@ -163,6 +167,19 @@ async fn a_query_may_give_ids_of_any_type_and_labels() {
         let error = resolved("ts_sql", &query(sql)).await.expect_err(sql);
         assert!(error.contains(expected), "{sql}: {error}");
     }
+}
+
+#[tokio::test]
+async fn a_query_is_read_as_leniently_as_a_file() {
+    create("ts_lenient", "").await;
+    let query = "source = 'sql'\nurl = 'URL'\nquery = '''
+        select ' acme '::text as \"ID\", 't_a'::char(10) as \"Schema\", '  ' as url, '' as database,
+               ' ' as labels, ' schema ' as isolation'''";
+    let place = "acme: schema `t_a` of database `ts_lenient` on `main`";
+    assert_eq!(jobs("ts_lenient", query).await, [place]);
+    let (source, _) = source("ts_lenient", query).expect("a source");
+    assert!(source.find("acme").await.expect("a catalog").is_some());
+    assert!(source.find("acm").await.expect("a catalog").is_none());
 }
 
 #[tokio::test]
@@ -287,7 +304,8 @@ async fn fastapi_tenancy_is_read_as_it_stands() {
         ('f', 'zeta', 'Zeta', 'active', 'rls', null, null, '{}'),
         ('g', 'zulu', 'Zulu', 'active', 'rls', null, null, '{}'),
         ('h', 'theta', 'Theta', 'deleted', null, null, null, '{}'),
-        ('i', 'iota', 'Iota', 'provisioning', null, null, null, '{}')";
+        ('i', 'iota', 'Iota', 'provisioning', null, null, null, '{}'),
+        ('j', 'kappa', 'Kappa', 'ACTIVE', null, null, null, '{}')";
     run("ts_fastapi", rows).await;
     let kind = "source = 'fastapi-tenancy'\nurl = 'URL'\n";
     let labels =

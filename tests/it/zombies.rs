@@ -75,6 +75,38 @@ async fn a_zombies_commands_do_nothing_twice() {
     a_zombie_wakes_up(Tool::Command).await;
 }
 
+/// A migration may call its session as it likes: the slot is free when that is gone, and not before.
+#[tokio::test]
+async fn a_zombies_session_in_disguise_is_ended_before_its_slot_is_free() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let disguised = second.then("set application_name = 'app'").gated();
+    let setup = Setup::schemas(2).migrations(Tool::Sql, vec![first, disguised]);
+    let fleet = setup.start().await;
+    let gate = fleet.close_gate().await;
+    let zombie = fleet.worker(&["--name", "zombie"]);
+    fleet.herder(&["upgrade"]).await.expect(0);
+    fleet.wait_at_gate(2).await;
+    let disguises = "select pid::text from pg_stat_activity where application_name = 'app'
+                     and datname = current_database() order by pid";
+    let old = list(&fleet.home, disguises).await;
+    assert_eq!(old.len(), 2);
+    zombie.signal(Signal::STOP);
+    let heir = fleet.worker(&["--name", "heir"]);
+    let reclaimed = "select not exists (select from herder.slot where suspect_since is not null)
+                     and 2 = (select count(*) from herder.attempt where result = 'rescued')";
+    fleet
+        .wait_until("its slots are reclaimed", async || fleet.ask(reclaimed).await)
+        .await;
+    let now = list(&fleet.home, disguises).await;
+    assert!(old.iter().all(|pid| !now.contains(pid)), "{old:?} {now:?}");
+    gate.open().await;
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    zombie.signal(Signal::CONT);
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+    assert_eq!(heir.drain().await, Some(0));
+    assert_eq!(zombie.drain().await, Some(0));
+}
+
 /// It was away for so long that it was struck off: with its next heartbeat it is one of the workers again.
 #[tokio::test]
 async fn a_worker_that_was_struck_off_comes_back() {

@@ -78,7 +78,7 @@ pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit
             ))
             .into());
         }
-        Err(error) => return Err(cannot(&cx, "cannot retry", error).await),
+        Err(error) => return Err(cannot(&cx, "cannot retry", None, error).await),
     };
     let next = match retried {
         0 => {

@@ -99,7 +99,7 @@ pub(crate) async fn run(setting: &Setting, args: &args::Plan) -> anyhow::Result<
     let plan = match super::unless_interrupted(&cx, &mut Interrupts::new()?, planned).await {
         Ok(plan) => plan,
         Err(EnqueueError::Stopped) => return Ok(Exit::Interrupted),
-        Err(error) => return Err(cannot(&cx, "cannot plan", error).await),
+        Err(error) => return Err(cannot(&cx, "cannot plan", Some(direction), error).await),
     };
     for warning in &plan.warnings {
         output::warning(warning);

@@ -123,11 +123,11 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
                     return Ok(exit);
                 }
             }
-            Err(error) => return Err(cannot(&cx, CANNOT_START, error).await),
+            Err(error) => return Err(cannot(&cx, CANNOT_START, Some(direction), error).await),
         }
     };
     let news = News::of(&cx.config.notify, &cx.pool, enqueued.run);
-    announce(&enqueued, direction, &request.target);
+    announce(&enqueued, direction);
     // The run is made: whether its id can be told must not decide what becomes of it.
     let mut printed = match args.output.is_json() {
         true => Ok(()),
@@ -203,12 +203,11 @@ fn rollout(cx: &Context, args: &Start) -> Rollout {
     }
 }
 
-fn announce(enqueued: &Enqueued, direction: Direction, target: &Target) {
+fn announce(enqueued: &Enqueued, direction: Direction) {
     for warning in &enqueued.warnings {
         output::warning(warning);
     }
-    let named = target.to_string();
-    let target = enqueued.target.as_deref().unwrap_or(&named);
+    let target = &enqueued.target;
     let down = match direction {
         Direction::Upgrade => "",
         Direction::Downgrade => " down",
@@ -241,7 +240,7 @@ async fn confirmed(
     let plan = match super::unless_interrupted(cx, interrupts, survey).await {
         Ok(plan) => plan,
         Err(EnqueueError::Stopped) => return Ok(None),
-        Err(error) => return Err(cannot(cx, CANNOT_START, error).await),
+        Err(error) => return Err(cannot(cx, CANNOT_START, Some(request.direction), error).await),
     };
     let mut ways: BTreeMap<String, usize> = BTreeMap::new();
     let (mut open, mut unknown) = (0, 0);
@@ -274,8 +273,14 @@ async fn confirmed(
     confirm::asked_unless_interrupted(&text, Some(open), interrupts).await
 }
 
-/// Why something cannot be done with these migrations, and what to do about it.
-pub(crate) async fn cannot(cx: &Context, what: &str, error: EnqueueError) -> anyhow::Error {
+/// Why something cannot be done with these migrations, and what to do about it. `direction`: where a command was given its
+/// target.
+pub(crate) async fn cannot(
+    cx: &Context,
+    what: &str,
+    direction: Option<Direction>,
+    error: EnqueueError,
+) -> anyhow::Error {
     let EnqueueError::Runner(RunnerError::History(HistoryError::UnknownTarget(target))) = &error else {
         return anyhow::Error::from(error).context(what.to_owned());
     };
@@ -290,9 +295,16 @@ pub(crate) async fn cannot(cx: &Context, what: &str, error: EnqueueError) -> any
     match newest {
         Some(newest) => problem
             .caused_by(anyhow::anyhow!("the newest revision there is {newest}"))
-            .hint(format!(
-                "build from the commit that adds {target}, or pass --to {newest}"
-            ))
+            .hint(match direction {
+                Some(Direction::Upgrade) => {
+                    format!("build from the commit that adds {target}, or pass --to {newest}")
+                }
+                // The newest is where most tenants are: nothing is undone by going there.
+                Some(Direction::Downgrade) => format!(
+                    "build from the commit that adds {target}, or pass --to with a revision that is there, -N, or base"
+                ),
+                None => format!("build from the commit that adds {target}"),
+            })
             .into(),
         None => problem
             .hint("no migrations found: check the path in [runner]")

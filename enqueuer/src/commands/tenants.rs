@@ -105,7 +105,9 @@ async fn inspected(setting: &Setting, args: &args::Tenants) -> anyhow::Result<Re
     let direction = args.to.direction(false);
     let plan = match enqueue::survey(&cx, direction, &args.to, only, exclude).await {
         Ok(plan) => plan,
-        Err(error) => return Err(cannot(&cx, "cannot read the tenants' revisions", error).await),
+        Err(error) => {
+            return Err(cannot(&cx, "cannot read the tenants' revisions", Some(direction), error).await);
+        }
     };
     for warning in &plan.warnings {
         output::warning(warning);

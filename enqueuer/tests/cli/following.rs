@@ -108,6 +108,14 @@ fn down_goes_only_who_says_so() {
         .herder(&["downgrade", "--to", "-1", "--yes", "--local", "2"])
         .ok()
         .says("2 → 1");
+    // sqlx's word for the base; and what is said as JSON is what was asked for.
+    let target = |to: &str| fleet.json(&["downgrade", "--yes", "--local", "2", "--to", to])["target"].clone();
+    assert_eq!(target("0"), "base");
+    assert_eq!(target("-1"), "-1");
+    fleet
+        .herder(&["upgrade", "--to", "0"])
+        .code(2)
+        .says("revision 0 is not in");
 }
 
 /// A terminal, as many questions as the first argument says, and somebody who says yes to all but the last of them and thinks better

@@ -41,6 +41,7 @@ fn every_refusal_says_what_to_do_next() {
     try_it("no tenants", &["upgrade"]);
     fleet.tenants("create schema t_a");
     try_it("an unknown revision", &["upgrade", "--to", "7"]);
+    try_it("an unknown revision below", &["downgrade", "--to", "7", "--yes"]);
     try_it("an unknown tenant", &["upgrade", "--tenant", "t_b"]);
     try_it("nobody left", &["upgrade", "--exclude", "t_a"]);
     try_it("the wrong way", &["upgrade", "--to", "-1"]);
