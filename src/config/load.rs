@@ -192,6 +192,14 @@ impl Config {
                 return wrong("limits", &format!("`{key}` must be {NO_TIMEOUT}"));
             }
         }
+        if let RunnerConfig::Alembic(alembic) = &self.runner
+            && alembic.x.keys().any(|name| name == "url" || name == "schema")
+        {
+            return wrong(
+                "runner",
+                "`x` must not hold `url` or `schema`: they are the tenant's",
+            );
+        }
         let is_zero = |amount: Option<Amount>| amount.is_some_and(Amount::is_zero);
         if let Some((name, _)) = self.servers.iter().find(|(_, server)| is_zero(server.budget)) {
             return wrong(&format!("servers.{name}"), "`budget` must be at least 1");

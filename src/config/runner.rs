@@ -47,6 +47,9 @@ pub struct AlembicConfig {
     /// Whether tenants are migrated by SQL that Alembic renders once, or by Alembic itself.
     #[serde(default)]
     pub plan: PlanConfig,
+    /// More arguments for env.py, as `alembic -x NAME=VALUE`. `{schema}` and `{database}` stand for the tenant's.
+    #[serde(default)]
+    pub x: BTreeMap<String, String>,
     /// Variables with URLs of Herder's own, which a migration has no business with. Filled in when the config is read.
     #[serde(skip)]
     pub private_variables: Vec<String>,

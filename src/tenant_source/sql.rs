@@ -3,12 +3,12 @@
 //! The query gives `id` and any of `schema`, `database`, `url`, `server`, `isolation` and `labels`, of whatever type:
 //! an id may be a text, a number or a uuid; labels are a JSON object or an hstore. Other columns are ignored, because
 //! `select *` on a catalog may well bring a password along, and labels are kept and shown. As in a file, the case of a column's
-//! name does not count, nor do blanks around a value, and what is empty is absent.
+//! name does not count. What is absent is null: an empty schema is an error, not a tenant that is a whole database.
 
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use sqlx::{AssertSqlSafe, Column, Row, ValueRef, postgres::PgRow};
+use sqlx::{AssertSqlSafe, Column, Row, TypeInfo, ValueRef, postgres::PgRow};
 
 use super::{
     Listed, TenantSource, TenantSourceError,
@@ -68,13 +68,12 @@ impl TenantSource for SqlSource {
     }
 
     /// Asks for the one row, so that the catalog can use an index on its id. A query that cannot stand in a
-    /// subquery, an id that is none of the column's type, or one that is not found so, costs a whole list: it may have
-    /// blanks around it there.
+    /// subquery, or an id that is none of the column's type, costs a whole list.
     async fn find(&self, id: &str) -> Result<Option<Listed>, TenantSourceError> {
         let of_id = |rows: Vec<Listed>| rows.into_iter().find(|t| t.id == id);
         match self.run(query_for(&self.query, id)).await {
-            Ok(rows) if !rows.is_empty() => Ok(of_id(self.read(&rows)?)),
-            Ok(_) | Err(CatalogError::Refused(_)) => Ok(of_id(self.list().await?)),
+            Ok(rows) => Ok(of_id(self.read(&rows)?)),
+            Err(CatalogError::Refused(_)) => Ok(of_id(self.list().await?)),
             Err(error) => Err(error.into_source_error(&self.name)),
         }
     }
@@ -118,10 +117,13 @@ fn listed(row: &PgRow) -> Result<Listed, String> {
         };
         let text = value
             .as_str()
-            .map_err(|e| format!("column `{}` is not UTF-8: {e}", column.name()))?
-            .trim();
+            .map_err(|e| format!("column `{}` is not UTF-8: {e}", column.name()))?;
+        // The blanks that fill up a char(n) are none of its value.
+        let text = match column.type_info().name() {
+            "CHAR" => text.trim_end_matches(' '),
+            _ => text,
+        };
         let set = match field {
-            _ if text.is_empty() => continue,
             "labels" => labels(text).map(|labels| listed.labels = labels),
             field => listed.set(field, text.to_owned()).map(drop),
         };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use herder::database_url::DatabaseUrl;
 use herder::domain::revision::Direction;
 use herder::runner::alembic::{
     Launch, Migrated, Migration, Project, ToolError, ToolErrorKind, WarmError, WarmPool, WarmProcess,
@@ -439,10 +440,9 @@ async fn arguments_options_and_environment_are_as_on_the_command_line() {
     let url = format!("{}?application_name=a%25b", database.url);
     for _ in 0..2 {
         let tenant = Tenant::new(&url).schema("s p").scheme("postgresql+psycopg2");
-        process
-            .migrate(&project.project(), &tenant.up())
-            .await
-            .expect("a migration");
+        let mut asked = project.project();
+        asked.x.insert("tenant".into(), "{schema} of {database}".into());
+        process.migrate(&asked, &tenant.up()).await.expect("a migration");
         let tail = process.stderr_tail();
         let seen = tail
             .lines()
@@ -450,6 +450,8 @@ async fn arguments_options_and_environment_are_as_on_the_command_line() {
             .expect(&tail);
         let seen: serde_json::Value = serde_json::from_str(seen).expect("JSON");
         assert_eq!(seen["x"][1], "schema=s p");
+        let name = DatabaseUrl::parse(&database.url).expect("a URL").database();
+        assert_eq!(seen["x"][2], format!("tenant=s p of {name}"));
         assert!(
             seen["x"][0]
                 .as_str()

@@ -119,6 +119,7 @@ fn alembic(folder: &Path) -> RunnerConfig {
         url_scheme: None,
         version_table: "alembic_version".into(),
         plan: herder::config::PlanConfig::default(),
+        x: Default::default(),
         private_variables: Vec::new(),
     })
 }

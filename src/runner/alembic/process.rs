@@ -257,6 +257,7 @@ impl WarmProcess {
         request["do"] = what.into();
         request["ini"] = json!(project.ini.to_string_lossy());
         request["section"] = json!(project.section);
+        request["x"] = json!(project.x);
         self.ask(request, Scrubber::new(migration.url)).await
     }
 
@@ -271,6 +272,7 @@ impl WarmProcess {
             "do": "render",
             "ini": project.ini.to_string_lossy(),
             "section": project.section,
+            "x": project.x,
             "direction": rendering.direction,
             "heads": rendering.heads,
             "target": rendering.target,

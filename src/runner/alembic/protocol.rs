@@ -18,6 +18,8 @@ pub struct Project {
     pub ini: PathBuf,
     /// The section, as in `alembic --name`. Nearly always [`Project::DEFAULT_SECTION`].
     pub section: String,
+    /// Arguments as in `alembic -x`, besides `url` and `schema`. `{schema}` and `{database}` stand for the tenant's.
+    pub x: BTreeMap<String, String>,
 }
 
 impl Project {
@@ -29,6 +31,7 @@ impl Project {
         Self {
             ini: ini.into(),
             section: Self::DEFAULT_SECTION.to_owned(),
+            x: BTreeMap::new(),
         }
     }
 }

@@ -61,6 +61,7 @@ impl AlembicRunner {
             project: Project {
                 ini: config.config.clone(),
                 section: config.name.clone(),
+                x: config.x.clone(),
             },
             scheme: config.url_scheme.clone(),
             version_table: config.version_table.clone(),
@@ -347,6 +348,7 @@ impl MigrationRunner for AlembicRunner {
             if by_schema { "schema" } else { "database" },
             &self.version_table,
             self.scheme().unwrap_or_default(),
+            &format!("{:?}", self.project.x),
             &postgres.to_string(),
         ] {
             hash.update(part);

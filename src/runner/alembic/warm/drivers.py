@@ -42,6 +42,10 @@ def is_rows(construct):
     """Whether it is an INSERT of rows, and of nothing that a tenant's own rows have a part in."""
     if getattr(construct, "is_insert", False):
         reads = any(each.__visit_name__ in ("select", "cte") for each in sqlalchemy.sql.visitors.iterate(construct))
+        # Rows that were given as a list are not visited.
+        for rows in getattr(construct, "_multi_values", ()):
+            values = (value for row in rows for value in (row.values() if isinstance(row, dict) else row))
+            reads = reads or any(isinstance(value, sqlalchemy.sql.ClauseElement) for value in values)
         return not reads and construct.select is None and getattr(construct, "_post_values_clause", None) is None
     text = getattr(construct, "text", "")
     return isinstance(text, str) and re.match(r"(?is)\s*insert\b(?!.*\b(select|on\s+conflict)\b)", text) is not None

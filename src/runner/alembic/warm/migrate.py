@@ -5,6 +5,7 @@ import sys
 
 from alembic.config import CommandLine
 from alembic.runtime.environment import EnvironmentContext
+from sqlalchemy.engine import make_url
 
 from herder_warm.connections import close_left_open
 from herder_warm.errors import Failure, explain
@@ -73,6 +74,9 @@ def prepare(project, request, url, revision):
     arguments = {"url": url}
     if request["schema"] is not None:
         arguments["schema"] = request["schema"]
+    database = make_url(url).database
+    for name, value in request["x"].items():
+        arguments[name] = value.replace("{schema}", request["schema"] or "").replace("{database}", database)
     options = argparse.Namespace(**vars(OPTIONS[direction]))
     options.config, options.name, options.revision = [project.ini], project.section, revision
     options.sql = request["do"] == "render"

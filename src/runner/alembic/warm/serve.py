@@ -51,5 +51,6 @@ while True:
         gc.enable()
         answer_one(requests, answers, legacy)
     _, status = os.waitpid(child, 0)
-    if not legacy.take_over():
+    # Whatever it left, it has not answered.
+    if not legacy.take_over() or status != 0:
         end_like(status)
