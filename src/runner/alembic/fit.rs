@@ -63,8 +63,12 @@ pub(super) fn deviation(plan: &Plan, session: &BTreeMap<String, String>) -> Opti
     };
     let (name, value) = session.iter().find(|(name, value)| differs(name, value))?;
     let says = |sql: &str| {
-        let sql = sql.to_lowercase().replace(' ', "");
-        sql.contains(&name.to_lowercase())
+        let settings = split(sql)
+            .into_iter()
+            .map(|range| &sql[range])
+            .filter(|text| offline::is_setting(text));
+        let mut settings = settings.map(|text| text.to_lowercase().replace(' ', ""));
+        settings.any(|text| text.contains(&name.to_lowercase()))
     };
     let is_said = plan
         .steps

@@ -1,4 +1,4 @@
-//! Alembic, live: warm Python processes that take one tenant at a time.
+//! Alembic, by plans and live: warm Python processes that fork a child for each tenant.
 //!
 //! ```text
 //!    pool.rs      at most N processes; hands out one, takes it back, or drops it
@@ -9,6 +9,7 @@
 //!    fit.rs       a plan fitted to its tenants' names and sessions
 //!    shadow.rs    the proof of a plan, in two scratch schemas
 //!    digest.rs    what a schema is, as text
+//!    said.rs      what a live migration sends beside what its plan sends
 //!    runner.rs    what the flow sees of all that
 //!    warm/        the other end of the pipe, in Python
 //! ```

@@ -259,7 +259,7 @@ fn transaction_word(statement: &str) -> Option<String> {
 }
 
 /// Whether it only changes a setting: `SET …`, or `SELECT set_config(…)`.
-fn is_setting(statement: &str) -> bool {
+pub(super) fn is_setting(statement: &str) -> bool {
     let tokens = tokens(statement);
     let is = |i: usize, word: &str| tokens.get(i).is_some_and(|t| t.is(word));
     let other_set = is(1, "transaction") || is(1, "constraints") || is(1, "characteristics");
