@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import select
+import sys
 import threading
 
 from herder_warm import codes, own
@@ -22,6 +23,7 @@ HANDLERS = {"describe": describe, "look": look, "migrate": migrate, "render": re
 
 def answer_one(requests, answers, legacy):
     """Waits for a request, answers it, and ends."""
+    own.inherited = frozenset(sys.modules)
     threading.Thread(target=watch, args=(requests,), daemon=True).start()
     request = read_request(requests)
     try:

@@ -13,12 +13,13 @@ TOOLS = frozenset(
     "alembic asyncpg greenlet mako markupsafe pg8000 psycopg psycopg2 psycopg_binary psycopg_c sqlalchemy typing_extensions".split()
 )
 
+inherited = frozenset()  # What this process was forked with: nothing of the user's, and nothing to tell of.
 loaded_by_alembic = []  # Files of env.py and the revisions, which are not in `sys.modules`.
 
 
 def modules():
     """The files of those that are there."""
-    files = {file_of(module) for module in list(sys.modules.values())}
+    files = {file_of(module) for name, module in list(sys.modules.items()) if name not in inherited}
     return sorted(file for file in files if file.endswith(".py") and not is_installed(file))
 
 
@@ -40,9 +41,10 @@ def is_installed(file):
 
 
 def tools():
-    """The names of the modules of `TOOLS` that are there, and of those of Python's own library."""
+    """The names of the modules of `TOOLS` that were imported here, and of those of Python's own library."""
     known = TOOLS.union(getattr(sys, "stdlib_module_names", ()))
-    return [name for name, module in list(sys.modules.items()) if name.partition(".")[0] in known and is_installed(file_of(module))]
+    new = [(name, module) for name, module in list(sys.modules.items()) if name not in inherited]
+    return [name for name, module in new if name.partition(".")[0] in known and is_installed(file_of(module))]
 
 
 def preload(names):
