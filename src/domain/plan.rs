@@ -143,6 +143,33 @@ impl Note {
     }
 }
 
+#[cfg(test)]
+impl Plan {
+    /// A plan of these steps, about no ledger in particular.
+    pub(crate) fn of(forms: impl IntoIterator<Item = StepForm>) -> Self {
+        let step = |form| PlanStep {
+            revisions: Vec::new(),
+            before: BTreeSet::new(),
+            after: BTreeSet::new(),
+            form,
+        };
+        Self {
+            direction: Direction::Upgrade,
+            before: BTreeSet::new(),
+            after: BTreeSet::new(),
+            check: None,
+            quick: None,
+            session: Session::default(),
+            steps: forms.into_iter().map(step).collect(),
+        }
+    }
+
+    /// A plan of one transaction.
+    pub(crate) fn of_sql(sql: &str) -> Self {
+        Self::of([StepForm::Transaction { sql: sql.into() }])
+    }
+}
+
 impl Plan {
     /// The revision that a step is a piece of.
     pub fn revision_of(&self, step: usize) -> String {

@@ -177,27 +177,16 @@ fn in_schema(mut steps: Vec<PlanStep>, schema: Option<&str>) -> Vec<PlanStep> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::revision::Direction;
 
     #[test]
     fn a_session_that_no_step_has_is_a_deviation() {
         let session = |zone: &str| BTreeMap::from([("TimeZone".to_owned(), zone.to_owned())]);
         let plan = |zone: Option<&str>, sql: &str| Plan {
-            direction: Direction::Upgrade,
-            before: Default::default(),
-            after: Default::default(),
-            check: None,
-            quick: None,
             session: Session {
                 settings: zone.map(session).unwrap_or_default(),
                 defaults: None,
             },
-            steps: vec![PlanStep {
-                revisions: Vec::new(),
-                before: Default::default(),
-                after: Default::default(),
-                form: StepForm::Transaction { sql: sql.into() },
-            }],
+            ..Plan::of_sql(sql)
         };
         let tokyo = session("Asia/Tokyo");
         assert_eq!(

@@ -286,13 +286,6 @@ impl WarmProcess {
         self.ask_in_time(request).await
     }
 
-    /// Ends the process and everything that it started, and waits until it is gone.
-    pub async fn kill(mut self) {
-        self.kill_group();
-        // An error means that there is nothing left to wait for.
-        let _ = self.child.wait().await;
-    }
-
     async fn greet(&mut self) -> Result<Versions, WarmError> {
         let modules = Value::Object(
             MODULES

@@ -247,29 +247,6 @@ fn is_a_look(words: &[String]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{plan::PlanStep, revision::Direction};
-
-    fn plan(forms: Vec<StepForm>) -> Plan {
-        let step = |form| PlanStep {
-            revisions: Vec::new(),
-            before: Default::default(),
-            after: Default::default(),
-            form,
-        };
-        Plan {
-            direction: Direction::Upgrade,
-            before: Default::default(),
-            after: Default::default(),
-            check: None,
-            quick: None,
-            session: Default::default(),
-            steps: forms.into_iter().map(step).collect(),
-        }
-    }
-
-    fn transaction(sql: &str) -> Plan {
-        plan(vec![StepForm::Transaction { sql: sql.into() }])
-    }
 
     fn said(statement: &str, has_values: bool) -> Said {
         Said {
@@ -304,13 +281,13 @@ mod tests {
                 true,
             ),
         ];
-        assert_eq!(differ(&live, &transaction(sql)), None);
+        assert_eq!(differ(&live, &Plan::of_sql(sql)), None);
     }
 
     #[test]
     fn what_only_one_of_them_says_is_a_difference() {
         let (update, other) = ("update t set n = 9", "update t set n = 8");
-        let of = |live: &str, plan: &str| differ(&[said(live, false)], &transaction(plan));
+        let of = |live: &str, plan: &str| differ(&[said(live, false)], &Plan::of_sql(plan));
         assert_eq!(of(update, update), None);
         assert_eq!(
             of(update, other).as_deref(),
@@ -326,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_transaction_on_one_side_only_is_a_difference() {
-        let outside = plan(vec![StepForm::Outside {
+        let outside = Plan::of([StepForm::Outside {
             announce: None,
             withdraw: None,
             statements: vec!["create table t (a int)".into()],

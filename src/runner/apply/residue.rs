@@ -97,26 +97,9 @@ fn calls_other_than_harmless(tokens: &[Token<'_>]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{
-        plan::{PlanStep, StepForm},
-        revision::Direction,
-    };
 
     fn leaves(sql: &str) -> bool {
-        leaves_residue(&Plan {
-            direction: Direction::Upgrade,
-            before: Default::default(),
-            after: Default::default(),
-            check: None,
-            quick: None,
-            session: Default::default(),
-            steps: vec![PlanStep {
-                revisions: Vec::new(),
-                before: Default::default(),
-                after: Default::default(),
-                form: StepForm::Transaction { sql: sql.into() },
-            }],
-        })
+        leaves_residue(&Plan::of_sql(sql))
     }
 
     #[test]

@@ -55,7 +55,7 @@ def note_connection(connection, record):
     module = type(connection).__module__
     if run is None or not any(name in module for name in ("psycopg", "postgresql", "pg8000")):
         return
-    run.opened.append((connection, record))
+    run.opened.append(connection)
     if id(record) in run.limited:
         return
     cursor = connection.cursor()
@@ -68,14 +68,13 @@ def note_connection(connection, record):
 def close_left_open(run):
     """Closes what env.py left open (an engine that was never disposed of), and says how many there were.
 
-    A pooled connection would otherwise live until the garbage collector finds it: after the tenant's slot was given
-    back, so above the budget. It goes through the pool's own record, so that an engine that outlives the tenant (one
-    that the user's modules hold) connects anew instead of handing out a corpse.
+    A pooled connection would otherwise live until this process ends: after the tenant's slot was given back, so above the
+    budget.
     """
     left_open = 0
     logging.disable(logging.CRITICAL)
     try:
-        for connection, record in run.opened:
+        for connection in run.opened:
             raw = getattr(connection, "driver_connection", None) or getattr(connection, "_connection", connection)
             # A driver that cannot tell is believed to have closed it.
             if raw.is_closed() if hasattr(raw, "is_closed") else getattr(raw, "closed", True):
@@ -84,7 +83,7 @@ def close_left_open(run):
             # An async connection's event loop is gone, so nothing can be awaited any more: the socket itself ends it.
             transport = getattr(raw, "_transport", None)
             finish = raw.pgconn.finish if hasattr(raw, "pgconn") else raw.close
-            for close in (lambda: shut_down(transport), record.invalidate, finish):
+            for close in (lambda: shut_down(transport), finish):
                 try:
                     outcome = close()
                     if hasattr(outcome, "close"):

@@ -266,16 +266,10 @@ def refuse_inspection(_bind):
 
 
 def listen():
-    """Once: refuses everything that reaches out of the process while a plan is rendered."""
-    if listen.done:
-        return
+    """Refuses everything that reaches out of the process while a plan is rendered."""
     if hasattr(sys, "addaudithook"):
         sys.addaudithook(refuse_reaching_out)
     sqlalchemy.event.listen(sqlalchemy.engine.Engine, "do_connect", refuse_connection)
-    listen.done = True
-
-
-listen.done = False
 
 
 def refuse_connection(*_args):
