@@ -1,5 +1,6 @@
 //! The integration tests: one crate, so that it links once.
 
+mod alembic_kept;
 mod alembic_plans;
 mod alembic_process;
 mod alembic_proofs;
@@ -13,6 +14,7 @@ mod examples;
 mod failures;
 mod fleet;
 mod growth;
+mod handmade;
 mod hostile_names;
 mod kept_connections;
 mod kills;

@@ -32,7 +32,7 @@ const STARTER: &str = "import sys; sys.path[:] = filter(None, sys.path); source 
 const BOOTSTRAP: &str = include_str!("warm/bootstrap.py");
 
 /// The other end of the pipe. It travels over the pipe too: no file, so a read-only file system will do.
-const MODULES: [(&str, &str); 20] = [
+const MODULES: [(&str, &str); 21] = [
     ("herder_warm", ""),
     ("herder_warm.child", include_str!("warm/child.py")),
     ("herder_warm.codes", include_str!("warm/codes.py")),
@@ -45,6 +45,7 @@ const MODULES: [(&str, &str); 20] = [
     ("herder_warm.offline", include_str!("warm/offline.py")),
     ("herder_warm.own", include_str!("warm/own.py")),
     ("herder_warm.pipes", include_str!("warm/pipes.py")),
+    ("herder_warm.plain", include_str!("warm/plain.py")),
     ("herder_warm.project", include_str!("warm/project.py")),
     ("herder_warm.run", include_str!("warm/run.py")),
     ("herder_warm.scrub", include_str!("warm/scrub.py")),

@@ -1,5 +1,6 @@
-"""The process of one request. It answers on its main thread, where `asyncio.run` works and signal handlers may be set. A second
-thread watches: when the pipe ends, the worker is dead, and nothing must go on migrating for nobody.
+"""The process of one request, or of many where the user's files leave nothing behind. It answers on its main thread, where
+`asyncio.run` works and signal handlers may be set. A second thread watches: when the pipe ends, the worker is dead, and nothing
+must go on migrating for nobody.
 """
 
 import json
@@ -19,13 +20,29 @@ from herder_warm.scrub import Scrubber
 from herder_warm.session import session
 
 HANDLERS = {"describe": describe, "look": look, "migrate": migrate, "render": render, "session": session}
+# How many tenants one process migrates at most: whatever grows in Alembic or a driver ends with it.
+LONGEST = 200
 
 
-def answer_one(requests, answers, legacy):
-    """Waits for a request, answers it, and ends."""
-    own.inherited = frozenset(sys.modules)
+def answer_all(requests, answers, legacy):
+    """Waits for requests and answers them, as long as the next one finds this process like a fresh one. Then it ends."""
     threading.Thread(target=watch, args=(requests,), daemon=True).start()
-    request = read_request(requests)
+    path = list(sys.path)
+    for _ in range(LONGEST):
+        request = read_request(requests)
+        legacy.withdraw()
+        codes.doubtful.clear()
+        answer = answer_one(request)
+        # Before the answer: behind it, there may be no time for anything.
+        legacy.leave()
+        send(answers, dict(answer, id=request["id"]))
+        if request["do"] != "migrate" or not answer["ok"] or codes.doubtful:
+            break
+        sys.path[:] = path  # Alembic puts the project in front, each time.
+    os._exit(0)
+
+
+def answer_one(request):
     try:
         answer = {"ok": True, "result": HANDLERS[request["do"]](request)}
     except Failure as failure:
@@ -33,12 +50,9 @@ def answer_one(requests, answers, legacy):
     except BaseException as error:
         answer = {"ok": False, "error": Failure("internal", describe_error(error)).fields}
     # A plan goes as it is: its URL was made up, and a text that looks like somebody's URL belongs to the plan.
-    if "events" not in (answer.get("result") or {}):
-        answer = Scrubber(request.get("url") or "")(answer)
-    # Before the answer: behind it, there may be no time for anything.
-    legacy.leave()
-    send(answers, dict(answer, id=request["id"]))
-    os._exit(0)
+    if "events" in (answer.get("result") or {}):
+        return answer
+    return Scrubber(request.get("url") or "")(answer)
 
 
 def watch(requests):
@@ -58,8 +72,12 @@ class Legacy:
     def __init__(self):
         self.memory = mmap.mmap(-1, self.SIZE)
 
+    def withdraw(self):
+        self.memory[:8] = bytes(8)
+
     def leave(self):
-        left = json.dumps({"tools": own.tools(), "files": own.files()}).encode()
+        files = [file for file in codes.doubtful if not own.is_installed(file)]
+        left = json.dumps({"tools": own.tools(), "files": files}).encode()
         left = left if len(left) < self.SIZE - 8 else b"{}"
         self.memory[8 : 8 + len(left)] = left
         self.memory[:8] = len(left).to_bytes(8, "big")
@@ -67,7 +85,7 @@ class Legacy:
     def take_over(self):
         """Makes ready for the next child what the last one has used. Whether that one has left anything."""
         size = int.from_bytes(self.memory[:8], "big")
-        self.memory[:8] = bytes(8)
+        self.withdraw()
         if size:
             left = json.loads(self.memory[8 : 8 + size])
             own.preload(left.get("tools", ()))

@@ -2,9 +2,14 @@
 revision anew. What is kept counts only for a file that has the very same text.
 """
 
+import ast
+import os
 from importlib.machinery import SourceFileLoader
 
-kept = {}  # Text and code, by file.
+from herder_warm.plain import is_plain
+
+kept = {}  # Text, code and whether it is plain, by file.
+doubtful = set()  # The files that were run of late and are not known to be plain.
 load_code = SourceFileLoader.get_code
 
 
@@ -13,19 +18,22 @@ def install():
 
 
 def get_code(loader, name):
-    source, code = kept.get(loader.path, (None, None))
-    if source is not None and source == loader.get_data(loader.path):
-        return code
-    return load_code(loader, name)
+    file = os.path.abspath(loader.path)
+    source, code, plain = kept.get(file, (None, None, False))
+    is_same = source is not None and source == loader.get_data(loader.path)
+    if not is_same or not plain:
+        doubtful.add(file)
+    return code if is_same else load_code(loader, name)
 
 
 def compile_all(files):
-    """Compiles what children have loaded, for those to come. Runs none of it."""
+    """Compiles what children have run, for those to come. Runs none of it."""
     for file in files:
         try:
             with open(file, "rb") as opened:
                 source = opened.read()
             if kept.get(file, (None,))[0] != source:
-                kept[file] = source, compile(source, file, "exec", dont_inherit=True)
-        except (OSError, SyntaxError, ValueError):
+                tree = compile(source, file, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+                kept[file] = source, compile(tree, file, "exec", dont_inherit=True), is_plain(tree)
+        except (OSError, SyntaxError, ValueError, RecursionError):
             kept.pop(file, None)

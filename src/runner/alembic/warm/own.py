@@ -1,4 +1,4 @@
-"""The user's own modules: what env.py and the revisions import that is not installed, and they themselves."""
+"""What is the user's own, and what is installed beside it."""
 
 import importlib
 import os
@@ -14,18 +14,6 @@ TOOLS = frozenset(
 )
 
 inherited = frozenset()  # What this process was forked with: nothing of the user's, and nothing to tell of.
-loaded_by_alembic = []  # Files of env.py and the revisions, which are not in `sys.modules`.
-
-
-def modules():
-    """The files of those that are there."""
-    files = {file_of(module) for name, module in list(sys.modules.items()) if name not in inherited}
-    return sorted(file for file in files if file.endswith(".py") and not is_installed(file))
-
-
-def files():
-    """The files of all that is the user's."""
-    return modules() + loaded_by_alembic
 
 
 def file_of(module):
@@ -38,6 +26,12 @@ def file_of(module):
 def is_installed(file):
     parts = file.split(os.sep)
     return file.startswith(INSTALLED) or "site-packages" in parts or "dist-packages" in parts
+
+
+def modules():
+    """The files of the user's modules that are there."""
+    files = {file_of(module) for name, module in list(sys.modules.items()) if name not in inherited}
+    return sorted(file for file in files if file.endswith(".py") and not is_installed(file))
 
 
 def tools():

@@ -15,7 +15,6 @@ from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError, RevisionMap
 from alembic.util import CommandError
 
-from herder_warm import own
 from herder_warm.errors import Failure, config_hint, describe_error, env_hint, one_line
 
 
@@ -34,7 +33,8 @@ class Project:
         self.ini, self.section, self.folder = ini, section, os.path.dirname(ini)
         self.locations = []
         try:
-            self.script = ScriptDirectory.from_config(self.config())
+            self.as_written = self.config()
+            self.script = ScriptDirectory.from_config(self.as_written)
         except (CommandError, configparser.Error, ImportError) as error:
             raise Failure("config", one_line(error), config_hint(error))
         self.locations = [os.path.abspath(str(path)) for path in self.script._version_locations]
@@ -69,9 +69,7 @@ class Project:
     def loaded_revisions(self):
         """Imports all revision files. Whatever they raise is said with file and line."""
         try:
-            loaded = list(self.script._load_revisions())
-            own.loaded_by_alembic += [str(self.script.env_py_location)] + [script.path for script in loaded]
-            return loaded
+            return list(self.script._load_revisions())
         except (CommandError, RevisionError) as error:
             raise Failure("script", one_line(error))
         except BaseException as error:
@@ -118,7 +116,7 @@ class Project:
     def url_scheme(self):
         """The scheme of the ini's own `sqlalchemy.url`: a hint at the driver that the project was written for."""
         try:
-            url = self.config().get_main_option("sqlalchemy.url") or ""
+            url = self.as_written.get_main_option("sqlalchemy.url") or ""
         except configparser.Error:
             return None  # It names a variable that only env.py knows.
         scheme = url.partition("://")[0] if "://" in url else ""

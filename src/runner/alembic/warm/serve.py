@@ -1,5 +1,6 @@
 """The warm process. It imports Alembic once, and nothing of the user's, ever: for each request it forks a child, which answers
-and ends. So each tenant finds a process as clean as that of an `alembic` command, within milliseconds instead of a second.
+and ends. So each tenant finds a process as clean as that of an `alembic` command, within milliseconds instead of a second. A child
+whose files are all plain, which leaves it as clean as it was, goes on with the next tenants (see `plain`).
 
 Runs on Python 3.8 and newer, with Alembic 1.8 and newer, SQLAlchemy 1.4 and newer.
 """
@@ -21,8 +22,8 @@ except ImportError as error:
     send(answers, {"id": 0, "ok": False, "error": failure})
     sys.exit(0)
 
-from herder_warm import codes, connections, home, leftovers, within
-from herder_warm.child import Legacy, answer_one
+from herder_warm import codes, connections, home, leftovers, own, within
+from herder_warm.child import Legacy, answer_all
 from herder_warm.project import versions
 
 
@@ -44,12 +45,13 @@ within.listen()
 send(answers, {"id": 0, "ok": True, "result": versions()})
 legacy = Legacy()
 while True:
+    own.inherited = frozenset(sys.modules)
     # What is there by now stays: no child looks through it, and copies it by that.
     gc.freeze()
     child = os.fork()
     if child == 0:
         gc.enable()
-        answer_one(requests, answers, legacy)
+        answer_all(requests, answers, legacy)
     _, status = os.waitpid(child, 0)
     # Whatever it left, it has not answered.
     if not legacy.take_over() or status != 0:
