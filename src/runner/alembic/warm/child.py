@@ -76,8 +76,11 @@ class Legacy:
         self.memory[:8] = bytes(8)
 
     def leave(self):
-        files = [file for file in codes.doubtful if not own.is_installed(file)]
-        left = json.dumps({"tools": own.tools(), "files": files}).encode()
+        left = {}
+        if codes.doubtful:  # Else it has found all that it needed.
+            left["tools"] = own.tools()
+            left["files"] = [file for file in codes.doubtful if not own.is_installed(file)]
+        left = json.dumps(left).encode()
         left = left if len(left) < self.SIZE - 8 else b"{}"
         self.memory[8 : 8 + len(left)] = left
         self.memory[:8] = len(left).to_bytes(8, "big")

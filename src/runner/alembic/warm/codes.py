@@ -26,6 +26,12 @@ def get_code(loader, name):
     return code if is_same else load_code(loader, name)
 
 
+def check(path, source):
+    """Compiles a file that is not kept, for the sake of what is wrong in it."""
+    if kept.get(os.path.abspath(path), (None,))[0] != source:
+        compile(source, path, "exec", dont_inherit=True)
+
+
 def compile_all(files):
     """Compiles what children have run, for those to come. Runs none of it."""
     for file in files:

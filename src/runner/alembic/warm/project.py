@@ -15,6 +15,7 @@ from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError, RevisionMap
 from alembic.util import CommandError
 
+from herder_warm import codes
 from herder_warm.errors import Failure, config_hint, describe_error, env_hint, one_line
 
 
@@ -90,7 +91,7 @@ class Project:
             raise Failure("config", "there is no {}".format(self.relative(path)), "`script_location` names its folder")
         try:
             with open(path, "rb") as file:
-                compile(file.read(), path, "exec", dont_inherit=True)
+                codes.check(path, file.read())
         except (SyntaxError, ValueError) as error:
             raise Failure("env", "{} ({})".format(describe_error(error), self.place(error)))
 
