@@ -11,7 +11,6 @@ pub mod inspect;
 mod keeper;
 mod kept;
 mod link;
-mod live;
 pub mod locks;
 mod plans;
 pub mod pooler;

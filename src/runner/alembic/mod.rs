@@ -7,7 +7,7 @@
 //!    scrub.rs     takes passwords out of its standard error
 //!    offline.rs   Alembic's offline script, made into a plan
 //!    fit.rs       a plan fitted to its tenants' names and sessions
-//!    shadow.rs    the proof of a plan, in two scratch schemas
+//!    shadow/      the proof of a plan, in two scratch schemas
 //!    digest.rs    what a schema is, as text
 //!    said.rs      what a live migration sends beside what its plan sends
 //!    runner.rs    what the flow sees of all that

@@ -3,7 +3,7 @@
 use std::{
     panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -15,51 +15,34 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, error, field, info, info_span, warn};
+use tracing::{error, warn};
 use uuid::Uuid;
 
 use super::{
     admission::Door,
     context::Context,
-    enqueue::runner_kind,
-    execute::{Attempt, Executed, close_all, verb},
     held::{Held, StopReason},
     herald::Herald,
     keeper::Keeper,
-    kept::{Kept, KeptSession},
+    kept::Kept,
     plans::Plans,
     pulse::{Health, Pulse},
     reach::Reach,
     settler::Settler,
 };
 use crate::{
-    domain::{
-        backoff::Backoff,
-        failure::JobError,
-        job::{Claim, Epoch, JobId, Step},
-        outcome::Settlement,
-        run::RunId,
-        worker::control_label,
-    },
+    domain::{job::Claim, run::RunId, worker::control_label},
     metrics::{Metrics, WorkerFigures},
     queue::{self, Claimer, Delivery, Intake, QueueConfig},
     store::{
-        StoreError,
-        job::{Allowances, Appetite, Ended},
+        job::{Allowances, Appetite},
         line::Line,
-        slot, worker,
     },
-    telemetry,
 };
 
-/// How often signing on is tried again.
-const SIGN_ON_BACKOFF: Backoff = Backoff {
-    first: Duration::from_millis(100),
-    max: Duration::from_secs(2),
-};
-
-/// How long a connection is kept that nobody asks for, while there is other work.
-const KEEP: Duration = Duration::from_secs(1);
+mod deliver;
+mod lease;
+mod spare;
 
 /// How long a drained worker keeps trying to write outcomes. After that its lease runs out, and others take over.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -314,19 +297,6 @@ impl Intake for Shared {
 }
 
 impl Shared {
-    /// What it says of itself.
-    fn row(&self) -> worker::WorkerRow {
-        worker::WorkerRow {
-            id: self.id.clone(),
-            name: self.options.name.clone(),
-            concurrency: i32::try_from(self.options.concurrency).unwrap_or(i32::MAX),
-            draining: false,
-            only_run: self.options.only_run,
-            runner: runner_kind(&self.cx.config.runner).into(),
-            servers: self.cx.servers.names().map(str::to_owned).collect(),
-        }
-    }
-
     /// Runs a part that lasts as long as the worker. Without it the worker would look alive and do nothing: if it panics, the
     /// worker is drained, and ends with an error.
     fn spawn_vital(
@@ -345,169 +315,6 @@ impl Shared {
         })
     }
 
-    /// Signs on. The control database may be away: then it is waited for.
-    async fn register(&self, row: &worker::WorkerRow) {
-        let mut tries = 0;
-        while let Err(error) = self.sign_on(row).await {
-            tries += 1;
-            if tries == 1 {
-                warn!(%error, "Cannot register this worker; retrying until it works");
-            }
-            self.answered();
-            tokio::select! {
-                () = tokio::time::sleep(SIGN_ON_BACKOFF.delay(tries, rand::random())) => {}
-                () = self.drain.cancelled() => return,
-            }
-        }
-    }
-
-    async fn sign_on(&self, row: &worker::WorkerRow) -> Result<(), StoreError> {
-        // Before the first claim: a job whose worker has no lease is anybody's.
-        let mut connection = self.cx.pool.acquire().await?;
-        let (sent, lease) = (Instant::now(), self.cx.config.worker.lease);
-        worker::beat(&mut connection, row, lease).await?;
-        self.health.beat(sent, lease);
-        Ok(())
-    }
-
-    /// From a claim to its settlement, whatever happens in between.
-    async fn deliver(&self, delivery: Delivery, settler: &Settler) {
-        let claim = &delivery.claim;
-        let started = Instant::now();
-        let span = info_span!(
-            "attempt", run.id = %claim.run, job.id = claim.job, tenant.id = %claim.tenant, attempt = claim.epoch,
-            trace_id = field::Empty
-        );
-        if let Some(trace) = &claim.trace {
-            span.record("trace_id", field::display(trace.trace()));
-            telemetry::adopt(&span, trace);
-        }
-        async {
-            let Executed { settlement, kept } = self.attempt(claim).await;
-            let server = &claim.place.server;
-            self.reach
-                .ended(server, claim.job, settlement.as_ref(), Instant::now());
-            match settlement {
-                Some(settlement) => {
-                    self.held.enter(claim.job, claim.epoch, Step::Settling);
-                    self.settle(&delivery, settler, &settlement, kept, started.elapsed())
-                        .await;
-                }
-                None => close_all(kept).await,
-            }
-            self.held.remove(claim.job, claim.epoch);
-        }
-        .instrument(span)
-        .await;
-    }
-
-    async fn attempt(&self, claim: &Claim) -> Executed {
-        let stop = self.held.stop(claim.job, claim.epoch);
-        let enter = |step| {
-            self.held.enter(claim.job, claim.epoch, step);
-            self.reach.entered(&claim.place.server, claim.job, step);
-        };
-        let is_sure = || self.held.is_sure(claim.job, claim.epoch);
-        let attempt = Attempt {
-            cx: &self.cx,
-            plans: &self.plans,
-            worker: &self.id,
-            claim,
-            stop: &stop,
-            metrics: &self.metrics,
-            enter: &enter,
-            is_sure: &is_sure,
-            connected: AtomicBool::new(false),
-            noted: Mutex::new(claim.note.clone()),
-        };
-        let inherited = self.kept.take(claim).await;
-        match AssertUnwindSafe(attempt.execute(inherited)).catch_unwind().await {
-            Ok(executed) => executed,
-            Err(_) => {
-                error!(tenant.id = %claim.tenant, "A bug in Herder: the attempt at tenant `{}` panicked", claim.tenant);
-                let reason = "panic".to_owned();
-                let message = "a bug in Herder: the attempt panicked".to_owned();
-                let hint = Some("the worker's log says where".to_owned());
-                Executed {
-                    settlement: Some(Settlement::Failed(JobError {
-                        reason,
-                        message,
-                        hint,
-                        ..JobError::default()
-                    })),
-                    kept: None,
-                }
-            }
-        }
-    }
-
-    /// Writes an outcome, however long the control database is away; with the connection that is kept, if any.
-    async fn settle(
-        &self,
-        delivery: &Delivery,
-        settler: &Settler,
-        settlement: &Settlement,
-        kept: Option<KeptSession>,
-        took: Duration,
-    ) {
-        let claim = &delivery.claim;
-        let ended = Ended::new(claim.job, claim.epoch, settlement, kept.is_some());
-        if let Some(kept) = kept {
-            self.kept.put(claim, kept);
-        }
-        let written = tokio::select! {
-            written = settler.write(ended, Arc::clone(&delivery.room)) => written,
-            () = self.last_words_said() => return,
-        };
-        if !written {
-            // Its slot is somebody else's by now, and so must its connection be.
-            close_all(self.kept.take(claim).await).await;
-            self.metrics.fenced();
-            warn!(
-                "The outcome of tenant `{}` came too late: its job no longer belongs to this attempt",
-                claim.tenant
-            );
-            return;
-        }
-        self.kept.settled(claim);
-        self.metrics.settled(settlement, took);
-        log(claim, settlement, took);
-    }
-
-    /// Once a drain must come to its end, outcomes are waited for no longer than this.
-    async fn last_words_said(&self) {
-        self.hurry.cancelled().await;
-        tokio::time::sleep(LAST_WORDS).await;
-    }
-
-    /// Closes kept connections that nobody asks for, and gives back their slots.
-    async fn release_kept(&self, longer_than: Duration) {
-        let closed = self.kept.close_idle(longer_than).await;
-        self.release(&closed).await;
-    }
-
-    /// Gives back the slots of connections that were kept after these attempts, and are closed.
-    async fn release(&self, attempts: &[(JobId, Epoch)]) {
-        if attempts.is_empty() {
-            return;
-        }
-        match slot::release_kept(&self.cx.pool, &self.id, attempts).await {
-            Ok(_) => self.kept.given_back(attempts),
-            Err(error) => debug!(%error, "Cannot give back the slots of closed connections yet"),
-        }
-    }
-
-    /// Gives back kept connections as soon as nothing is due, and otherwise after a while.
-    async fn keep(self: Arc<Self>) {
-        loop {
-            let longer_than = tokio::select! {
-                () = self.idle.notified() => Duration::ZERO,
-                () = tokio::time::sleep(KEEP) => KEEP,
-            };
-            self.release_kept(longer_than).await;
-        }
-    }
-
     /// After a drain's time is up, what still runs is told to go back.
     async fn end_when_late(self: Arc<Self>) {
         self.drain.cancelled().await;
@@ -524,80 +331,10 @@ impl Shared {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-
-    /// Gives back what the control database thinks that we hold: claims that were never begun.
-    async fn give_back_rest(&self) {
-        let rest = async {
-            let mut connection = self.cx.pool.acquire().await?;
-            let row = worker::WorkerRow {
-                concurrency: 0,
-                draining: true,
-                ..self.row()
-            };
-            let held = worker::beat(&mut connection, &row, self.cx.config.worker.lease).await?;
-            for job in held {
-                worker::give_back(&mut connection, &self.id, job.job, job.epoch).await?;
-            }
-            Ok::<_, StoreError>(())
-        };
-        match tokio::time::timeout(LAST_WORDS, rest).await {
-            Ok(Ok(())) => {}
-            _ => warn!("Could not return the remaining jobs; their lease will expire"),
-        }
-    }
-
-    /// Signs off, over the last connection to the control database, and closes that one.
-    async fn sign_off(&self) {
-        self.signed_off.store(true, Ordering::Relaxed);
-        let off = async {
-            let mut connection = self.cx.pool.acquire().await?;
-            worker::remove(&mut connection, &self.id).await?;
-            Ok::<_, StoreError>(connection.close().await?)
-        };
-        let off = tokio::time::timeout(LAST_WORDS, off).await;
-        if let Err(error) = off.unwrap_or(Err(StoreError::Silent(LAST_WORDS))) {
-            warn!(%error, "Could not sign off; the lease will expire");
-        }
-    }
 }
 
 /// Ends a task, and waits until it has: its connection is closed then, or back in the pool.
 async fn end(task: JoinHandle<()>) {
     task.abort();
     let _ = task.await;
-}
-
-/// One line for each ended attempt.
-fn log(claim: &Claim, settlement: &Settlement, took: Duration) {
-    let tenant = &claim.tenant;
-    let duration_ms = took.as_millis() as u64;
-    let name = |r: &Option<String>| r.clone().unwrap_or_else(|| "base".into());
-    match settlement {
-        Settlement::Succeeded { outcome, from, to } => info!(
-            duration_ms,
-            outcome = outcome.as_str(),
-            "{} tenant `{tenant}` from {} to {}",
-            verb(claim.direction),
-            name(from),
-            name(to)
-        ),
-        Settlement::Failed(e) => error!(
-            duration_ms, reason = %e.reason, sqlstate = e.sqlstate.as_deref(), revision = e.revision.as_deref(),
-            "Failed to migrate tenant `{tenant}`: {}", e.message
-        ),
-        Settlement::Retry { error: e, delay, .. } => warn!(
-            duration_ms, reason = %e.reason, sqlstate = e.sqlstate.as_deref(),
-            "Retrying tenant `{tenant}` in {delay:.1?}: {}", e.message
-        ),
-        Settlement::Live { at, .. } => warn!(
-            duration_ms,
-            "Tenant `{tenant}` is at {at}, not where its plan starts: continuing with the migration tool"
-        ),
-        Settlement::Returned => info!(duration_ms, "Returned tenant `{tenant}`: this worker is draining"),
-        Settlement::Skipped(e) => warn!(
-            duration_ms,
-            "Skipped tenant `{tenant}`, which is no longer listed: {}", e.message
-        ),
-        Settlement::Cancelled => info!(duration_ms, "Stopped tenant `{tenant}`: its run was cancelled"),
-    }
 }

@@ -2,11 +2,7 @@
 
 use tracing::debug;
 
-use super::{
-    enqueue::fingerprint_target,
-    execute::{Attempt, close_all, linger},
-    kept::KeptSession,
-};
+use super::{Attempt, close_all, linger};
 use crate::{
     database_url::DatabaseUrl,
     domain::{
@@ -15,6 +11,7 @@ use crate::{
         revision::{History, Ledger, Standing},
         worker::kept_label,
     },
+    flow::{enqueue::fingerprint_target, kept::KeptSession},
     runner::{RunnerError, Subject, Work},
     session::TenantSession,
     store,

@@ -1,0 +1,167 @@
+use super::*;
+
+fn revision(id: &str, down: &[&str]) -> Revision {
+    Revision {
+        id: id.into(),
+        down: down.iter().map(|s| (*s).into()).collect(),
+        depends_on: Vec::new(),
+        label: String::new(),
+        file: None,
+        checksum: None,
+    }
+}
+
+/// As Alembic has it: whoever depends on a revision comes behind it, and stays when what follows that is undone.
+#[test]
+fn what_a_revision_depends_on_is_not_what_it_follows() {
+    let depending = |id: &str, down: &[&str], on: &str| Revision {
+        depends_on: vec![on.into()],
+        ..revision(id, down)
+    };
+    let revisions = vec![
+        revision("a1", &[]),
+        revision("a2", &["a1"]),
+        depending("b1", &[], "a1"),
+        revision("b2", &["b1"]),
+    ];
+    let history = History::new(revisions, LedgerForm::Heads).expect("a history");
+    let at = |rows: &[&str]| Ledger {
+        revisions: rows.iter().map(|r| (*r).to_owned()).collect(),
+    };
+    let ids = |direction, target: Option<&str>, ledger: &Ledger| {
+        let pending = history.pending(direction, target, ledger).expect("a way");
+        pending.into_iter().map(|r| r.id.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(Direction::Upgrade, Some("b1"), &at(&[])), ["a1", "b1"]);
+    assert_eq!(ids(Direction::Downgrade, Some("a1"), &at(&["a2", "b1"])), ["a2"]);
+    assert_eq!(ids(Direction::Downgrade, Some("a1"), &at(&["b1"])), [""; 0]);
+    assert_eq!(
+        ids(Direction::Downgrade, None, &at(&["a2", "b2"])),
+        ["b2", "b1", "a2", "a1"]
+    );
+
+    let revisions = vec![
+        revision("b1", &[]),
+        revision("a1", &[]),
+        depending("a2", &["a1"], "b1"),
+    ];
+    let history = History::new(revisions, LedgerForm::Heads).expect("a history");
+    let down = history.resolve(&Target::Relative(-1), &at(&["a2"]));
+    assert_eq!(down, Ok(Some("a1".into())));
+}
+
+fn line(ids: &[&str], form: LedgerForm) -> History {
+    let revisions = ids
+        .iter()
+        .enumerate()
+        .map(|(i, id)| revision(id, if i == 0 { &[] } else { &ids[i - 1..i] }));
+    History::new(revisions.collect(), form).expect("a line is a history")
+}
+
+fn ledger(ids: &[&str]) -> Ledger {
+    Ledger {
+        revisions: ids.iter().map(|s| (*s).into()).collect(),
+    }
+}
+
+#[test]
+fn a_target_is_found_by_id_prefix_number_and_step() {
+    let h = line(&["ab1", "ab2", "c3"], LedgerForm::Heads);
+    let at = |t: &str, l: &[&str]| h.resolve(&t.parse().expect("target"), &ledger(l));
+    assert_eq!(at("head", &[]), Ok(Some("c3".into())));
+    assert_eq!(at("base", &["c3"]), Ok(None));
+    assert_eq!(at("c", &[]), Ok(Some("c3".into())));
+    assert_eq!(at("+2", &["ab1"]), Ok(Some("c3".into())));
+    assert_eq!(at("+9", &["ab1"]), Ok(Some("c3".into())));
+    assert_eq!(at("+1", &[]), Ok(Some("ab1".into())));
+    assert_eq!(at("-1", &["ab1"]), Ok(None));
+    assert_eq!(at("-2", &["c3"]), Ok(Some("ab1".into())));
+    assert!(matches!(at("ab", &[]), Err(HistoryError::AmbiguousTarget { .. })));
+    assert!(matches!(at("zz", &[]), Err(HistoryError::UnknownTarget(_))));
+    assert!(matches!(at("+1", &["gone"]), Err(HistoryError::UnknownLedger(_))));
+    let numbered = line(&["1", "2", "10"], LedgerForm::Applied);
+    assert_eq!(
+        numbered.resolve(&Target::Revision("0002".into()), &ledger(&[])),
+        Ok(Some("2".into()))
+    );
+    // sqlx's word for the base, unless there is such a version.
+    let zero = |history: &History| history.resolve(&Target::Revision("0".into()), &ledger(&["1"]));
+    assert_eq!(zero(&numbered), Ok(None));
+    assert_eq!(
+        zero(&line(&["0", "1"], LedgerForm::Applied)),
+        Ok(Some("0".into()))
+    );
+    assert!(matches!(
+        zero(&line(&["a"], LedgerForm::Heads)),
+        Err(HistoryError::UnknownTarget(_))
+    ));
+}
+
+#[test]
+fn without_a_list_only_equality_counts() {
+    let h = History::opaque();
+    let at = |t: &str| h.resolve(&t.parse().expect("target"), &ledger(&["v1"]));
+    assert_eq!(at("v2"), Ok(Some("v2".into())));
+    assert_eq!(at("base"), Ok(None));
+    assert_eq!(at("head"), Err(HistoryError::NotListed("head".into())));
+    assert_eq!(at("-1"), Err(HistoryError::NotListed("-1".into())));
+    let standing = |d, t, l: &[&str]| h.standing(d, t, &ledger(l)).expect("nothing is unknown");
+    assert_eq!(
+        standing(Direction::Upgrade, Some("v1"), &["v1"]),
+        Standing::AtTarget
+    );
+    assert_eq!(
+        standing(Direction::Upgrade, Some("v2"), &["v1"]),
+        Standing::Behind
+    );
+    assert_eq!(
+        standing(Direction::Upgrade, Some("v2"), &[]),
+        Standing::NeverMigrated
+    );
+    assert_eq!(standing(Direction::Downgrade, None, &[]), Standing::AtTarget);
+    assert_eq!(standing(Direction::Downgrade, None, &["v1"]), Standing::Behind);
+    assert_eq!(h.describe(&ledger(&["v1"])), Some("v1".into()));
+}
+
+#[test]
+fn two_heads_are_named() {
+    let h = History::new(
+        vec![revision("a", &[]), revision("b", &["a"]), revision("c", &["a"])],
+        LedgerForm::Heads,
+    );
+    let h = h.expect("a fork is a history");
+    assert_eq!(
+        h.resolve(&Target::Head, &ledger(&[])),
+        Err(HistoryError::SeveralHeads(vec!["b".into(), "c".into()]))
+    );
+    assert!(matches!(
+        h.resolve(&Target::Relative(1), &ledger(&["a"])),
+        Err(HistoryError::AmbiguousStep(1, _))
+    ));
+    assert_eq!(h.current(&ledger(&["b", "c"])), Ok(vec!["b".into(), "c".into()]));
+}
+
+#[test]
+fn pending_goes_up_and_down_and_fills_gaps() {
+    let h = line(&["1", "2", "3"], LedgerForm::Applied);
+    let ids = |d, t: Option<&str>, l: &[&str]| -> Vec<String> {
+        h.pending(d, t, &ledger(l))
+            .expect("known")
+            .iter()
+            .map(|r| r.id.clone())
+            .collect()
+    };
+    assert_eq!(ids(Direction::Upgrade, Some("3"), &["1", "3"]), ["2"]);
+    assert_eq!(ids(Direction::Upgrade, Some("2"), &["1", "2", "3"]), [""; 0]);
+    assert_eq!(ids(Direction::Downgrade, Some("1"), &["1", "2", "3"]), ["3", "2"]);
+    assert_eq!(ids(Direction::Downgrade, None, &["1"]), ["1"]);
+    assert_eq!(
+        h.standing(Direction::Upgrade, Some("3"), &ledger(&[])),
+        Ok(Standing::NeverMigrated)
+    );
+    assert_eq!(
+        h.standing(Direction::Downgrade, Some("3"), &ledger(&["1"])),
+        Ok(Standing::AtTarget)
+    );
+    assert_eq!(h.describe(&ledger(&["1", "3"])), Some("3".into()));
+}

@@ -1,0 +1,351 @@
+//! Making a run: resolve, inspect, settle what is done, and write all the rest in one transaction.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+use tracing::info;
+use uuid::Uuid;
+
+use crate::{
+    config::RunnerConfig,
+    domain::{
+        revision::{Direction, Target},
+        run::RunId,
+        tenant::Place,
+        trace::TraceContext,
+        wave::Rollout,
+    },
+    flow::{context::Context, resolve::ResolveError},
+    runner::{Offer, RunnerError},
+    store::{
+        self, StoreError,
+        job::{self, NewJob},
+        run::{self, NewRun},
+        server::{self, ServerRow},
+    },
+    tenant_source::TenantSourceError,
+};
+
+mod survey;
+mod ways;
+
+pub use self::survey::{Plan, Planned, Way, plan, survey};
+
+/// What a person asks for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Which way.
+    pub direction: Direction,
+    /// Where to.
+    pub target: Target,
+    /// Only these tenants. Empty: all.
+    pub only: Vec<String>,
+    /// Not these.
+    pub exclude: Vec<String>,
+    /// How the jobs are released.
+    pub rollout: Rollout,
+    /// The trace that the attempts join, in whatever process they are made. None: none.
+    pub trace: Option<TraceContext>,
+}
+
+/// A run that was made.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Enqueued {
+    /// Its id.
+    pub run: RunId,
+    /// How many tenants it covers.
+    pub tenants: usize,
+    /// How many of them had nothing left to do.
+    pub current: usize,
+    /// In how many waves the others are released.
+    pub waves: i32,
+    /// The absolute target, where it is the same for all; else the target as it was named.
+    pub target: String,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+/// Why no run was made. Nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum EnqueueError {
+    /// The target makes no sense, or the project is broken.
+    #[error(transparent)]
+    Runner(#[from] RunnerError),
+    /// The tenants cannot be listed.
+    #[error(transparent)]
+    Source(#[from] TenantSourceError),
+    /// The list makes no sense.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// The control database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Another run is at work on some of these tenants.
+    #[error(
+        "run {} is still open over {places} of these tenants",
+        crate::domain::run::short(run)
+    )]
+    Overlap {
+        /// The other run.
+        run: RunId,
+        /// How many tenants they share.
+        places: i64,
+    },
+    /// Nothing that hangs on a session would hold there.
+    #[error("server `{server}` cannot be used by its url")]
+    Pooled {
+        /// The server.
+        server: String,
+        /// What shows it.
+        source: RunnerError,
+    },
+    /// It was told to stop.
+    #[error("it was stopped")]
+    Stopped,
+    /// An attempt needs more connections than a server's budget has.
+    #[error("the budget of server `{server}` is {budget}, and one attempt needs {needed} connections")]
+    Budget {
+        /// The server.
+        server: String,
+        /// Its budget.
+        budget: i32,
+        /// What an attempt holds.
+        needed: i16,
+    },
+}
+
+/// The word for a runner's kind in the run's row.
+pub fn runner_kind(config: &RunnerConfig) -> &'static str {
+    match config {
+        RunnerConfig::Alembic(_) => "alembic",
+        RunnerConfig::Sql(_) => "sql",
+        RunnerConfig::Command(_) => "command",
+    }
+}
+
+/// Makes a run: all of it, or nothing.
+///
+/// # Errors
+/// See [`EnqueueError`].
+pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, EnqueueError> {
+    loop {
+        if let Some(enqueued) = enqueue_once(cx, request).await? {
+            return Ok(enqueued);
+        }
+        info!("Another run was at work on some of these tenants meanwhile: their ledgers are read again");
+    }
+}
+
+/// None: what was read of the tenants may not be so any more.
+async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued>, EnqueueError> {
+    let since = store::now(&cx.pool).await?;
+    let mut plan = plan(
+        cx,
+        request.direction,
+        &request.target,
+        &request.only,
+        &request.exclude,
+    )
+    .await?;
+    let jobs = jobs_of(&plan, request.rollout, cx.runner.connections());
+    if let Some(error) = over_budget(&jobs, &in_force(cx, &plan.servers).await?) {
+        return Err(error);
+    }
+    let new = run_of(cx, request, &plan, &jobs);
+    let _whole = cx.busy();
+    if cx.stop.is_cancelled() {
+        return Err(EnqueueError::Stopped);
+    }
+    write_servers(cx, &mut plan.servers, &jobs).await?;
+    let Some(current) = write(cx, &new, &plan, jobs, since).await? else {
+        return Ok(None);
+    };
+    // A run with nothing to do is over at once. If we die here, a worker's keeper or `resume` does it.
+    let mut connection = cx.pool.acquire().await.map_err(StoreError::from)?;
+    run::advance(&mut connection, new.id).await?;
+    Ok(Some(Enqueued {
+        run: new.id,
+        tenants: plan.tenants.len(),
+        current,
+        waves: new.waves,
+        target: match plan.target {
+            Some(absolute) => absolute.unwrap_or_else(|| "base".into()),
+            None => new.target,
+        },
+        warnings: plan.warnings,
+    }))
+}
+
+/// A job for each tenant, in its wave. `live` is what an attempt without a plan needs of connections.
+fn jobs_of(plan: &Plan, rollout: Rollout, live: i16) -> Vec<NewJob> {
+    let ids: Vec<Option<String>> = plan
+        .ways
+        .iter()
+        .map(|way| match &way.offer {
+            Offer::Plan(plan) => Some(plan.id()),
+            Offer::Live { .. } => None,
+        })
+        .collect();
+    let mut waves = rollout.waves(plan.tenants.iter().filter(|p| !p.current).count());
+    let job = |planned: &Planned| {
+        let plan_id = plan_of(plan, &ids, planned);
+        NewJob {
+            connections: if plan_id.is_some() { 1 } else { live },
+            plan: plan_id,
+            tenant: planned.tenant.clone(),
+            wave: if planned.current {
+                0
+            } else {
+                waves.next().unwrap_or_default()
+            },
+            from: planned.from.clone(),
+            from_known: planned.unknown.is_none(),
+            to: if planned.current {
+                planned.from.clone()
+            } else {
+                planned.to.clone()
+            },
+            // A relative target of a tenant that could not be read is not known yet.
+            resolved: planned.unknown.is_none() || plan.target.is_some(),
+            current: planned.current,
+        }
+    };
+    plan.tenants.iter().map(job).collect()
+}
+
+/// The id of the plan that a tenant gets.
+fn plan_of(plan: &Plan, ids: &[Option<String>], planned: &Planned) -> Option<String> {
+    let way = planned.way?;
+    plan.ways.get(way)?.plan_for(&planned.tenant.place).ok()?;
+    ids.get(way)?.clone()
+}
+
+/// The run's own row.
+fn run_of(cx: &Context, request: &Request, plan: &Plan, jobs: &[NewJob]) -> NewRun {
+    let covered = fingerprint_target(request.direction, &request.target, plan.target.clone().flatten());
+    let limit = request.rollout.failure_limit;
+    NewRun {
+        id: Uuid::new_v4(),
+        direction: request.direction,
+        target: request.target.to_string(),
+        runner: runner_kind(&cx.config.runner).into(),
+        checksum: plan.history.fingerprint(covered.as_deref()),
+        connections: cx.runner.connections(),
+        tenants: i32::try_from(jobs.len()).unwrap_or(i32::MAX),
+        waves: last_wave(jobs) + 1,
+        canary: request.rollout.canary.is_some(),
+        failure_limit: limit.map(|l| i32::try_from(l.within(jobs.len())).unwrap_or(i32::MAX)),
+        trace: request.trace,
+    }
+}
+
+fn last_wave(jobs: &[NewJob]) -> i32 {
+    jobs.iter().map(|j| j.wave).max().unwrap_or_default()
+}
+
+/// Makes the servers known to the workers, also those that could not be asked. Their budgets become those that count.
+async fn write_servers(
+    cx: &Context,
+    servers: &mut Vec<ServerRow>,
+    jobs: &[NewJob],
+) -> Result<(), EnqueueError> {
+    for job in jobs {
+        let name = &job.tenant.place.server;
+        if !servers.iter().any(|s| s.name == *name) {
+            servers.push(ServerRow {
+                name: name.clone(),
+                address: name.clone(),
+                budget: i32::from(cx.runner.connections()),
+            });
+        }
+    }
+    for row in servers {
+        // Not with the run: its jobs may take long to write, and every worker would wait for the server's row meanwhile.
+        let mut tx = cx.pool.begin().await.map_err(StoreError::from)?;
+        server::ensure(&mut tx, row).await?;
+        // `herder budget --set` counts for more than the config.
+        row.budget = server::job_slots(&mut *tx, &row.name)
+            .await?
+            .unwrap_or(row.budget);
+        tx.commit().await.map_err(StoreError::from)?;
+    }
+    Ok(())
+}
+
+/// Writes the run with its jobs and plans, in one transaction. How many tenants have nothing left to do; None, and nothing is
+/// written, where another run has moved some of them since `since`.
+async fn write(
+    cx: &Context,
+    new: &NewRun,
+    plan: &Plan,
+    mut jobs: Vec<NewJob>,
+    since: DateTime<Utc>,
+) -> Result<Option<usize>, EnqueueError> {
+    // Those that are current as well: another run may be about to take them elsewhere.
+    let places: Vec<&Place> = plan.tenants.iter().map(|p| &p.tenant.place).collect();
+    let mut tx = cx.pool.begin().await.map_err(StoreError::from)?;
+    run::lock_enqueue(&mut tx).await?;
+    if let Some((run, places)) = run::overlapping(&mut tx, &places).await? {
+        return Err(EnqueueError::Overlap { run, places });
+    }
+    // After that look, not before: what settles in between was still open for it.
+    let settled: HashSet<Place> = job::settled_since(&mut tx, since).await?;
+    if places.iter().any(|place| settled.contains(place)) {
+        return Ok(None);
+    }
+    // Who is where the run goes, and may not be for long: a cancelled run undoes what it began.
+    let at_work = job::at_work(&mut tx).await?;
+    let last_wave = new.waves - 1;
+    for (job, planned) in jobs.iter_mut().zip(&plan.tenants) {
+        if job.current && at_work.contains(&job.tenant.place) {
+            (job.current, job.to, job.wave) = (false, planned.to.clone(), last_wave);
+        }
+    }
+    if let Some(error) = over_budget(&jobs, &plan.servers) {
+        return Err(error);
+    }
+    run::insert(&mut tx, new).await?;
+    for way in &plan.ways {
+        if let Offer::Plan(plan) = &way.offer {
+            store::plan::insert(&mut tx, plan).await?;
+        }
+    }
+    job::insert_all(&mut tx, new.id, 0, &jobs).await?;
+    job::push_deliveries(&mut tx, new.id, None).await?;
+    tx.commit().await.map_err(StoreError::from)?;
+    Ok(Some(jobs.iter().filter(|job| job.current).count()))
+}
+
+/// Servers with the budgets that count: what `herder budget --set` says counts for more than the config.
+async fn in_force(cx: &Context, servers: &[ServerRow]) -> Result<Vec<ServerRow>, StoreError> {
+    let overrides = server::overrides(&cx.pool).await?;
+    let servers = servers.iter().cloned().map(|row| ServerRow {
+        budget: overrides.get(&row.name).copied().unwrap_or(row.budget),
+        ..row
+    });
+    Ok(servers.collect())
+}
+
+/// Nobody would ever claim a job that needs more connections than there are.
+fn over_budget(jobs: &[NewJob], servers: &[ServerRow]) -> Option<EnqueueError> {
+    servers.iter().find_map(|server| {
+        let there = jobs
+            .iter()
+            .filter(|j| !j.current && j.tenant.place.server == server.name);
+        let needed = there.map(|j| j.connections).max().unwrap_or(1);
+        (server.budget < i32::from(needed)).then(|| EnqueueError::Budget {
+            server: server.name.clone(),
+            budget: server.budget,
+            needed,
+        })
+    })
+}
+
+/// What a run's checksum covers: an upgrade to a revision that all share needs nothing above it; everything else may
+/// touch all.
+pub fn fingerprint_target(direction: Direction, target: &Target, absolute: Option<String>) -> Option<String> {
+    match (direction, target) {
+        (Direction::Upgrade, Target::Head | Target::Revision(_)) => absolute,
+        _ => None,
+    }
+}

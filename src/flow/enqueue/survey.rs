@@ -1,0 +1,263 @@
+//! What a run would do: who its tenants are, where they stand, and how each would go.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use super::{
+    EnqueueError,
+    ways::{DistinctWay, Planner, Ways, offers},
+};
+use crate::{
+    domain::{
+        plan,
+        revision::{Direction, History, HistoryError, Ledger, Target},
+        tenant::{Isolation, Place, Tenant},
+    },
+    flow::{
+        budget,
+        context::{Context, chain},
+        inspect::{OwnUrls, Read, inspect},
+        resolve::{Resolved, resolve_selected},
+        service::{Service, on_each_server},
+    },
+    runner::{Offer, RunnerError, apply::fits},
+    store::server::ServerRow,
+};
+
+/// A tenant, and what a run would do in it.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// The tenant.
+    pub tenant: Tenant,
+    /// Where it stands: None where it was never migrated.
+    pub from: Option<String>,
+    /// Where it would go. None: the base.
+    pub to: Option<String>,
+    /// Whether nothing is left to do.
+    pub current: bool,
+    /// What would be applied or undone, by id, in order. Empty also where the revisions are not known one by one.
+    pub pending: Vec<String>,
+    /// The number of its way among the plan's. None: it is there, or its ledger could not be read.
+    pub way: Option<usize>,
+    /// Why its ledger could not be read, or makes no sense. It is tried all the same, and fails with this reason
+    /// unless that passes.
+    pub unknown: Option<RunnerError>,
+}
+
+/// How all tenants whose ledger says the same go to their target.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// What their ledger says.
+    pub before: Ledger,
+    /// Where they go. None: the base.
+    pub to: Option<String>,
+    /// How they are isolated.
+    pub isolation: Isolation,
+    /// By a plan, or live.
+    pub offer: Offer,
+}
+
+impl Way {
+    /// The plan for a tenant on this way.
+    ///
+    /// # Errors
+    /// Why there is none for it: it is migrated live.
+    pub fn plan_for(&self, place: &Place) -> Result<&plan::Plan, &str> {
+        match &self.offer {
+            Offer::Plan(plan) if place.schema.as_deref().is_none_or(|s| fits(plan, s)) => Ok(plan),
+            Offer::Plan(_) => Err("its SQL cannot hold the schema's name"),
+            Offer::Live { why } => Err(why),
+        }
+    }
+}
+
+/// What a run would do.
+pub struct Plan {
+    /// The history that it was made with.
+    pub history: Arc<History>,
+    /// The absolute target, where it is the same for all. None inside: the base.
+    pub target: Option<Option<String>>,
+    /// One line a tenant, in the source's order.
+    pub tenants: Vec<Planned>,
+    /// The ways that they go. Empty in a [`survey`].
+    pub ways: Vec<Way>,
+    /// The servers with their budgets.
+    pub servers: Vec<ServerRow>,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+    /// The URLs of tenants that came with one.
+    pub(in crate::flow) own_urls: OwnUrls,
+}
+
+/// Finds out what a run would do, and how. Changes no tenant; what a proof needs is made beside them, and removed.
+///
+/// # Errors
+/// See [`EnqueueError`].
+pub async fn plan(
+    cx: &Context,
+    direction: Direction,
+    target: &Target,
+    only: &[String],
+    exclude: &[String],
+) -> Result<Plan, EnqueueError> {
+    let (mut plan, ways) = read(cx, direction, target, only, exclude).await?;
+    plan.ways = offers(cx, direction, ways, &mut plan.tenants, &plan.own_urls).await?;
+    Ok(plan)
+}
+
+/// Finds out where the tenants stand, and what is pending, but not how it would be done. Changes nothing.
+///
+/// # Errors
+/// See [`EnqueueError`].
+pub async fn survey(
+    cx: &Context,
+    direction: Direction,
+    target: &Target,
+    only: &[String],
+    exclude: &[String],
+) -> Result<Plan, EnqueueError> {
+    let (plan, _) = read(cx, direction, target, only, exclude).await?;
+    Ok(plan)
+}
+
+/// What there is to plan with, the distinct ways among it.
+async fn read(
+    cx: &Context,
+    direction: Direction,
+    target: &Target,
+    only: &[String],
+    exclude: &[String],
+) -> Result<(Plan, Vec<DistinctWay>), EnqueueError> {
+    // At the same time: it takes a migration tool as long to start as it takes to read a thousand ledgers.
+    let (known, found) = tokio::join!(migrations(cx, direction, target), stand(cx, only, exclude));
+    let (history, absolute) = known?;
+    let Found {
+        resolved,
+        own_urls,
+        servers,
+        ledgers,
+    } = found?;
+    let mut planner = Planner {
+        history: &history,
+        direction,
+        target,
+        absolute: absolute.as_ref(),
+        known: HashMap::new(),
+        by_server: cx.runner.is_rendered(),
+        ways: Ways::default(),
+    };
+    let tenants: Vec<Planned> = resolved
+        .tenants
+        .into_iter()
+        .zip(ledgers)
+        .map(|(tenant, read)| planner.plan(tenant, read))
+        .collect();
+    let ways = planner.ways.known;
+    let plan = Plan {
+        target: absolute,
+        tenants,
+        ways: Vec::new(),
+        servers,
+        warnings: resolved.warnings,
+        history,
+        own_urls,
+    };
+    Ok((plan, ways))
+}
+
+/// The history, and the target in it, if that is the same one for all tenants.
+async fn migrations(
+    cx: &Context,
+    direction: Direction,
+    target: &Target,
+) -> Result<(Arc<History>, Option<Option<String>>), EnqueueError> {
+    let history = cx.runner.history().await?;
+    let absolute = match target {
+        Target::Relative(_) => None,
+        _ => {
+            let absolute = history.resolve(target, &Ledger::default());
+            let absolute = absolute.map_err(RunnerError::from)?;
+            if let (Direction::Upgrade, Target::Revision(name), None) = (direction, target, &absolute) {
+                // It stands for the base: an upgrade to that would find everybody there, and do nothing.
+                return Err(RunnerError::from(HistoryError::UnknownTarget(name.clone())).into());
+            }
+            Some(absolute)
+        }
+    };
+    Ok((history, absolute))
+}
+
+/// The tenants, and where they stand.
+struct Found {
+    resolved: Resolved,
+    own_urls: OwnUrls,
+    servers: Vec<ServerRow>,
+    ledgers: Vec<Read>,
+}
+
+async fn stand(cx: &Context, only: &[String], exclude: &[String]) -> Result<Found, EnqueueError> {
+    let listed = cx.source.list().await?;
+    let own_urls: OwnUrls = listed
+        .iter()
+        .filter_map(|t| Some((t.id.clone(), t.url.clone()?)))
+        .collect();
+    let mut resolved = resolve_selected(listed, &cx.servers, only, exclude)?;
+    let servers = servers(cx, &resolved.tenants, &own_urls, &mut resolved.warnings).await?;
+    let ledgers = inspect(cx, &resolved.tenants, &own_urls).await?;
+    Ok(Found {
+        resolved,
+        own_urls,
+        servers,
+        ledgers,
+    })
+}
+
+/// The servers of these tenants, each with its budget.
+///
+/// Asked side by side: one that does not answer takes its time. A pooler that shares sessions is refused.
+async fn servers(
+    cx: &Context,
+    tenants: &[Tenant],
+    own_urls: &OwnUrls,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<ServerRow>, EnqueueError> {
+    let first: BTreeMap<&str, &Tenant> = tenants
+        .iter()
+        .rev()
+        .map(|t| (t.place.server.as_str(), t))
+        .collect();
+    let asked = first.into_iter().map(|(name, tenant)| async move {
+        let own = own_urls.get(&tenant.id).filter(|_| tenant.own_url);
+        // A URL that makes no sense fails its tenants, one by one and with its reason.
+        let url = cx.servers.url_for(&tenant.place, own).ok()?;
+        // The connection that it takes is counted.
+        let service = Service::acquire(&cx.pool, name).await;
+        let asked = budget::server_row(name, &url, cx.servers.budget(name)).await;
+        if let Ok(service) = service {
+            service.release().await;
+        }
+        Some(asked)
+    });
+    let mut rows = Vec::new();
+    for (row, error) in on_each_server(asked).await.into_iter().flatten() {
+        match error {
+            Some(pooled @ RunnerError::Pooled(_)) => {
+                return Err(EnqueueError::Pooled {
+                    server: row.name,
+                    source: pooled,
+                });
+            }
+            Some(error) => warnings.push(format!(
+                "the budget of `{}` is {} until it can be asked: {}",
+                row.name,
+                row.budget,
+                chain(&error)
+            )),
+            None => {}
+        }
+        rows.push(row);
+    }
+    Ok(rows)
+}

@@ -1,0 +1,162 @@
+//! An attempt with a plan: no migration tool is asked for anything, and none need be here.
+
+use super::{Attempt, describe, guard::LOCK_TRIES, live};
+use crate::{
+    domain::{
+        job::Step,
+        outcome::{Outcome, Settlement},
+        plan::Plan,
+        worker::kept_label,
+    },
+    flow::{kept::KeptSession, plans::Known},
+    runner::{
+        RunnerError,
+        apply::{Applied, Order, apply, fits},
+    },
+    session::TenantSession,
+};
+
+impl Attempt<'_> {
+    /// Whether a plan leaves its connection fit for the next tenant: each message brings its own guard and leaves nothing
+    /// behind.
+    pub(super) fn is_lasting(&self, known: &Known) -> bool {
+        known.plan.is_in_messages()
+            && !known.leaves_residue
+            && self.is_among_others()
+            && self.claim.slots.len() == 1
+            && self.cx.runner.ledger_table().is_some()
+    }
+
+    /// Over a connection that outlives the attempt.
+    pub(super) async fn by_lasting_plan(
+        &self,
+        plan: &Plan,
+        ready: Option<KeptSession>,
+    ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
+        let mut again = false;
+        if let Some(kept) = ready {
+            match self.over(kept, plan, false).await {
+                // A new one tells how far this tenant got.
+                Err(error) if self.was_lost(&error).await => again = true,
+                done => return done,
+            }
+        }
+        let kept = self.connect(&self.url().await?, &kept_label(self.worker)).await?;
+        self.over(kept, plan, again).await
+    }
+
+    /// Applies a plan over a connection, and keeps that if all went well. `again`: another connection was lost over it.
+    async fn over(
+        &self,
+        mut kept: KeptSession,
+        plan: &Plan,
+        again: bool,
+    ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
+        let settled = self.unless_stopped(&mut kept, plan, true, again).await;
+        Self::keep(kept, true, settled).await
+    }
+
+    /// With a plan: no migration tool is asked for anything, and none need be here.
+    pub(super) async fn by_plan(&self, plan: &Plan) -> Result<Settlement, RunnerError> {
+        let mut opened = self
+            .connect(&self.url().await?, &self.claim.application_name())
+            .await?;
+        let settled = self.unless_stopped(&mut opened, plan, false, false).await;
+        opened.close().await;
+        settled
+    }
+
+    async fn unless_stopped(
+        &self,
+        on: &mut KeptSession,
+        plan: &Plan,
+        forget: bool,
+        again: bool,
+    ) -> Result<Settlement, RunnerError> {
+        // A connection that was kept may be another worker's to use up by now.
+        self.be_sure().await?;
+        let backend = on.backend;
+        let working = self.with_plan(&mut on.session, plan, forget, again);
+        self.while_wanted(backend, working).await
+    }
+
+    async fn with_plan(
+        &self,
+        session: &mut TenantSession,
+        plan: &Plan,
+        forget: bool,
+        again: bool,
+    ) -> Result<Settlement, RunnerError> {
+        let claim = self.claim;
+        let Some(ledger) = self.cx.runner.ledger_table() else {
+            return Ok(Settlement::live("a place that cannot be read in SQL"));
+        };
+        if !fits(plan, &session.home().await?) {
+            return Ok(Settlement::live("a schema whose name it cannot hold"));
+        }
+        if !session.suits(&plan.session).await? {
+            return Ok(Settlement::live("a database with another TimeZone or DateStyle"));
+        }
+        (self.enter)(Step::Guarding);
+        if !plan.is_transactional() {
+            self.guard(session).await?;
+        } else if claim.epoch > 1 {
+            self.end_older(session).await?;
+        }
+        (self.enter)(Step::Migrating);
+        let order = Order {
+            plan,
+            ledger: &ledger,
+            name: &claim.application_name(),
+            forget,
+            journal: self,
+        };
+        for _ in 0..LOCK_TRIES {
+            let applied = match apply(session, &order).await {
+                Err(error) if plan.is_in_messages() && self.knows_better(&error) => {
+                    return Ok(Settlement::Live {
+                        at: format!("a place where its plan fails ({error})"),
+                        error: Some(error.to_job_error()),
+                    });
+                }
+                applied => applied?,
+            };
+            let (outcome, from) = match applied {
+                Applied::Locked => {
+                    self.face_holder(session).await?;
+                    continue;
+                }
+                Applied::Elsewhere(found) => return Ok(Settlement::live(describe(&found))),
+                Applied::Done(after) if after.revisions != plan.after => {
+                    let wanted = claim.to.clone().unwrap_or_else(|| "base".into());
+                    let missing = plan.after.difference(&after.revisions);
+                    let missing: Vec<&str> = missing.map(String::as_str).collect();
+                    return Err(RunnerError::LedgerMismatch {
+                        found: live::found(describe(&after), &wanted, &missing),
+                        wanted,
+                        hint: None,
+                    });
+                }
+                Applied::Done(_) => (Outcome::Migrated, claim.from.clone()),
+                // The first attempt found nothing to do; a later one finds what a former one did.
+                Applied::Found(_) if claim.epoch > 1 || again => (Outcome::FoundApplied, claim.from.clone()),
+                Applied::Found(_) => (Outcome::AlreadyCurrent, claim.to.clone()),
+            };
+            return Ok(Settlement::Succeeded {
+                outcome,
+                from,
+                to: claim.to.clone(),
+            });
+        }
+        Err(RunnerError::LockedByOther("a session that comes and goes".into()))
+    }
+
+    /// Whether the migration tool may succeed where a plan fails: where a revision says so (`checkfirst`), the tool looks first
+    /// whether something exists, and a rendered plan cannot.
+    fn knows_better(&self, error: &RunnerError) -> bool {
+        // duplicate_table, duplicate_object (a type), duplicate_schema; undefined_table, undefined_object.
+        const CHECKED: [&str; 5] = ["42P07", "42710", "42P06", "42P01", "42704"];
+        self.cx.runner.is_rendered()
+            && matches!(error, RunnerError::Database { sqlstate, .. } if CHECKED.contains(&sqlstate.as_str()))
+    }
+}

@@ -1,0 +1,81 @@
+//! Only one attempt at a tenant: its lock, and what a former attempt has left.
+
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::Attempt;
+use crate::{
+    runner::RunnerError,
+    session::{Holder, TenantSession},
+};
+
+/// How many times the lock is asked for while its holder goes away.
+pub(super) const LOCK_TRIES: usize = 3;
+
+/// How often an attempt in doubt asks whether its job is still its own.
+const DOUBT: Duration = Duration::from_millis(50);
+
+impl Attempt<'_> {
+    /// Waits until the job is ours beyond doubt, or until this attempt is told that it is not.
+    pub(super) async fn be_sure(&self) -> Result<(), RunnerError> {
+        while !(self.is_sure)() {
+            tokio::select! {
+                () = self.stop.token().cancelled() => break,
+                () = tokio::time::sleep(DOUBT) => {}
+            }
+        }
+        match self.stop.reason() {
+            Some(_) => Err(RunnerError::Cancelled),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the tenant's lock. An older attempt at the same job is ended; a newer one means that this one is over; a
+    /// stranger is left alone.
+    pub(super) async fn guard(&self, session: &mut TenantSession) -> Result<(), RunnerError> {
+        let claim = self.claim;
+        if claim.epoch > 1 {
+            // Its tool may be at work without its guard.
+            self.end_older(session).await?;
+        }
+        for _ in 0..LOCK_TRIES {
+            if session.try_lock().await? {
+                return Ok(());
+            }
+            self.face_holder(session).await?;
+        }
+        Err(RunnerError::LockedByOther("a session that comes and goes".into()))
+    }
+
+    /// Looks who holds the tenant's lock. Ok: nobody any more, as it seems.
+    pub(super) async fn face_holder(&self, session: &mut TenantSession) -> Result<(), RunnerError> {
+        let claim = self.claim;
+        match session.holder().await? {
+            None => Ok(()),
+            Some(Holder::Attempt { run, job, epoch, .. }) if (run, job) == (claim.run, claim.job) => {
+                if epoch > claim.epoch {
+                    return Err(RunnerError::Superseded);
+                }
+                self.end_older(session).await
+            }
+            Some(Holder::Attempt { run, .. }) => {
+                let run = crate::domain::run::short(&run);
+                Err(RunnerError::LockedByOther(format!("run {run}")))
+            }
+            Some(Holder::Stranger(name)) => Err(RunnerError::LockedByOther(name)),
+        }
+    }
+
+    pub(super) async fn end_older(&self, session: &mut TenantSession) -> Result<(), RunnerError> {
+        let claim = self.claim;
+        let ended = session.end_older(claim.run, claim.job, claim.epoch).await?;
+        if ended > 0 {
+            warn!(
+                run.id = %claim.run, tenant.id = %claim.tenant, attempt = claim.epoch, ended,
+                "Ended {ended} sessions that a former attempt at tenant `{}` had left", claim.tenant
+            );
+        }
+        Ok(())
+    }
+}

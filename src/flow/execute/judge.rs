@@ -1,0 +1,141 @@
+//! What becomes of a job whose attempt failed.
+
+use std::time::Duration;
+
+use super::Attempt;
+use crate::{
+    domain::{
+        failure::{FailureClass, JobError},
+        outcome::Settlement,
+    },
+    flow::held::StopReason,
+    runner::RunnerError,
+    store,
+};
+
+/// How long the infrastructure may be in a job's way before the job fails: long enough for a failover, short enough
+/// that a wrong port does not keep a deploy waiting for ever.
+const BLOCKED_LIMIT: Duration = Duration::from_secs(5 * 60);
+
+impl Attempt<'_> {
+    /// What becomes of a job whose attempt failed.
+    pub(super) async fn judge(&self, error: RunnerError) -> Option<Settlement> {
+        match self.stop.reason() {
+            Some(StopReason::Superseded) => return None,
+            Some(StopReason::RunCancelled) => return Some(Settlement::Cancelled),
+            Some(StopReason::Drain) => return Some(Settlement::Returned),
+            None => {}
+        }
+        if matches!(error, RunnerError::Superseded) {
+            return None;
+        }
+        let (claim, limits) = (self.claim, &self.cx.config.limits);
+        let mut recorded = error.to_job_error();
+        self.tell_of_pieces(&mut recorded).await;
+        self.metrics.failed(&recorded);
+        if let Some(plan) = self.plan_error(&error).await {
+            recorded = plan.and_tool(&recorded);
+        }
+        let backoff = |n: i32| limits.backoff().delay(n.max(1).unsigned_abs(), rand::random());
+        match error.class() {
+            FailureClass::Permanent if self.is_gone(&error, &mut recorded).await => {
+                Some(Settlement::Skipped(recorded))
+            }
+            FailureClass::Permanent => Some(Settlement::Failed(recorded)),
+            FailureClass::Transient if claim.failures + 1 >= limits.max_attempts => {
+                recorded.hint.get_or_insert_with(|| {
+                    format!(
+                        "it was tried {} times; `herder retry` tries again",
+                        claim.failures + 1
+                    )
+                });
+                Some(Settlement::Failed(recorded))
+            }
+            FailureClass::Transient => Some(Settlement::Retry {
+                error: recorded,
+                delay: backoff(claim.failures + 1),
+                burns: true,
+            }),
+            FailureClass::Infrastructure if recorded.is_backpressure() => Some(Settlement::Retry {
+                error: recorded,
+                delay: backoff(1),
+                burns: false,
+            }),
+            FailureClass::Infrastructure => {
+                if claim.blocked.is_some_and(|b| b > BLOCKED_LIMIT) {
+                    recorded.hint = Some(format!(
+                        "it was in the way for {} minutes; `herder retry` tries again",
+                        BLOCKED_LIMIT.as_secs() / 60
+                    ));
+                    return Some(Settlement::Failed(recorded));
+                }
+                // The longer it lasts, the rarer the tries.
+                let tries = claim.blocked.map_or(1, |b| {
+                    1 + i32::try_from(b.as_secs() / 2).unwrap_or(i32::MAX).min(30)
+                });
+                Some(Settlement::Retry {
+                    error: recorded,
+                    delay: backoff(tries),
+                    burns: false,
+                })
+            }
+        }
+    }
+
+    /// What the job's plan failed with, where the migration tool was to take over from it and could not even be asked.
+    async fn plan_error(&self, error: &RunnerError) -> Option<JobError> {
+        let is_about_tool = matches!(error, RunnerError::Setup { .. } | RunnerError::OtherMigrations);
+        if self.claim.plan.is_some() || !is_about_tool || self.claim.epoch < 2 {
+            return None;
+        }
+        // Where the control database does not answer, the tool's own error has to do.
+        store::job::plan_error(&self.cx.pool, self.claim.job).await.ok()?
+    }
+
+    /// Says so where a revision was torn in pieces and some of them are done: whoever undid those by hand, as one does with a
+    /// migration that failed, would have a retry go on without them.
+    async fn tell_of_pieces(&self, recorded: &mut JobError) {
+        let (Some(note), Some(id)) = (self.noted().clone(), &self.claim.plan) else {
+            return;
+        };
+        let (Some(done), Ok(known)) = (note.done_through(), self.plans.get(id).await) else {
+            return;
+        };
+        let revision = known.plan.revision_of(done);
+        if recorded.revision.as_deref() == Some(&revision) && recorded.reason != "half_applied" {
+            recorded.hint.get_or_insert_with(|| {
+                format!(
+                    "the pieces of revision {revision} before this one are committed, and `herder retry` goes on behind them; \
+                     whoever undoes them by hand starts a new run instead"
+                )
+            });
+        }
+    }
+
+    /// Whether the tenant was dropped since the run was made, and taken off the list: then nothing is wrong. A list of nobody at
+    /// all says nothing about anybody: it is being written, or its query is wrong, and a run must not succeed by that.
+    async fn is_gone(&self, error: &RunnerError, recorded: &mut JobError) -> bool {
+        let source = &self.cx.source;
+        let off_the_list = matches!(error, RunnerError::OffTheList);
+        let dropped = matches!(error, RunnerError::SchemaMissing(_))
+            || matches!(error, RunnerError::Database { sqlstate, .. } if sqlstate == "3D000");
+        if !(off_the_list || dropped && matches!(source.find(&self.claim.tenant).await, Ok(None))) {
+            return false;
+        }
+        match source.list().await {
+            Ok(list) if list.is_empty() => {
+                if off_the_list {
+                    recorded.message = "the tenant source lists nobody any more".into();
+                }
+                recorded.hint = Some(
+                    "a list of nobody does not say that this tenant is gone: once `herder tenants` shows the others, \
+                     `herder retry` tries again"
+                        .into(),
+                );
+                false
+            }
+            Ok(list) => list.iter().all(|listed| listed.id != self.claim.tenant),
+            Err(_) => false,
+        }
+    }
+}

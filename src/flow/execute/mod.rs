@@ -1,0 +1,301 @@
+//! One attempt at one tenant, by a plan or live. It ends with what is to be written down.
+
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+use tracing::debug;
+
+use super::{context::Context, held::Stop, kept::KeptSession, link, plans::Plans};
+use crate::{
+    database_url::DatabaseUrl,
+    domain::{
+        failure::FailureClass,
+        job::{Claim, Step},
+        outcome::Settlement,
+        plan::Note,
+        revision::{Direction, Ledger},
+    },
+    metrics::Metrics,
+    runner::{RunnerError, apply::Journal},
+    session::{LINGER, SILENCE, TenantSession},
+    store,
+};
+
+mod by_plan;
+mod guard;
+mod judge;
+mod live;
+
+/// What an attempt needs besides its claim.
+pub(super) struct Attempt<'a> {
+    pub(super) cx: &'a Context,
+    pub(super) plans: &'a Plans,
+    pub(super) claim: &'a Claim,
+    /// This worker's id.
+    pub(super) worker: &'a str,
+    pub(super) stop: &'a Stop,
+    pub(super) metrics: &'a Metrics,
+    /// Told each step as it is entered.
+    pub(super) enter: &'a (dyn Fn(Step) + Send + Sync),
+    /// Whether this worker's lease still runs, and the job with it, by this worker's own clock.
+    pub(super) is_sure: &'a (dyn Fn() -> bool + Send + Sync),
+    /// Whether it has had a session to the tenant's server.
+    pub(super) connected: AtomicBool,
+    /// How far it got, or a former one, where the tenant's ledger cannot say so.
+    pub(super) noted: Mutex<Option<Note>>,
+}
+
+/// How an attempt ended.
+pub(super) struct Executed {
+    /// What is to be written down. None: the job went on without it, and nothing may be.
+    pub(super) settlement: Option<Settlement>,
+    /// Its connection, where that is fit for another tenant.
+    pub(super) kept: Option<KeptSession>,
+}
+
+/// Ends sessions. When this returns, their slots may be given away.
+pub(super) async fn close_all(sessions: impl IntoIterator<Item = KeptSession>) {
+    join_all(sessions.into_iter().map(KeptSession::close)).await;
+}
+
+impl Attempt<'_> {
+    /// Runs the attempt. `inherited` are the connections that came with its slots. When this returns, all its sessions
+    /// are closed but the one that can be kept for another tenant.
+    pub(super) async fn execute(&self, inherited: Vec<KeptSession>) -> Executed {
+        match self.attempt(inherited).await {
+            Ok((settlement, kept)) => Executed {
+                settlement: Some(settlement),
+                kept,
+            },
+            Err(error) => {
+                if self.may_linger(&error) {
+                    tokio::time::sleep(linger(&error)).await;
+                }
+                Executed {
+                    settlement: self.judge(error).await,
+                    kept: None,
+                }
+            }
+        }
+    }
+
+    /// Whether the server may still be at work for this attempt, because it was broken off. Its slot is not free as long.
+    fn may_linger(&self, error: &RunnerError) -> bool {
+        (is_broken(error) || matches!(error, RunnerError::Cancelled))
+            && self.connected.load(Ordering::Relaxed)
+    }
+
+    async fn attempt(
+        &self,
+        inherited: Vec<KeptSession>,
+    ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
+        let Some(id) = &self.claim.plan else {
+            return self.live(inherited).await;
+        };
+        let plan = self.plans.get(id).await;
+        let is_lasting = plan.as_ref().is_ok_and(|plan| self.is_lasting(plan));
+        let ready = self.pick(inherited, is_lasting).await;
+        let plan = plan?;
+        let executed = match is_lasting {
+            true => self.by_lasting_plan(&plan.plan, ready).await?,
+            false => (self.by_plan(&plan.plan).await?, None),
+        };
+        if let Settlement::Live { at, error } = &executed.0
+            && let Err(no_room) = self.has_room_for_tool(at).await
+        {
+            let Some(error) = error else {
+                return Err(no_room);
+            };
+            let error = error.clone().and_tool(&no_room.to_job_error());
+            self.metrics.failed(&error);
+            return Ok((Settlement::Failed(error), None));
+        }
+        Ok(executed)
+    }
+
+    /// Nobody would ever claim a job that needs more connections than its server's budget has.
+    async fn has_room_for_tool(&self, at: &str) -> Result<(), RunnerError> {
+        let (server, needed) = (&self.claim.place.server, self.cx.runner.connections());
+        match store::server::job_slots(&self.cx.pool, server).await {
+            Ok(Some(slots)) if slots < i32::from(needed) => Err(RunnerError::Setup {
+                message: format!(
+                    "the tenant is at {at}, where its plan does not fit, and server `{server}` has {slots} in \
+                     its budget for attempts, of the {needed} connections that the migration tool needs"
+                ),
+                hint: format!("raise [servers.{server}] `budget`, and `herder retry`"),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Of the connections that came with the slots, the one for this attempt, turned to its tenant. The others are closed.
+    pub(super) async fn pick(
+        &self,
+        mut inherited: Vec<KeptSession>,
+        is_lasting: bool,
+    ) -> Option<KeptSession> {
+        let place = &self.claim.place;
+        let mut ready = inherited
+            .iter()
+            .position(|kept| is_lasting && kept.database == place.database)
+            .map(|at| inherited.swap_remove(at));
+        close_all(inherited).await;
+        if let Some(kept) = &mut ready {
+            self.connected.store(true, Ordering::Relaxed);
+            kept.session
+                .turn_to(place, self.cx.config.runner.extra_search_path());
+        }
+        ready
+    }
+
+    /// Whether other tenants can be reached by the same connection. A database of its own, or a URL of its own, is nobody
+    /// else's.
+    pub(super) fn is_among_others(&self) -> bool {
+        self.claim.place.schema.is_some() && !self.claim.own_url
+    }
+
+    /// Keeps a connection that is as new after a tenant, if all went well. Any other is closed before anything is
+    /// written: its slot must not be free while it is there.
+    pub(super) async fn keep(
+        mut kept: KeptSession,
+        is_as_new: bool,
+        settled: Result<Settlement, RunnerError>,
+    ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
+        if is_as_new && matches!(settled, Ok(Settlement::Succeeded { .. })) && kept.served() {
+            return Ok((settled?, Some(kept)));
+        }
+        kept.close().await;
+        Ok((settled?, None))
+    }
+
+    /// Whether a kept connection was lost, since the last tenant or now, and its slot is free for another one: its server has
+    /// noticed when this returns. One that is silent may still be there.
+    pub(super) async fn was_lost(&self, error: &RunnerError) -> bool {
+        let is_lost =
+            is_broken(error) && !matches!(error, RunnerError::Silent(_)) && self.stop.reason().is_none();
+        if is_lost {
+            debug!(%error, "A kept connection was lost; opening another");
+            tokio::time::sleep(LINGER).await;
+        }
+        is_lost
+    }
+
+    /// Where its tenant is. The list of tenants is asked for a URL that stands nowhere else, and may take its time.
+    pub(super) async fn url(&self) -> Result<DatabaseUrl, RunnerError> {
+        (self.enter)(Step::Connecting);
+        tokio::select! {
+            biased;
+            () = self.stop.token().cancelled() => Err(RunnerError::Cancelled),
+            url = self.cx.url_of(self.claim) => url,
+        }
+    }
+
+    pub(super) async fn connect(&self, url: &DatabaseUrl, label: &str) -> Result<KeptSession, RunnerError> {
+        let mut session = self.open(url, label).await?;
+        let backend = session.backend().await?;
+        Ok(KeptSession::new(session, &self.claim.place.database, backend))
+    }
+
+    /// A session to the tenant. Only while the job is ours beyond doubt: a worker that stood still since its claim would
+    /// connect without a slot otherwise, because that may be another's by now.
+    async fn open(&self, url: &DatabaseUrl, label: &str) -> Result<TenantSession, RunnerError> {
+        let (place, limits, path) = (
+            &self.claim.place,
+            &self.cx.config.limits,
+            self.cx.config.runner.extra_search_path(),
+        );
+        loop {
+            self.be_sure().await?;
+            let session = TenantSession::connect(url, place, label, limits, path).await?;
+            self.connected.store(true, Ordering::Relaxed);
+            if (self.is_sure)() {
+                return Ok(session);
+            }
+            session.close().await;
+        }
+    }
+
+    /// Waits for what is said over a session to the tenant's server, unless this attempt is told to stop, or the link was cut
+    /// without a word. Then the session is good for closing only.
+    pub(super) async fn while_wanted<T>(
+        &self,
+        backend: i32,
+        saying: impl Future<Output = Result<T, RunnerError>>,
+    ) -> Result<T, RunnerError> {
+        tokio::select! {
+            biased;
+            () = self.stop.token().cancelled() => Err(RunnerError::Cancelled),
+            said = saying => said,
+            () = link::is_cut(self.cx, self.claim, backend) => Err(RunnerError::Connection(
+                "its server has ended the session: the link to it was cut without a word".into()
+            )),
+        }
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Option<Note>> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Journal for Attempt<'_> {
+    fn last(&self) -> Option<Note> {
+        self.noted().clone()
+    }
+
+    async fn note(&self, note: Option<&Note>) -> Result<(), RunnerError> {
+        let claim = self.claim;
+        let noted = store::plan::note(&self.cx.pool, claim.job, claim.epoch, self.worker, note).await;
+        match noted {
+            Ok(true) => {
+                *self.noted() = note.cloned();
+                Ok(())
+            }
+            Ok(false) => Err(RunnerError::Superseded),
+            Err(e) => Err(RunnerError::Connection(format!(
+                "cannot note how far it got: {e}"
+            ))),
+        }
+    }
+}
+
+/// Whether an error means that a connection broke, or that there was none.
+fn is_broken(error: &RunnerError) -> bool {
+    match error {
+        RunnerError::LockedByOther(_) | RunnerError::Superseded | RunnerError::Cancelled => false,
+        error => error.class() == FailureClass::Infrastructure,
+    }
+}
+
+/// How long the server may take to end a session that was given up with this error.
+pub(super) fn linger(error: &RunnerError) -> Duration {
+    match error {
+        RunnerError::Silent(_) => SILENCE,
+        _ => LINGER,
+    }
+}
+
+/// What a ledger says, for a person, where no history tells which of its rows is the newest.
+fn describe(ledger: &Ledger) -> String {
+    let rows: Vec<&str> = ledger.revisions.iter().map(String::as_str).collect();
+    match rows.as_slice() {
+        [] => "base".into(),
+        [.., last] if rows.len() > 5 => format!("{} rows, {last} among them", rows.len()),
+        _ => rows.join(","),
+    }
+}
+
+/// What the log says that an attempt did to its tenant.
+pub(super) fn verb(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Upgrade => "Migrated",
+        Direction::Downgrade => "Downgraded",
+    }
+}

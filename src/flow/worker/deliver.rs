@@ -1,0 +1,174 @@
+//! A delivery, from the claim to its settlement.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, atomic::AtomicBool},
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use tracing::{Instrument, error, field, info, info_span, warn};
+
+use super::{LAST_WORDS, Shared};
+use crate::{
+    domain::{
+        failure::JobError,
+        job::{Claim, Step},
+        outcome::Settlement,
+    },
+    flow::{
+        execute::{Attempt, Executed, close_all, verb},
+        kept::KeptSession,
+        settler::Settler,
+    },
+    queue::Delivery,
+    store::job::Ended,
+    telemetry,
+};
+
+impl Shared {
+    /// From a claim to its settlement, whatever happens in between.
+    pub(super) async fn deliver(&self, delivery: Delivery, settler: &Settler) {
+        let claim = &delivery.claim;
+        let started = Instant::now();
+        let span = info_span!(
+            "attempt", run.id = %claim.run, job.id = claim.job, tenant.id = %claim.tenant, attempt = claim.epoch,
+            trace_id = field::Empty
+        );
+        if let Some(trace) = &claim.trace {
+            span.record("trace_id", field::display(trace.trace()));
+            telemetry::adopt(&span, trace);
+        }
+        async {
+            let Executed { settlement, kept } = self.attempt(claim).await;
+            let server = &claim.place.server;
+            self.reach
+                .ended(server, claim.job, settlement.as_ref(), Instant::now());
+            match settlement {
+                Some(settlement) => {
+                    self.held.enter(claim.job, claim.epoch, Step::Settling);
+                    self.settle(&delivery, settler, &settlement, kept, started.elapsed())
+                        .await;
+                }
+                None => close_all(kept).await,
+            }
+            self.held.remove(claim.job, claim.epoch);
+        }
+        .instrument(span)
+        .await;
+    }
+
+    async fn attempt(&self, claim: &Claim) -> Executed {
+        let stop = self.held.stop(claim.job, claim.epoch);
+        let enter = |step| {
+            self.held.enter(claim.job, claim.epoch, step);
+            self.reach.entered(&claim.place.server, claim.job, step);
+        };
+        let is_sure = || self.held.is_sure(claim.job, claim.epoch);
+        let attempt = Attempt {
+            cx: &self.cx,
+            plans: &self.plans,
+            worker: &self.id,
+            claim,
+            stop: &stop,
+            metrics: &self.metrics,
+            enter: &enter,
+            is_sure: &is_sure,
+            connected: AtomicBool::new(false),
+            noted: Mutex::new(claim.note.clone()),
+        };
+        let inherited = self.kept.take(claim).await;
+        match AssertUnwindSafe(attempt.execute(inherited)).catch_unwind().await {
+            Ok(executed) => executed,
+            Err(_) => {
+                error!(tenant.id = %claim.tenant, "A bug in Herder: the attempt at tenant `{}` panicked", claim.tenant);
+                let reason = "panic".to_owned();
+                let message = "a bug in Herder: the attempt panicked".to_owned();
+                let hint = Some("the worker's log says where".to_owned());
+                Executed {
+                    settlement: Some(Settlement::Failed(JobError {
+                        reason,
+                        message,
+                        hint,
+                        ..JobError::default()
+                    })),
+                    kept: None,
+                }
+            }
+        }
+    }
+
+    /// Writes an outcome, however long the control database is away; with the connection that is kept, if any.
+    async fn settle(
+        &self,
+        delivery: &Delivery,
+        settler: &Settler,
+        settlement: &Settlement,
+        kept: Option<KeptSession>,
+        took: Duration,
+    ) {
+        let claim = &delivery.claim;
+        let ended = Ended::new(claim.job, claim.epoch, settlement, kept.is_some());
+        if let Some(kept) = kept {
+            self.kept.put(claim, kept);
+        }
+        let written = tokio::select! {
+            written = settler.write(ended, Arc::clone(&delivery.room)) => written,
+            () = self.last_words_said() => return,
+        };
+        if !written {
+            // Its slot is somebody else's by now, and so must its connection be.
+            close_all(self.kept.take(claim).await).await;
+            self.metrics.fenced();
+            warn!(
+                "The outcome of tenant `{}` came too late: its job no longer belongs to this attempt",
+                claim.tenant
+            );
+            return;
+        }
+        self.kept.settled(claim);
+        self.metrics.settled(settlement, took);
+        log(claim, settlement, took);
+    }
+
+    /// Once a drain must come to its end, outcomes are waited for no longer than this.
+    async fn last_words_said(&self) {
+        self.hurry.cancelled().await;
+        tokio::time::sleep(LAST_WORDS).await;
+    }
+}
+
+/// One line for each ended attempt.
+fn log(claim: &Claim, settlement: &Settlement, took: Duration) {
+    let tenant = &claim.tenant;
+    let duration_ms = took.as_millis() as u64;
+    let name = |r: &Option<String>| r.clone().unwrap_or_else(|| "base".into());
+    match settlement {
+        Settlement::Succeeded { outcome, from, to } => info!(
+            duration_ms,
+            outcome = outcome.as_str(),
+            "{} tenant `{tenant}` from {} to {}",
+            verb(claim.direction),
+            name(from),
+            name(to)
+        ),
+        Settlement::Failed(e) => error!(
+            duration_ms, reason = %e.reason, sqlstate = e.sqlstate.as_deref(), revision = e.revision.as_deref(),
+            "Failed to migrate tenant `{tenant}`: {}", e.message
+        ),
+        Settlement::Retry { error: e, delay, .. } => warn!(
+            duration_ms, reason = %e.reason, sqlstate = e.sqlstate.as_deref(),
+            "Retrying tenant `{tenant}` in {delay:.1?}: {}", e.message
+        ),
+        Settlement::Live { at, .. } => warn!(
+            duration_ms,
+            "Tenant `{tenant}` is at {at}, not where its plan starts: continuing with the migration tool"
+        ),
+        Settlement::Returned => info!(duration_ms, "Returned tenant `{tenant}`: this worker is draining"),
+        Settlement::Skipped(e) => warn!(
+            duration_ms,
+            "Skipped tenant `{tenant}`, which is no longer listed: {}", e.message
+        ),
+        Settlement::Cancelled => info!(duration_ms, "Stopped tenant `{tenant}`: its run was cancelled"),
+    }
+}

@@ -1,0 +1,250 @@
+//! The proof of a plan. In two scratch schemas (or databases) that stand where the plan begins, one is brought on by
+//! live Alembic, the other by the plan. Then both must be the same, and nothing around them another than before.
+//!
+//! Never more than one connection is open: ours is closed while Alembic has its own. The scratch names carry a mark of
+//! the fleet, whose proofs come one after the other, and the time: so a proof that was killed is cleared away by the
+//! next one, or by another fleet's an hour later.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rand::Rng;
+use sqlx::{AssertSqlSafe, Executor, PgConnection};
+use tracing::warn;
+
+use super::{
+    digest::{Difference, catalog, difference, rows},
+    runner::AlembicRunner,
+    said,
+};
+use crate::{
+    database_url::DatabaseUrl,
+    domain::plan::Plan,
+    runner::{
+        RunnerError,
+        proof::{Ground, Verdict},
+    },
+    secret::Secret,
+    session::quote,
+};
+
+mod look;
+mod outside;
+mod scratch;
+mod sides;
+
+pub use self::scratch::SHADOW_PREFIX;
+use self::scratch::{Scratch, close, open, remove, sweep};
+pub(super) use self::scratch::{application_name, postgres_major};
+
+/// How long the removal of the scratch schemas may take, when everything else was told to stop.
+const CLEAR_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long a whole proof may take. Old revisions that need longer on empty tables wait for something.
+const LIMIT: Duration = Duration::from_secs(10 * 60);
+
+/// Why a proof ended early.
+enum Stop {
+    Refuted(String),
+    Unproven(String),
+    Error(RunnerError),
+}
+
+impl From<RunnerError> for Stop {
+    fn from(error: RunnerError) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<sqlx::Error> for Stop {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+fn unproven<T>(why: impl Into<String>) -> Result<T, Stop> {
+    Err(Stop::Unproven(why.into()))
+}
+
+/// It lies in the project, and not in the server that the proof is made on.
+fn refuted<T>(why: impl Into<String>) -> Result<T, Stop> {
+    Err(Stop::Refuted(why.into()))
+}
+
+/// A proof in progress.
+pub(super) struct Shadow<'a> {
+    runner: &'a AlembicRunner,
+    ground: Ground<'a>,
+    plan: &'a Plan,
+    /// Where the plan leads, as Alembic takes it.
+    target: &'a str,
+    live: Scratch,
+    planned: Scratch,
+    /// What its connections call themselves.
+    name: String,
+}
+
+impl<'a> Shadow<'a> {
+    pub(super) fn new(
+        runner: &'a AlembicRunner,
+        ground: Ground<'a>,
+        plan: &'a Plan,
+        target: &'a str,
+    ) -> Result<Self, RunnerError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let name = format!(
+            "{SHADOW_PREFIX}{}_{}_{:08x}",
+            ground.owner,
+            now.as_secs(),
+            rand::rng().random::<u32>()
+        );
+        let scratch = |side: &str| {
+            let name = format!("{name}_{side}");
+            let database = ground.place.schema.is_none().then_some(name.as_str());
+            let url = match database {
+                None => ground.url.clone(),
+                Some(_) => DatabaseUrl::for_database(&Secret::new(ground.url.expose()), database)
+                    .map_err(|e| RunnerError::Connection(e.to_string()))?,
+            };
+            let schema = ground.place.schema.is_some().then(|| name.clone());
+            Ok::<_, RunnerError>(Scratch { name, url, schema })
+        };
+        Ok(Self {
+            live: scratch("a")?,
+            planned: scratch("b")?,
+            name: application_name(&ground),
+            runner,
+            ground,
+            plan,
+            target,
+        })
+    }
+
+    /// Proves the plan. Whatever happens, the scratch schemas are gone afterwards, if that can be had at all.
+    pub(super) async fn prove(self) -> Result<Verdict, RunnerError> {
+        let cancel = self.ground.cancel;
+        let proven = tokio::select! {
+            proven = tokio::time::timeout(LIMIT, self.run()) => proven
+                .unwrap_or_else(|_| unproven(format!("its proof was not done in {} min", LIMIT.as_secs() / 60))),
+            () = cancel.cancelled() => Err(Stop::Error(RunnerError::Cancelled)),
+        };
+        // What is left is cleared away by a later proof, and proves nothing against the plan.
+        let cleared = tokio::time::timeout(CLEAR_LIMIT, self.clear()).await;
+        if let Err(error) = cleared.unwrap_or(Err(RunnerError::Silent(CLEAR_LIMIT))) {
+            let (a, b) = (&self.live.name, &self.planned.name);
+            warn!(%error, "Cannot remove the scratch schemas `{a}` and `{b}`; a later proof will");
+        }
+        match proven {
+            Err(Stop::Error(error)) => Err(error),
+            Err(Stop::Refuted(why)) => Ok(Verdict::Refuted { why }),
+            Err(Stop::Unproven(why)) => Ok(Verdict::Unproven { why }),
+            Ok(()) => Ok(Verdict::Proven),
+        }
+    }
+
+    async fn run(&self) -> Result<(), Stop> {
+        let mut on = open(self.ground.url, &self.ground).await?;
+        sweep(&mut on, &self.ground).await;
+        let before = self.outside(&mut on).await?;
+        let since: String = sqlx::query_scalar("select clock_timestamp()::text")
+            .fetch_one(&mut on)
+            .await?;
+        for scratch in [&self.live, &self.planned] {
+            self.make(&mut on, scratch).await?;
+        }
+        close(on).await;
+
+        // Before a process is taken: this asks for one of its own, and there may be no second.
+        self.rehearse_beginning().await?;
+        let mut process = self.runner.checkout().await?;
+        self.look(&mut process).await?;
+        self.bring_to_beginning(&mut process, &self.planned).await?;
+        self.apply().await?;
+        self.bring_to_beginning(&mut process, &self.live).await?;
+        let done = self
+            .migrate(&mut process, &self.live, self.plan.direction, self.target)
+            .await?;
+        drop(process);
+        self.compare(&since).await?;
+        let schema = self.live.schema.as_deref();
+        let ledger = self.runner.version_table();
+        if let Some(why) = said::difference(&done.said, &done.besides, self.plan, schema, ledger) {
+            return refuted(why);
+        }
+        let mut on = open(self.ground.url, &self.ground).await?;
+        let after = self.outside(&mut on).await?;
+        close(on).await;
+        match difference(&before, &after) {
+            None => Ok(()),
+            Some(Difference { gone, new }) => unproven(format!(
+                "something outside the scratch schemas changed meanwhile: from [{gone}] to [{new}]"
+            )),
+        }
+    }
+
+    async fn make(&self, on: &mut PgConnection, scratch: &Scratch) -> Result<(), Stop> {
+        let what = if self.ground.place.schema.is_some() {
+            "schema"
+        } else {
+            "database"
+        };
+        let made = on
+            .execute(AssertSqlSafe(format!("create {what} {}", quote(&scratch.name))))
+            .await;
+        match made.map_err(RunnerError::from) {
+            Ok(_) => Ok(()),
+            Err(RunnerError::Database {
+                sqlstate, message, ..
+            }) => unproven(format!(
+                "its proof needs a scratch {what} in {}: {message} ({sqlstate})",
+                self.ground.url
+            )),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// What must not change: `public` and what belongs to the whole database, unless that is the tenant.
+    async fn outside(&self, on: &mut PgConnection) -> Result<Vec<String>, Stop> {
+        match self.ground.place.schema.is_some() {
+            true => Ok(catalog(on, Some("public")).await?),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    /// Whether both scratch tenants are the same now.
+    async fn compare(&self, since: &str) -> Result<(), Stop> {
+        let live = self.digest(&self.live, since).await?;
+        let planned = self.digest(&self.planned, since).await?;
+        match difference(&live, &planned) {
+            None => Ok(()),
+            Some(Difference { gone, new }) => refuted(format!(
+                "the plan does not do what live Alembic does: live gives [{gone}], the plan gives [{new}]"
+            )),
+        }
+    }
+
+    async fn digest(&self, scratch: &Scratch, since: &str) -> Result<Vec<String>, Stop> {
+        let mut on = open(&scratch.url, &self.ground).await?;
+        let schema = scratch.schema.as_deref();
+        let lines = async {
+            let mut lines = catalog(&mut on, schema).await?;
+            lines.extend(rows(&mut on, schema, since).await?);
+            Ok::<_, RunnerError>(lines)
+        }
+        .await;
+        close(on).await;
+        Ok(lines?)
+    }
+
+    /// Removes the scratch schemas, whether they were made or not.
+    async fn clear(&self) -> Result<(), RunnerError> {
+        let mut on = open(self.ground.url, &self.ground).await?;
+        let mut cleared = Ok(());
+        for scratch in [&self.live, &self.planned] {
+            cleared = remove(&mut on, &scratch.name, self.ground.place.schema.is_some())
+                .await
+                .and(cleared);
+        }
+        close(on).await;
+        cleared
+    }
+}
