@@ -1,0 +1,132 @@
+//! Around a proof: what it clears away, what stops it, and where it is kept.
+
+use super::*;
+
+#[tokio::test]
+async fn a_proof_clears_away_what_a_killed_one_left() {
+    let fleet = Fleet::new(ENV, &[("a", TABLE)]).await;
+    run(
+        &mut fleet.admin().await,
+        &format!(
+            "create schema herder_shadow_0000abcd_1700000000_00000000_a;
+             create table herder_shadow_0000abcd_1700000000_00000000_a.t ();
+             create schema herder_shadow_{}_9900000000_00000000_b",
+            fleet.owner
+        ),
+    )
+    .await;
+    fleet.up(&[], "a").await.expect("a proof");
+}
+
+#[tokio::test]
+async fn a_role_that_may_make_no_schema_gets_live_migrations() {
+    let fleet = Fleet::new(ENV, &[("a", TABLE)]).await;
+    let role = format!("r{}", uuid::Uuid::new_v4().simple());
+    run(&mut fleet.admin().await, &format!("create role {role} login")).await;
+    let Offer::Plan(plan) = fleet
+        .offer(Direction::Upgrade, &[], Some("a"))
+        .await
+        .expect("an offer")
+    else {
+        panic!("no plan")
+    };
+    let url = fleet.url.expose().replacen("postgres@", &format!("{role}@"), 1);
+    let url = DatabaseUrl::parse(&url).expect("a URL");
+    assert_eq!(url.user().as_deref(), Some(role.as_str()));
+    match fleet.prove(&url, &plan, Some("a")).await.expect("a verdict") {
+        Verdict::Unproven { why } => assert!(
+            why.contains("needs a scratch schema in") && why.contains("(42501)"),
+            "{why}"
+        ),
+        verdict => panic!("it may not: {verdict:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_proof_that_is_told_to_stop_leaves_nothing() {
+    let fleet = Fleet::new(ENV, &[("a", "op.execute('select pg_sleep(20)')")]).await;
+    let Offer::Plan(plan) = fleet
+        .offer(Direction::Upgrade, &[], Some("a"))
+        .await
+        .expect("an offer")
+    else {
+        panic!("no plan")
+    };
+    let cancel = CancellationToken::new();
+    let limits = LimitsConfig::default();
+    let ground = Ground {
+        url: &fleet.url,
+        place: &fleet.place(),
+        limits: &limits,
+        cancel: &cancel,
+        owner: &fleet.owner,
+    };
+    let mut admin = fleet.admin().await;
+    let stop = async {
+        let busy = "select count(*) from pg_stat_activity where application_name like 'herder/shadow/%' and query ~ 'pg_sleep'
+                    and datname = current_database()";
+        while sqlx::query_scalar::<_, i64>(busy)
+            .fetch_one(&mut admin)
+            .await
+            .expect("a look")
+            == 0
+        {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        cancel.cancel();
+    };
+    let (proven, ()) = tokio::join!(fleet.runner.prove(&plan, Some("a"), ground), stop);
+    assert!(matches!(proven, Err(RunnerError::Cancelled)), "{proven:?}");
+    fleet.is_clean().await;
+}
+
+#[tokio::test]
+async fn the_config_has_the_last_word() {
+    let reads = [("a", "op.get_bind().execute(sa.text('select 1')).scalar()")];
+    let never = Fleet::with(ENV, &[("a", TABLE)], "plan = \"never\"").await;
+    let why = never.up(&[], "a").await.expect_err("never");
+    assert_eq!(why, "[runner] plan = \"never\"");
+    let always = Fleet::with(ENV, &reads, "plan = \"always\"").await;
+    let error = always
+        .offer(Direction::Upgrade, &[], Some("a"))
+        .await
+        .expect_err("it cannot");
+    assert_eq!(
+        error.to_string(),
+        "no plan can be made: revision a: it reads what a statement found"
+    );
+}
+
+#[tokio::test]
+async fn a_proof_is_kept_under_all_that_it_hangs_on() {
+    let fleet = Fleet::new(ENV, &[("a", TABLE), ("b", "op.execute('select 1')")]).await;
+    let Offer::Plan(plan) = fleet
+        .offer(Direction::Upgrade, &["a"], Some("b"))
+        .await
+        .expect("an offer")
+    else {
+        panic!("no plan")
+    };
+    let (limits, cancel) = (LimitsConfig::default(), CancellationToken::new());
+    let ground = Ground {
+        url: &fleet.url,
+        place: &fleet.place(),
+        limits: &limits,
+        cancel: &cancel,
+        owner: &fleet.owner,
+    };
+    let key = async || {
+        let key = fleet.runner.proof_key(&plan, Some("b"), ground).await;
+        key.expect("a key").expect("the same rendering")
+    };
+    let first = key().await;
+    assert_eq!(first, key().await);
+    let env = fleet
+        ._folder
+        .as_ref()
+        .expect("a folder")
+        .path()
+        .join("migrations/env.py");
+    std::fs::write(env, format!("{ENV}\n# touched\n")).expect("env.py");
+    assert_ne!(first, key().await);
+}

@@ -1,0 +1,358 @@
+//! What reaches out of the tenant's schema: not proven, and not done by the proof either.
+
+use super::*;
+
+#[tokio::test]
+async fn what_reaches_out_of_its_schema_is_not_proven_and_not_done() {
+    let fleet = Fleet::new(ENV, &[("a", TABLE), ("b", "pass")]).await;
+    for (body, what) in [
+        (
+            "create table public.stray (id int)",
+            "changes or writes public.stray",
+        ),
+        (
+            "create function public.f() returns int language sql as $$ select 1 $$",
+            "function public.f",
+        ),
+        ("create schema elsewhere", "schema elsewhere"),
+        ("create extension hstore", "extension hstore"),
+        ("create role nobody_special", "writes pg_authid"),
+        ("create publication stray", "publication stray"),
+        (
+            "create function e() returns event_trigger language plpgsql as 'begin end';
+             create event trigger stray on ddl_command_end execute function e()",
+            "event trigger stray",
+        ),
+        ("create foreign data wrapper stray", "foreign-data wrapper stray"),
+        (
+            "create cast (point as money) with inout",
+            "cast (pg_catalog.point AS ",
+        ),
+        (
+            "alter default privileges grant select on tables to public",
+            "default acl for role postgres on tables",
+        ),
+        ("select lo_create(0)", "large object "),
+        ("select lo_from_bytea(0, 'x')", "writes pg_largeobject"),
+        (
+            "comment on function pg_catalog.now() is 'stray'",
+            "function pg_catalog.now()",
+        ),
+        ("comment on role postgres is 'stray'", "writes pg_shdescription"),
+    ] {
+        fleet.rewrite("b", "a", &executes(&[&body.replace('\n', " ")]));
+        let why = fleet.up(&["a"], "b").await.expect_err(body);
+        assert!(
+            why.starts_with("revision b: ") && why.contains(what) && why.contains("outside the tenant"),
+            "{body}: {why}"
+        );
+    }
+    // An old revision that does it is found as well, before it runs.
+    let fleet = Fleet::new(
+        ENV,
+        &[
+            ("a", "op.execute('create table public.stray (id int)')"),
+            ("b", "op.execute('select 1')"),
+        ],
+    )
+    .await;
+    let why = fleet.up(&["a"], "b").await.expect_err("it reaches out");
+    assert!(why.contains("changes or writes public.stray"), "{why}");
+    // What shows in no row, locks nothing, or is done by env.py and only where it is online, is not done either.
+    let shared =
+        "create schema shared; create function shared.touch() returns int language sql as $$ select 1 $$;
+                  create type shared.mood as enum ('p'); create table shared.n (n int)";
+    let says = |sql: &str| format!("op.execute({sql:?})");
+    for (body, what) in [
+        (says("drop function shared.touch()"), "shared.touch"),
+        (says("alter type shared.mood add value 'q'"), "type shared.mood"),
+        (says("grant select on shared.n to public"), "table shared.n"),
+        (
+            "ids = op.get_bind().execute(sa.text('insert into shared.n values (1)'))\nfor i in []: pass"
+                .to_owned(),
+            "writes shared.n",
+        ),
+    ] {
+        let fleet = Fleet::new(
+            ENV,
+            &[("a", TABLE), ("b", &body), ("c", "op.execute('select 1')")],
+        )
+        .await;
+        run(&mut fleet.admin().await, shared).await;
+        for (from, to) in [("a", "b"), ("b", "c")] {
+            let why = fleet.up(&[from], to).await.expect_err(what);
+            assert!(
+                why.contains(what) && why.contains("outside the tenant"),
+                "{body}: {why}"
+            );
+        }
+    }
+    let after = "        context.configure(connection=connection, version_table_schema=schema, **OPTIONS)\n";
+    let env = ENV.replace(
+        after,
+        &format!("        connection.execute(text(\"insert into shared.n values (1)\"))\n        connection.commit()\n{after}"),
+    );
+    let fleet = Fleet::new(&env, &[("a", TABLE)]).await;
+    run(&mut fleet.admin().await, shared).await;
+    let why = fleet.up(&[], "a").await.expect_err("it writes to a shared table");
+    assert!(
+        why.contains("changes or writes shared.n, outside the tenant"),
+        "{why}"
+    );
+    let rows = sqlx::query_scalar::<_, i64>("select count(*) from shared.n");
+    assert_eq!(
+        rows.fetch_one(&mut fleet.admin().await).await.expect("a count"),
+        0
+    );
+    // To refer to a shared table is no change to it.
+    let fleet = Fleet::new(
+        ENV,
+        &[
+            ("a", TABLE),
+            (
+                "b",
+                "op.execute('alter table t add c int references shared.countries')",
+            ),
+        ],
+    )
+    .await;
+    run(
+        &mut fleet.admin().await,
+        "create schema shared; create table shared.countries (id int primary key)",
+    )
+    .await;
+    fleet.up(&["a"], "b").await.expect("a proof");
+}
+
+/// An env.py that notes in a table for all tenants how far they are, in its online mode only.
+async fn noting(driver: &str, note: &str) -> (Fleet, Result<Plan, String>) {
+    let env = ENV
+        .replace(
+            "            context.run_migrations()\n\n\noffline",
+            "            context.run_migrations()\n        NOTE\n\n\noffline",
+        )
+        .replace("NOTE", &note.replace('\n', "\n        "));
+    assert_ne!(env, ENV);
+    let fleet = Fleet::with(
+        &env,
+        &[("a", TABLE)],
+        &format!("plan = \"auto\"\nurl_scheme = \"{driver}\""),
+    )
+    .await;
+    run(
+        &mut fleet.admin().await,
+        "create schema shared; create table shared.fleet (version int); insert into shared.fleet values (0);
+         create function shared.note() returns int language sql as 'update shared.fleet set version = 1 returning 1'",
+    )
+    .await;
+    let judged = fleet.up(&[], "a").await;
+    (fleet, judged)
+}
+
+#[tokio::test]
+async fn rows_that_only_live_alembic_writes_elsewhere_are_seen_and_not_written() {
+    let update = "update shared.fleet set version = 1";
+    let alone = |statement: &str| {
+        format!(
+            "with create_engine(url, isolation_level='AUTOCOMMIT').connect() as alone:\n    alone.execute(text('{statement}'))"
+        )
+    };
+    let commit = format!("connection.execute(text('{update}'))\nconnection.commit()");
+    let other = "with create_engine(url.rsplit('/', 1)[0] + '/postgres').begin() as other:\n    \
+                 other.execute(text('comment on database postgres is null'))";
+    for (driver, note) in [
+        ("postgresql+psycopg2", commit.clone()),
+        ("postgresql+psycopg", commit.clone()),
+        (
+            "postgresql+psycopg2",
+            format!("connection.execute(text('{update}'))\nconnection.execute(text('commit'))"),
+        ),
+        ("postgresql+psycopg2", alone(update)),
+        ("postgresql+psycopg", alone("select shared.note()")),
+        // Nobody hears of its failure.
+        (
+            "postgresql+psycopg2",
+            format!(
+                "try:\n    {}\nexcept Exception:\n    connection.rollback()",
+                commit.replace('\n', "\n    ")
+            ),
+        ),
+    ] {
+        let (fleet, judged) = noting(driver, &note).await;
+        let why = judged.expect_err(&note);
+        assert_eq!(
+            why, "live Alembic changes or writes shared.fleet, outside the tenant's schema",
+            "{driver}: {note}"
+        );
+        let version: i32 = sqlx::query_scalar("select version from shared.fleet")
+            .fetch_one(&mut fleet.admin().await)
+            .await
+            .expect("a row");
+        assert_eq!(version, 0, "{driver}: {note}");
+    }
+    let (_, judged) = noting("postgresql+psycopg2", other).await;
+    assert_eq!(
+        judged.expect_err(other),
+        "live Alembic writes pg_shdescription, outside the tenant's schema"
+    );
+    // To look there is no change.
+    for note in [
+        "connection.execute(text('select version from shared.fleet'))\nconnection.commit()".to_owned(),
+        alone("select version from shared.fleet"),
+    ] {
+        noting("postgresql+psycopg2", &note).await.1.expect(&note);
+    }
+}
+
+#[tokio::test]
+async fn rows_that_only_live_alembic_writes_by_an_async_driver_are_seen_as_well() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/alembic-saas/env_schema/env.py");
+    let env = std::fs::read_to_string(root).expect("env.py");
+    let run_all = "context.run_migrations()";
+    assert!(env.contains(run_all));
+    let note = format!(
+        "{run_all}; context.is_offline_mode() or context.execute('update shared.fleet set version = 1')"
+    );
+    let fleet = Fleet::with(
+        &env.replace(run_all, &note),
+        &[("a", TABLE)],
+        "plan = \"auto\"\nurl_scheme = \"postgresql+asyncpg\"",
+    )
+    .await;
+    run(
+        &mut fleet.admin().await,
+        "create schema shared; create table shared.fleet (version int)",
+    )
+    .await;
+    let why = fleet.up(&[], "a").await.expect_err("it writes");
+    assert_eq!(
+        why,
+        "live Alembic changes or writes shared.fleet, outside the tenant's schema"
+    );
+}
+
+#[tokio::test]
+async fn what_drops_things_outside_its_schema_is_not_proven_and_not_done() {
+    let fleet = Fleet::new(ENV, &[("a", TABLE), ("b", "pass")]).await;
+    let mut admin = fleet.admin().await;
+    run(
+        &mut admin,
+        "create schema shared; create table shared.old (); create function shared.f() returns int language sql as 'select 1'",
+    )
+    .await;
+    for (body, what) in [
+        ("drop table if exists shared.old", "drops relation shared.old"),
+        ("drop function if exists shared.f()", "drops function shared.f"),
+        ("drop schema if exists shared cascade", "drops "),
+    ] {
+        fleet.rewrite("b", "a", &executes(&[body]));
+        let why = fleet.up(&["a"], "b").await.expect_err(body);
+        assert!(
+            why.starts_with("revision b: ") && why.contains(what) && why.contains("outside the tenant"),
+            "{body}: {why}"
+        );
+        run(&mut admin, "select shared.f() from shared.old").await;
+    }
+    let own = [
+        "create temp table x ()",
+        "drop table x",
+        "create table y (a int)",
+        "alter table y alter a type text",
+        "drop table y",
+        "drop table t",
+    ];
+    fleet.rewrite("b", "a", &executes(&own));
+    fleet.up(&["a"], "b").await.expect("a proof");
+}
+
+/// `run_migrations_offline` is what `alembic init` writes, and nobody looks at it.
+#[tokio::test]
+async fn what_env_says_only_where_it_is_connected_makes_no_plan() {
+    let path = "        connection.execute(text(f'SET search_path TO \"{schema}\"'))\n";
+    let end = "            context.run_migrations()\n\n\noffline()";
+    for (said, shown) in [
+        (
+            "SELECT set_config('app.actor', 'alembic', false)",
+            "set_config('app.actor'",
+        ),
+        (
+            "SET session_replication_role = replica",
+            "SET session_replication_role",
+        ),
+        ("SET ROLE postgres", "SET ROLE"),
+    ] {
+        let env = ENV.replace(
+            path,
+            &format!("{path}        connection.execute(text(\"{said}\"))\n"),
+        );
+        let why = Fleet::new(&env, &[("a", TABLE)])
+            .await
+            .up(&[], "a")
+            .await
+            .expect_err(said);
+        assert!(
+            why.starts_with("env.py says `")
+                && why.contains(shown)
+                && why.ends_with("` only where it is connected"),
+            "{why}"
+        );
+    }
+    // Behind the revisions, and only where there is something to do.
+    let after = "            context.run_migrations()\n        if connection.execute(text(f\"select to_regclass('{schema}.t')\")).scalar():\n            \
+                 connection.execute(text(f'ANALYZE \"{schema}\".t'))\n            connection.commit()\n\n\noffline()";
+    let env = ENV.replace(end, after);
+    assert_ne!(env, ENV);
+    let why = Fleet::new(&env, &[("a", TABLE)])
+        .await
+        .up(&[], "a")
+        .await
+        .expect_err("it analyzes");
+    assert!(why.contains("env.py says `ANALYZE"), "{why}");
+    // What it says in both, or what a plan has another word for, is no obstacle.
+    let both = ENV
+        .replace(path, &format!("{path}        connection.execute(text('SET session_replication_role = replica'))\n"))
+        .replace("        context.run_migrations()\n\n\ndef online", "        context.execute('SET LOCAL session_replication_role = replica')\n        context.run_migrations()\n\n\ndef online")
+        .replace(path, &format!("{path}        connection.execute(text('SET lock_timeout = 900'))\n"));
+    Fleet::new(&both, &[("a", TABLE)])
+        .await
+        .up(&[], "a")
+        .await
+        .expect("a proof");
+}
+
+#[tokio::test]
+async fn an_env_that_goes_elsewhere_is_found_before_it_does() {
+    let env = ENV.replace(
+        "connection.execute(text(f'SET search_path TO \"{schema}\"'))",
+        "connection.execute(text('select 1'))",
+    );
+    let why = Fleet::new(&env, &[("a", TABLE)])
+        .await
+        .up(&[], "a")
+        .await
+        .expect_err("it goes to public");
+    assert!(why.starts_with("env.py works in schema `public`"), "{why}");
+    // A ledger that is there already is found before one is made.
+    let env = ENV
+        .replace("TO \"{schema}\"'", "TO \"{schema}\", shared'")
+        .replace("version_table_schema=schema, ", "");
+    let fleet = Fleet::new(&env, &[("a", TABLE)]).await;
+    let there =
+        "create schema shared; create table shared.alembic_version (version_num varchar(32) primary key)";
+    run(&mut fleet.admin().await, there).await;
+    let why = fleet.up(&[], "a").await.expect_err("its ledger is another's");
+    assert!(
+        why.ends_with("with its ledger in `shared`, not in the one that it is given"),
+        "{why}"
+    );
+    let env = ENV.replace("version_table_schema=schema", "version_table_schema='public'");
+    let why = Fleet::new(&env, &[("a", TABLE)])
+        .await
+        .up(&[], "a")
+        .await
+        .expect_err("it goes to public");
+    assert_eq!(
+        why,
+        "env.py keeps its ledger in public.alembic_version, not in the tenant's alembic_version"
+    );
+}
