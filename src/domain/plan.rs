@@ -180,9 +180,7 @@ impl Plan {
     /// The plan's content as its name: the same SQL is kept once, however many runs use it.
     pub fn id(&self) -> String {
         let text = serde_json::to_vec(self).unwrap_or_default();
-        Sha256::digest(text)
-            .iter()
-            .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
+        format!("{:x}", Sha256::digest(text))
     }
 
     /// Whether every step is a transaction that moves the ledger: then a tenant's steps go to the server in messages that

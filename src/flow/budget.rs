@@ -5,14 +5,14 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection, Row};
 
 use super::{
-    context::{Context, chain},
+    context::Context,
     pooler,
     privileges::{Owner, closed, owners},
     service::{INSPECT, Service, on_each_server},
 };
 use crate::{
     database_url::DatabaseUrl,
-    domain::wave::Amount,
+    domain::{failure::chain, wave::Amount},
     runner::RunnerError,
     session::{PROBE, asking_settings, connect_error},
     store::server::ServerRow,

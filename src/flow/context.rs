@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{Config, ConfigError},
     database_url::DatabaseUrl,
-    domain::job::Claim,
+    domain::{failure::chain, job::Claim},
     runner::{self, MigrationRunner, RunnerError},
     servers::{Servers, ServersError},
     store::{self, StoreError},
@@ -126,15 +126,4 @@ impl Context {
             .url_for(&claim.place, own.as_ref())
             .map_err(|e| permanent(chain(&e)))
     }
-}
-
-/// An error with its sources, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }

@@ -10,11 +10,12 @@ use sqlx::{AssertSqlSafe, Row};
 use crate::{
     database_url::DatabaseUrl,
     domain::{
+        failure::chain,
         revision::{History, Ledger},
         tenant::{Place, Tenant},
     },
     flow::{
-        context::{Context, chain},
+        context::Context,
         service::{INSPECT, Service, on_each_server},
     },
     runner::{LedgerTable, RunnerError, Subject, as_applied},

@@ -15,13 +15,18 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use super::{
-    context::{Context, chain},
+    context::Context,
     pulse::Health,
     service::{RECLAIM, SERVERS_AT_ONCE, Service},
 };
 use crate::{
     database_url::DatabaseUrl,
-    domain::{failure::FailureClass, run::RunId, tenant::Place, worker::kept_label},
+    domain::{
+        failure::{FailureClass, chain},
+        run::RunId,
+        tenant::Place,
+        worker::kept_label,
+    },
     metrics::Metrics,
     runner::RunnerError,
     servers::ServersError,

@@ -6,11 +6,8 @@ use sha2::{Digest, Sha256};
 use tracing::info;
 
 use crate::{
-    domain::{plan::Plan, tenant::Place},
-    flow::{
-        context::{Context, chain},
-        service::Service,
-    },
+    domain::{failure::chain, plan::Plan, tenant::Place},
+    flow::{context::Context, service::Service},
     runner::{Ground, Offer, RunnerError, Verdict},
     secret::Secret,
     store::{StoreError, proof},
@@ -66,10 +63,9 @@ fn owner(cx: &Context) -> String {
         options.get_port(),
         options.get_database().unwrap_or_default()
     );
-    let digest = Sha256::digest(place);
-    digest[..4]
-        .iter()
-        .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
+    let mut digest = format!("{:x}", Sha256::digest(place));
+    digest.truncate(8);
+    digest
 }
 
 /// Why nobody knows.

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::{
-    context::{Context, chain},
+    context::Context,
     enqueue::{Plan, Planned},
     service::{REHEARSAL, Service, on_each_server},
 };
 use crate::{
     config::LimitsConfig,
     domain::{
-        failure::{FailureClass, JobError},
+        failure::{FailureClass, JobError, chain},
         plan::{self, PlanStep},
         revision::Ledger,
         tenant::Place,

@@ -372,9 +372,7 @@ impl History {
                 hash.update([0]);
             }
         }
-        hash.finalize()
-            .iter()
-            .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
+        format!("{:x}", hash.finalize())
     }
 
     /// How a ledger is written for a person: its newest revision, `base` where there is none.

@@ -11,13 +11,14 @@ use super::{
 };
 use crate::{
     domain::{
+        failure::chain,
         plan,
         revision::{Direction, History, HistoryError, Ledger, Target},
         tenant::{Isolation, Place, Tenant},
     },
     flow::{
         budget,
-        context::{Context, chain},
+        context::Context,
         inspect::{OwnUrls, Read, inspect},
         resolve::{Resolved, resolve_selected},
         service::{Service, on_each_server},

@@ -354,12 +354,7 @@ impl MigrationRunner for AlembicRunner {
             hash.update(part);
             hash.update([0]);
         }
-        let digest = hash.finalize();
-        Ok(Some(
-            digest
-                .iter()
-                .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}")),
-        ))
+        Ok(Some(format!("{:x}", hash.finalize())))
     }
 
     async fn prove(&self, plan: &Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Verdict, RunnerError> {
@@ -469,7 +464,7 @@ pub(super) fn to_error(error: WarmError) -> RunnerError {
     let hint = error.hint().map(str::to_owned);
     match error {
         WarmError::PythonMissing { .. } | WarmError::AlembicMissing { .. } => RunnerError::Setup {
-            message: crate::flow::context::chain(&error),
+            message: crate::domain::failure::chain(&error),
             hint: hint.unwrap_or_else(|| "set [runner] python to the interpreter that has Alembic".into()),
         },
         WarmError::Died { .. } | WarmError::Protocol { .. } => RunnerError::ToolDied(error.to_string()),
