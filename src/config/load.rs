@@ -2,8 +2,7 @@
 //! complaint names its section.
 
 use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
@@ -12,6 +11,7 @@ use toml::{Table, Value};
 
 use super::{
     Config, NO_TIMEOUT, RolloutConfig, RunnerConfig, ServerConfig, TIMEOUTS, TenantsConfig, WorkerConfig,
+    expand::expand_all,
 };
 use crate::domain::wave::Amount;
 
@@ -282,102 +282,6 @@ fn did_you_mean(name: &str, known: &[String]) -> String {
         Some(nearest) => format!("; the nearest known one is `{nearest}`"),
         None => String::new(),
     }
-}
-
-/// Fills in all of a config, and says which variables hold what only Herder needs: those of the control database and the
-/// tenant list, unless a server's URL or the runner is made of them, too.
-fn expand_all(
-    table: &mut Table,
-    directory: &Path,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Vec<String>, ConfigError> {
-    let (private, shared) = (RefCell::new(BTreeSet::new()), RefCell::new(BTreeSet::new()));
-    for (key, value) in table {
-        let names = match key.as_str() {
-            "control" | "tenants" | "notify" => &private,
-            _ => &shared,
-        };
-        let env = |name: &str| {
-            names.borrow_mut().insert(name.to_owned());
-            env(name)
-        };
-        expand(key, value, directory, &env)?;
-    }
-    Ok(private
-        .into_inner()
-        .difference(&shared.into_inner())
-        .cloned()
-        .collect())
-}
-
-/// Fills in `${NAME}` and `${file:/path}` in every text of a value. `$${` stands for `${`.
-fn expand(
-    key: &str,
-    value: &mut Value,
-    directory: &Path,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<(), ConfigError> {
-    match value {
-        Value::String(text) if text.contains("${") => *text = expand_text(key, text, directory, env)?,
-        Value::Array(items) => {
-            for item in items {
-                expand(key, item, directory, env)?;
-            }
-        }
-        Value::Table(table) => {
-            for (name, item) in table.iter_mut() {
-                expand(&format!("{key}.{name}"), item, directory, env)?;
-            }
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
-fn expand_text(
-    key: &str,
-    text: &str,
-    directory: &Path,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<String, ConfigError> {
-    let missing = |what: String| ConfigError::Missing {
-        key: key.into(),
-        what,
-    };
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(start) = rest.find("${") {
-        let (before, after) = (&rest[..start], &rest[start + 2..]);
-        if let Some(kept) = before.strip_suffix('$') {
-            out.push_str(kept);
-            out.push_str("${");
-            rest = after;
-            continue;
-        }
-        let end = after
-            .find('}')
-            .ok_or_else(|| missing("a closing `}` after `${`".into()))?;
-        out.push_str(before);
-        let name = &after[..end];
-        match name.strip_prefix("file:") {
-            Some(file) => {
-                let content = std::fs::read_to_string(directory.join(file))
-                    .map_err(|e| missing(format!("the file {file}, which cannot be read: {e}")))?;
-                out.push_str(content.trim_end_matches(['\r', '\n']));
-            }
-            None => {
-                let found = env(name);
-                out.push_str(
-                    &found.ok_or_else(|| {
-                        missing(format!("the environment variable {name}, which is not set"))
-                    })?,
-                );
-            }
-        }
-        rest = &after[end + 1..];
-    }
-    out.push_str(rest);
-    Ok(out)
 }
 
 /// Durations as people write them: `3s`, `15min`, `1h 30m`.

@@ -1,5 +1,6 @@
 //! `herder.toml`: what it may hold, what is taken where it holds nothing, and what to say where it is wrong.
 
+mod expand;
 mod load;
 mod notify;
 mod runner;
