@@ -106,6 +106,35 @@ async fn what_a_module_keeps_of_one_tenant_does_not_meet_the_next() {
     }
 }
 
+/// The third tenant finds what the first two have imported, but nothing of the project's own.
+#[tokio::test]
+async fn well_known_libraries_are_imported_once_and_the_projects_own_modules_for_each_tenant() {
+    let env = PLAIN_ENV.replace(
+        "arguments =",
+        "import sys\nfound = ' '.join(name for name in ('fastapi', 'helper') if name in sys.modules)\n\
+         import helper\nhelper.FOUND = found\narguments =",
+    );
+    let project = Handmade::new(&env).revision(
+        "a",
+        None,
+        "import helper; op.execute(\"create table said as select '%s' as what\" % helper.FOUND)",
+    );
+    project.write("helper.py", "import fastapi\nFOUND = None\n");
+    let (database, mut process) = (Database::new().await, warm().await);
+    for (schema, found) in [("one", ""), ("two", "fastapi"), ("three", "fastapi")] {
+        database.run(&format!("create schema {schema}")).await;
+        let tenant = Tenant::new(&database.url).schema(schema);
+        process
+            .migrate(&project.project(), &tenant.up())
+            .await
+            .expect(schema);
+        let said = database
+            .text(&format!("select what::text from {schema}.said"))
+            .await;
+        assert_eq!(said.as_deref(), Some(found), "{schema}");
+    }
+}
+
 #[tokio::test]
 async fn a_url_that_a_module_keeps_is_not_the_next_tenants() {
     let keeping =
@@ -249,12 +278,13 @@ fn what_alembic_writes_is_plain() {
          op.execute(t.update().where(t.c.id == None).values(id=1))\n    op.execute(sa.update(t).values(id=2))\n    \
          with op.batch_alter_table('t') as batch:\n        batch.add_column(sa.Column('e', sa.Enum('a', name='e')))\n    \
          sa.Enum('a', name='f').create(op.get_bind(), checkfirst=True)\n    \
-         for row in op.get_bind().execute(sa.text('select 1')):\n        print(row)",
+         for row in op.get_bind().execute(sa.text('select 1')):\n        print(row)\n\
+         from sqlalchemy.engine.reflection import Inspector\nInspector.from_engine(op.get_bind()).get_table_names()",
         // An env.py, with the recipe of Alembic's cookbook.
         "import os\nfrom logging.config import fileConfig\nfrom alembic import context\n\
          from sqlalchemy import engine_from_config, pool, text\n\
          config = context.config\nif config.config_file_name is not None:\n    fileConfig(config.config_file_name)\n\
-         config.set_main_option('sqlalchemy.url', os.environ.get('A') or os.environ['B'] or os.getenv('C'))\n\
+         if 'B' in os.environ:\n    config.set_main_option('sqlalchemy.url', os.environ['B'] or os.environ.get('A') or os.getenv('C'))\n\
          section = config.get_section(config.config_ini_section, {})\nsection['sqlalchemy.echo'] = 'false'\n\
          engine = engine_from_config(section, prefix='sqlalchemy.', poolclass=pool.NullPool)\n\
          with engine.connect() as connection:\n    connection.execute(text('set search_path to x'))\n    \
@@ -286,6 +316,15 @@ fn what_may_leave_something_behind_is_not_plain() {
         "from app.models import Base",
         "from . import helper",
         "from sqlalchemy import *",
+        "from alembic.op import *",
+        "from typing import sys",
+        "from collections.abc import sys",
+        "import typing\ntyping.get_type_hints(print)",
+        "from alembic import op\nop.Operations.x",
+        "from sqlalchemy.dialects import registry\nregistry.load('x')",
+        "import sqlalchemy as sa\nsa.Index.argument_for('postgresql', 'x', None)",
+        "import logging\nlogging.getLogger().manager.setLoggerClass(print)",
+        "from logging.config import fileConfig\nfileConfig('my.ini')",
         "import sys",
         "from sqlalchemy import event",
         "import sqlalchemy as sa\nsa.event.listen(sa.Engine, 'connect', print)",
@@ -319,6 +358,10 @@ fn what_may_leave_something_behind_is_not_plain() {
         "def f(bind):\n    del bind.dialect.ischema_names['v']",
         "def f(bind):\n    bind.dialect.dbapi.extensions.register_type(1)",
         "def f(bind):\n    bind.dialect.positional = True",
+        "def f(bind):\n    bind.dialect.names.difference_update(['v'])",
+        "from sqlalchemy.dialects.postgresql import dialect as d\nd.default_schema_name = 'x'",
+        "from alembic import context\nnames = context.config.get_section('x', shared)\nnames['v'] = 1",
+        "from alembic import context\ncontext.config.stdout.close()",
         // Names that are somebody else's, whatever else they were.
         "names = {}\ndef f(names):\n    names['v'] = 1",
         "names = {}\nfor names in f():\n    names['v'] = 1",
@@ -329,6 +372,9 @@ fn what_may_leave_something_behind_is_not_plain() {
         // Ways around.
         "class Settings:\n    pass",
         "@f\ndef g():\n    pass",
+        "def g():\n    try:\n        yield\n    finally:\n        f()",
+        "def g(setattr):\n    pass\nsetattr(f, 'x', 1)",
+        "def g():\n    __builtins__ = {}\n__builtins__['sum'] = len",
         "setattr(f, 'x', 1)",
         "getattr(f, 'x')",
         "exec('')",

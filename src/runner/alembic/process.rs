@@ -32,9 +32,10 @@ const STARTER: &str = "import sys; sys.path[:] = filter(None, sys.path); source 
 const BOOTSTRAP: &str = include_str!("warm/bootstrap.py");
 
 /// The other end of the pipe. It travels over the pipe too: no file, so a read-only file system will do.
-const MODULES: [(&str, &str); 21] = [
+const MODULES: [(&str, &str); 22] = [
     ("herder_warm", ""),
     ("herder_warm.child", include_str!("warm/child.py")),
+    ("herder_warm.clean", include_str!("warm/clean.py")),
     ("herder_warm.codes", include_str!("warm/codes.py")),
     ("herder_warm.connections", include_str!("warm/connections.py")),
     ("herder_warm.drivers", include_str!("warm/drivers.py")),

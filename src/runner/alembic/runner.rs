@@ -84,6 +84,7 @@ impl AlembicRunner {
 
     pub(super) fn ledger(&self) -> LedgerTable {
         LedgerTable {
+            half: None,
             table: self.version_table.clone(),
             revision: "version_num::text",
             condition: "true",

@@ -3,18 +3,20 @@
 must go on migrating for nobody.
 """
 
+import atexit
 import json
 import mmap
 import os
 import select
-import sys
 import threading
 
 from herder_warm import codes, own
+from herder_warm.clean import Beginning
 from herder_warm.errors import Failure, describe_error
 from herder_warm.migrate import look, migrate
 from herder_warm.offline import render
 from herder_warm.pipes import end_at_once, read_request, send
+from herder_warm.plain import is_plain_ini
 from herder_warm.project import describe
 from herder_warm.scrub import Scrubber
 from herder_warm.session import session
@@ -27,19 +29,23 @@ LONGEST = 200
 def answer_all(requests, answers, legacy):
     """Waits for requests and answers them, as long as the next one finds this process like a fresh one. Then it ends."""
     threading.Thread(target=watch, args=(requests,), daemon=True).start()
-    path = list(sys.path)
+    beginning = Beginning()
     for _ in range(LONGEST):
+        wait_for(requests, select.POLLIN)
+        if not codes.are_as_used():
+            break
+        codes.forget()
         request = read_request(requests)
         legacy.withdraw()
-        codes.doubtful.clear()
         answer = answer_one(request)
         # Before the answer: behind it, there may be no time for anything.
         legacy.leave()
         send(answers, dict(answer, id=request["id"]))
-        if request["do"] != "migrate" or not answer["ok"] or codes.doubtful:
+        is_plain = request["do"] == "migrate" and answer["ok"] and not codes.doubtful and is_plain_ini(request["ini"])
+        if not is_plain or beginning.is_left():
             break
-        sys.path[:] = path  # Alembic puts the project in front, each time.
-    os._exit(0)
+        beginning.restore()
+    end()
 
 
 def answer_one(request):
@@ -55,12 +61,25 @@ def answer_one(request):
     return Scrubber(request.get("url") or "")(answer)
 
 
+def end():
+    """Runs what the user's code wants to be done at the end, but not what Python does there: it would go through all that it has."""
+    try:
+        atexit._run_exitfuncs()
+    finally:
+        os._exit(0)
+
+
 def watch(requests):
-    """Waits, without reading, until the worker has closed the pipe or died."""
-    poll = select.poll()
-    poll.register(requests, 0)
-    poll.poll()
+    """Waits until the worker has closed the pipe or died."""
+    wait_for(requests, 0)
     end_at_once()
+
+
+def wait_for(requests, events):
+    """Waits, without reading, for these events or the end of the pipe."""
+    poll = select.poll()
+    poll.register(requests, events)
+    poll.poll()
 
 
 class Legacy:

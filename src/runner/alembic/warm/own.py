@@ -12,6 +12,14 @@ INSTALLED = tuple(
 TOOLS = frozenset(
     "alembic asyncpg greenlet mako markupsafe pg8000 psycopg psycopg2 psycopg_binary psycopg_c sqlalchemy typing_extensions".split()
 )
+# What many an env.py imports with its models, and what takes most of the time of that. Of these, too, it is known that they are the
+# same whenever they are imported, and start nothing. An application that is installed is not: it may read what env.py has set.
+LIBRARIES = frozenset(
+    "annotated_doc annotated_types anyio attr attrs bcrypt certifi cffi charset_normalizer click cryptography dateutil dns dotenv"
+    " email_validator fastapi h11 httpcore httpx idna itsdangerous jinja2 jose jwt orjson packaging passlib pgvector pydantic"
+    " pydantic_core pydantic_settings pytz requests six sniffio sqlalchemy_utils sqlmodel starlette typing_inspection tzdata"
+    " urllib3 yaml".split()
+)
 
 inherited = frozenset()  # What this process was forked with: nothing of the user's, and nothing to tell of.
 
@@ -35,8 +43,8 @@ def modules():
 
 
 def tools():
-    """The names of the modules of `TOOLS` that were imported here, and of those of Python's own library."""
-    known = TOOLS.union(getattr(sys, "stdlib_module_names", ()))
+    """The names of the modules of `TOOLS` and `LIBRARIES` that were imported here, and of those of Python's own library."""
+    known = TOOLS.union(LIBRARIES, getattr(sys, "stdlib_module_names", ()))
     new = [(name, module) for name, module in list(sys.modules.items()) if name not in inherited]
     return [name for name, module in new if name.partition(".")[0] in known and is_installed(file_of(module))]
 

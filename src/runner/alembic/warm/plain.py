@@ -9,11 +9,17 @@ One that is not known to be plain is not: that costs each tenant a process of it
 import ast
 import builtins
 import collections
+import collections.abc
+import configparser
 import datetime
+import functools
 import importlib
 import inspect
+import os
+import re
 import sys
 import types
+import typing
 import uuid
 
 import sqlalchemy
@@ -26,7 +32,7 @@ IMPORTS = {
     "alembic.context": ALL,
     "alembic.op": ALL,
     "asyncio": {"run"},
-    "collections.abc": ALL,
+    "collections.abc": set(collections.abc.__all__),
     "datetime": ALL,
     "decimal": {"Decimal"},
     "json": ALL,
@@ -40,21 +46,27 @@ IMPORTS = {
     "sqlalchemy.dialects": ALL,
     "sqlalchemy.dialects.postgresql": ALL,
     "sqlalchemy.engine": ALL,
+    "sqlalchemy.engine.reflection": {"Inspector"},
+    "sqlalchemy.engine.url": {"URL", "make_url"},
     "sqlalchemy.exc": ALL,
     "sqlalchemy.ext": {"asyncio"},
-    "sqlalchemy.ext.asyncio": ALL,
+    "sqlalchemy.ext.asyncio": {"AsyncConnection", "AsyncEngine", "async_engine_from_config", "create_async_engine"},
+    "sqlalchemy.orm": {"Session"},
     "sqlalchemy.pool": ALL,
     "sqlalchemy.schema": ALL,
     "sqlalchemy.sql": ALL,
     "sqlalchemy.sql.expression": ALL,
     "sqlalchemy.types": ALL,
     "textwrap": ALL,
-    "typing": ALL,
+    "typing": set(typing.__all__) - {"get_type_hints"},
+    "urllib.parse": {"quote", "quote_plus", "unquote", "unquote_plus"},
     "uuid": ALL,
 }
-# Whatever is asked of these is made for whoever asks: the tenant's own configuration, a function of SQL, a type.
+# What is asked of these is made for whoever asks: the tenant's own configuration and operations, a function of SQL, a type.
 GENEROUS = ("__future__", "alembic.context", "alembic.op", "collections.abc", "typing")
 FREE = object()  # What they give.
+# Methods of classes. Others may change the class.
+OF_CLASSES = {"create", "from_engine", "now", "today", "utcnow", "fromisoformat", "fromtimestamp", "strptime", "combine", "fromkeys", "cwd"}
 # What may be used of all others: what can be called, or what nobody can change.
 HARMLESS = (
     type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, type(None), bool, int, float, str, bytes, uuid.UUID,
@@ -68,13 +80,19 @@ BUILTINS = frozenset(
 # Functions and methods that hand out something new.
 MAKERS, METHODS_THAT_MAKE = {"dict", "list", "set", "sorted"}, {"copy", "get_section", "get_x_argument"}
 # Methods that change their object. Those of SQLAlchemy's tables do not, and come without arguments.
-CHANGES = set("add append clear discard extend insert pop popitem remove reverse setdefault sort update".split())
-OF_TABLES = {"insert", "update"}
-# What leads from the tenant's connection to what all connections share.
-FAR_REACHING = set(
-    "addFilter addHandler dbapi dispatch dispatch_for implementation_for import_dbapi listen listens_for loaded_dbapi removeFilter"
-    " removeHandler setLevel".split()
+CHANGES = set(
+    "add append appendleft clear difference_update discard extend extendleft insert intersection_update move_to_end pop popitem popleft"
+    " put remove reverse rotate send setdefault sort subtract symmetric_difference_update throw update".split()
 )
+OF_TABLES = {"insert", "update"}
+# What leads from the tenant's connection to what all connections share, and from a logger to what all of them do.
+FAR_REACHING = set(
+    "argument_for dbapi dispatch dispatch_for implementation_for import_dbapi ischema_names listen listens_for loaded_dbapi manager"
+    " preparer putenv stderr stdout".split()
+)
+CAMELS = re.compile("(add|remove|set)[A-Z]")
+# Names that stand for what Python has built in, wherever a file gives them another meaning besides.
+TAKEN = frozenset(vars(builtins)) - BUILTINS - {"copyright", "credits", "exit", "id", "license", "quit"}
 
 
 def is_plain(tree):
@@ -99,13 +117,14 @@ class File(ast.NodeVisitor):
                     raise NotPlain(name)
         given = values_of(nodes)
         self.made = {name for name, values in given.items() if all(map(is_new, values))}
-        if given.keys() & (self.imported.keys() | MAKERS):
+        if given.keys() & (self.imported.keys() | MAKERS | TAKEN) or any(name.startswith("__") for name in given):
             raise NotPlain("a name with two meanings")
         self.names = given.keys()
         self.of_tables = set()
 
     def visit(self, node):
-        if isinstance(node, (ast.ClassDef, getattr(ast, "Match", ()))) or getattr(node, "decorator_list", None):
+        # A generator that is left open goes on when it is collected, whoever's turn that is.
+        if isinstance(node, NOWHERE) or getattr(node, "decorator_list", None):
             raise NotPlain(node.lineno)
         super().visit(node)
 
@@ -120,7 +139,8 @@ class File(ast.NodeVisitor):
         if is_read and self.take(node):
             return
         # Alembic's cookbook sets this one, of an engine that env.py has made.
-        if not is_read and (node.attr != "default_schema_name" or self.is_imported(node)):
+        is_of_dialect = node.attr == "default_schema_name" and getattr(node.value, "attr", None) == "dialect"
+        if not is_read and (not is_of_dialect or chain(node)[0] in self.imported):
             raise NotPlain(node.attr)
         if node.attr not in CHANGES or node not in self.of_tables and not self.is_made(node.value):
             check_name(node.attr)
@@ -129,7 +149,19 @@ class File(ast.NodeVisitor):
     def visit_Call(self, node):
         if isinstance(node.func, ast.Attribute) and node.func.attr in OF_TABLES and not node.args and not node.keywords:
             self.of_tables.add(node.func)
+        if isinstance(node.func, (ast.Name, ast.Attribute)) and (getattr(node.func, "id", None) or node.func.attr) == "fileConfig":
+            # The configuration that `is_plain_ini` looks at.
+            if len(node.args) != 1 or getattr(node.args[0], "attr", None) != "config_file_name":
+                raise NotPlain("fileConfig")
         self.generic_visit(node)
+
+    def visit_Compare(self, node):
+        """`"NAME" in os.environ` only reads."""
+        if not all(isinstance(operator, (ast.In, ast.NotIn)) for operator in node.ops):
+            return self.generic_visit(node)
+        for part in [node.left] + node.comparators:
+            if ast.dump(part) != ENVIRON:
+                self.visit(part)
 
     def visit_Subscript(self, node):
         is_read = isinstance(node.ctx, ast.Load)
@@ -160,9 +192,6 @@ class File(ast.NodeVisitor):
             raise NotPlain(first)
         return True
 
-    def is_imported(self, node):
-        return chain(node)[0] in self.imported
-
 
 def chain(node):
     """The first name of `a.b.c`, if it is one, and the others."""
@@ -173,6 +202,7 @@ def chain(node):
     return getattr(node, "id", None), names
 
 
+NOWHERE = (ast.ClassDef, ast.Yield, ast.YieldFrom) + ((ast.Match,) if hasattr(ast, "Match") else ())
 ENVIRON = ast.dump(ast.parse("os.environ", mode="eval").body)
 
 
@@ -187,6 +217,8 @@ def imports(node):
         if node.level:
             raise NotPlain(node.lineno)
         for alias in node.names:
+            if alias.name == "*":
+                raise NotPlain(node.lineno)
             yield alias.asname or alias.name, step(module_named(node.module), alias.name)
 
 
@@ -201,17 +233,27 @@ def module_named(name):
 
 def step(found, name):
     """What `found.name` is."""
-    if found is FREE or is_generous(found):
+    if found is FREE or found is sqlalchemy.func:
         check_name(name)
         return FREE
     if not inspect.ismodule(found):
         check_name(name)
-        return look_up(found, name)
+        inner = look_up(found, name)
+        if found is not os.environ and not (isinstance(found, type) and (name in OF_CLASSES or not callable(inner))):
+            raise NotPlain(name)
+        return inner
     known = next(known for known in IMPORTS if sys.modules.get(known) is found)
     if name.startswith("_") or IMPORTS[known] is not ALL and name not in IMPORTS[known]:
         raise NotPlain(name)
-    inner = look_up(found, name)
-    return module_named(known + "." + name) if inspect.ismodule(inner) else inner
+    if known in GENEROUS:
+        check_name(name)
+    # What Alembic offers there is made when it begins with a tenant.
+    inner = getattr(found, name, FREE) if known in GENEROUS else look_up(found, name)
+    if inspect.ismodule(inner):
+        return module_named(known + "." + name)
+    if known.startswith("alembic") and isinstance(inner, type):
+        raise NotPlain(name)
+    return FREE if known in GENEROUS else inner
 
 
 def look_up(found, name):
@@ -221,12 +263,8 @@ def look_up(found, name):
         raise NotPlain(name) from None
 
 
-def is_generous(found):
-    return found is sqlalchemy.func or inspect.ismodule(found) and found.__name__ in GENEROUS
-
-
 def check_name(name):
-    if name.startswith(("_", "register")) or name in CHANGES or name in FAR_REACHING:
+    if name.startswith("_") or "register" in name or name in CHANGES or name in FAR_REACHING or CAMELS.match(name):
         raise NotPlain(name)
 
 
@@ -261,5 +299,42 @@ def is_new(value):
     if isinstance(value, ast.BoolOp):
         return all(map(is_new, value.values))
     if isinstance(value, ast.Call):
-        return getattr(value.func, "id", None) in MAKERS or getattr(value.func, "attr", None) in METHODS_THAT_MAKE
+        # `get_section` hands out its default as it is.
+        defaults = value.args[1:] + [keyword.value for keyword in value.keywords]
+        is_made = getattr(value.func, "attr", None) in METHODS_THAT_MAKE and all(map(is_new, defaults))
+        return is_made or getattr(value.func, "id", None) in MAKERS
     return isinstance(value, NEW)
+
+
+def is_plain_ini(path):
+    """Whether what a configuration says about logging, which `fileConfig` runs, leaves nothing behind either."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return is_plain_configuration(file.read())
+    except (OSError, ValueError):
+        return False
+
+
+@functools.lru_cache(maxsize=8)
+def is_plain_configuration(text):
+    parser = configparser.RawConfigParser(strict=False)
+    try:
+        parser.read_string(text)
+        sections = [parser[name] for name in parser.sections() if name.startswith(("handler_", "formatter_"))]
+        trees = [ast.parse(section[name], mode="eval") for section in sections for name in ("args", "kwargs") if name in section]
+    except (configparser.Error, SyntaxError, ValueError):
+        return False
+    classes = [section["class"] for section in sections if "class" in section]
+    arguments = [node for tree in trees for node in ast.walk(tree.body)]
+    return all(CLASSES.fullmatch(name) for name in classes) and all(map(is_argument, arguments))
+
+
+CLASSES = re.compile(r"(logging\.)?((File|Null|Stream)Handler|Formatter)")
+
+
+def is_argument(node):
+    if isinstance(node, ast.Name):
+        return node.id == "sys"
+    if isinstance(node, ast.Attribute):
+        return node.attr in ("stdout", "stderr")
+    return isinstance(node, (ast.Constant, ast.Dict, ast.List, ast.Load, ast.Tuple))

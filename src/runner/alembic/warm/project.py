@@ -118,8 +118,8 @@ class Project:
         """The scheme of the ini's own `sqlalchemy.url`: a hint at the driver that the project was written for."""
         try:
             url = self.as_written.get_main_option("sqlalchemy.url") or ""
-        except configparser.Error:
-            return None  # It names a variable that only env.py knows.
+        except (configparser.Error, CommandError):
+            return None  # It names a variable that only env.py knows, or there is none.
         scheme = url.partition("://")[0] if "://" in url else ""
         # `driver://` is the template's placeholder.
         if not re.fullmatch(r"[a-z][a-z0-9_]*(\+[a-z0-9_]+)?", scheme) or scheme == "driver":
