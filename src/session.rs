@@ -433,8 +433,19 @@ impl TenantSession {
     /// # Errors
     /// The connection broke, or the table may not be read.
     pub async fn read_ledger(&mut self, ledger: &LedgerTable) -> Result<Ledger, RunnerError> {
+        if !self.has(ledger).await? {
+            return Ok(Ledger::default());
+        }
+        let rows: Vec<(String,)> = self.rows(ledger, ledger.revision, ledger.condition).await?;
+        Ok(Ledger {
+            revisions: rows.into_iter().map(|(revision,)| revision).collect(),
+            half: None,
+        })
+    }
+
+    async fn has(&mut self, ledger: &LedgerTable) -> Result<bool, RunnerError> {
         let schema = self.home().await?;
-        let exists: bool = sqlx::query_scalar(
+        let exists = sqlx::query_scalar(
             // One look into one index. A join might read the ledgers of all tenants: they share their table's name.
             "select exists (select from pg_class where relname = $2 and relkind in ('r', 'p', 'v') \
              and relnamespace = (select oid from pg_namespace where nspname = $1))",
@@ -442,15 +453,23 @@ impl TenantSession {
         .bind(&schema)
         .bind(&ledger.table)
         .persistent(false)
-        .fetch_one(&mut self.connection)
-        .await?;
-        if !exists {
-            return Ok(Ledger::default());
+        .fetch_one(&mut self.connection);
+        Ok(exists.await?)
+    }
+
+    /// A revision that the ledger says is applied or undone by half.
+    ///
+    /// # Errors
+    /// The connection broke, or the table may not be read.
+    pub async fn read_half(&mut self, ledger: &LedgerTable) -> Result<Option<String>, RunnerError> {
+        let Some(half) = ledger.half else {
+            return Ok(None);
+        };
+        if !self.has(ledger).await? {
+            return Ok(None);
         }
-        let rows: Vec<(String,)> = self.rows(ledger, ledger.revision).await?;
-        Ok(Ledger {
-            revisions: rows.into_iter().map(|(revision,)| revision).collect(),
-        })
+        let rows: Vec<(String,)> = self.rows(ledger, ledger.revision, half).await?;
+        Ok(rows.into_iter().map(|(revision,)| revision).min())
     }
 
     /// The revisions in a ledger that is there, each with the checksum that this expression gives.
@@ -462,16 +481,20 @@ impl TenantSession {
         ledger: &LedgerTable,
         checksum: &str,
     ) -> Result<Vec<(String, String)>, RunnerError> {
-        self.rows(ledger, &format!("{}, {checksum}", ledger.revision))
-            .await
+        let columns = format!("{}, {checksum}", ledger.revision);
+        self.rows(ledger, &columns, ledger.condition).await
     }
 
-    async fn rows<T>(&mut self, ledger: &LedgerTable, columns: &str) -> Result<Vec<T>, RunnerError>
+    async fn rows<T>(
+        &mut self,
+        ledger: &LedgerTable,
+        columns: &str,
+        condition: &str,
+    ) -> Result<Vec<T>, RunnerError>
     where
         T: for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow> + Send + Unpin,
     {
         let (schema, table) = (quote(&self.home().await?), quote(&ledger.table));
-        let condition = ledger.condition;
         let rows = sqlx::query_as(AssertSqlSafe(format!(
             "select {columns} from {schema}.{table} where {condition}"
         )));

@@ -120,6 +120,8 @@ pub fn classify_sqlstate(sqlstate: &str, message: &str) -> FailureClass {
         // too_many_connections, cannot_connect_now, admin_shutdown, crash_shutdown, idle_session_timeout,
         // idle_in_transaction_session_timeout.
         "53300" | "57P03" | "57P01" | "57P02" | "57P05" | "25P03" => FailureClass::Infrastructure,
+        // read_only_sql_transaction: a server that is being failed over, or whose disk is full, may be so for a while.
+        "25006" => FailureClass::Transient,
         // A full disk or lack of memory may pass, but a migration that fills the disk must not fill it for ever.
         "53100" | "53200" => FailureClass::Transient,
         code if code.starts_with("08") => FailureClass::Infrastructure,
@@ -147,6 +149,7 @@ pub fn reason_of_sqlstate(sqlstate: &str, message: &str) -> &'static str {
         "40001" => "serialization_failure",
         "57014" => "statement_timeout",
         "53300" => "too_many_connections",
+        "25006" => "read_only",
         "53100" => "disk_full",
         "53200" => "out_of_memory",
         "57P01" | "57P02" => "server_shutdown",

@@ -266,15 +266,17 @@ async fn read_batch(
         table,
         revision,
         condition,
+        half,
         checksum,
     } = table;
     let checksum = checksum.filter(|_| known.is_some()).unwrap_or("null::text");
+    let half = half.unwrap_or("false");
     let parts: Vec<String> = schemas
         .iter()
         .enumerate()
         .map(|(i, s)| {
             format!(
-                "select {i}, {revision}, {checksum} from {}.{} where {condition}",
+                "select {i}, {revision}, {checksum}, {condition}, {half} from {}.{} where ({condition}) or {half}",
                 quote(s),
                 quote(table)
             )
@@ -289,13 +291,19 @@ async fn read_batch(
         let Some(ledger) = usize::try_from(i).ok().and_then(|i| read.get_mut(i)) else {
             continue;
         };
-        if let (Some(known), Some(checksum)) = (known, row.get::<Option<&str>, _>(2))
+        if row.get(3)
+            && let (Some(known), Some(checksum)) = (known, row.get::<Option<&str>, _>(2))
             && let Err(edited) = as_applied(known, &revision, checksum)
         {
             *ledger = Err(edited);
         }
         if let Ok(ledger) = ledger {
-            ledger.revisions.insert(revision);
+            if row.get(4) {
+                ledger.half = Some(revision.clone());
+            }
+            if row.get(3) {
+                ledger.revisions.insert(revision);
+            }
         }
     }
     Ok(read)

@@ -269,7 +269,10 @@ impl Applier<'_> {
         if read_back {
             let row = reply.row.as_ref().map(|row| row.try_get::<Vec<String>, _>(0));
             let revisions = row.transpose()?.unwrap_or_default().into_iter().collect();
-            self.read = Some(Ledger { revisions });
+            self.read = Some(Ledger {
+                revisions,
+                half: None,
+            });
         }
         Ok(())
     }

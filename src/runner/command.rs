@@ -197,6 +197,7 @@ impl CommandRunner {
                 .into_iter()
                 .map(str::to_owned)
                 .collect(),
+            half: None,
         })
     }
 

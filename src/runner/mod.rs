@@ -41,6 +41,8 @@ pub struct LedgerTable {
     pub revision: &'static str,
     /// Which rows count.
     pub condition: &'static str,
+    /// Which rows are of a revision that is applied or undone by half, where the tool says so. They may count or not.
+    pub half: Option<&'static str>,
     /// An expression that gives the checksum in hex of what a row stands for, where the tool keeps one.
     pub checksum: Option<&'static str>,
 }
@@ -139,7 +141,8 @@ pub trait MigrationRunner: Send + Sync {
         let Some(table) = self.ledger_table() else {
             return Ok(Ledger::default());
         };
-        let ledger = session.read_ledger(&table).await?;
+        let mut ledger = session.read_ledger(&table).await?;
+        ledger.half = session.read_half(&table).await?;
         if let Some(checksum) = table.checksum.filter(|_| !ledger.revisions.is_empty()) {
             let (history, sums) = (
                 self.history().await?,

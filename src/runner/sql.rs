@@ -102,6 +102,7 @@ fn ledger_table() -> LedgerTable {
         table: ledger::TABLE.into(),
         revision: "version::text",
         condition: "success",
+        half: Some(ledger::HALF),
         checksum: Some("pg_catalog.encode(checksum, 'hex')"),
     }
 }

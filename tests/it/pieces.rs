@@ -3,7 +3,7 @@
 
 use sqlx::{AssertSqlSafe, Postgres, Transaction};
 
-use crate::fleet::{Fleet, Setup, Worker, list, steps, tell};
+use crate::fleet::{Fleet, Setup, Tool, Worker, list, steps, tell};
 
 /// Tenants at the second of three revisions, and plans for the third, which has this outside a transaction.
 async fn torn_by(outside: &str, tenants: usize) -> Fleet {
@@ -177,4 +177,74 @@ async fn whoever_stands_at_the_revision_before_gets_its_first_piece() {
     fleet.assert_by_plan().await;
     fleet.assert_effects(&ALL).await;
     assert_eq!(worker.drain().await, Some(0));
+}
+
+/// A file of the `sql` runner's that has nothing around it: what was undone of it by half counts as applied still.
+#[tokio::test]
+async fn what_is_half_undone_is_not_taken_for_current() {
+    let fleet = Setup::schemas(2).migrations(Tool::Sql, steps(2)).start().await;
+    let worker = fleet.worker(&[]);
+    fleet.herder(&["upgrade", "--wait"]).await.expect(0);
+    let torn = "-- no-transaction\ncreate table gone (n int); vacuum nothing";
+    fleet.project().file("20250102_step.down.sql", torn);
+    let undo = [
+        "downgrade",
+        "--to",
+        "20250101",
+        "--tenant",
+        "t001",
+        "--yes",
+        "--wait",
+    ];
+    fleet.herder(&undo).await.expect(4);
+
+    let listed = fleet
+        .herder(&["tenants", "--revisions", "--output-format", "json"])
+        .await
+        .expect(0)
+        .json();
+    assert_eq!(listed["tenants"][0]["status"], "unknown", "{listed}");
+    assert_eq!(listed["tenants"][1]["status"], "current", "{listed}");
+    fleet.herder(&["plan", "--check"]).await.expect(7);
+    fleet.herder(&["upgrade", "--wait"]).await.expect(4);
+    assert_eq!(fleet.job("t001").await["error"]["reason"], "half_applied");
+    assert_eq!(fleet.job("t002").await["outcome"], "already_current");
+    worker.drain().await;
+}
+
+/// A tool that knows no target, and goes where it always goes.
+#[tokio::test]
+async fn a_tool_that_goes_past_the_target_has_not_succeeded() {
+    let fleet = Setup::schemas(1)
+        .migrations(Tool::Command, steps(3))
+        .start()
+        .await;
+    let worker = fleet.worker(&[]);
+    let as_told = fleet.project().text("migrate.sh");
+    fleet
+        .project()
+        .file("migrate.sh", &as_told.replace("to=$HERDER_TO;", "to=20250203;"));
+    fleet
+        .herder(&["upgrade", "--to", "20250101", "--wait"])
+        .await
+        .expect(4);
+    let error = &fleet.job("t001").await["error"];
+    assert_eq!(error["reason"], "ledger_mismatch", "{error}");
+    assert!(
+        error["hint"]
+            .as_str()
+            .is_some_and(|hint| hint.contains("it applied 20250102, 20250203, too")),
+        "{error}"
+    );
+
+    fleet
+        .project()
+        .file("migrate.sh", &as_told.replace("to=$HERDER_TO;", "to=0;"));
+    fleet
+        .herder(&["downgrade", "--to", "20250102", "--yes", "--wait"])
+        .await
+        .expect(4);
+    let error = &fleet.job("t001").await["error"];
+    assert_eq!(error["reason"], "ledger_mismatch", "{error}");
+    worker.drain().await;
 }

@@ -89,7 +89,12 @@ pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit
             format!("`herder resume {name}{more}` continues with the others")
         }
         _ => {
-            output::say(&format!("Retrying {} of run {name}", count(retried, "tenant")));
+            let resumed = match run.state {
+                RunState::Paused => "; it was paused, and goes on with its other tenants, too",
+                _ => "",
+            };
+            let retried = count(retried, "tenant");
+            output::say(&format!("Retrying {retried} of run {name}{resumed}"));
             format!("`herder watch {name}{more}` follows it")
         }
     };

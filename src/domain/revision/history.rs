@@ -262,6 +262,30 @@ impl History {
         seen
     }
 
+    /// What a run has applied (or, downwards, undone) in a tenant beyond what was `pending` there: a tool may know no target.
+    ///
+    /// # Errors
+    /// A revision in a ledger that is not in the history.
+    pub fn beyond(
+        &self,
+        direction: Direction,
+        before: &Ledger,
+        pending: &[String],
+        after: &Ledger,
+    ) -> Result<Vec<&str>, HistoryError> {
+        if self.opaque {
+            return Ok(Vec::new());
+        }
+        let (before, after) = (self.applied(before)?, self.applied(after)?);
+        let (from, to) = match direction {
+            Direction::Upgrade => (&before, &after),
+            Direction::Downgrade => (&after, &before),
+        };
+        let moved = |id: &&str| to.contains(id) && !from.contains(id) && !pending.iter().any(|p| p == id);
+        let all = self.revisions.iter().map(|r| r.id.as_str());
+        Ok(all.filter(moved).collect())
+    }
+
     /// The newest applied revisions: one, except where branches stand side by side.
     ///
     /// # Errors

@@ -52,4 +52,7 @@ pub enum LedgerForm {
 pub struct Ledger {
     /// The revisions in it. Empty: never migrated.
     pub revisions: BTreeSet<String>,
+    /// A revision that it says is applied or undone by half, whether or not that one counts. Where nothing is left to do, it still
+    /// is not done.
+    pub half: Option<String>,
 }

@@ -26,6 +26,7 @@ fn what_a_revision_depends_on_is_not_what_it_follows() {
     ];
     let history = History::new(revisions, LedgerForm::Heads).expect("a history");
     let at = |rows: &[&str]| Ledger {
+        half: None,
         revisions: rows.iter().map(|r| (*r).to_owned()).collect(),
     };
     let ids = |direction, target: Option<&str>, ledger: &Ledger| {
@@ -60,6 +61,7 @@ fn line(ids: &[&str], form: LedgerForm) -> History {
 
 fn ledger(ids: &[&str]) -> Ledger {
     Ledger {
+        half: None,
         revisions: ids.iter().map(|s| (*s).into()).collect(),
     }
 }

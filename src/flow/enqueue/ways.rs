@@ -140,6 +140,10 @@ impl Planner<'_> {
             Ok((to, current, pending.into_iter().map(|r| r.id.clone()).collect()))
         });
         match thought.clone() {
+            // Nothing is left to do, as far as the tool counts.
+            Ok((_, true, _)) if ledger.half.is_some() => {
+                unknown(from, RunnerError::Dirty(ledger.half.unwrap_or_default()))
+            }
             Ok((to, current, pending)) => Planned {
                 way: (!current).then(|| {
                     let server = self.by_server.then(|| tenant.place.server.clone());

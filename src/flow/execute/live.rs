@@ -8,7 +8,7 @@ use crate::{
     domain::{
         job::Step,
         outcome::{Outcome, Settlement},
-        revision::{History, Ledger, Standing},
+        revision::{Direction, History, Ledger, Standing},
         worker::kept_label,
     },
     flow::{enqueue::fingerprint_target, kept::KeptSession},
@@ -115,6 +115,9 @@ impl Attempt<'_> {
             .map(|r| r.id.clone())
             .collect();
         if history.standing(claim.direction, to.as_deref(), &ledger)? == Standing::AtTarget {
+            if let Some(half) = ledger.half {
+                return Err(RunnerError::Dirty(half));
+            }
             // The first attempt found nothing to do; a later one finds what a former one did.
             let outcome = if claim.epoch > 1 {
                 Outcome::FoundApplied
@@ -169,6 +172,21 @@ impl Attempt<'_> {
         let reading = self.cx.runner.read_ledger(session, subject);
         let after = self.while_wanted(backend, reading).await?;
         self.verify(history, to.as_deref(), &after)?;
+        let beyond = history.beyond(claim.direction, &ledger, &pending, &after)?;
+        if !beyond.is_empty() {
+            let done = match claim.direction {
+                Direction::Upgrade => "applied",
+                Direction::Downgrade => "undid",
+            };
+            return Err(RunnerError::LedgerMismatch {
+                found: history.describe(&after).unwrap_or_else(|| "base".into()),
+                wanted: to.unwrap_or_else(|| "base".into()),
+                hint: Some(format!(
+                    "the tool went past the target: it {done} {}, too; `command` must use {{to}}, or its tool a target of its own",
+                    beyond.join(", ")
+                )),
+            });
+        }
         Ok(Settlement::Succeeded {
             outcome: Outcome::Migrated,
             from,

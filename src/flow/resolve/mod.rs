@@ -69,6 +69,16 @@ pub enum ResolveError {
         /// The first few ids, each with the nearest known one.
         unknown: Vec<String>,
     },
+    /// A tenant cannot be left out: its place is another's, too.
+    #[error(
+        "--exclude cannot leave out `{excluded}`: it shares its place with `{with}`, and is migrated with it"
+    )]
+    Shared {
+        /// Who was to be left out.
+        excluded: String,
+        /// Who is migrated.
+        with: String,
+    },
     /// Some tenants make no sense.
     #[error("{count} {} wrong: {}", if *count == 1 { "thing is" } else { "things are" }, .first.join("; "))]
     Wrong {
@@ -174,6 +184,12 @@ pub fn resolve_selected(
         .filter_map(|entry| locate(entry, servers).ok())
     {
         if let Some(job) = jobs.get(&key(&tenant.place)) {
+            if exclude.contains(&tenant.id) {
+                return Err(ResolveError::Shared {
+                    excluded: tenant.id.escape_debug().to_string(),
+                    with: job.id.escape_debug().to_string(),
+                });
+            }
             along.push(|| {
                 format!(
                     "`{}` (with `{}`)",

@@ -274,9 +274,17 @@ fn a_selection_is_exact() {
     };
     assert_eq!(ids(&["gamma", "acme"], &[]), Ok(("acme gamma".into(), vec![])));
     let along = "not selected, but migrated as well, because they share a place with a selected tenant: `delta` (with `beta`)";
+    assert_eq!(ids(&["beta"], &[]), Ok(("beta".into(), vec![along.into()])));
     assert_eq!(
         ids(&[], &["odd", "delta"]),
-        Ok(("acme beta gamma".into(), vec![along.into()]))
+        Err(
+            "--exclude cannot leave out `delta`: it shares its place with `beta`, and is migrated with it"
+                .into()
+        )
+    );
+    assert_eq!(
+        ids(&[], &["odd", "delta", "beta"]),
+        Ok(("acme gamma".into(), vec![]))
     );
     assert_eq!(
         ids(&["acmee", "zzz"], &[]),

@@ -63,6 +63,7 @@ pub(super) fn refusal(error: &PgDatabaseError, revision: Option<&str>) -> Option
         NO_SCHEMA => RunnerError::SchemaMissing(detail.to_owned()).into(),
         MOVED => Refusal::Moved(Ledger {
             revisions: serde_json::from_str(detail).ok()?,
+            half: None,
         }),
         WANDERED => RunnerError::Tool {
             message: format!(

@@ -108,10 +108,13 @@ fn last_error(lines: &[&str]) -> Option<usize> {
 
 /// Takes out what is known to be secret, and whatever looks like the password of a URL.
 fn scrub(text: &str, secrets: &[String]) -> String {
+    // Also as an ini has it.
+    let doubled = secrets.iter().map(|secret| secret.replace('%', "%%"));
+    let mut known: Vec<String> = secrets.iter().cloned().chain(doubled).collect();
+    known.retain(|secret| !secret.is_empty());
     // The longest first: a URL before the password in it.
-    let mut known: Vec<&String> = secrets.iter().filter(|s| !s.is_empty()).collect();
     known.sort_by_key(|s| std::cmp::Reverse(s.len()));
-    let text = known.into_iter().fold(text.to_owned(), |text, secret| {
+    let text = known.iter().fold(text.to_owned(), |text, secret| {
         take_out(&text, secret, "[secret]")
     });
     let (mut out, mut rest) = (String::new(), text.as_str());
@@ -330,14 +333,15 @@ mod tests {
         let json = serde_json::to_string(&secret).expect("JSON");
         let twice = serde_json::to_string(&json).expect("JSON");
         let ascii = json.replace('/', "\\/").replace('ü', "\\u00FC");
-        let text = format!("shell={shell} json={json} twice={twice} ascii={ascii} octal={shell}");
+        let ini = secret.replace('%', "%%");
+        let text = format!("ini={ini} shell={shell} json={json} twice={twice} ascii={ascii} octal={shell}");
         let text = text.replace(
             "octal=p@ss/w:rd%25\\ \\#x\\\"y\\'ü",
             "octal=p@ss/w:rd%25 #x\"y\\'\\303\\274",
         );
         assert_eq!(
             last_words(&text, &[secret]),
-            r#"shell=[secret] json="[secret]" twice="\"[secret]\"" ascii="[secret]" octal=[secret]"#
+            r#"ini=[secret] shell=[secret] json="[secret]" twice="\"[secret]\"" ascii="[secret]" octal=[secret]"#
         );
     }
 

@@ -18,6 +18,9 @@ pub(super) const TABLE: &str = "_sqlx_migrations";
 /// What `execution_time` says while a file without a transaction is being undone. sqlx writes -1 or nanoseconds.
 const UNDOING: i64 = -2;
 
+/// The rows of revisions that are half applied, or half undone.
+pub(super) const HALF: &str = "not (success and execution_time <> -2)";
+
 /// The table's full name in a plan.
 fn table() -> String {
     format!("{}.{}", quote(SCHEMA), quote(TABLE))
@@ -63,7 +66,7 @@ pub(super) fn check<'a>(known: &[&Migration], resumable: impl Iterator<Item = &'
     body += &ask(
         &format!(
             "select version::pg_catalog.text from %I.{table} \
-             where not (success and execution_time <> {UNDOING}) and version <> all ('{{{}}}') order by version limit 1",
+             where {HALF} and version <> all ('{{{}}}') order by version limit 1",
             resumable.join(",")
         ),
         "herder_version",

@@ -146,6 +146,7 @@ impl Fleet {
         to: Option<&str>,
     ) -> Result<Offer, RunnerError> {
         let before = Ledger {
+            half: None,
             revisions: from.iter().map(|r| (*r).to_owned()).collect(),
         };
         self.runner.plan(direction, &before, to, self.isolation).await

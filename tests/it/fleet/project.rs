@@ -191,6 +191,11 @@ fi
         fs::write(self.dir.join(name), text).expect(name);
     }
 
+    /// What is in one file of it.
+    pub(crate) fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.dir.join(name)).expect(name)
+    }
+
     /// What stands under `[runner]`.
     pub(crate) fn runner(&self) -> Table {
         let dir = self.dir.display();
