@@ -1,0 +1,61 @@
+//! What is refused before there is a run: nothing is written, and no tenant fails.
+
+use std::os::unix::fs::PermissionsExt;
+
+use crate::fleet::{Fleet, Setup};
+
+/// A fleet of three whose tenants' ledger is what `echo` says.
+async fn by_command(more: &str) -> Fleet {
+    Setup::schemas(3)
+        .runner(&format!("kind = 'command'\ncurrent_command = ['echo', '1']\n{more}"))
+        .start()
+        .await
+}
+
+async fn assert_no_run(fleet: &Fleet) {
+    assert_eq!(fleet.ask::<i64>("select count(*) from herder.run").await, 0);
+}
+
+#[tokio::test]
+async fn a_program_that_is_not_there_is_found_before_a_run() {
+    for key in ["command", "downgrade_command", "current_command"] {
+        let fleet = by_command("command = ['true']\nrevisions = ['1', '2']").await;
+        fleet.configure(|config| {
+            config["runner"]
+                .as_table_mut()
+                .expect("a section")
+                .insert(key.into(), toml::Value::from(vec!["./nosuch"]));
+        });
+        let checked = fleet.herder(&["check"]).await.expect(7);
+        assert!(checked.stdout.contains("there is no such program"), "{key}: {}", checked.stdout);
+        let refused = fleet.herder(&["upgrade", "--local", "2"]).await.expect(3);
+        assert!(
+            refused.stderr.contains("nosuch`: there is no such program") && refused.stderr.contains("hint: install it"),
+            "{key}: {}",
+            refused.stderr
+        );
+        assert_no_run(&fleet).await;
+
+        // Once it is there, it must also be a program.
+        let file = fleet.dir().join("nosuch");
+        std::fs::write(&file, "#!/bin/sh\necho 1\n").expect("a file");
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).expect("its mode");
+        let refused = fleet.herder(&["upgrade"]).await.expect(3);
+        assert!(refused.stderr.contains("permission denied"), "{key}: {}", refused.stderr);
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).expect("its mode");
+        fleet.herder(&["upgrade"]).await.expect(0);
+    }
+}
+
+#[tokio::test]
+async fn a_program_is_looked_for_where_it_will_be() {
+    let fleet = by_command("command = ['mine', '{to}']\nrevisions = ['1', '2']\nenv.PATH = 'bin:/usr/bin:/bin'").await;
+    fleet.herder(&["check"]).await.expect(7);
+    let bin = fleet.dir().join("bin");
+    std::fs::create_dir(&bin).expect("a folder");
+    std::os::unix::fs::symlink("/bin/true", bin.join("mine")).expect("a program");
+    fleet.herder(&["check"]).await.expect(0);
+    // It runs, too: it only does nothing.
+    let ran = fleet.herder(&["upgrade", "--local", "1"]).await.expect(4);
+    assert!(ran.all().contains("the tool reported success"), "{}", ran.all());
+}
