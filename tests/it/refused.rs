@@ -59,3 +59,23 @@ async fn a_program_is_looked_for_where_it_will_be() {
     let ran = fleet.herder(&["upgrade", "--local", "1"]).await.expect(4);
     assert!(ran.all().contains("the tool reported success"), "{}", ran.all());
 }
+
+#[tokio::test]
+async fn tenants_are_listed_where_there_is_no_head_to_compare_them_with() {
+    let current = r#"[ "$HERDER_TENANT" = t002 ] || echo 7"#;
+    let fleet = Setup::schemas(2)
+        .runner(&format!("kind = 'command'\ncommand = ['true']\ncurrent_command = ['sh', '-c', '{current}']"))
+        .start()
+        .await;
+    let args = ["tenants", "--revisions", "--output-format", "json"];
+    let listed = fleet.herder(&args).await.expect(0).json();
+    let of = |n: usize, field: &str| listed["tenants"][n][field].as_str().map(str::to_owned);
+    assert_eq!(of(0, "revision").as_deref(), Some("7"), "{listed:#}");
+    assert_eq!(of(0, "status").as_deref(), Some("unknown"), "{listed:#}");
+    assert!(of(0, "why").is_some_and(|why| why.starts_with("the revisions are not known")), "{listed:#}");
+    assert_eq!(of(1, "status").as_deref(), Some("never_migrated"), "{listed:#}");
+    // With a target, it is known; and one that was asked for must be one.
+    let listed = fleet.herder(&[&args[..], &["--to", "7"]].concat()).await.expect(0).json();
+    assert_eq!(listed["counts"]["current"], 1, "{listed:#}");
+    fleet.herder(&[&args[..], &["--to", "head"]].concat()).await.expect(2);
+}
