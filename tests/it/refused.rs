@@ -79,3 +79,20 @@ async fn tenants_are_listed_where_there_is_no_head_to_compare_them_with() {
     assert_eq!(listed["counts"]["current"], 1, "{listed:#}");
     fleet.herder(&[&args[..], &["--to", "head"]].concat()).await.expect(2);
 }
+
+#[tokio::test]
+async fn a_step_among_revisions_that_nobody_lists_is_refused() {
+    let fleet = by_command("command = ['true']").await;
+    for args in [
+        &["downgrade", "--to", "-1", "--yes", "--local", "2"][..],
+        &["upgrade", "--to", "+1", "--local", "2"],
+    ] {
+        let refused = fleet.herder(args).await.expect(2);
+        assert!(
+            refused.stderr.contains("the revisions are not known") && refused.stderr.contains("hint: name the revision"),
+            "{}",
+            refused.stderr
+        );
+    }
+    assert_no_run(&fleet).await;
+}

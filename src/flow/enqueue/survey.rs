@@ -178,7 +178,7 @@ async fn migrations(
     let history = cx.runner.history().await?;
     let absolute = match target {
         None => history.resolve(&Target::Head, &Ledger::default()).ok(),
-        Some(Target::Relative(_)) => None,
+        Some(Target::Relative(_)) if !history.is_opaque() => None,
         Some(target) => {
             let absolute = history.resolve(target, &Ledger::default());
             let absolute = absolute.map_err(RunnerError::from)?;
