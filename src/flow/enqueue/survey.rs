@@ -157,6 +157,9 @@ async fn read(
         .map(|(tenant, read)| planner.plan(tenant, read))
         .collect();
     let ways = planner.ways.known;
+    if let Some(error) = ambiguous_for_all(&tenants) {
+        return Err(error.into());
+    }
     let plan = Plan {
         target: absolute,
         tenants,
@@ -167,6 +170,18 @@ async fn read(
         own_urls,
     };
     Ok((plan, ways))
+}
+
+/// Why a step leads nowhere, where it does so for each tenant: then it is the target that is wrong, and not a tenant.
+fn ambiguous_for_all(tenants: &[Planned]) -> Option<RunnerError> {
+    let ambiguous = |planned: &Planned| {
+        matches!(
+            planned.unknown,
+            Some(RunnerError::History(HistoryError::AmbiguousStep(..)))
+        )
+    };
+    let first = tenants.first()?;
+    tenants.iter().all(ambiguous).then(|| first.unknown.clone())?
 }
 
 /// The history, and the target in it, if that is the same one for all tenants.
