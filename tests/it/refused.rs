@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use crate::fleet::{Fleet, Setup};
+use crate::fleet::{Fleet, Setup, ask, tell};
 
 /// A fleet of three whose tenants' ledger is what `echo` says.
 async fn by_command(more: &str) -> Fleet {
@@ -95,4 +95,31 @@ async fn a_step_among_revisions_that_nobody_lists_is_refused() {
         );
     }
     assert_no_run(&fleet).await;
+}
+
+#[tokio::test]
+async fn a_schema_of_somebody_else_is_not_set_up() {
+    let fleet = Setup::schemas(1).start().await;
+    let url = fleet.cluster.url(&fleet.database("home"));
+    fleet.configure(|config| config["control"]["url"] = url.into());
+    let everything = "select string_agg(relname::text, ' ' order by relname) from pg_class
+                      where relnamespace in (select oid from pg_namespace where nspname in ('herder', 'apalis'))";
+    for schema in ["herder", "apalis"] {
+        tell(&fleet.home, &format!("create schema {schema}; create table {schema}.run (x int)")).await;
+        for args in [&["setup"][..], &["runs"]] {
+            let refused = fleet.herder(args).await.expect(3);
+            assert!(
+                refused.stderr.contains(&format!("has a schema `{schema}` with tables that Herder did not make"))
+                    && refused.stderr.contains("hint: choose another database"),
+                "{}",
+                refused.stderr
+            );
+        }
+        let left: String = ask(&fleet.home, everything).await;
+        assert_eq!(left, "run");
+        // An empty schema is nobody's.
+        tell(&fleet.home, &format!("drop table {schema}.run")).await;
+    }
+    fleet.herder(&["setup"]).await.expect(0);
+    fleet.herder(&["setup"]).await.expect(0);
 }
