@@ -7,7 +7,9 @@ use crate::fleet::{Fleet, Setup, ask, tell};
 /// A fleet of three whose tenants' ledger is what `echo` says.
 async fn by_command(more: &str) -> Fleet {
     Setup::schemas(3)
-        .runner(&format!("kind = 'command'\ncurrent_command = ['echo', '1']\n{more}"))
+        .runner(&format!(
+            "kind = 'command'\ncurrent_command = ['echo', '1']\n{more}"
+        ))
         .start()
         .await
 }
@@ -27,10 +29,15 @@ async fn a_program_that_is_not_there_is_found_before_a_run() {
                 .insert(key.into(), toml::Value::from(vec!["./nosuch"]));
         });
         let checked = fleet.herder(&["check"]).await.expect(7);
-        assert!(checked.stdout.contains("there is no such program"), "{key}: {}", checked.stdout);
+        assert!(
+            checked.stdout.contains("there is no such program"),
+            "{key}: {}",
+            checked.stdout
+        );
         let refused = fleet.herder(&["upgrade", "--local", "2"]).await.expect(3);
         assert!(
-            refused.stderr.contains("nosuch`: there is no such program") && refused.stderr.contains("hint: install it"),
+            refused.stderr.contains("nosuch`: there is no such program")
+                && refused.stderr.contains("hint: install it"),
             "{key}: {}",
             refused.stderr
         );
@@ -41,7 +48,11 @@ async fn a_program_that_is_not_there_is_found_before_a_run() {
         std::fs::write(&file, "#!/bin/sh\necho 1\n").expect("a file");
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).expect("its mode");
         let refused = fleet.herder(&["upgrade"]).await.expect(3);
-        assert!(refused.stderr.contains("permission denied"), "{key}: {}", refused.stderr);
+        assert!(
+            refused.stderr.contains("permission denied"),
+            "{key}: {}",
+            refused.stderr
+        );
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).expect("its mode");
         fleet.herder(&["upgrade"]).await.expect(0);
     }
@@ -49,7 +60,9 @@ async fn a_program_that_is_not_there_is_found_before_a_run() {
 
 #[tokio::test]
 async fn a_program_is_looked_for_where_it_will_be() {
-    let fleet = by_command("command = ['mine', '{to}']\nrevisions = ['1', '2']\nenv.PATH = 'bin:/usr/bin:/bin'").await;
+    let fleet =
+        by_command("command = ['mine', '{to}']\nrevisions = ['1', '2']\nenv.PATH = 'bin:/usr/bin:/bin'")
+            .await;
     fleet.herder(&["check"]).await.expect(7);
     let bin = fleet.dir().join("bin");
     std::fs::create_dir(&bin).expect("a folder");
@@ -64,7 +77,9 @@ async fn a_program_is_looked_for_where_it_will_be() {
 async fn tenants_are_listed_where_there_is_no_head_to_compare_them_with() {
     let current = r#"[ "$HERDER_TENANT" = t002 ] || echo 7"#;
     let fleet = Setup::schemas(2)
-        .runner(&format!("kind = 'command'\ncommand = ['true']\ncurrent_command = ['sh', '-c', '{current}']"))
+        .runner(&format!(
+            "kind = 'command'\ncommand = ['true']\ncurrent_command = ['sh', '-c', '{current}']"
+        ))
         .start()
         .await;
     let args = ["tenants", "--revisions", "--output-format", "json"];
@@ -72,12 +87,22 @@ async fn tenants_are_listed_where_there_is_no_head_to_compare_them_with() {
     let of = |n: usize, field: &str| listed["tenants"][n][field].as_str().map(str::to_owned);
     assert_eq!(of(0, "revision").as_deref(), Some("7"), "{listed:#}");
     assert_eq!(of(0, "status").as_deref(), Some("unknown"), "{listed:#}");
-    assert!(of(0, "why").is_some_and(|why| why.starts_with("the revisions are not known")), "{listed:#}");
+    assert!(
+        of(0, "why").is_some_and(|why| why.starts_with("the revisions are not known")),
+        "{listed:#}"
+    );
     assert_eq!(of(1, "status").as_deref(), Some("never_migrated"), "{listed:#}");
     // With a target, it is known; and one that was asked for must be one.
-    let listed = fleet.herder(&[&args[..], &["--to", "7"]].concat()).await.expect(0).json();
+    let listed = fleet
+        .herder(&[&args[..], &["--to", "7"]].concat())
+        .await
+        .expect(0)
+        .json();
     assert_eq!(listed["counts"]["current"], 1, "{listed:#}");
-    fleet.herder(&[&args[..], &["--to", "head"]].concat()).await.expect(2);
+    fleet
+        .herder(&[&args[..], &["--to", "head"]].concat())
+        .await
+        .expect(2);
 }
 
 #[tokio::test]
@@ -89,7 +114,8 @@ async fn a_step_among_revisions_that_nobody_lists_is_refused() {
     ] {
         let refused = fleet.herder(args).await.expect(2);
         assert!(
-            refused.stderr.contains("the revisions are not known") && refused.stderr.contains("hint: name the revision"),
+            refused.stderr.contains("the revisions are not known")
+                && refused.stderr.contains("hint: name the revision"),
             "{}",
             refused.stderr
         );
@@ -105,12 +131,17 @@ async fn a_schema_of_somebody_else_is_not_set_up() {
     let everything = "select string_agg(relname::text, ' ' order by relname) from pg_class
                       where relnamespace in (select oid from pg_namespace where nspname in ('herder', 'apalis'))";
     for schema in ["herder", "apalis"] {
-        tell(&fleet.home, &format!("create schema {schema}; create table {schema}.run (x int)")).await;
+        tell(
+            &fleet.home,
+            &format!("create schema {schema}; create table {schema}.run (x int)"),
+        )
+        .await;
         for args in [&["setup"][..], &["runs"]] {
             let refused = fleet.herder(args).await.expect(3);
             assert!(
-                refused.stderr.contains(&format!("has a schema `{schema}` with tables that Herder did not make"))
-                    && refused.stderr.contains("hint: choose another database"),
+                refused.stderr.contains(&format!(
+                    "has a schema `{schema}` with tables that Herder did not make"
+                )) && refused.stderr.contains("hint: choose another database"),
                 "{}",
                 refused.stderr
             );

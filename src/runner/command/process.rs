@@ -71,7 +71,8 @@ pub(super) async fn run(
         group,
         talk: mut talk_pipe,
         answer: mut answer_pipe,
-    } = Running::start(invocation).map_err(|e| cannot_start(&invocation.program, &invocation.directory, &e))?;
+    } = Running::start(invocation)
+        .map_err(|e| cannot_start(&invocation.program, &invocation.directory, &e))?;
     let (mut talk, mut answer) = (Tail::new(TAIL), Tail::new(ANSWER));
     let stdin = child.stdin.take();
     let ended = {
