@@ -232,14 +232,9 @@ pub(crate) struct Tenants {
     /// Read each tenant's ledger, and show whether it is current, behind, never migrated, or unknown and why
     #[arg(long)]
     pub(crate) revisions: bool,
-    /// The target that --revisions compares with
-    #[arg(
-        long,
-        value_name = "TARGET",
-        default_value = "head",
-        allow_hyphen_values = true
-    )]
-    pub(crate) to: Target,
+    /// The target that --revisions compares with [default: head]
+    #[arg(long, value_name = "TARGET", allow_hyphen_values = true)]
+    pub(crate) to: Option<Target>,
     #[command(flatten)]
     pub(crate) selection: Selection,
     #[command(flatten)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection, Row};
 
 use super::{
+    admission::CONTROL_CONNECTIONS,
     context::Context,
     pooler,
     privileges::{Owner, closed, owners},
@@ -104,6 +105,13 @@ pub fn budget_of(max_connections: i32, reserved: i32, budget: Amount) -> i32 {
     // Rounded down, unlike a share of tenants: half of 97 is not 49.
     let budget = budget.within(open);
     i32::try_from(budget.max(1)).unwrap_or(i32::MAX)
+}
+
+/// The smallest budget of a server with the control database on it that has room for one worker and one attempt which needs
+/// `attempt` connections. Below it, the worker's own two come on top.
+pub fn least_with_control(attempt: i16) -> i32 {
+    // From a budget of three on, one of it is the service connection, and no job's.
+    i32::from(attempt) + i32::try_from(CONTROL_CONNECTIONS).unwrap_or(i32::MAX) + 1
 }
 
 /// Asks a server for its limits and its sessions.

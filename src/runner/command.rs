@@ -10,6 +10,8 @@ mod template;
 
 use std::{
     collections::BTreeMap,
+    env,
+    ffi::OsString,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -123,6 +125,29 @@ impl CommandRunner {
             asked: false,
             limit,
         }
+    }
+
+    /// Makes sure that all programs are there that a run starts, before it has begun: one that is missing would fail
+    /// every tenant.
+    fn find_programs(&self) -> Result<(), RunnerError> {
+        let none = Values::new();
+        let path = match self.env.get("PATH") {
+            Some(own) => own.fill(&none).map(OsString::from),
+            None => env::var_os("PATH"),
+        };
+        // Without PATH, or with a tenant's own, only the system knows where it would look.
+        let Some(path) = path else { return Ok(()) };
+        let mut words: Vec<String> = [&self.current, &self.upgrade, &self.downgrade]
+            .into_iter()
+            // One that has a placeholder in its name is another one for each tenant.
+            .filter_map(|command| command.first()?.fill(&none))
+            .collect();
+        if let HistorySource::Printed { command, .. } = &self.history {
+            words.extend(command.first().cloned());
+        }
+        words
+            .iter()
+            .try_for_each(|word| process::find(&program(word, &self.directory), &self.directory, &path))
     }
 
     /// The error of a program that did not end well.
@@ -298,6 +323,7 @@ async fn settings(session: &mut TenantSession) -> Result<Session, RunnerError> {
 #[async_trait]
 impl MigrationRunner for CommandRunner {
     async fn history(&self) -> Result<Arc<History>, RunnerError> {
+        self.find_programs()?;
         match &self.history {
             HistorySource::Listed(history) => Ok(Arc::clone(history)),
             HistorySource::Printed { command, known } => {

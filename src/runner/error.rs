@@ -250,6 +250,9 @@ impl RunnerError {
                 Some(format!("build from a commit that has revision {revision}"))
             }
             Self::History(HistoryError::NotListed(_)) => Some("name the revision in full, or list all in [runner] `revisions`, or have `history_command` print them".into()),
+            Self::History(HistoryError::AmbiguousStep(..)) => {
+                Some("name the revision to go to instead, with --to: steps are counted along a line only".into())
+            }
             Self::Irreversible(revision) => Some(format!("write a down migration for revision {revision}")),
             Self::Database { sqlstate, message, .. } => match sqlstate.as_str() {
                 "42704" | "42883" => Some("search_path holds the tenant's schema only; if this is an extension's, name its schema in [runner] extra_search_path".into()),

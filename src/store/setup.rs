@@ -1,5 +1,7 @@
 //! Making the control tables, and telling whether they are there.
 
+use std::borrow::Cow;
+
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, migrate::Migrator};
 
 use super::StoreError;
@@ -24,6 +26,8 @@ pub enum SetupState {
     Outdated,
     /// Set up by a newer Herder: this one must not touch it.
     Newer,
+    /// A schema of this name is there, and somebody else's.
+    Foreign(&'static str),
 }
 
 /// Makes the schemas `herder` and `apalis`, or brings them up to date. Safe to run twice, and by two at once: the
@@ -101,20 +105,24 @@ pub async fn grant(pool: &PgPool, role: &str) -> Result<(), StoreError> {
 
 impl SetupState {
     /// What is wrong with the control database, to be read on from its name, and what to do about it. None: nothing is.
-    pub fn problem(self) -> Option<(&'static str, &'static str)> {
+    pub fn problem(self) -> Option<(Cow<'static, str>, &'static str)> {
         match self {
             Self::Current => None,
             Self::Missing => Some((
-                "is not set up",
+                "is not set up".into(),
                 "run `herder setup`, which creates the schemas `herder` and `apalis`",
             )),
             Self::Outdated => Some((
-                "was set up by an older version of Herder",
+                "was set up by an older version of Herder".into(),
                 "run `herder setup` to update its tables",
             )),
             Self::Newer => Some((
-                "was set up by a newer version of Herder",
+                "was set up by a newer version of Herder".into(),
                 "use that version, or a newer one",
+            )),
+            Self::Foreign(schema) => Some((
+                format!("has a schema `{schema}` with tables that Herder did not make").into(),
+                "choose another database in [control] `url`, e.g. an empty one, or rename that schema",
             )),
         }
     }
@@ -132,6 +140,11 @@ pub async fn setup_state(pool: &PgPool) -> Result<SetupState, StoreError> {
     .await
     .map_err(|error| not_allowed(error, pool))?;
     if !there {
+        for schema in ["herder", "apalis"] {
+            if is_foreign(pool, schema).await? {
+                return Ok(SetupState::Foreign(schema));
+            }
+        }
         return Ok(SetupState::Missing);
     }
     let applied: Option<i64> =
@@ -145,6 +158,28 @@ pub async fn setup_state(pool: &PgPool) -> Result<SetupState, StoreError> {
         std::cmp::Ordering::Equal => SetupState::Current,
         std::cmp::Ordering::Greater => SetupState::Newer,
     })
+}
+
+/// Whether there are tables in a schema of ours that no migration of ours has made. Each of them is made in one transaction
+/// with its row in the history: a set-up that was broken off is ours.
+async fn is_foreign(pool: &PgPool, schema: &str) -> Result<bool, StoreError> {
+    let (history, others): (bool, bool) = sqlx::query_as(
+        "select coalesce(bool_or(relname = '_sqlx_migrations'), false), coalesce(bool_or(relname <> '_sqlx_migrations'), false)
+         from pg_class join pg_namespace on pg_namespace.oid = relnamespace
+         where nspname = $1 and relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+           -- An extension may be there that somebody has installed for us.
+           and not exists (select from pg_depend where classid = 'pg_class'::regclass and objid = pg_class.oid
+                           and deptype = 'e')",
+    )
+    .bind(schema)
+    .fetch_one(pool)
+    .await?;
+    if !others || !history {
+        return Ok(others);
+    }
+    let applied = format!("select not exists (select from {schema}._sqlx_migrations where success)");
+    let applied = sqlx::query_scalar(AssertSqlSafe(applied)).fetch_one(pool).await;
+    applied.map_err(|error| not_allowed(error, pool))
 }
 
 fn not_allowed(error: sqlx::Error, pool: &PgPool) -> StoreError {

@@ -147,6 +147,12 @@ async fn two_heads_are_joined_by_plan() {
     )
     .await;
     assert_eq!(heads, ["b", "c"]);
+    // There is no head, but a place where each stands.
+    let listed = ["tenants", "--revisions", "--output-format", "json"];
+    let listed = fleet.herder(&listed).await.expect(0).json();
+    let at = listed["tenants"][2]["revision"].as_str();
+    assert!(matches!(at, Some("b,c" | "c,b")), "{listed:#}");
+    assert_eq!(listed["counts"]["unknown"], 4, "{listed:#}");
     project.revision(
         "d",
         "('b', 'c')",
@@ -159,6 +165,64 @@ async fn two_heads_are_joined_by_plan() {
         assert_eq!(list(&fleet.home, &at).await, ["d"]);
     }
     fleet.assert_public_untouched().await;
+}
+
+#[tokio::test]
+async fn a_step_down_from_a_merge_is_refused_where_all_stand_on_it() {
+    let project = Project::saas();
+    project.revision("a", "None", "op.execute('create table t (a int)')");
+    project.revision("b", "'a'", "pass");
+    project.revision("c", "'a'", "pass");
+    project.revision("d", "('b', 'c')", "pass");
+    let fleet = Setup::schemas(2).runner(&project.runner()).start().await;
+    fleet.herder(&["upgrade", "--local", "2"]).await.expect(0);
+    let step = ["downgrade", "--to", "-1", "--yes", "--local", "2"];
+    let refused = fleet.herder(&step).await.expect(2);
+    assert!(
+        refused.stderr.contains("-1 from `d` is ambiguous")
+            && refused.stderr.contains("hint: name the revision"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(fleet.ask::<i64>("select count(*) from herder.run").await, 1);
+
+    // What the hint says goes.
+    let named = [
+        "downgrade",
+        "--to",
+        "b",
+        "--yes",
+        "--tenant",
+        "t001",
+        "--local",
+        "1",
+    ];
+    fleet.herder(&named).await.expect(0);
+    fleet
+        .herder(&[
+            "downgrade",
+            "--to",
+            "a",
+            "--yes",
+            "--tenant",
+            "t001",
+            "--local",
+            "1",
+        ])
+        .await
+        .expect(0);
+
+    // Where it is clear for some, the others fail with the hint.
+    fleet.herder(&step).await.expect(4);
+    let failed = fleet.job("t002").await;
+    assert_eq!(failed["state"], "failed", "{failed:#}");
+    assert!(
+        failed["error"]["hint"]
+            .as_str()
+            .is_some_and(|hint| hint.contains("--to")),
+        "{failed:#}"
+    );
+    assert_eq!(fleet.job("t001").await["state"], "succeeded");
 }
 
 /// A guide's `env.py` whose online mode never commits, with an offline mode that is right: the plan is fine, and live

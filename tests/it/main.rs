@@ -35,6 +35,7 @@ mod poolers;
 mod prometheus;
 mod prune;
 mod publishing;
+mod refused;
 mod rehearsal;
 mod runner_command;
 mod runner_sql;

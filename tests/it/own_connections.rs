@@ -116,6 +116,32 @@ async fn a_worker_that_finds_no_room_waits_ready_and_takes_over() {
 }
 
 #[tokio::test]
+async fn check_warns_of_a_budget_without_room_for_a_worker_and_a_job() {
+    let cluster = Cluster::own(Settings::default()).await;
+    for (budget, warns) in [(3, true), (4, false)] {
+        let fleet = together(&cluster, budget, 1).await;
+        let checked = fleet.herder(&["check"]).await.expect(0);
+        assert_eq!(
+            checked.stdout.contains("they come on top"),
+            warns,
+            "{}",
+            checked.stdout
+        );
+        let worker = fleet.worker(&[]);
+        match warns {
+            true => worker.says("they are not counted").await,
+            false => {
+                let counted = "select count(*) from herder.slot where purpose = 'control'";
+                fleet
+                    .wait_until("it has its slots", async || fleet.ask::<i64>(counted).await == 2)
+                    .await;
+            }
+        }
+        assert_eq!(worker.drain().await, Some(0));
+    }
+}
+
+#[tokio::test]
 async fn a_worker_at_the_door_holds_no_connection() {
     let cluster = Cluster::own(Settings::default()).await;
     let fleet = together(&cluster, 4, 2).await;

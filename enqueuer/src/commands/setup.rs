@@ -13,7 +13,7 @@ pub(crate) async fn run(setting: &Setting, args: &Setup) -> anyhow::Result<Exit>
     let config = setting.config()?;
     let pool = control::connect_unchecked(&config.control).await?;
     let before = setup::setup_state(&pool).await?;
-    if before == SetupState::Newer
+    if matches!(before, SetupState::Newer | SetupState::Foreign(_))
         && let Some(problem) = control::unfit(before)
     {
         return Err(problem.into());
@@ -39,7 +39,9 @@ pub(crate) async fn run(setting: &Setting, args: &Setup) -> anyhow::Result<Exit>
     output::say(match before {
         SetupState::Missing => "Created the schemas `herder` and `apalis`",
         SetupState::Outdated => "Updated the schemas `herder` and `apalis`",
-        SetupState::Current | SetupState::Newer => "Nothing to do: the control database is already set up",
+        SetupState::Current | SetupState::Newer | SetupState::Foreign(_) => {
+            "Nothing to do: the control database is already set up"
+        }
     });
     for role in &args.grant {
         output::say(&format!("Granted `{role}` access to both"));

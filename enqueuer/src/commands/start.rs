@@ -233,7 +233,7 @@ async fn confirmed(
     let survey = enqueue::survey(
         cx,
         request.direction,
-        &request.target,
+        Some(&request.target),
         &request.only,
         &request.exclude,
     );

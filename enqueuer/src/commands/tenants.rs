@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 
 use herder::{
-    domain::tenant::{Isolation, Tenant},
+    domain::{
+        revision::{HistoryError, Target},
+        tenant::{Isolation, Tenant},
+    },
     flow::{
         enqueue::{self, EnqueueError, Planned},
         resolve::resolve_selected,
     },
+    runner::RunnerError,
 };
 use serde::Serialize;
 
@@ -44,7 +48,7 @@ pub(crate) enum Status {
     Behind,
     /// It has no ledger, or an empty one.
     NeverMigrated,
-    /// Its ledger cannot be read, or makes no sense.
+    /// Its ledger cannot be read, or makes no sense; or there is no head to compare it with.
     Unknown,
 }
 
@@ -53,6 +57,13 @@ impl Status {
 
     fn of(planned: &Planned) -> Self {
         match planned {
+            // Whatever the head is, this one has none of it.
+            Planned {
+                from: None,
+                unknown:
+                    Some(RunnerError::History(HistoryError::NotListed(_) | HistoryError::SeveralHeads(_))),
+                ..
+            } => Self::NeverMigrated,
             Planned { unknown: Some(_), .. } => Self::Unknown,
             planned if planned.current => Self::Current,
             Planned { from: None, .. } => Self::NeverMigrated,
@@ -102,8 +113,8 @@ async fn listed(setting: &Setting, args: &args::Tenants) -> anyhow::Result<Repor
 async fn inspected(setting: &Setting, args: &args::Tenants) -> anyhow::Result<Report> {
     let cx = setting.context(None).await?;
     let args::Selection { only, exclude } = &args.selection;
-    let direction = args.to.direction(false);
-    let plan = match enqueue::survey(&cx, direction, &args.to, only, exclude).await {
+    let direction = args.to.as_ref().unwrap_or(&Target::Head).direction(false);
+    let plan = match enqueue::survey(&cx, direction, args.to.as_ref(), only, exclude).await {
         Ok(plan) => plan,
         Err(error) => {
             return Err(cannot(&cx, "cannot read the tenants' revisions", Some(direction), error).await);
@@ -127,6 +138,8 @@ async fn inspected(setting: &Setting, args: &args::Tenants) -> anyhow::Result<Re
 
 /// A row for the tenant, and for each that shares its place.
 fn rows(tenant: &Tenant, planned: Option<&Planned>) -> Vec<Row> {
+    let status = planned.map(Status::of);
+    let why = planned.filter(|_| status == Some(Status::Unknown));
     let row = |id: &String| Row {
         id: id.clone(),
         isolation: tenant.isolation,
@@ -134,8 +147,8 @@ fn rows(tenant: &Tenant, planned: Option<&Planned>) -> Vec<Row> {
         database: tenant.place.database.clone(),
         schema: tenant.place.schema.clone(),
         revision: planned.and_then(|p| p.from.clone()),
-        status: planned.map(Status::of),
-        why: planned.and_then(|p| p.unknown.as_ref()).map(ToString::to_string),
+        status,
+        why: why.and_then(|p| p.unknown.as_ref()).map(ToString::to_string),
     };
     std::iter::once(&tenant.id)
         .chain(&tenant.members)

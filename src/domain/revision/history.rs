@@ -50,7 +50,7 @@ pub enum HistoryError {
     #[error("the ledger is at `{0}`, which is not among these migrations")]
     UnknownLedger(String),
     /// Only a revision in full, or the base, can be a target where nobody lists the revisions.
-    #[error("`{0}` cannot be used as a target: the revisions are not known")]
+    #[error("the revisions are not known, so `{0}` cannot be used as a target")]
     NotListed(String),
     /// The history itself makes no sense.
     #[error("{0}")]

@@ -103,19 +103,20 @@ pub async fn plan(
     only: &[String],
     exclude: &[String],
 ) -> Result<Plan, EnqueueError> {
-    let (mut plan, ways) = read(cx, direction, target, only, exclude).await?;
+    let (mut plan, ways) = read(cx, direction, Some(target), only, exclude).await?;
     plan.ways = offers(cx, direction, ways, &mut plan.tenants, &plan.own_urls).await?;
     Ok(plan)
 }
 
-/// Finds out where the tenants stand, and what is pending, but not how it would be done. Changes nothing.
+/// Finds out where the tenants stand, and what is pending, but not how it would be done. Changes nothing. `target`: None
+/// is the head where there is one; where there is not, the tenants that have a revision are unknown, with that reason.
 ///
 /// # Errors
 /// See [`EnqueueError`].
 pub async fn survey(
     cx: &Context,
     direction: Direction,
-    target: &Target,
+    target: Option<&Target>,
     only: &[String],
     exclude: &[String],
 ) -> Result<Plan, EnqueueError> {
@@ -127,7 +128,7 @@ pub async fn survey(
 async fn read(
     cx: &Context,
     direction: Direction,
-    target: &Target,
+    target: Option<&Target>,
     only: &[String],
     exclude: &[String],
 ) -> Result<(Plan, Vec<DistinctWay>), EnqueueError> {
@@ -143,7 +144,7 @@ async fn read(
     let mut planner = Planner {
         history: &history,
         direction,
-        target,
+        target: target.unwrap_or(&Target::Head),
         absolute: absolute.as_ref(),
         known: HashMap::new(),
         by_server: cx.runner.is_rendered(),
@@ -156,6 +157,9 @@ async fn read(
         .map(|(tenant, read)| planner.plan(tenant, read))
         .collect();
     let ways = planner.ways.known;
+    if let Some(error) = ambiguous_for_all(&tenants) {
+        return Err(error.into());
+    }
     let plan = Plan {
         target: absolute,
         tenants,
@@ -168,16 +172,29 @@ async fn read(
     Ok((plan, ways))
 }
 
+/// Why a step leads nowhere, where it does so for each tenant: then it is the target that is wrong, and not a tenant.
+fn ambiguous_for_all(tenants: &[Planned]) -> Option<RunnerError> {
+    let ambiguous = |planned: &Planned| {
+        matches!(
+            planned.unknown,
+            Some(RunnerError::History(HistoryError::AmbiguousStep(..)))
+        )
+    };
+    let first = tenants.first()?;
+    tenants.iter().all(ambiguous).then(|| first.unknown.clone())?
+}
+
 /// The history, and the target in it, if that is the same one for all tenants.
 async fn migrations(
     cx: &Context,
     direction: Direction,
-    target: &Target,
+    target: Option<&Target>,
 ) -> Result<(Arc<History>, Option<Option<String>>), EnqueueError> {
     let history = cx.runner.history().await?;
     let absolute = match target {
-        Target::Relative(_) => None,
-        _ => {
+        None => history.resolve(&Target::Head, &Ledger::default()).ok(),
+        Some(Target::Relative(_)) if !history.is_opaque() => None,
+        Some(target) => {
             let absolute = history.resolve(target, &Ledger::default());
             let absolute = absolute.map_err(RunnerError::from)?;
             if let (Direction::Upgrade, Target::Revision(name), None) = (direction, target, &absolute) {

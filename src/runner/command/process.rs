@@ -2,15 +2,19 @@
 //! program's exit, after a limit, when told to stop, when dropped, and when this worker is killed.
 
 use std::{
-    ffi::OsString,
-    io,
-    os::fd::OwnedFd,
-    path::PathBuf,
+    env,
+    ffi::{OsStr, OsString},
+    fs, io,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::{
+    fs::{Access, access},
+    process::{Pid, Signal, kill_process_group},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::unix::pipe,
@@ -67,7 +71,8 @@ pub(super) async fn run(
         group,
         talk: mut talk_pipe,
         answer: mut answer_pipe,
-    } = Running::start(invocation).map_err(|e| cannot_start(invocation, &e))?;
+    } = Running::start(invocation)
+        .map_err(|e| cannot_start(&invocation.program, &invocation.directory, &e))?;
     let (mut talk, mut answer) = (Tail::new(TAIL), Tail::new(ANSWER));
     let stdin = child.stdin.take();
     let ended = {
@@ -258,23 +263,23 @@ async fn listen(from: Option<&mut (impl AsyncRead + Unpin)>, into: &mut Tail) {
     }
 }
 
-fn cannot_start(invocation: &Invocation, error: &io::Error) -> RunnerError {
-    let program = invocation.program.display();
+fn cannot_start(program: &Path, directory: &Path, error: &io::Error) -> RunnerError {
+    let named = program.display();
     let (message, hint) = match error.kind() {
-        io::ErrorKind::NotFound if !invocation.directory.is_dir() => (
-            format!("the folder {} does not exist", invocation.directory.display()),
+        io::ErrorKind::NotFound if !directory.is_dir() => (
+            format!("the folder {} does not exist", directory.display()),
             "[runner] `directory` names the folder to run the command in",
         ),
         io::ErrorKind::NotFound => (
-            format!("cannot run `{program}`: there is no such program"),
+            format!("cannot run `{named}`: there is no such program"),
             "install it, or write its path in [runner]; a relative path begins in `directory`",
         ),
         io::ErrorKind::PermissionDenied => (
-            format!("cannot run `{program}`: permission denied"),
+            format!("cannot run `{named}`: permission denied"),
             "make it executable (chmod +x), or name its interpreter first, as in [\"sh\", \"migrate.sh\"]",
         ),
         _ => (
-            format!("cannot run `{program}`: {error}"),
+            format!("cannot run `{named}`: {error}"),
             "see whether it runs by hand, as the worker's user",
         ),
     };
@@ -282,4 +287,35 @@ fn cannot_start(invocation: &Invocation, error: &io::Error) -> RunnerError {
         message,
         hint: hint.into(),
     }
+}
+
+/// Finds out whether a program could be started, without starting it. A name without a folder is looked for in `path`,
+/// as the system does it: the first that may be executed counts.
+pub(super) fn find(program: &Path, directory: &Path, path: &OsStr) -> Result<(), RunnerError> {
+    let candidates: Vec<PathBuf> = match program.as_os_str().as_bytes().contains(&b'/') {
+        true => vec![program.to_owned()],
+        // A relative folder of PATH begins where the program will run.
+        false => env::split_paths(path)
+            .map(|folder| directory.join(folder).join(program))
+            .collect(),
+    };
+    let mut why = io::ErrorKind::NotFound;
+    let found = directory.is_dir()
+        && candidates.iter().any(|candidate| match is_executable(candidate) {
+            Ok(true) => true,
+            Ok(false) => {
+                why = io::ErrorKind::PermissionDenied;
+                false
+            }
+            Err(_) => false,
+        });
+    match found {
+        true => Ok(()),
+        false => Err(cannot_start(program, directory, &why.into())),
+    }
+}
+
+/// Whether this process may execute the file.
+fn is_executable(file: &Path) -> io::Result<bool> {
+    Ok(fs::metadata(file)?.is_file() && access(file, Access::EXEC_OK).is_ok())
 }

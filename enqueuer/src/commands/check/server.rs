@@ -74,6 +74,7 @@ impl Server<'_> {
             sum.budget = budget;
         }
         let mut found = vec![self.arithmetic(&url, &sum)];
+        found.extend(self.control(&sum));
         found.extend(reading.finding(self.title()));
         found.extend(self.closed(&sum, first, closed));
         found.extend(self.role(&sum));
@@ -151,10 +152,7 @@ impl Server<'_> {
             },
         };
         let needed = i32::from(self.cx.runner.connections());
-        let change = match self.set_by_hand {
-            Some(_) => format!("`herder budget {} --set N`", self.name),
-            None => format!("[servers.{}] `budget`", self.name),
-        };
+        let change = self.change();
         if sum.budget > headroom {
             return Finding::new(self.title(), Level::Problem, text).hint(format!(
                 "connections available now: {headroom}; lower {change}, or the server fills up before the budget is used"
@@ -165,6 +163,34 @@ impl Server<'_> {
                 .hint(format!("one job needs {needed} connections: raise {change}"));
         }
         Finding::new(self.title(), Level::Ok, text)
+    }
+
+    /// How the budget that counts is changed.
+    fn change(&self) -> String {
+        match self.set_by_hand {
+            Some(_) => format!("`herder budget {} --set N`", self.name),
+            None => format!("[servers.{}] `budget`", self.name),
+        }
+    }
+
+    /// Whether the budget has room for a worker's own connections, where the control database is on this server. One that
+    /// has no room for an attempt alone was complained of.
+    fn control(&self, sum: &Arithmetic) -> Option<Finding> {
+        let attempt = self.cx.runner.connections();
+        let least = budget::least_with_control(attempt);
+        let is_shared = self.cx.servers.control_server() == Some(self.name);
+        if !is_shared || !(i32::from(attempt)..least).contains(&sum.budget) {
+            return None;
+        }
+        let text = format!(
+            "the control database is on this server, and a budget of {} has no room for a worker's own two connections to it: \
+             they come on top",
+            sum.budget
+        );
+        Some(Finding::new(self.title(), Level::Warn, text).hint(format!(
+            "raise {} to {least} or more, or leave room on the server for them",
+            self.change()
+        )))
     }
 
     /// The schemas in which the first tenant's role can do nothing. A ledger that is not there yet hides that: it reads as
