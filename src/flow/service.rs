@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::{
     database_url::DatabaseUrl,
     runner::RunnerError,
-    session::{asking_settings, connect_error},
+    session::{GOING, asking_settings, connect_error},
     store::{StoreError, service},
 };
 
@@ -24,10 +24,6 @@ const RENEWAL: Duration = Duration::from_secs(1);
 
 /// How often somebody who waits for it asks.
 const POLL: Duration = Duration::from_millis(100);
-
-/// How long a server's process may take to go once its client has: closing is a message that nobody answers. On two cores
-/// with three times as much to do, 50 ms were seen.
-const GOING: Duration = Duration::from_millis(30);
 
 /// How long the server may take to let its holder in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -157,7 +153,7 @@ impl Service {
 
     /// Gives it back. Its session must be closed.
     pub async fn release(self) {
-        tokio::time::sleep(GOING).await;
+        tokio::time::sleep(3 * GOING).await;
         self.renewal.abort();
         if let Err(error) = service::release(&self.pool, &self.server, &self.holder).await {
             tracing::debug!(%error, "Cannot give back a service connection; its lease will expire");

@@ -238,6 +238,7 @@ impl RunnerError {
                 "the tool must work on the tenant that it is given, and commit".into()
             })),
             Self::Setup { hint, .. } | Self::Untrusted { hint, .. } => Some(hint.clone()),
+            Self::TimedOut(_) => Some("[limits] `statement_timeout` is how long a command may run".into()),
             Self::Pooled(_) => Some(POOLED_HINT.into()),
             Self::OffTheList => Some("`herder tenants` shows what the source gives".into()),
             Self::SchemaMissing(schema) => {

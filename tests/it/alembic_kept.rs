@@ -325,6 +325,8 @@ fn what_may_leave_something_behind_is_not_plain() {
         "import sqlalchemy as sa\nsa.Index.argument_for('postgresql', 'x', None)",
         "import logging\nlogging.getLogger().manager.setLoggerClass(print)",
         "from logging.config import fileConfig\nfileConfig('my.ini')",
+        "from logging.config import fileConfig as configure\nconfigure('my.ini')",
+        "from logging.config import fileConfig\nconfigure = fileConfig\nconfigure('my.ini')",
         "import sys",
         "from sqlalchemy import event",
         "import sqlalchemy as sa\nsa.event.listen(sa.Engine, 'connect', print)",

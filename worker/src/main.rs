@@ -114,7 +114,7 @@ fn main() -> ExitCode {
 
 fn filter() -> EnvFilter {
     EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        EnvFilter::new("info,apalis=warn,apalis_core=warn,opentelemetry=warn,sqlx::postgres::notice=error")
+        EnvFilter::new("info,apalis=warn,apalis_core=warn,opentelemetry=warn,sqlx::postgres::notice=error,sqlx::pool=error")
     })
 }
 

@@ -24,15 +24,18 @@ class Beginning:
 
     def is_left(self):
         """Whether this is another process now than a fresh one would be."""
-        return (
-            dict(os.environ) != self.environ
-            or streams() != self.streams
-            or threading.active_count() != self.threads
-            # A revision failed, and env.py went on as if it had not.
-            or any(getattr(proxied, "_proxy", None) is not None for proxied in (alembic.op, alembic.context))
-            or bool(own.modules())
-            or any(not own.is_installed(code.co_filename) for code in analyzed_lambdas())
-        )
+        try:
+            return (
+                dict(os.environ) != self.environ
+                or streams() != self.streams
+                or threading.active_count() != self.threads
+                # A revision failed, and env.py went on as if it had not.
+                or any(getattr(proxied, "_proxy", None) is not None for proxied in (alembic.op, alembic.context))
+                or bool(own.modules())
+                or any(not own.is_installed(code.co_filename) for code in analyzed_lambdas())
+            )
+        except Exception:
+            return True  # A stream is gone, say.
 
     def restore(self):
         sys.path[:] = self.path  # Alembic puts the project in front, each time.

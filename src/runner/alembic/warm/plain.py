@@ -15,6 +15,7 @@ import datetime
 import functools
 import importlib
 import inspect
+import logging.config
 import os
 import re
 import sys
@@ -120,7 +121,7 @@ class File(ast.NodeVisitor):
         if given.keys() & (self.imported.keys() | MAKERS | TAKEN) or any(name.startswith("__") for name in given):
             raise NotPlain("a name with two meanings")
         self.names = given.keys()
-        self.of_tables = set()
+        self.of_tables, self.of_ini = set(), set()
 
     def visit(self, node):
         # A generator that is left open goes on when it is collected, whoever's turn that is.
@@ -149,10 +150,9 @@ class File(ast.NodeVisitor):
     def visit_Call(self, node):
         if isinstance(node.func, ast.Attribute) and node.func.attr in OF_TABLES and not node.args and not node.keywords:
             self.of_tables.add(node.func)
-        if isinstance(node.func, (ast.Name, ast.Attribute)) and (getattr(node.func, "id", None) or node.func.attr) == "fileConfig":
-            # The configuration that `is_plain_ini` looks at.
-            if len(node.args) != 1 or getattr(node.args[0], "attr", None) != "config_file_name":
-                raise NotPlain("fileConfig")
+        # The configuration that `is_plain_ini` looks at.
+        if len(node.args) == 1 and getattr(node.args[0], "attr", None) == "config_file_name":
+            self.of_ini.add(node.func)
         self.generic_visit(node)
 
     def visit_Compare(self, node):
@@ -188,7 +188,7 @@ class File(ast.NodeVisitor):
         found = self.imported[first]
         for name in names:
             found = step(found, name)
-        if found is not FREE and not isinstance(found, HARMLESS):
+        if found is not FREE and not isinstance(found, HARMLESS) or found is logging.config.fileConfig and node not in self.of_ini:
             raise NotPlain(first)
         return True
 
