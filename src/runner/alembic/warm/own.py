@@ -16,7 +16,7 @@ TOOLS = frozenset(
 # same whenever they are imported, and start nothing. An application that is installed is not: it may read what env.py has set.
 LIBRARIES = frozenset(
     "annotated_doc annotated_types anyio attr attrs bcrypt certifi cffi charset_normalizer click cryptography dateutil dns dotenv"
-    " email_validator fastapi h11 httpcore httpx idna itsdangerous jinja2 jose jwt orjson packaging passlib pgvector pydantic"
+    " email_validator fastapi h11 httpcore httpx idna itsdangerous jinja2 jose jwt orjson packaging passlib pydantic"
     " pydantic_core pydantic_settings pytz requests six sniffio sqlalchemy_utils sqlmodel starlette typing_inspection tzdata"
     " urllib3 yaml".split()
 )
