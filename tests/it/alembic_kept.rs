@@ -6,6 +6,16 @@ use herder::runner::alembic::WarmProcess;
 
 use crate::handmade::{Database, Handmade, SYNC_ENV, Tenant, saas, tool, warm};
 
+/// Migrates a new schema.
+async fn migrate(process: &mut WarmProcess, project: &Handmade, database: &Database, schema: &str) {
+    database.run(&format!("create schema {schema}")).await;
+    let tenant = Tenant::new(&database.url).schema(schema);
+    process
+        .migrate(&project.project(), &tenant.up())
+        .await
+        .expect(schema);
+}
+
 /// What the alembic command has in a process of its own for each tenant: env.py first, and nothing of another one.
 #[tokio::test]
 async fn what_a_module_keeps_of_one_tenant_does_not_meet_the_next() {
@@ -93,12 +103,7 @@ async fn what_a_module_keeps_of_one_tenant_does_not_meet_the_next() {
         process.describe(&project.project()).await.expect("a description");
         // As many as it takes until a process would go on with the next tenant.
         for schema in ["one", "two", "three", "four", "five", "six"] {
-            database.run(&format!("create schema {schema}")).await;
-            let tenant = Tenant::new(&database.url).schema(schema);
-            process
-                .migrate(&project.project(), &tenant.up())
-                .await
-                .expect(schema);
+            migrate(&mut process, &project, &database, schema).await;
             let made =
                 format!("select count(*) from pg_tables where tablename = 't' and schemaname = '{schema}'");
             assert_eq!(database.count(&made).await, 1, "{name}, {body}: {schema}");
@@ -122,12 +127,7 @@ async fn well_known_libraries_are_imported_once_and_the_projects_own_modules_for
     project.write("helper.py", "import fastapi\nFOUND = None\n");
     let (database, mut process) = (Database::new().await, warm().await);
     for (schema, found) in [("one", ""), ("two", "fastapi"), ("three", "fastapi")] {
-        database.run(&format!("create schema {schema}")).await;
-        let tenant = Tenant::new(&database.url).schema(schema);
-        process
-            .migrate(&project.project(), &tenant.up())
-            .await
-            .expect(schema);
+        migrate(&mut process, &project, &database, schema).await;
         let said = database
             .text(&format!("select what::text from {schema}.said"))
             .await;
@@ -180,14 +180,9 @@ async fn an_edited_module_is_imported_anew() {
     assert_eq!(said.as_deref(), Some("before; after, and longer"));
 }
 
-/// Migrates a schema of its own, and says which process did it.
+/// Migrates a new schema, and says which process did it.
 async fn by_which(process: &mut WarmProcess, project: &Handmade, database: &Database, schema: &str) -> i64 {
-    database.run(&format!("create schema {schema}")).await;
-    let tenant = Tenant::new(&database.url).schema(schema);
-    process
-        .migrate(&project.project(), &tenant.up())
-        .await
-        .expect(schema);
+    migrate(process, project, database, schema).await;
     database
         .count(&format!("select pid::int8 from {schema}.by"))
         .await
@@ -248,6 +243,46 @@ async fn tenants_share_a_process_only_where_all_files_are_plain() {
     }
     pids.dedup();
     assert_eq!(pids.len(), 5, "each its own: {pids:?}");
+}
+
+const LOGGING: &str = "[alembic]\nscript_location = migrations\n[loggers]\nkeys = root\n[handlers]\nkeys = console\n\
+    [formatters]\nkeys =\n[logger_root]\nlevel = WARNING\nhandlers = console\n\
+    [handler_console]\nclass = StreamHandler\nargs = (sys.stderr,)\n";
+
+/// What no file shows: SQLAlchemy keeps the statements that it has made of functions, with what those found around them, and
+/// `fileConfig` disables all loggers that are there already.
+#[tokio::test]
+async fn what_the_tools_keep_of_a_plain_file_does_not_meet_the_next_tenant() {
+    let by_lambda = "global lines\n    \
+        lines = sa.table('lines', sa.column('w'), schema=op.get_context().version_table_schema)\n    \
+        op.execute('create table lines (w text)')\n    \
+        op.get_bind().execute(sa.lambda_stmt(lambda: sa.insert(lines).values(w='hello')))\n    \
+        op.execute('create table said as select count(*)::text as what from lines')";
+    let by_logger = "import logging; op.execute(\"create table said as select '%s' as what\" \
+        % logging.getLogger('migrations').isEnabledFor(30))";
+    let logging = PLAIN_ENV.replace(
+        "arguments =",
+        "import logging\nfrom logging.config import fileConfig\nfileConfig(context.config.config_file_name)\n\
+         logging.getLogger('migrations')\narguments =",
+    );
+    for (env, body, expected) in [(PLAIN_ENV, by_lambda, "1"), (&logging, by_logger, "True")] {
+        let project = Handmade::new(env).revision("a", None, body);
+        project.write("alembic.ini", LOGGING);
+        let texts: Vec<String> = ["migrations/env.py", "migrations/versions/a.py"]
+            .iter()
+            .map(|file| std::fs::read_to_string(project.folder.path().join(file)).expect(file))
+            .collect();
+        let files: Vec<&str> = texts.iter().map(String::as_str).collect();
+        assert_eq!(are_plain(&files), [true, true], "{body}");
+        let (database, mut process) = (Database::new().await, warm().await);
+        for schema in ["one", "two", "three", "four", "five", "six"] {
+            migrate(&mut process, &project, &database, schema).await;
+            let said = database
+                .text(&format!("select what::text from {schema}.said"))
+                .await;
+            assert_eq!(said.as_deref(), Some(expected), "{schema}: {body}");
+        }
+    }
 }
 
 /// Judges each of these files.

@@ -18,7 +18,7 @@ pub(super) const TABLE: &str = "_sqlx_migrations";
 /// What `execution_time` says while a file without a transaction is being undone. sqlx writes -1 or nanoseconds.
 const UNDOING: i64 = -2;
 
-/// The rows of revisions that are half applied, or half undone.
+/// The rows of revisions that are half applied, or half undone ([`UNDOING`]).
 pub(super) const HALF: &str = "not (success and execution_time <> -2)";
 
 /// The table's full name in a plan.
