@@ -285,6 +285,62 @@ async fn what_the_tools_keep_of_a_plain_file_does_not_meet_the_next_tenant() {
     }
 }
 
+/// Whether a process finds itself changed by what this makes of it.
+fn is_seen(change: &str) -> bool {
+    let mut script = "import importlib.util, sys, types\n\
+        def module(name, text):\n    made = sys.modules[name] = types.ModuleType(name)\n    exec(text, made.__dict__)\n    return made\n\
+        herder_warm = module('herder_warm', '')\n"
+        .to_owned();
+    for (name, text) in [
+        ("own", include_str!("../../src/runner/alembic/warm/own.py")),
+        ("clean", include_str!("../../src/runner/alembic/warm/clean.py")),
+    ] {
+        let text = serde_json::Value::from(text);
+        script += &format!("herder_warm.{name} = module('herder_warm.{name}', {text})\n");
+    }
+    let change = serde_json::Value::from(change);
+    script += &format!(
+        "import sqlalchemy\nherder_warm.own.inherited = frozenset(sys.modules)\n\
+         beginning = herder_warm.clean.Beginning()\n\
+         exec(compile({change}, '/home/me/env.py', 'exec'))\n\
+         sys.exit(7 if beginning.is_left() else 0)"
+    );
+    let mut python = Command::new(crate::venv::python());
+    let ended = python.args(["-c", &script]).output().expect("a Python");
+    match ended.status.code() {
+        Some(7) => true,
+        Some(0) => false,
+        _ => panic!("{change}: {}", String::from_utf8_lossy(&ended.stderr)),
+    }
+}
+
+/// What no file shows, once more: a plain one may call what does all this.
+#[test]
+fn a_process_sees_what_has_become_of_it() {
+    for change in [
+        "import os; os.environ['TENANT'] = 'a'",
+        "import os; del os.environ['PATH']",
+        "import io; sys.stdout = io.StringIO()",
+        "import os; os.dup2(os.open(os.devnull, os.O_WRONLY), 1)",
+        "sys.stdout.close()",
+        "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()",
+        "import alembic.op; alembic.op._proxy = object()",
+        "import alembic.context; alembic.context._proxy = object()",
+        "mine = types.ModuleType('mine'); mine.__file__ = '/home/me/mine.py'; sys.modules['mine'] = mine",
+        "n = 5; sqlalchemy.lambda_stmt(lambda: sqlalchemy.select(n))",
+    ] {
+        assert!(is_seen(change), "{change}");
+    }
+    for nothing in [
+        "pass",
+        "import json, fractions",
+        "sys.path.insert(0, '/home/me')",
+        "import logging; logging.getLogger('mine').setLevel(10)",
+    ] {
+        assert!(!is_seen(nothing), "{nothing}");
+    }
+}
+
 /// Judges each of these files.
 fn are_plain(files: &[&str]) -> Vec<bool> {
     let judge = concat!(
