@@ -8,7 +8,7 @@ use super::{
     plan::Note,
     revision::{Direction, Target},
     run::RunId,
-    tenant::{Isolation, Place},
+    tenant::Place,
     trace::TraceContext,
 };
 
@@ -119,8 +119,6 @@ pub struct Claim {
     pub run: RunId,
     /// The tenant's id in its source.
     pub tenant: String,
-    /// How the tenant is isolated.
-    pub isolation: Isolation,
     /// Where it lives.
     pub place: Place,
     /// Whether its connection URL must be asked of the tenant source.
@@ -139,10 +137,8 @@ pub struct Claim {
     pub checksum: String,
     /// How many attempts have failed before this one and count.
     pub failures: i32,
-    /// How many times it was claimed since an attempt last ended with a word, this time included.
-    pub starts: i32,
-    /// Whether an earlier attempt may have committed something: its end was never recorded.
-    pub orphaned: bool,
+    /// Whether an earlier attempt may have committed something that is recorded nowhere.
+    pub in_doubt: bool,
     /// For how long nothing but the infrastructure had been in the way when it was claimed, by the control database's
     /// clock. None: it was not, or it got out of it.
     pub blocked: Option<Duration>,

@@ -36,6 +36,17 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// How far an attempt came that did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The migration had not begun.
+    Prepared,
+    /// It had. What came of it is known: a plan that the server refuses is rolled back.
+    Begun,
+    /// It had, and may have committed something: the connection broke, or only the tool knows.
+    InDoubt,
+}
+
 /// What one attempt found, before it is written down.
 #[derive(Clone, Debug)]
 pub enum Settlement {

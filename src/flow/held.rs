@@ -62,6 +62,19 @@ pub(super) struct Held {
     disowned: Mutex<HashSet<(JobId, Epoch)>>,
 }
 
+/// An attempt that is held as long as this is.
+pub(super) struct HeldEntry<'a> {
+    held: &'a Held,
+    job: JobId,
+    epoch: Epoch,
+}
+
+impl Drop for HeldEntry<'_> {
+    fn drop(&mut self) {
+        self.held.remove(self.job, self.epoch);
+    }
+}
+
 impl Held {
     fn entries(&self) -> MutexGuard<'_, HashMap<JobId, Entry>> {
         // A panic while it was held cannot have left a half-written entry.
@@ -112,8 +125,17 @@ impl Held {
             .is_some_and(|e| e.epoch == epoch && e.sure_until.is_some_and(|until| Instant::now() < until))
     }
 
+    /// Forgets the attempt once this is dropped.
+    pub(super) fn entry(&self, job: JobId, epoch: Epoch) -> HeldEntry<'_> {
+        HeldEntry {
+            held: self,
+            job,
+            epoch,
+        }
+    }
+
     /// Forgets an attempt, unless a newer one took its place.
-    pub(super) fn remove(&self, job: JobId, epoch: Epoch) {
+    fn remove(&self, job: JobId, epoch: Epoch) {
         let mut entries = self.entries();
         if entries.get(&job).is_some_and(|e| e.epoch == epoch) {
             entries.remove(&job);
@@ -153,6 +175,11 @@ impl Held {
                 (*job, entry.epoch, entry.step)
             })
             .collect()
+    }
+
+    /// How many attempts there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries().len()
     }
 
     /// All attempts.

@@ -41,7 +41,18 @@ const GATHER: Duration = Duration::from_millis(3);
 /// How long a statement may take. A connection that died in the middle of it answers never.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Takes the ends of attempts. The task behind it ends when this is dropped.
+/// What became of an end that was to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// It is.
+    Yes,
+    /// The job went on without the attempt, and nothing was written.
+    Fenced,
+    /// Nothing was written, and never will be: that is a bug. The next heartbeats give the job back.
+    Never,
+}
+
+/// Takes the ends of attempts.
 pub(super) struct Settler {
     ends: mpsc::UnboundedSender<End>,
 }
@@ -49,52 +60,53 @@ pub(super) struct Settler {
 struct End {
     ended: Ended,
     room: Arc<OwnedSemaphorePermit>,
-    written: oneshot::Sender<bool>,
+    written: oneshot::Sender<Written>,
 }
 
 impl Settler {
-    /// Starts to take ends. What is claimed in their place goes to `next`.
-    pub(super) fn start(
+    /// One that takes ends, and the task that writes them, which lasts as long. What is claimed in their place goes to `next`.
+    pub(super) fn new(
         claimer: Arc<Claimer>,
         held: Arc<Held>,
         next: mpsc::UnboundedSender<Delivery>,
-    ) -> Self {
-        let (ends, mut ended) = mpsc::unbounded_channel();
-        let writer = Writer { claimer, next };
-        tokio::spawn(async move {
-            let mut batch = Vec::new();
-            while ended.recv_many(&mut batch, BATCH).await > 0 {
-                let (enough, until) = (held.all().len().div_ceil(2).min(BATCH), Instant::now() + GATHER);
-                while batch.len() < enough
-                    && let Ok(Some(end)) = tokio::time::timeout_at(until, ended.recv()).await
-                {
-                    batch.push(end);
-                }
-                writer.write(std::mem::take(&mut batch)).await;
-            }
-        });
-        Self { ends }
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (ends, ended) = mpsc::unbounded_channel();
+        (Self { ends }, Writer { claimer, held, next }.run(ended))
     }
 
-    /// Writes an end, however long the control database is away, and moves its run on. False: the job went on without this
-    /// attempt, and nothing was written. The room goes on to what is claimed in its place.
-    pub(super) async fn write(&self, ended: Ended, room: Arc<OwnedSemaphorePermit>) -> bool {
+    /// Writes an end, however long the control database is away, and moves its run on. The room goes on to what is claimed in its
+    /// place.
+    pub(super) async fn write(&self, ended: Ended, room: Arc<OwnedSemaphorePermit>) -> Written {
         let (written, answer) = oneshot::channel();
-        // Nobody takes it any more only where the process is about to end.
+        // Nobody takes it any more only where the writer has panicked.
         let _ = self.ends.send(End { ended, room, written });
-        answer.await.unwrap_or(false)
+        answer.await.unwrap_or(Written::Never)
     }
 }
 
 struct Writer {
     claimer: Arc<Claimer>,
+    held: Arc<Held>,
     next: mpsc::UnboundedSender<Delivery>,
 }
 
 impl Writer {
+    async fn run(self, mut ended: mpsc::UnboundedReceiver<End>) {
+        let mut batch = Vec::new();
+        while ended.recv_many(&mut batch, BATCH).await > 0 {
+            let (enough, until) = (self.held.len().div_ceil(2).min(BATCH), Instant::now() + GATHER);
+            while batch.len() < enough
+                && let Ok(Some(end)) = tokio::time::timeout_at(until, ended.recv()).await
+            {
+                batch.push(end);
+            }
+            self.write(std::mem::take(&mut batch)).await;
+        }
+    }
+
     async fn write(&self, ends: Vec<End>) {
         let ended: Vec<&Ended> = ends.iter().map(|end| &end.ended).collect();
-        let (mut tries, mut in_doubt) = (0, false);
+        let (mut tries, mut otherwise) = (0, Written::Fenced);
         let settled = loop {
             match self.settle(&ended).await {
                 Ok(settled) => break settled,
@@ -102,7 +114,8 @@ impl Writer {
                 // heartbeats, which find it held by nobody.
                 Err(error) if is_refused(&error) => match ends.len() {
                     1 => {
-                        error!(%error, "Cannot write an outcome: a bug in Herder");
+                        error!(%error, "Cannot write an outcome");
+                        otherwise = Written::Never;
                         break Vec::new();
                     }
                     _ => {
@@ -113,7 +126,11 @@ impl Writer {
                     }
                 },
                 Err(error) => {
-                    (tries, in_doubt) = (tries + 1, in_doubt || may_be_written(&error));
+                    tries += 1;
+                    if may_be_written(&error) {
+                        // What is missing in a later answer was most likely written by the try whose answer was lost.
+                        otherwise = Written::Yes;
+                    }
                     if tries == 1 {
                         let count = ended.len();
                         warn!(%error, "Cannot write the outcomes of {count} attempts yet; retrying");
@@ -136,10 +153,10 @@ impl Writer {
         let written: BTreeSet<(JobId, Epoch)> = settled.iter().map(|s| (s.job, s.epoch)).collect();
         let mut room = Vec::with_capacity(ends.len());
         for end in ends {
-            // After a lost answer, "nothing was written" most likely means that it was a yes.
-            let _ = end
-                .written
-                .send(in_doubt || written.contains(&end.ended.attempt()));
+            let _ = end.written.send(match written.contains(&end.ended.attempt()) {
+                true => Written::Yes,
+                false => otherwise,
+            });
             room.push(end.room);
         }
         match self.claimer.claim(room).await {
@@ -160,7 +177,7 @@ impl Writer {
 }
 
 /// Whether a statement may have been done although it ended with this error: its answer was lost. Not so where it was never sent,
-/// or lost to another one (a deadlock).
+/// or where the server rolled it back.
 fn may_be_written(error: &StoreError) -> bool {
     match error {
         StoreError::Database(sqlx::Error::PoolTimedOut) => false,

@@ -10,7 +10,7 @@ use super::StoreError;
 use crate::domain::{
     failure::JobError,
     job::{Claim, Epoch, JobId, Step},
-    outcome::Settlement,
+    outcome::{Progress, Settlement},
     run::RunId,
     tenant::{Place, Tenant},
 };
@@ -163,7 +163,6 @@ pub async fn claim(
                 epoch: row.epoch,
                 run: row.run,
                 tenant: row.tenant,
-                isolation: row.isolation.parse().map_err(wrong)?,
                 place: Place {
                     server: row.server,
                     database: row.database,
@@ -177,8 +176,7 @@ pub async fn claim(
                 resolved: row.resolved,
                 checksum: row.checksum,
                 failures: row.failures,
-                starts: row.starts,
-                orphaned: row.orphaned,
+                in_doubt: row.orphaned,
                 blocked: row
                     .blocked
                     .map(|age| Duration::try_from_secs_f64(age).unwrap_or_default()),
@@ -281,12 +279,24 @@ pub struct Ended {
     result: &'static str,
     live: bool,
     keep: bool,
+    begun: bool,
+    in_doubt: bool,
 }
 
 impl Ended {
     /// Which attempt it is about.
     pub fn attempt(&self) -> (JobId, Epoch) {
         (self.job, self.epoch)
+    }
+
+    /// The same, of an attempt that came so far.
+    #[must_use]
+    pub fn after(self, progress: Progress) -> Self {
+        Self {
+            begun: progress != Progress::Prepared,
+            in_doubt: progress == Progress::InDoubt,
+            ..self
+        }
     }
 
     /// What is written of an attempt. `keep`: its worker keeps the connection, and with it the slot.
@@ -305,6 +315,8 @@ impl Ended {
             result: settlement.as_str(),
             live: false,
             keep,
+            begun: false,
+            in_doubt: false,
         };
         match settlement {
             Settlement::Succeeded { outcome, from, to } => {

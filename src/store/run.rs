@@ -366,6 +366,14 @@ pub async fn resume(pool: &PgPool, run: RunId) -> Result<bool, StoreError> {
     .execute(&mut *tx)
     .await?
     .rows_affected();
+    // Nobody has tried anything meanwhile.
+    sqlx::query!(
+        "update herder.job set blocked_since = null
+         where run_id = $1 and state = 'ready' and blocked_since is not null",
+        run
+    )
+    .execute(&mut *tx)
+    .await?;
     push_deliveries(&mut tx, run, None).await?;
     tx.commit().await?;
     advance(&mut *pool.acquire().await?, run).await?;

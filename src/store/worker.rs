@@ -96,6 +96,23 @@ pub async fn beat(
         .collect())
 }
 
+/// Forgets for how long the infrastructure has been in the way, where no other worker was there to find out.
+///
+/// # Errors
+/// The control database fails.
+pub async fn begin_anew(connection: &mut PgConnection, worker: &str) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update herder.job set blocked_since = null
+         where run_id = any(array(select id from herder.run where state = 'running'))
+           and state = 'ready' and blocked_since is not null
+           and not exists (select from herder.worker where id <> $1 and lease_until >= now())",
+        worker
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// Whether any worker's lease runs.
 ///
 /// # Errors

@@ -4,6 +4,7 @@ mod alembic_kept;
 mod alembic_plans;
 mod alembic_process;
 mod alembic_proofs;
+mod blocked;
 mod budget;
 mod ci;
 mod conformance;

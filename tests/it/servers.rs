@@ -177,9 +177,12 @@ async fn a_worker_whose_clock_is_ahead_gives_up_no_sooner_than_others() {
 async fn a_server_that_is_starting_up_is_waited_for_however_long_it_takes() {
     let (fleet, door) = two_servers().await;
     fleet.herder(&["upgrade"]).await.expect(0);
-    for_ten_minutes(&fleet).await;
     door.turn(Way::Starting);
     let worker = fleet.worker(&["--concurrency", "4"]);
+    fleet
+        .wait_until("it was asked", async || tried_far(&fleet).await > 0)
+        .await;
+    for_ten_minutes(&fleet).await;
     let told =
         "select count(*) from herder.attempt where error ->> 'sqlstate' = '57P03' and result = 'snoozed'";
     fleet
@@ -211,7 +214,6 @@ async fn a_role_at_its_limit_is_waited_for_however_long_it_takes() {
     let user_at_address = format!("{role}@{}", door.address());
     lead_far(&fleet, &user_at_address);
     fleet.herder(&["upgrade"]).await.expect(0);
-    for_ten_minutes(&fleet).await;
     let url = format!("postgresql://{user_at_address}/{}", fleet.database("home"));
     let mut squatters = Vec::new();
     while squatters.len() < 3 {
@@ -221,6 +223,10 @@ async fn a_role_at_its_limit_is_waited_for_however_long_it_takes() {
         }
     }
     let worker = fleet.worker(&["--concurrency", "4"]);
+    fleet
+        .wait_until("it was asked", async || tried_far(&fleet).await > 0)
+        .await;
+    for_ten_minutes(&fleet).await;
     let refused =
         "select count(*) from herder.attempt where error ->> 'sqlstate' = '53300' and result = 'snoozed'";
     fleet

@@ -103,7 +103,7 @@ impl Attempt<'_> {
         } else if claim.epoch > 1 {
             self.end_older(session).await?;
         }
-        (self.enter)(Step::Migrating);
+        self.begin();
         let order = Order {
             plan,
             ledger: &ledger,
@@ -138,8 +138,7 @@ impl Attempt<'_> {
                     });
                 }
                 Applied::Done(_) => (Outcome::Migrated, claim.from.clone()),
-                // The first attempt found nothing to do; a later one finds what a former one did.
-                Applied::Found(_) if claim.epoch > 1 || again => (Outcome::FoundApplied, claim.from.clone()),
+                Applied::Found(_) if claim.in_doubt || again => (Outcome::FoundApplied, claim.from.clone()),
                 Applied::Found(_) => (Outcome::AlreadyCurrent, claim.to.clone()),
             };
             return Ok(Settlement::Succeeded {

@@ -118,16 +118,9 @@ impl Attempt<'_> {
             if let Some(half) = ledger.half {
                 return Err(RunnerError::Dirty(half));
             }
-            // The first attempt found nothing to do; a later one finds what a former one did.
-            let outcome = if claim.epoch > 1 {
-                Outcome::FoundApplied
-            } else {
-                Outcome::AlreadyCurrent
-            };
-            let before = if claim.epoch > 1 {
-                claim.from.clone()
-            } else {
-                from.clone()
+            let (outcome, before) = match claim.in_doubt {
+                true => (Outcome::FoundApplied, claim.from.clone()),
+                false => (Outcome::AlreadyCurrent, from.clone()),
             };
             return Ok(Settlement::Succeeded {
                 outcome,
@@ -136,7 +129,7 @@ impl Attempt<'_> {
             });
         }
 
-        (self.enter)(Step::Migrating);
+        self.begin();
         // The tool writes on a session of its own. Whoever took over ends this one first: does it still stand?
         session.guarded(self.stop.token(), self.be_sure()).await??;
         if !claim.resolved {

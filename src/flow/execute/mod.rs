@@ -18,7 +18,7 @@ use crate::{
     domain::{
         failure::FailureClass,
         job::{Claim, Step},
-        outcome::Settlement,
+        outcome::{Progress, Settlement},
         plan::Note,
         revision::{Direction, Ledger},
     },
@@ -48,6 +48,8 @@ pub(super) struct Attempt<'a> {
     pub(super) is_sure: &'a (dyn Fn() -> bool + Send + Sync),
     /// Whether it has had a session to the tenant's server.
     pub(super) connected: AtomicBool,
+    /// Whether the migration itself has begun.
+    pub(super) begun: AtomicBool,
     /// How far it got, or a former one, where the tenant's ledger cannot say so.
     pub(super) noted: Mutex<Option<Note>>,
 }
@@ -58,6 +60,8 @@ pub(super) struct Executed {
     pub(super) settlement: Option<Settlement>,
     /// Its connection, where that is fit for another tenant.
     pub(super) kept: Option<KeptSession>,
+    /// How far it came, where it did not succeed.
+    pub(super) progress: Progress,
 }
 
 /// Ends sessions. When this returns, their slots may be given away.
@@ -73,17 +77,37 @@ impl Attempt<'_> {
             Ok((settlement, kept)) => Executed {
                 settlement: Some(settlement),
                 kept,
+                progress: self.progress(false),
             },
             Err(error) => {
                 if self.may_linger(&error) {
                     tokio::time::sleep(linger(&error)).await;
                 }
+                // A plan that the server has refused is rolled back. What a tool has done nobody knows.
+                let is_open =
+                    is_broken(&error) || matches!(error, RunnerError::Cancelled) || self.claim.plan.is_none();
                 Executed {
+                    progress: self.progress(is_open),
                     settlement: self.judge(error).await,
                     kept: None,
                 }
             }
         }
+    }
+
+    /// How far it came. `is_open`: its end says nothing of what it may have committed.
+    pub(super) fn progress(&self, is_open: bool) -> Progress {
+        match self.begun.load(Ordering::Relaxed) {
+            false => Progress::Prepared,
+            true if is_open => Progress::InDoubt,
+            true => Progress::Begun,
+        }
+    }
+
+    /// The migration itself begins.
+    fn begin(&self) {
+        self.begun.store(true, Ordering::Relaxed);
+        (self.enter)(Step::Migrating);
     }
 
     /// Whether the server may still be at work for this attempt, because it was broken off. Its slot is not free as long.

@@ -18,8 +18,7 @@ use crate::{
     },
     flow::{
         execute::{Attempt, Executed, close_all, verb},
-        kept::KeptSession,
-        settler::Settler,
+        settler::{Settler, Written},
     },
     queue::Delivery,
     store::job::Ended,
@@ -40,19 +39,29 @@ impl Shared {
             telemetry::adopt(&span, trace);
         }
         async {
-            let Executed { settlement, kept } = self.attempt(claim).await;
+            // Whatever becomes of this: what is held here for no attempt would be held for ever.
+            let _entry = self.held.entry(claim.job, claim.epoch);
+            let Executed {
+                settlement,
+                kept,
+                progress,
+            } = self.attempt(claim).await;
             let server = &claim.place.server;
             self.reach
                 .ended(server, claim.job, settlement.as_ref(), Instant::now());
             match settlement {
                 Some(settlement) => {
                     self.held.enter(claim.job, claim.epoch, Step::Settling);
-                    self.settle(&delivery, settler, &settlement, kept, started.elapsed())
+                    let ended =
+                        Ended::new(claim.job, claim.epoch, &settlement, kept.is_some()).after(progress);
+                    if let Some(kept) = kept {
+                        self.kept.put(claim, kept);
+                    }
+                    self.settle(&delivery, settler, ended, &settlement, started.elapsed())
                         .await;
                 }
                 None => close_all(kept).await,
             }
-            self.held.remove(claim.job, claim.epoch);
         }
         .instrument(span)
         .await;
@@ -75,6 +84,7 @@ impl Shared {
             enter: &enter,
             is_sure: &is_sure,
             connected: AtomicBool::new(false),
+            begun: AtomicBool::new(false),
             noted: Mutex::new(claim.note.clone()),
         };
         let inherited = self.kept.take(claim).await;
@@ -93,42 +103,46 @@ impl Shared {
                         ..JobError::default()
                     })),
                     kept: None,
+                    progress: attempt.progress(true),
                 }
             }
         }
     }
 
-    /// Writes an outcome, however long the control database is away; with the connection that is kept, if any.
+    /// Writes an outcome, however long the control database is away.
     async fn settle(
         &self,
         delivery: &Delivery,
         settler: &Settler,
+        ended: Ended,
         settlement: &Settlement,
-        kept: Option<KeptSession>,
         took: Duration,
     ) {
         let claim = &delivery.claim;
-        let ended = Ended::new(claim.job, claim.epoch, settlement, kept.is_some());
-        if let Some(kept) = kept {
-            self.kept.put(claim, kept);
-        }
         let written = tokio::select! {
             written = settler.write(ended, Arc::clone(&delivery.room)) => written,
             () = self.last_words_said() => return,
         };
-        if !written {
-            // Its slot is somebody else's by now, and so must its connection be.
-            close_all(self.kept.take(claim).await).await;
-            self.metrics.fenced();
-            warn!(
-                "The outcome of tenant `{}` came too late: its job no longer belongs to this attempt",
-                claim.tenant
-            );
-            return;
+        if written == Written::Yes {
+            self.kept.settled(claim);
+            self.metrics.settled(settlement, took);
+            return log(claim, settlement, took);
         }
-        self.kept.settled(claim);
-        self.metrics.settled(settlement, took);
-        log(claim, settlement, took);
+        // Its slot is somebody else's by now, or about to be.
+        close_all(self.kept.take(claim).await).await;
+        match written {
+            Written::Fenced => {
+                self.metrics.fenced();
+                warn!(
+                    "The outcome of tenant `{}` came too late: its job no longer belongs to this attempt",
+                    claim.tenant
+                );
+            }
+            _ => error!(
+                "The outcome of tenant `{}` could not be written, which is a bug in Herder: its job is given back",
+                claim.tenant
+            ),
+        }
     }
 
     /// Once a drain must come to its end, outcomes are waited for no longer than this.

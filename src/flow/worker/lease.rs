@@ -55,6 +55,7 @@ impl Shared {
         // Before the first claim: a job whose worker has no lease is anybody's.
         let mut connection = self.cx.pool.acquire().await?;
         let (sent, lease) = (Instant::now(), self.cx.config.worker.lease);
+        worker::begin_anew(&mut connection, &row.id).await?;
         worker::beat(&mut connection, row, lease).await?;
         self.health.beat(sent, lease);
         Ok(())

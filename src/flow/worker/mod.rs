@@ -162,7 +162,7 @@ impl Worker {
         let shared = &self.shared;
         let answered = shared.claimed_at.load(Ordering::Relaxed);
         let silent = (shared.started.elapsed().as_millis() as u64).saturating_sub(answered);
-        let busy = shared.held.all().len() >= shared.options.concurrency;
+        let busy = shared.held.len() >= shared.options.concurrency;
         busy || shared.draining.load(Ordering::Relaxed) || silent < 60_000
     }
 
@@ -170,7 +170,7 @@ impl Worker {
     pub fn figures(&self) -> WorkerFigures {
         let shared = &self.shared;
         WorkerFigures {
-            running: shared.held.all().len(),
+            running: shared.held.len(),
             concurrency: shared.options.concurrency,
             control_connections: shared.cx.pool.size(),
             control_idle: shared.cx.pool.num_idle(),
@@ -230,11 +230,8 @@ impl Worker {
             drain: shared.drain.clone(),
         });
         let (next, handed) = mpsc::unbounded_channel();
-        let settler = Arc::new(Settler::start(
-            Arc::clone(&claimer),
-            Arc::clone(&shared.held),
-            next,
-        ));
+        let (settler, settling) = Settler::new(Arc::clone(&claimer), Arc::clone(&shared.held), next);
+        let (settler, settling) = (Arc::new(settler), shared.spawn_vital("settler", settling));
         let queue = QueueConfig {
             claimer,
             concurrency: shared.options.concurrency,
@@ -250,6 +247,8 @@ impl Worker {
         let keeping = tokio::spawn(Arc::clone(&shared).keep());
         let ran = queue::run(queue, deliver).await;
         end(drained).await;
+        // All outcomes are written, or nobody waits for them any more.
+        end(settling).await;
         end(keeper).await;
         end(keeping).await;
         // First, and whatever the control database does: no session of a tenant's outlives this worker.

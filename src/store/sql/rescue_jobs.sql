@@ -23,7 +23,7 @@ returned as (
             'message', format('started %s times, and each time its worker was lost', job.starts),
             'hint', 'the logs of the lost workers say what it did to them; `herder retry` starts it again')
             else job.error end,
-        worker = null, step = null, orphaned = true,
+        worker = null, step = null, orphaned = true, blocked_since = null,
         -- The first time it keeps its place: it has waited for its turn already. After that each comes at a moment of its
         -- own: jobs that went down with the same worker again and again must part, so that only the one to blame is parked.
         ready_at = case when job.starts <= 1 then job.ready_at

@@ -3,7 +3,8 @@
 with ended as materialized (
     select * from jsonb_to_recordset($2) as ended (
         job bigint, epoch integer, state text, outcome text, error jsonb, from_revision text, to_revision text,
-        delay double precision, burns integer, blocked boolean, result text, live boolean, keep boolean)
+        delay double precision, burns integer, blocked boolean, result text, live boolean, keep boolean, begun boolean,
+        in_doubt boolean)
     -- As a retry locks them, so that none waits for the other.
     order by job
 ),
@@ -19,7 +20,10 @@ settled as (
         ready_at = case when ended.state = 'ready' then now() + ended.delay * interval '1 second' else job.ready_at end,
         failures = job.failures + ended.burns,
         attempts = job.attempts + case when ended.state in ('succeeded', 'failed') or ended.burns > 0 then 1 else 0 end,
-        blocked_since = case when ended.blocked then coalesce(job.blocked_since, now()) end,
+        -- While a migration was under way, nothing was in the way: that time does not count.
+        blocked_since = case when ended.blocked
+                             then coalesce(job.blocked_since + case when ended.begun then now() - job.claimed_at
+                                                                    else interval '0' end, now()) end,
         starts = 0,
         -- `live`: its plan does not fit any more. The tool itself finds the way from where the tenant stands.
         plan_id = case when not ended.live then job.plan_id end,
@@ -28,7 +32,7 @@ settled as (
                               and ended.error ->> 'reason' is distinct from 'half_applied' then job.plan_note end,
         connections = case when ended.live then (select connections from herder.run where run.id = job.run_id)
                            else job.connections end,
-        orphaned = job.orphaned and ended.state = 'ready',
+        orphaned = (job.orphaned or ended.in_doubt) and ended.state <> 'succeeded',
         worker = null, step = null,
         settled_at = case when ended.state in ('succeeded', 'failed', 'skipped', 'cancelled') then now() end
     from ended
