@@ -42,6 +42,7 @@ pub fn refused(sqlstate: &str, message: &str) -> Option<&'static str> {
         () if message.contains("pg_hba.conf") => {
             "the server's pg_hba.conf has no line for this user, database and address: add one, or correct the URL"
         }
+        () if message.contains("not permitted to log in") => "let that role log in: ALTER ROLE … LOGIN",
         () if message.contains("client certificate") || message.starts_with("certificate auth") => {
             "the server wants a certificate of this very user: `sslcert` and `sslkey` in the URL"
         }

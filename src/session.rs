@@ -577,6 +577,14 @@ pub(crate) fn connect_error(error: sqlx::Error, url: &DatabaseUrl) -> RunnerErro
         };
     }
     match error {
+        // Closed for now (ALTER DATABASE … ALLOW_CONNECTIONS false), which is no failure of its tenants'.
+        sqlx::Error::Database(closed) if closed.code().as_deref() == Some("55000") => {
+            RunnerError::Connection(format!(
+                "cannot connect to {}: {}",
+                url.address(),
+                closed.message()
+            ))
+        }
         sqlx::Error::Database(_) => error.into(),
         other => RunnerError::Connection(format!("cannot connect to {}: {other}", url.address())),
     }

@@ -79,6 +79,9 @@ fn exit_of_one(cause: &(dyn StdError + 'static)) -> Option<Exit> {
     if let Some(problem) = cause.downcast_ref::<Problem>() {
         return Some(problem.exit);
     }
+    if is_in_doubt(cause) {
+        return Some(Exit::Unexpected);
+    }
     if let Some(error) = cause.downcast_ref::<EnqueueError>() {
         return Some(match error {
             EnqueueError::Resolve(ResolveError::Unknown { .. } | ResolveError::NothingLeft(_))
@@ -97,6 +100,14 @@ fn exit_of_one(cause: &(dyn StdError + 'static)) -> Option<Exit> {
         || cause.is::<StoreError>()
         || cause.is::<ThrowawayError>();
     set_up.then_some(Exit::SetUp)
+}
+
+/// Whether nobody can tell if what was asked for was done.
+fn is_in_doubt(cause: &(dyn StdError + 'static)) -> bool {
+    matches!(
+        cause.downcast_ref::<EnqueueError>(),
+        Some(EnqueueError::Store(StoreError::InDoubt(_)))
+    ) || matches!(cause.downcast_ref::<StoreError>(), Some(StoreError::InDoubt(_)))
 }
 
 /// Before there is a run, a runner can only complain about the target or about its project.
@@ -129,6 +140,9 @@ fn hint_of_one(cause: &(dyn StdError + 'static)) -> Option<String> {
         return Some(format!(
             "run `herder setup --grant {role}` as the role that created the tables"
         ));
+    }
+    if is_in_doubt(cause) {
+        return Some("`herder runs` shows what was done".into());
     }
     if let Some(error) = cause.downcast_ref::<EnqueueError>() {
         return match error {

@@ -1,6 +1,7 @@
 //! The control database: the only place that holds SQL for our tables. One file per noun, one function per
 //! statement, named for what happens.
 
+pub(crate) mod commit;
 pub mod job;
 pub mod line;
 pub mod notice;
@@ -46,6 +47,9 @@ pub enum StoreError {
     /// It does not answer.
     #[error("the control database did not answer in {0:?}")]
     Silent(Duration),
+    /// The answer to a commit was lost, and nobody can be asked what became of it.
+    #[error("the connection broke during the commit, and it is not known whether that was done")]
+    InDoubt(#[source] sqlx::Error),
     /// Its tables cannot be made.
     #[error("cannot set up the control database: {0}")]
     Setup(String),

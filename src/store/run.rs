@@ -2,7 +2,7 @@
 
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 
-use super::{StoreError, job::push_deliveries, notice};
+use super::{StoreError, commit::commit, job::push_deliveries, notice};
 use crate::domain::{
     revision::Direction,
     run::{RunId, RunState},
@@ -341,11 +341,14 @@ pub async fn running(pool: &PgPool) -> Result<Vec<RunId>, StoreError> {
 /// # Errors
 /// The control database fails.
 pub async fn pause(pool: &PgPool, run: RunId) -> Result<bool, StoreError> {
+    let mut tx = pool.begin().await?;
     let done = sqlx::query!(
         "update herder.run set state = 'paused' where id = $1 and state = 'running'",
         run
     );
-    Ok(done.execute(pool).await?.rows_affected() == 1)
+    let paused = done.execute(&mut *tx).await?.rows_affected() == 1;
+    commit(tx, pool).await?;
+    Ok(paused)
 }
 
 /// Lets a paused or halted run go on, and pushes what a running one has lost. The failures so far are forgiven: the
@@ -375,8 +378,11 @@ pub async fn resume(pool: &PgPool, run: RunId) -> Result<bool, StoreError> {
     .execute(&mut *tx)
     .await?;
     push_deliveries(&mut tx, run, None).await?;
-    tx.commit().await?;
-    advance(&mut *pool.acquire().await?, run).await?;
+    commit(tx, pool).await?;
+    // What fails here is done by a worker's keeper.
+    if let Ok(mut connection) = pool.acquire().await {
+        let _ = advance(&mut connection, run).await;
+    }
     Ok(done == 1)
 }
 
@@ -399,7 +405,7 @@ pub async fn cancel(pool: &PgPool, run: RunId) -> Result<bool, StoreError> {
     if done == 1 {
         notice::write(&mut tx, run, RunState::Cancelled, None).await?;
     }
-    tx.commit().await?;
+    commit(tx, pool).await?;
     Ok(done == 1)
 }
 
@@ -520,7 +526,7 @@ pub async fn retry(pool: &PgPool, run: RunId, checksum: &str) -> Result<Retried,
         .await?;
         push_deliveries(&mut tx, run, Some(&jobs)).await?;
     }
-    tx.commit().await?;
+    commit(tx, pool).await?;
     Ok(Retried::Jobs(jobs.len() as u64))
 }
 

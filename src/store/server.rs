@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sqlx::{PgConnection, PgExecutor, PgPool};
 
-use super::StoreError;
+use super::{StoreError, commit::commit};
 
 /// A server as the control database knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +106,7 @@ pub async fn override_budget(
     .fetch_optional(&mut *tx)
     .await?;
     fit_slots(&mut tx, server).await?;
-    tx.commit().await?;
+    commit(tx, pool).await?;
     Ok(changed)
 }
 

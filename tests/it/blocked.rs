@@ -1,6 +1,6 @@
 //! For how long the infrastructure may be in a tenant's way before that counts as a failure.
 
-use crate::fleet::{Door, Fleet, Setup, Step, Tool, Way, steps};
+use crate::fleet::{Door, Fleet, Setup, Step, Tool, Way, steps, tell};
 
 /// A few tenants behind a door.
 async fn behind_a_door(migrations: Vec<Step>) -> (Fleet, Door) {
@@ -101,5 +101,26 @@ async fn the_time_of_a_migration_does_not_count() {
     door.turn(Way::Open);
     assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
     fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_database_that_is_closed_for_a_while_fails_nobody() {
+    let fleet = Setup::schemas(3).migrations(Tool::Sql, steps(2)).start().await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    let let_in = async |whether: bool| {
+        let home = fleet.database("home");
+        tell(
+            &fleet.pool("postgres"),
+            &format!("alter database {home} allow_connections {whether}"),
+        )
+        .await;
+    };
+    let_in(false).await;
+    let worker = fleet.worker(&[]);
+    tried(&fleet, 2).await;
+    assert_eq!(fleet.count("failed").await, 0, "{}", fleet.last_seen().await);
+    let_in(true).await;
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
     assert_eq!(worker.drain().await, Some(0));
 }

@@ -107,6 +107,12 @@ impl Fleet {
 
     /// Starts a worker that reaches its servers over these wires only.
     pub(crate) fn worker_over(&self, control: &Wire, tenants: &Wire, args: &[&str]) -> Worker {
+        let config = self.config_over(control, tenants);
+        self.worker(&[&["--config", &config], args].concat())
+    }
+
+    /// A config with which the servers are reached over these wires only.
+    pub(crate) fn config_over(&self, control: &Wire, tenants: &Wire) -> String {
         let path = self.dir().join("herder.toml");
         let text = std::fs::read_to_string(&path).expect("herder.toml");
         let mut config: toml::Table = text.parse().expect("TOML");
@@ -123,7 +129,7 @@ impl Fleet {
         over(&["servers", "main"], tenants);
         let name = format!("wired-{}.toml", control.port());
         std::fs::write(self.dir().join(&name), toml::to_string(&config).expect("TOML")).expect("a config");
-        self.worker(&[&["--config", &name], args].concat())
+        name
     }
 
     /// Starts a worker with these variables in its environment.

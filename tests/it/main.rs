@@ -7,6 +7,7 @@ mod alembic_proofs;
 mod blocked;
 mod budget;
 mod ci;
+mod commits;
 mod conformance;
 mod deploy;
 mod drain;

@@ -19,6 +19,7 @@ use crate::{
     runner::{Offer, RunnerError},
     store::{
         self, StoreError,
+        commit::commit,
         job::{self, NewJob},
         run::{self, NewRun},
         server::{self, ServerRow},
@@ -160,9 +161,10 @@ async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued
     let Some(current) = write(cx, &new, &plan, jobs, since).await? else {
         return Ok(None);
     };
-    // A run with nothing to do is over at once. If we die here, a worker's keeper or `resume` does it.
-    let mut connection = cx.pool.acquire().await.map_err(StoreError::from)?;
-    run::advance(&mut connection, new.id).await?;
+    // A run with nothing to do is over at once. If that fails, a worker's keeper or `resume` does it: the run is made.
+    if let Ok(mut connection) = cx.pool.acquire().await {
+        let _ = run::advance(&mut connection, new.id).await;
+    }
     Ok(Some(Enqueued {
         run: new.id,
         tenants: plan.tenants.len(),
@@ -267,7 +269,7 @@ async fn write_servers(
         row.budget = server::job_slots(&mut *tx, &row.name)
             .await?
             .unwrap_or(row.budget);
-        tx.commit().await.map_err(StoreError::from)?;
+        commit(tx, &cx.pool).await?;
     }
     Ok(())
 }
@@ -312,7 +314,7 @@ async fn write(
     }
     job::insert_all(&mut tx, new.id, 0, &jobs).await?;
     job::push_deliveries(&mut tx, new.id, None).await?;
-    tx.commit().await.map_err(StoreError::from)?;
+    commit(tx, &cx.pool).await?;
     Ok(Some(jobs.iter().filter(|job| job.current).count()))
 }
 
