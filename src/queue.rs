@@ -260,8 +260,8 @@ impl Claims {
 
     /// One look at the control database. A fault is waited out here: nobody above can do better.
     async fn claim(&mut self, room: Vec<Arc<OwnedSemaphorePermit>>) -> Vec<Delivery> {
-        // In a task of its own: apalis drops nothing when it is to stop, but goes on with nothing either, and a claim that stands
-        // still would keep the line from whoever writes outcomes.
+        // In a task of its own: once apalis is told to stop, it polls this future no longer, and a claim left half way would keep the
+        // line from whoever writes outcomes.
         let claimer = Arc::clone(&self.claimer);
         let claimed = tokio::spawn(async move { claimer.claim(room).await });
         let claimed = claimed.await.unwrap_or_else(|panicked| {

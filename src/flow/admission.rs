@@ -135,7 +135,7 @@ impl Door {
                 worker::beat(&mut tx, &self.row, self.cx.config.worker.lease).await?;
                 tx.commit().await?;
             }
-            // Whoever held what there is has died: somebody must come in to clear it away.
+            // All holders of the slots are dead: unless one worker starts uncounted, nobody ever frees them.
             Admission::Full if may_judge && !worker::is_anybody_alive(&mut tx).await? => {
                 tx.rollback().await?;
                 return Ok(Admission::OnTop);

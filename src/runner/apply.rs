@@ -176,7 +176,7 @@ impl Applier<'_> {
             at = match self.locate(&found) {
                 Some(end) if end == steps.len() && begun => return Ok(Applied::Done(found)),
                 Some(end) if end == steps.len() => return Ok(Applied::Found(found)),
-                // Otherwise somebody pushes it to and fro.
+                // Without this limit, another tool that keeps moving the ledger would hold us here for ever.
                 Some(step) if looks <= steps.len() => step,
                 _ => return Ok(Applied::Elsewhere(found)),
             };

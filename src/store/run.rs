@@ -470,7 +470,7 @@ pub async fn retry(pool: &PgPool, run: RunId, checksum: &str) -> Result<Retried,
         run,
     );
     let failed = failed.fetch_all(&mut *tx).await?;
-    // This run is not among them: a place is in a run once.
+    // It cannot report this run: a place has one job in a run, and these jobs have failed.
     if let Some((run, places)) = overlapping(&mut tx, &failed.iter().collect::<Vec<_>>()).await? {
         return Ok(Retried::Overlap { run, places });
     }

@@ -167,7 +167,7 @@ pub async fn admit(
          from (select server, number from herder.slot
                where server = $1 and worker is null and number <= $4
                order by number desc
-               -- As a claim has it: while a lowered budget drains, what is above it stands for free ones below.
+               -- As a claim has it: while a lowered budget drains, each slot above it that is taken uses up a free one below.
                offset (select count(*) from herder.slot
                        where server = $1 and worker is not null and number > $4)
                limit $3

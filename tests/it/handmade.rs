@@ -1,7 +1,7 @@
 //! What the tests of warm Alembic processes stand on: a database, a tenant, and a project that each writes for itself.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use herder::domain::revision::Direction;
@@ -19,15 +19,13 @@ pub(crate) async fn server() -> String {
         .to_owned()
 }
 
-/// The realistic project: the copy in `examples/`, or the original.
+/// The realistic project.
 pub(crate) fn saas(ini: &str) -> Project {
-    let copy = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/alembic-saas");
-    let folder = if copy.exists() {
-        copy
-    } else {
-        PathBuf::from("/work/shared/alembic-saas")
-    };
-    Project::new(folder.join(ini))
+    Project::new(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("examples/alembic-saas")
+            .join(ini),
+    )
 }
 
 pub(crate) fn launch() -> Launch {

@@ -36,7 +36,7 @@ impl Attempt<'_> {
         let mut again = false;
         if let Some(kept) = ready {
             match self.over(kept, plan, false).await {
-                // A new one tells how far this tenant got.
+                // Over a new connection the ledger says whether the commit went through.
                 Err(error) if self.was_lost(&error).await => again = true,
                 done => return done,
             }

@@ -48,7 +48,7 @@ impl Attempt<'_> {
         Err(RunnerError::LockedByOther("a session that comes and goes".into()))
     }
 
-    /// Looks who holds the tenant's lock. Ok: nobody any more, as it seems.
+    /// Looks who holds the tenant's lock. Ok: the lock looks free, ask again.
     pub(super) async fn face_holder(&self, session: &mut TenantSession) -> Result<(), RunnerError> {
         let claim = self.claim;
         match session.holder().await? {

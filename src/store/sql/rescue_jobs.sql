@@ -1,6 +1,6 @@
 -- Sends back the jobs whose worker was not heard of for its whole lease, and marks their slots: the worker is gone,
 -- but its sessions may not be. A job that was started $1 times is parked instead: it may be what kills the workers.
--- That of a cancelled run is sent nowhere. Safe to run by all workers at once: each job is sent back by one of them.
+-- A job of a cancelled run becomes cancelled. Safe to run by all workers at once: each job is sent back by one of them.
 with expired as (
     -- Locked, so that each is looked at as it is now: one whose heartbeat has just come keeps what it holds. One whose heartbeat
     -- comes meanwhile is passed over, or is told afterwards what it has lost: it never believes in a job that is gone.

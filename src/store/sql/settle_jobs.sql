@@ -5,7 +5,7 @@ with ended as materialized (
         job bigint, epoch integer, state text, outcome text, error jsonb, from_revision text, to_revision text,
         delay double precision, burns integer, blocked boolean, result text, live boolean, keep boolean, begun boolean,
         in_doubt boolean)
-    -- As a retry locks them, so that none waits for the other.
+    -- In the order in which `retry` locks them, so that the two cannot deadlock.
     order by job
 ),
 settled as (
