@@ -17,7 +17,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     context::Context,
     pulse::Health,
-    service::{RECLAIM, SERVERS_AT_ONCE, Service},
+    service::{SERVERS_AT_ONCE, Service},
 };
 use crate::{
     database_url::DatabaseUrl,
@@ -25,7 +25,7 @@ use crate::{
         failure::{FailureClass, chain},
         run::RunId,
         tenant::Place,
-        worker::kept_label,
+        worker::{Errand, kept_label},
     },
     metrics::Metrics,
     runner::RunnerError,
@@ -199,7 +199,7 @@ impl Keeper {
     async fn reclaim_by_role(&self, server: &str, suspects: Vec<Suspect>) -> Result<(), StoreError> {
         let pool = &self.cx.pool;
         // One of us is enough, and the connection that it takes is counted.
-        let Some(service) = Service::try_acquire(pool, server).await? else {
+        let Some(service) = Service::try_acquire(&self.cx, server).await? else {
             return Ok(());
         };
         // A tenant with a URL of its own may come as another role, whose sessions nobody else may end.
@@ -287,7 +287,7 @@ impl Keeper {
                     continue;
                 }
             };
-            match service.connect(&url, RECLAIM).await {
+            match service.connect(&url, Errand::Reclaim).await {
                 // Refused for this database's sake. If the server itself is away, or full, it is so by any other way.
                 Err(error) if error.class() == FailureClass::Permanent => refusal = error,
                 connected => return connected,

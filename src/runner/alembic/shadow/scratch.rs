@@ -13,9 +13,6 @@ use crate::{
 /// How every scratch schema and database begins. No tenant may.
 pub const SHADOW_PREFIX: &str = "herder_shadow_";
 
-/// What `pg_stat_activity` calls a proof's connections, before its owner's mark.
-const APPLICATION_NAME: &str = "herder/shadow/";
-
 /// After how long a scratch schema is one that nobody removed.
 const STALE: Duration = Duration::from_secs(60 * 60);
 
@@ -39,16 +36,12 @@ pub(in crate::runner::alembic) async fn postgres_major(ground: Ground<'_>) -> Re
     Ok(version?)
 }
 
-pub(in crate::runner::alembic) fn application_name(ground: &Ground<'_>) -> String {
-    format!("{APPLICATION_NAME}{}", ground.owner)
-}
-
 /// The one connection of a proof.
 pub(super) async fn open(url: &DatabaseUrl, ground: &Ground<'_>) -> Result<PgConnection, RunnerError> {
     let options = url
         .options()
         .map_err(|e| RunnerError::Connection(e.to_string()))?
-        .application_name(&application_name(ground))
+        .application_name(&ground.label())
         .options(settings(ground.limits))
         // What a schema is, is asked in one long statement: compiled, it takes ten times as long.
         .options([("jit", "off")]);
@@ -73,7 +66,7 @@ pub(super) async fn sweep(on: &mut PgConnection, ground: &Ground<'_>) {
          where application_name = $1 and pid <> pg_backend_pid() and usename = current_user
            and (datname = current_database() or starts_with(datname, $2))",
     )
-    .bind(application_name(ground))
+    .bind(ground.label())
     .bind(format!("{SHADOW_PREFIX}{}_", ground.owner))
     .persistent(false)
     .execute(&mut *on)
