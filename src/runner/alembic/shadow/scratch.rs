@@ -6,8 +6,8 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use crate::{
     database_url::DatabaseUrl,
-    runner::{RunnerError, alembic::runner::settings, proof::Ground},
-    session::{connect_error, quote},
+    runner::{RunnerError, proof::Ground},
+    session::{connect_error, own_settings, quote},
 };
 
 /// How every scratch schema and database begins. No tenant may.
@@ -36,13 +36,16 @@ pub(in crate::runner::alembic) async fn postgres_major(ground: Ground<'_>) -> Re
     Ok(version?)
 }
 
-/// The one connection of a proof.
+/// The one connection of a proof. It is closed before anything else is waited for: nothing keeps its idle limit away.
 pub(super) async fn open(url: &DatabaseUrl, ground: &Ground<'_>) -> Result<PgConnection, RunnerError> {
     let options = url
         .options()
         .map_err(|e| RunnerError::Connection(e.to_string()))?
         .application_name(&ground.label())
-        .options(settings(ground.limits))
+        .options(own_settings(
+            ground.limits.lock_timeout,
+            ground.limits.statement_timeout,
+        ))
         // What a schema is, is asked in one long statement: compiled, it takes ten times as long.
         .options([("jit", "off")]);
     tokio::time::timeout(CONNECT_LIMIT, PgConnection::connect_with(&options))
