@@ -15,6 +15,7 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use super::{
+    advance::advance,
     context::Context,
     pulse::Health,
     service::{SERVERS_AT_ONCE, Service},
@@ -32,9 +33,7 @@ use crate::{
     servers::ServersError,
     session::lock_key,
     store::{
-        StoreError, job,
-        run::{self, Advanced},
-        server,
+        StoreError, job, run, server,
         slot::{self, Suspect},
         worker,
     },
@@ -154,9 +153,7 @@ impl Keeper {
     }
 
     async fn advance(&self, run: RunId) -> Result<(), StoreError> {
-        let mut connection = self.cx.pool.acquire().await?;
-        say(run, &run::advance(&mut connection, run).await?);
-        Ok(())
+        advance(&mut *self.cx.pool.acquire().await?, run).await
     }
 
     /// Reclaims whenever it was judged who is lost, each server in a task of its own: one that does not answer holds up no
@@ -322,18 +319,5 @@ fn place_of(suspect: &Suspect) -> Place {
         server: suspect.server.clone(),
         database: suspect.database.clone(),
         schema: suspect.schema.clone(),
-    }
-}
-
-/// One line for what happened to a run.
-pub(super) fn say(run: RunId, advanced: &Advanced) {
-    let short = crate::domain::run::short(&run);
-    match advanced {
-        Advanced::No => {}
-        Advanced::Opened { wave, jobs } => {
-            info!(run.id = %run, wave, jobs, "Opened wave {wave} of run {short}: {jobs} tenants")
-        }
-        Advanced::Halted(reason) => error!(run.id = %run, %reason, "Halted run {short}: {reason}"),
-        Advanced::Settled(state) => info!(run.id = %run, state = %state, "Run {short} has ended: {state}"),
     }
 }
