@@ -14,7 +14,7 @@ use crate::{
         plan::Session,
         revision::Ledger,
         run::RunId,
-        tenant::Place,
+        tenant::{PUBLIC, Place},
     },
     handshake,
     runner::{LedgerTable, RunnerError},
@@ -519,7 +519,7 @@ impl TenantSession {
             .await?;
         match current {
             Some(current) => Ok(current),
-            None => Err(self.without("public".into()).await?),
+            None => Err(self.without(PUBLIC.into()).await?),
         }
     }
 
@@ -557,10 +557,13 @@ async fn answered<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Re
 
 /// The key of a tenant's advisory lock. Such locks belong to a database, so the schema is enough to tell tenants
 /// apart; the database's name alone would let only one tenant of a schema-per-tenant fleet migrate at a time.
+///
+/// A whole database's is that of no schema, as in every version so far; and `public` is the same place.
 pub fn lock_key(place: &Place) -> i64 {
     let mut hash = Sha256::new();
     hash.update(b"herder/tenant\0");
-    hash.update(place.schema.as_deref().unwrap_or_default());
+    let (.., schema) = place.identity();
+    hash.update(if schema == PUBLIC { "" } else { schema });
     let digest = hash.finalize();
     i64::from_be_bytes(digest[..8].try_into().unwrap_or_default())
 }
@@ -587,5 +590,25 @@ pub(crate) fn connect_error(error: sqlx::Error, url: &DatabaseUrl) -> RunnerErro
         }
         sqlx::Error::Database(_) => error.into(),
         other => RunnerError::Connection(format!("cannot connect to {}: {other}", url.address())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Workers of two versions must ask for the same lock: this key is no matter of taste any more.
+    #[test]
+    fn a_whole_database_keeps_its_lock_and_public_has_the_same() {
+        let key = |schema: Option<&str>| {
+            lock_key(&Place {
+                server: "main".into(),
+                database: "app".into(),
+                schema: schema.map(str::to_owned),
+            })
+        };
+        assert_eq!(key(None), -3_532_652_647_739_737_320);
+        assert_eq!(key(Some("public")), key(None));
+        assert_ne!(key(Some("acme")), key(None));
     }
 }

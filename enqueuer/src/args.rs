@@ -344,6 +344,13 @@ pub(crate) struct Follow {
     pub(crate) stall_timeout: Option<Duration>,
 }
 
+impl Follow {
+    /// Whether the command lasts as long as the run.
+    pub(crate) fn waits(self) -> bool {
+        self.wait || self.local.is_some()
+    }
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct Upgrade {
     /// The target: head, a revision, a prefix of one, or +N

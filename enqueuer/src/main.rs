@@ -11,6 +11,7 @@ mod log;
 mod news;
 mod output;
 mod problem;
+mod queue;
 mod render;
 mod signals;
 mod work;

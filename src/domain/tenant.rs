@@ -1,6 +1,11 @@
 //! A tenant: one schema or one database to bring to a revision.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    hash::{Hash, Hasher},
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -50,8 +55,11 @@ impl FromStr for Isolation {
     }
 }
 
-/// Where a tenant lives. Two tenants with one place are one job.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// The schema where unqualified names go when nobody says otherwise.
+pub const PUBLIC: &str = "public";
+
+/// Where a tenant lives. Two tenants with one place are one job: places are equal by their [`identity`](Self::identity).
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Place {
     /// The name of the server in the config, or `host:port` of a URL that came with the tenant.
     pub server: String,
@@ -59,6 +67,29 @@ pub struct Place {
     pub database: String,
     /// The schema. None where the whole database is the tenant's.
     pub schema: Option<String>,
+}
+
+impl Place {
+    /// What makes it one place: server, database and schema. A whole database and its `public` schema are one, however
+    /// they are listed: the ledger of both stands there.
+    pub fn identity(&self) -> (&str, &str, &str) {
+        let schema = self.schema.as_deref().unwrap_or(PUBLIC);
+        (&self.server, &self.database, schema)
+    }
+}
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for Place {}
+
+impl Hash for Place {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
+    }
 }
 
 impl fmt::Display for Place {
@@ -92,4 +123,31 @@ pub struct Tenant {
     /// What the source says of it besides.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn a_whole_database_is_its_public_schema() {
+        let place = |schema: Option<&str>| Place {
+            server: "main".into(),
+            database: "app".into(),
+            schema: schema.map(str::to_owned),
+        };
+        let (whole, public, other) = (place(None), place(Some("public")), place(Some("")));
+        assert_eq!(whole, public);
+        assert!(HashSet::from([whole.clone()]).contains(&public));
+        assert_ne!(whole, other);
+        assert_ne!(
+            whole,
+            Place {
+                database: "other".into(),
+                ..place(None)
+            }
+        );
+    }
 }

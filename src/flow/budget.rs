@@ -9,11 +9,11 @@ use super::{
     context::Context,
     pooler,
     privileges::{Owner, closed, owners},
-    service::{INSPECT, Service, on_each_server},
+    service::{Service, on_each_server},
 };
 use crate::{
     database_url::DatabaseUrl,
-    domain::{failure::chain, wave::Amount},
+    domain::{failure::chain, wave::Amount, worker::Errand},
     runner::RunnerError,
     session::{PROBE, asking_settings, connect_error},
     store::server::ServerRow,
@@ -118,8 +118,13 @@ pub fn least_with_control(attempt: i16) -> i32 {
 ///
 /// # Errors
 /// It cannot be reached, or only through a pooler that shares sessions.
-pub async fn ask(url: &DatabaseUrl, budget: Option<Amount>) -> Result<Arithmetic, RunnerError> {
-    let mut connection = connect(url).await?;
+async fn ask(
+    cx: &Context,
+    service: Option<&Service>,
+    url: &DatabaseUrl,
+    budget: Option<Amount>,
+) -> Result<Arithmetic, RunnerError> {
+    let mut connection = connect(cx, service, url).await?;
     let asked = examined(&mut connection, budget).await;
     let _ = connection.close().await;
     asked
@@ -141,11 +146,13 @@ pub struct Survey {
 /// # Errors
 /// As [`ask`].
 pub async fn survey(
+    cx: &Context,
+    service: Option<&Service>,
     url: &DatabaseUrl,
     budget: Option<Amount>,
     schemas: &[&str],
 ) -> Result<Survey, RunnerError> {
-    let mut connection = connect(url).await?;
+    let mut connection = connect(cx, service, url).await?;
     let asked = async {
         Ok(Survey {
             sum: examined(&mut connection, budget).await?,
@@ -158,20 +165,29 @@ pub async fn survey(
     asked
 }
 
-async fn connect(url: &DatabaseUrl) -> Result<PgConnection, RunnerError> {
+/// Over the service connection, where there is one: without control tables nothing takes turns.
+async fn connect(
+    cx: &Context,
+    service: Option<&Service>,
+    url: &DatabaseUrl,
+) -> Result<PgConnection, RunnerError> {
     let options = url
         .options()
         .map_err(|e| RunnerError::Connection(e.to_string()))?
-        .application_name(INSPECT)
+        .application_name(&Errand::Inspect.label(&cx.mark))
         .options(asking_settings())
         .options([PROBE]);
-    tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
+    let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
         .await
         .map_err(|_| RunnerError::Connection(format!("{} did not answer", url.address())))?
         .map_err(|e| match pooler::refusal(&e) {
             Some(pooled) => RunnerError::Pooled(pooled.to_string()),
             None => connect_error(e, url),
-        })
+        })?;
+    if let Some(service) = service {
+        service.clear(&mut connection).await?;
+    }
+    Ok(connection)
 }
 
 async fn examined(connection: &mut PgConnection, budget: Option<Amount>) -> Result<Arithmetic, RunnerError> {
@@ -255,11 +271,11 @@ pub async fn ask_each(cx: &Context, servers: &[&str]) -> Vec<Result<Arithmetic, 
             true => cx.servers.url(server, None).map_err(|e| chain(&e))?,
             false => return Err("the config has no url for it".into()),
         };
-        let service = tokio::time::timeout(PATIENCE, Service::acquire(&cx.pool, server)).await;
+        let service = tokio::time::timeout(PATIENCE, Service::acquire(cx, server)).await;
         let service = service
             .map_err(|_| "its service connection is in use")?
             .map_err(|e| e.to_string())?;
-        let asked = ask(&url, cx.servers.budget(server)).await;
+        let asked = ask(cx, Some(&service), &url, cx.servers.budget(server)).await;
         service.release().await;
         let mut sum = asked.map_err(|e| e.to_string())?;
         if cx.servers.own_database(server) == Ok(None) {
@@ -273,10 +289,12 @@ pub async fn ask_each(cx: &Context, servers: &[&str]) -> Vec<Result<Arithmetic, 
 
 /// A server's row, with its budget as the config and the server have it.
 pub async fn server_row(
+    cx: &Context,
+    service: Option<&Service>,
     name: &str,
     url: &DatabaseUrl,
-    budget: Option<Amount>,
 ) -> (ServerRow, Option<RunnerError>) {
+    let budget = cx.servers.budget(name);
     let row = |budget| ServerRow {
         name: name.to_owned(),
         address: url.address(),
@@ -286,7 +304,7 @@ pub async fn server_row(
         Some(amount @ Amount::Count(_)) => budget_of(0, 0, amount),
         _ => UNKNOWN_BUDGET,
     };
-    match ask(url, budget).await {
+    match ask(cx, service, url, budget).await {
         Ok(arithmetic) => (row(arithmetic.budget), None),
         Err(e) => (row(unknown), Some(e)),
     }

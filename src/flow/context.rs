@@ -5,7 +5,8 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use sqlx::PgPool;
+use sha2::{Digest, Sha256};
+use sqlx::{PgPool, postgres::PgConnectOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -24,6 +25,8 @@ pub struct Context {
     pub config: Config,
     /// The control database. Nothing is connected before it is needed.
     pub pool: PgPool,
+    /// What tells this fleet's service sessions and scratch schemas from those of others on the same server.
+    pub mark: String,
     /// The servers.
     pub servers: Servers,
     /// The tenant list.
@@ -72,8 +75,10 @@ impl Context {
     /// Something in the config cannot work. Nothing is connected to yet.
     pub fn new(config: Config, application_name: &str, connections: u32) -> Result<Self, ContextError> {
         let servers = Servers::from_config(&config)?;
+        let pool = store::pool(&config.control.url, application_name, connections)?;
         Ok(Self {
-            pool: store::pool(&config.control.url, application_name, connections)?,
+            mark: mark_of(&pool.connect_options()),
+            pool,
             source: tenant_source::build(&config.tenants, &servers)?,
             runner: runner::build(&config.runner, config.worker.concurrency)?,
             servers,
@@ -126,4 +131,17 @@ impl Context {
             .url_for(&claim.place, own.as_ref())
             .map_err(|e| permanent(chain(&e)))
     }
+}
+
+/// A few letters of the control database's address: that is what a fleet is told by.
+fn mark_of(control: &PgConnectOptions) -> String {
+    let place = format!(
+        "{}:{}/{}",
+        control.get_host(),
+        control.get_port(),
+        control.get_database().unwrap_or_default()
+    );
+    let mut digest = format!("{:x}", Sha256::digest(place));
+    digest.truncate(8);
+    digest
 }

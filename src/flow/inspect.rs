@@ -13,10 +13,11 @@ use crate::{
         failure::chain,
         revision::{History, Ledger},
         tenant::{Place, Tenant},
+        worker::Errand,
     },
     flow::{
         context::Context,
-        service::{INSPECT, Service, on_each_server},
+        service::{Service, on_each_server},
     },
     runner::{LedgerTable, RunnerError, Subject, as_applied},
     session::{TenantSession, quote},
@@ -48,7 +49,7 @@ pub async fn inspect(cx: &Context, tenants: &[Tenant], own_urls: &OwnUrls) -> Re
         servers.entry(&tenant.place.server).or_default().push(i);
     }
     let read = servers.into_iter().map(|(server, members)| async move {
-        let service = Service::acquire(&cx.pool, server).await?;
+        let service = Service::acquire(cx, server).await?;
         let read = inspect_server(cx, &service, tenants, own_urls, &members).await;
         service.release().await;
         Ok::<_, StoreError>(read)
@@ -137,8 +138,9 @@ impl Opener<'_> {
         if let Some(error) = self.down.get(&url.address()) {
             return Err(error.clone());
         }
+        let label = Errand::Inspect.label(&self.cx.mark);
         let since = Instant::now();
-        let opened = TenantSession::open(url, place, INSPECT, &self.cx.config.limits, &[]).await;
+        let opened = TenantSession::open(url, place, &label, &self.cx.config.limits, &[]).await;
         if let Err(error @ RunnerError::Connection(_)) = &opened
             && since.elapsed() > SLOW
         {

@@ -15,9 +15,10 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use super::{
+    advance::advance,
     context::Context,
     pulse::Health,
-    service::{RECLAIM, SERVERS_AT_ONCE, Service},
+    service::{SERVERS_AT_ONCE, Service},
 };
 use crate::{
     database_url::DatabaseUrl,
@@ -25,16 +26,14 @@ use crate::{
         failure::{FailureClass, chain},
         run::RunId,
         tenant::Place,
-        worker::kept_label,
+        worker::{Errand, kept_label},
     },
     metrics::Metrics,
     runner::RunnerError,
     servers::ServersError,
     session::lock_key,
     store::{
-        StoreError, job,
-        run::{self, Advanced},
-        server,
+        StoreError, job, run, server,
         slot::{self, Suspect},
         worker,
     },
@@ -154,9 +153,7 @@ impl Keeper {
     }
 
     async fn advance(&self, run: RunId) -> Result<(), StoreError> {
-        let mut connection = self.cx.pool.acquire().await?;
-        say(run, &run::advance(&mut connection, run).await?);
-        Ok(())
+        advance(&mut *self.cx.pool.acquire().await?, run).await
     }
 
     /// Reclaims whenever it was judged who is lost, each server in a task of its own: one that does not answer holds up no
@@ -199,7 +196,7 @@ impl Keeper {
     async fn reclaim_by_role(&self, server: &str, suspects: Vec<Suspect>) -> Result<(), StoreError> {
         let pool = &self.cx.pool;
         // One of us is enough, and the connection that it takes is counted.
-        let Some(service) = Service::try_acquire(pool, server).await? else {
+        let Some(service) = Service::try_acquire(&self.cx, server).await? else {
             return Ok(());
         };
         // A tenant with a URL of its own may come as another role, whose sessions nobody else may end.
@@ -287,7 +284,7 @@ impl Keeper {
                     continue;
                 }
             };
-            match service.connect(&url, RECLAIM).await {
+            match service.connect(&url, Errand::Reclaim).await {
                 // Refused for this database's sake. If the server itself is away, or full, it is so by any other way.
                 Err(error) if error.class() == FailureClass::Permanent => refusal = error,
                 connected => return connected,
@@ -322,18 +319,5 @@ fn place_of(suspect: &Suspect) -> Place {
         server: suspect.server.clone(),
         database: suspect.database.clone(),
         schema: suspect.schema.clone(),
-    }
-}
-
-/// One line for what happened to a run.
-pub(super) fn say(run: RunId, advanced: &Advanced) {
-    let short = crate::domain::run::short(&run);
-    match advanced {
-        Advanced::No => {}
-        Advanced::Opened { wave, jobs } => {
-            info!(run.id = %run, wave, jobs, "Opened wave {wave} of run {short}: {jobs} tenants")
-        }
-        Advanced::Halted(reason) => error!(run.id = %run, %reason, "Halted run {short}: {reason}"),
-        Advanced::Settled(state) => info!(run.id = %run, state = %state, "Run {short} has ended: {state}"),
     }
 }

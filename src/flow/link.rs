@@ -7,11 +7,11 @@ use std::time::Duration;
 use sqlx::Connection;
 use tracing::debug;
 
-use super::{
-    context::Context,
-    service::{INSPECT, Service},
+use super::{context::Context, service::Service};
+use crate::{
+    domain::{job::Claim, worker::Errand},
+    runner::RunnerError,
 };
-use crate::{domain::job::Claim, runner::RunnerError};
 
 /// How long an attempt takes before its link is looked after, and how often that is done. As long as a server takes to
 /// find a link dead: 10 s of silence and three keepalives, 5 s apart.
@@ -37,12 +37,12 @@ pub(super) async fn is_cut(cx: &Context, claim: &Claim, backend: i32) {
 /// Whether a server has this session, as it says over its service connection. While somebody else has that, it is not asked.
 async fn has_session(cx: &Context, claim: &Claim, backend: i32) -> Result<bool, RunnerError> {
     let url = cx.url_of(claim).await?;
-    let taken = Service::try_acquire(&cx.pool, &claim.place.server).await;
+    let taken = Service::try_acquire(cx, &claim.place.server).await;
     let Some(service) = taken.map_err(|e| RunnerError::Connection(e.to_string()))? else {
         return Ok(true);
     };
     let asked = async {
-        let mut connection = service.connect(&url, INSPECT).await?;
+        let mut connection = service.connect(&url, Errand::Inspect).await?;
         let found = sqlx::query_scalar("select exists (select from pg_stat_activity where pid = $1)")
             .bind(backend)
             .persistent(false)

@@ -1,6 +1,7 @@
 //! What happens, in which order. The flow decides; the edges do.
 
 mod admission;
+mod advance;
 pub mod budget;
 pub mod context;
 pub mod enqueue;

@@ -8,6 +8,7 @@ use sqlx::{Connection, PgConnection, PgPool};
 
 use crate::{
     database_url::DatabaseUrl,
+    domain::worker::Errand,
     runner::RunnerError,
     session::{PROBE, asking_settings, connect_error},
     store::StoreError,
@@ -69,11 +70,11 @@ pub async fn examine_pool(pool: &PgPool) -> Result<Option<Pooled>, StoreError> {
 ///
 /// # Errors
 /// It cannot be reached, or does not answer.
-pub async fn look(url: &DatabaseUrl) -> Result<Option<Pooled>, RunnerError> {
+pub async fn look(url: &DatabaseUrl, mark: &str) -> Result<Option<Pooled>, RunnerError> {
     let options = url
         .options()
         .map_err(|e| RunnerError::Connection(e.to_string()))?
-        .application_name("herder/inspect")
+        .application_name(&Errand::Inspect.label(mark))
         .options(asking_settings())
         .options([PROBE]);
     let looked = tokio::time::timeout(TIMEOUT, async {

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use sha2::{Digest, Sha256};
 use tracing::info;
 
 use crate::{
@@ -33,13 +32,13 @@ pub(super) async fn prove(
         Err(e) => return Ok(Offer::Live { why: chain(&e) }),
     };
     // The service connection is the only one that a proof opens at a time.
-    let service = Service::acquire(&cx.pool, &place.server).await?;
+    let service = Service::acquire(cx, &place.server).await?;
     let ground = Ground {
         url: &url,
         place,
         limits: &cx.config.limits,
         cancel: &cx.stop,
-        owner: &owner(cx),
+        owner: &cx.mark,
     };
     let _whole = cx.busy();
     let offer = fitted_and_proven(cx, plan, to, ground, refuted).await;
@@ -51,21 +50,6 @@ pub(super) async fn prove(
             why: format!("its proof failed: {}", chain(&error)),
         }),
     }
-}
-
-/// What tells the scratch schemas of this fleet from those of others in the same database: a proof holds the server's
-/// service connection, so whatever else this fleet has there was left behind.
-fn owner(cx: &Context) -> String {
-    let options = cx.pool.connect_options();
-    let place = format!(
-        "{}:{}/{}",
-        options.get_host(),
-        options.get_port(),
-        options.get_database().unwrap_or_default()
-    );
-    let mut digest = format!("{:x}", Sha256::digest(place));
-    digest.truncate(8);
-    digest
 }
 
 /// Why nobody knows.

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{
     context::Context,
     enqueue::{Plan, Planned},
-    service::{REHEARSAL, Service, on_each_server},
+    service::{Service, on_each_server},
 };
 use crate::{
     config::LimitsConfig,
@@ -19,6 +19,7 @@ use crate::{
         plan::{self, PlanStep},
         revision::Ledger,
         tenant::Place,
+        worker::Errand,
     },
     runner::{
         LedgerTable, RunnerError,
@@ -193,7 +194,7 @@ impl Stage<'_> {
         let mut tried = Vec::with_capacity(members.len());
         let mut members = members.into_iter().peekable();
         while members.peek().is_some() {
-            let service = Service::acquire(&self.cx.pool, server).await?;
+            let service = Service::acquire(self.cx, server).await?;
             let since = Instant::now();
             let mut kept: Option<Kept> = None;
             while since.elapsed() < TURN
@@ -270,7 +271,7 @@ impl Stage<'_> {
         let order = Order {
             plan,
             ledger: self.ledger,
-            name: REHEARSAL,
+            name: &Errand::Rehearsal.label(&self.cx.mark),
             forget: true,
             journal: &NoJournal,
         };
@@ -306,7 +307,8 @@ impl Stage<'_> {
         let own = self.plan.own_urls.get(&tenant.id).filter(|_| tenant.own_url);
         let url = self.cx.servers.url_for(place, own);
         let url = url.map_err(|e| RunnerError::Connection(chain(&e)))?;
-        let mut session = TenantSession::connect(&url, place, REHEARSAL, self.limits, extra).await?;
+        let label = Errand::Rehearsal.label(&self.cx.mark);
+        let mut session = TenantSession::connect(&url, place, &label, self.limits, extra).await?;
         service.clear(session.connection()).await?;
         Ok(Kept {
             session,

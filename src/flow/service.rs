@@ -9,8 +9,10 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use super::context::Context;
 use crate::{
     database_url::DatabaseUrl,
+    domain::worker::Errand,
     runner::RunnerError,
     session::{GOING, asking_settings, connect_error},
     store::{StoreError, service},
@@ -27,18 +29,6 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// How long the server may take to let its holder in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What the sessions call themselves that are opened by its holder, as patterns: a proof's bear a mark of the fleet.
-const LABELS: [&str; 4] = [INSPECT, "herder/shadow/%", RECLAIM, REHEARSAL];
-
-/// The label of a session that reads ledgers, or looks for an attempt's session.
-pub(super) const INSPECT: &str = "herder/inspect";
-
-/// The label of a session that ends what lost attempts have left.
-pub(super) const RECLAIM: &str = "herder/reclaim";
-
-/// The label of a session that rehearses plans.
-pub(super) const REHEARSAL: &str = "herder/rehearsal";
 
 /// How many servers one process works with at a time: a fleet may have a server for each tenant, and each takes sockets.
 pub(super) const SERVERS_AT_ONCE: usize = 32;
@@ -61,6 +51,7 @@ pub(super) async fn on_each_server<T>(tasks: impl IntoIterator<Item = impl Futur
 /// run out.
 pub struct Service {
     pool: PgPool,
+    mark: String,
     server: String,
     holder: String,
     /// Whether the one before was lost, and its session may still be there.
@@ -73,11 +64,11 @@ impl Service {
     ///
     /// # Errors
     /// The control database fails.
-    pub async fn acquire(pool: &PgPool, server: &str) -> Result<Self, StoreError> {
+    pub async fn acquire(cx: &Context, server: &str) -> Result<Self, StoreError> {
         let since = Instant::now();
         let mut said = false;
         loop {
-            if let Some(service) = Self::try_acquire(pool, server).await? {
+            if let Some(service) = Self::try_acquire(cx, server).await? {
                 return Ok(service);
             }
             if !said && since.elapsed() > LEASE {
@@ -95,7 +86,8 @@ impl Service {
     ///
     /// # Errors
     /// The control database fails.
-    pub async fn try_acquire(pool: &PgPool, server: &str) -> Result<Option<Self>, StoreError> {
+    pub async fn try_acquire(cx: &Context, server: &str) -> Result<Option<Self>, StoreError> {
+        let pool = &cx.pool;
         let holder = Uuid::new_v4().simple().to_string();
         let inherited = match service::hold(pool, server, &holder, LEASE).await? {
             service::Service::Taken => return Ok(None),
@@ -105,6 +97,7 @@ impl Service {
         let renewal = tokio::spawn(renew(pool.clone(), server.to_owned(), holder.clone()));
         Ok(Some(Self {
             pool: pool.clone(),
+            mark: cx.mark.clone(),
             server: server.to_owned(),
             holder,
             inherited,
@@ -112,15 +105,19 @@ impl Service {
         }))
     }
 
-    /// Opens the one session that its holder may have, under one of the labels here.
+    /// Opens the one session that its holder may have.
     ///
     /// # Errors
     /// The server cannot be reached or refuses.
-    pub(super) async fn connect(&self, url: &DatabaseUrl, label: &str) -> Result<PgConnection, RunnerError> {
+    pub(super) async fn connect(
+        &self,
+        url: &DatabaseUrl,
+        errand: Errand,
+    ) -> Result<PgConnection, RunnerError> {
         let options = url
             .options()
             .map_err(|e| RunnerError::Connection(e.to_string()))?
-            .application_name(label)
+            .application_name(&errand.label(&self.mark))
             .options(asking_settings());
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await;
         let mut connection = connected
@@ -132,7 +129,8 @@ impl Service {
         Ok(connection)
     }
 
-    /// Ends the session of a holder that was lost, on a connection to that server: ours took its place in the budget.
+    /// Ends the session of a holder that was lost, on a connection to that server: ours took its place in the budget. Only one
+    /// with this fleet's mark: sessions without it are another's, or those of an older Herder, which their own limits end.
     ///
     /// # Errors
     /// The connection broke.
@@ -142,9 +140,9 @@ impl Service {
         }
         sqlx::query(
             "select pg_terminate_backend(pid, 3000) from pg_stat_activity
-             where application_name like any($1) and usename = current_user and pid <> pg_backend_pid()",
+             where application_name = any($1) and usename = current_user and pid <> pg_backend_pid()",
         )
-        .bind(LABELS)
+        .bind(Errand::ALL.map(|errand| errand.label(&self.mark)))
         .persistent(false)
         .execute(connection)
         .await?;

@@ -11,7 +11,7 @@ use tokio::{
 };
 use tracing::{debug, error, warn};
 
-use super::{held::Held, keeper::say};
+use super::{advance::advance, held::Held};
 use crate::{
     domain::{
         backoff::Backoff,
@@ -21,7 +21,6 @@ use crate::{
     store::{
         StoreError,
         job::{self, Ended, Settled},
-        run,
     },
 };
 
@@ -142,12 +141,10 @@ impl Writer {
         // Before their room is free for the next claims: a run that just halted must give none.
         let runs: BTreeSet<_> = settled.iter().filter(|s| s.moves).map(|s| s.run).collect();
         for run in runs {
-            let advancing = async |line: &mut PgConnection| run::advance(line, run).await;
-            let advanced = self.claimer.line.with(TIMEOUT, advancing);
-            match advanced.await {
-                Ok(advanced) => say(run, &advanced),
+            let advancing = async |line: &mut PgConnection| advance(line, run).await;
+            if let Err(error) = self.claimer.line.with(TIMEOUT, advancing).await {
                 // The keeper of any worker does it a moment later.
-                Err(error) => debug!(%error, "Could not advance the run"),
+                debug!(%error, "Could not advance the run");
             }
         }
         let written: BTreeSet<(JobId, Epoch)> = settled.iter().map(|s| (s.job, s.epoch)).collect();

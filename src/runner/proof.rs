@@ -2,7 +2,11 @@
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::LimitsConfig, database_url::DatabaseUrl, domain::tenant::Place};
+use crate::{
+    config::LimitsConfig,
+    database_url::DatabaseUrl,
+    domain::{tenant::Place, worker::Errand},
+};
 
 /// Where a plan is proven: beside one of the tenants that it is for.
 #[derive(Clone, Copy)]
@@ -15,8 +19,16 @@ pub struct Ground<'a> {
     pub limits: &'a LimitsConfig,
     /// Told to stop. What was made is removed then.
     pub cancel: &'a CancellationToken,
-    /// Whose proof it is, in a few letters: one after the other, so that what else bears this mark was left behind.
+    /// The mark of the fleet whose proof it is. A proof holds the server's service connection, so whatever else bears this mark
+    /// there was left behind.
     pub owner: &'a str,
+}
+
+impl Ground<'_> {
+    /// What the connections of this proof call themselves.
+    pub(super) fn label(&self) -> String {
+        Errand::Proof.label(self.owner)
+    }
 }
 
 /// What a proof found.

@@ -6,7 +6,7 @@ use super::{StoreError, commit::commit, job::push_deliveries, notice};
 use crate::domain::{
     revision::Direction,
     run::{RunId, RunState},
-    tenant::Place,
+    tenant::{PUBLIC, Place},
     trace::TraceContext,
 };
 
@@ -82,7 +82,12 @@ pub async fn overlapping(
     tx: &mut PgConnection,
     places: &[&Place],
 ) -> Result<Option<(RunId, i64)>, StoreError> {
-    let column = |f: &dyn Fn(&Place) -> Option<String>| places.iter().map(|p| f(p)).collect::<Vec<_>>();
+    let mut wanted = (Vec::new(), Vec::new(), Vec::new());
+    for (server, database, schema) in places.iter().map(|place| place.identity()) {
+        wanted.0.push(server.to_owned());
+        wanted.1.push(database.to_owned());
+        wanted.2.push(schema.to_owned());
+    }
     let row = sqlx::query!(
         r#"select run.id, count(*) as "places!"
            from unnest($1::text[], $2::text[], $3::text[]) as wanted (server, database, schema)
@@ -96,14 +101,15 @@ pub async fn overlapping(
              union all
              select run_id from herder.job
              where job.server = wanted.server and job.database = wanted.database
-               and job.schema is null and wanted.schema is null
+               and job.schema is null and wanted.schema = $4
                and job.state in ('waiting', 'ready', 'running')
            ) open
            join herder.run on run.id = open.run_id and run.state in ('running', 'paused', 'halted')
            group by run.id order by count(*) desc limit 1"#,
-        &column(&|p| Some(p.server.clone())) as &[Option<String>],
-        &column(&|p| Some(p.database.clone())) as &[Option<String>],
-        &column(&|p| p.schema.clone()) as &[Option<String>],
+        &wanted.0,
+        &wanted.1,
+        &wanted.2,
+        PUBLIC,
     )
     .fetch_optional(tx)
     .await?;

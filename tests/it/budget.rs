@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use herder::throwaway::Settings;
-use sqlx::{Connection, PgConnection};
+use rustix::process::Signal;
+use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
-use crate::fleet::{Cluster, Fleet, Setup, Tenant, Tool, steps, tell};
+use crate::fleet::{Cluster, Fleet, Setup, Tenant, Tool, ask, steps, tell};
 
 /// Looks at a server as often as it can, and keeps what it saw when there was the most of it.
 struct Sampler {
@@ -448,6 +449,58 @@ async fn the_role_that_check_prints_is_enough_for_tenants_in_public() {
     assert!(!report.to_string().contains("GRANT"), "{report:#}");
     fleet.herder(&["upgrade", "--local", "1"]).await.expect(0);
     fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+}
+
+/// Holds up whoever reads the ledger of the first tenant, until the transaction ends.
+async fn unreadable(fleet: &Fleet) -> Transaction<'static, Postgres> {
+    let mut tx = fleet.home.begin().await.expect("a transaction");
+    sqlx::raw_sql("lock table t001._sqlx_migrations in access exclusive mode")
+        .execute(&mut *tx)
+        .await
+        .expect("a lock");
+    tx
+}
+
+/// Waits for an inspection that is held up, and says which session that is.
+async fn inspection(fleet: &Fleet) -> i32 {
+    let held_up = "select coalesce(max(pid), 0) from pg_stat_activity
+                   where application_name like 'herder/inspect%' and datname = current_database()
+                     and wait_event_type = 'Lock'";
+    fleet
+        .wait_until("an inspection is held up", async || {
+            ask::<i32>(&fleet.home, held_up).await != 0
+        })
+        .await;
+    ask(&fleet.home, held_up).await
+}
+
+async fn is_there(fleet: &Fleet, session: i32) -> bool {
+    ask(
+        &fleet.home,
+        &format!("select exists (select from pg_stat_activity where pid = {session})"),
+    )
+    .await
+}
+
+/// Two fleets, i.e. two control databases, with one role on one server.
+#[tokio::test]
+async fn a_lost_inspection_is_ended_by_its_own_fleet_which_leaves_that_of_another_alone() {
+    let (fleet, other) = (Setup::schemas(2).start().await, Setup::schemas(2).start().await);
+    for fleet in [&fleet, &other] {
+        fleet.herder(&["upgrade", "--local", "1"]).await.expect(0);
+    }
+    let (lock, lock_of_other) = (unreadable(&fleet).await, unreadable(&other).await);
+    let lost = fleet.start_herder(&["plan"]);
+    let plan_of_other = other.start_herder(&["plan"]);
+    let (session, session_of_other) = (inspection(&fleet).await, inspection(&other).await);
+    lost.signal(Signal::STOP);
+    fleet.herder(&["plan", "--tenant", "t002"]).await.expect(0);
+    assert!(!is_there(&fleet, session).await);
+    assert!(is_there(&other, session_of_other).await);
+    lost.kill().await;
+    drop((lock, lock_of_other));
+    let plan = plan_of_other.end().await.expect(0);
+    assert!(plan.stdout.contains("2 current, 0 unknown"), "{}", plan.all());
 }
 
 #[tokio::test]

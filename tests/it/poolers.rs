@@ -95,14 +95,14 @@ impl PgBouncer {
 
 async fn found_behind(pooler: &PgBouncer) -> Option<Pooled> {
     let url = DatabaseUrl::parse(&pooler.url("postgres")).expect("a URL");
-    look(&url).await.expect("a look")
+    look(&url, "0a1b2c3d").await.expect("a look")
 }
 
 #[tokio::test]
 async fn a_server_itself_is_no_pooler() {
     let cluster = Cluster::shared().await;
     let url = DatabaseUrl::parse(&cluster.url("postgres")).expect("a URL");
-    assert_eq!(look(&url).await.expect("a look"), None);
+    assert_eq!(look(&url, "0a1b2c3d").await.expect("a look"), None);
 }
 
 #[tokio::test]

@@ -168,7 +168,7 @@ async fn a_sample_has_one_of_each_group_and_one_connection_is_enough() {
         let now = ask::<i64>(
             &fleet.home,
             "select count(*) from pg_stat_activity
-             where application_name = 'herder/rehearsal' and datname = current_database()",
+             where application_name like 'herder/rehearsal/%' and datname = current_database()",
         )
         .await;
         (most, seen) = (most.max(now), seen + now);

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::fleet::{Fleet, Setup, Tool, Worker, list, steps, tell};
+use crate::fleet::{Fleet, Setup, Tenant, Tool, Worker, list, steps, tell};
 
 /// The code of a command that was asked for what cannot be done now: another run is at it.
 const REFUSED: i32 = 2;
@@ -227,6 +227,37 @@ async fn a_second_run_over_the_same_tenants_is_refused_and_names_the_first() {
     gate.open().await;
     assert_eq!(fleet.over().await, "succeeded");
     assert_eq!(worker.drain().await, Some(0));
+}
+
+/// The ledger of both stands in `public`. Within one run they are one job; two runs must not have one each.
+#[tokio::test]
+async fn a_whole_database_and_its_public_schema_are_one_place_to_two_runs() {
+    let mut fleet = Setup::schemas(1).migrations(Tool::Sql, steps(1)).start().await;
+    let database = Some(fleet.database("app"));
+    fleet
+        .cluster
+        .create(&herder::session::quote(&fleet.database("app")))
+        .await;
+    let whole = Tenant {
+        id: "whole".into(),
+        database: database.clone(),
+        ..Tenant::default()
+    };
+    let public = Tenant {
+        database,
+        ..Tenant::schema("public", "public")
+    };
+    fleet.tell("delete from tenants").await;
+    fleet.tenants = vec![whole, public];
+    fleet.populate().await;
+    for [first, second] in [["whole", "public"], ["public", "whole"]] {
+        fleet.herder(&["upgrade", "--tenant", first]).await.expect(0);
+        fleet
+            .herder(&["upgrade", "--tenant", second])
+            .await
+            .expect(REFUSED);
+        fleet.herder(&["cancel", "--yes"]).await.expect(0);
+    }
 }
 
 /// A fleet at its newest revision, two of whose tenants are in the middle of its downgrade.

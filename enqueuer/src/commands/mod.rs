@@ -5,14 +5,14 @@ mod cancel;
 pub(crate) mod check;
 mod completions;
 mod demo;
-mod go_on;
 mod init;
 mod pause;
 pub(crate) mod plan;
 mod prune;
-mod queue;
 pub(crate) mod rehearse;
 mod report;
+mod resume;
+mod retry;
 mod runs;
 mod setup;
 mod start;
@@ -147,8 +147,8 @@ async fn dispatch(setting: &Setting, command: Command) -> anyhow::Result<Exit> {
         Command::Watch(args) => watch::run(setting, &args).await,
         Command::Report(args) => report::run(setting, &args).await,
         Command::Pause(args) => pause::run(setting, &args).await,
-        Command::Resume(args) => go_on::resume(setting, &args).await,
-        Command::Retry(args) => go_on::retry(setting, &args).await,
+        Command::Resume(args) => resume::resume(setting, &args).await,
+        Command::Retry(args) => retry::retry(setting, &args).await,
         Command::Cancel(args) => cancel::run(setting, &args).await,
         Command::Prune(args) => prune::run(setting, &args).await,
         Command::Completions { shell } => completions::run(shell),

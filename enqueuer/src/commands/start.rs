@@ -21,7 +21,7 @@ use herder::{
 use serde::Serialize;
 use tracing::{Instrument, Span, field, info_span};
 
-use super::{Setting, queue};
+use super::Setting;
 use crate::{
     args::{Downgrade, Start, Upgrade},
     confirm,
@@ -30,6 +30,7 @@ use crate::{
     news::News,
     output,
     problem::{self, Problem, is_broken_pipe},
+    queue,
     render::{
         status::complete,
         words::{count, way},
@@ -140,7 +141,7 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
         counts: None,
     };
     let mut exit = Exit::Done;
-    if args.follow.wait || args.follow.local.is_some() {
+    if args.follow.waits() {
         let follower = Follower::to_stderr(cx.pool.clone(), run, more.clone());
         let waited = work::wait(cx, follower, run, args.follow, &mut interrupts, &more).await?;
         exit = waited.exit;

@@ -251,8 +251,8 @@ async fn servers(
         // A URL that makes no sense fails its tenants, one by one and with its reason.
         let url = cx.servers.url_for(&tenant.place, own).ok()?;
         // The connection that it takes is counted.
-        let service = Service::acquire(&cx.pool, name).await;
-        let asked = budget::server_row(name, &url, cx.servers.budget(name)).await;
+        let service = Service::acquire(cx, name).await;
+        let asked = budget::server_row(cx, service.as_ref().ok(), name, &url).await;
         if let Ok(service) = service {
             service.release().await;
         }

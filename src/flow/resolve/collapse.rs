@@ -2,18 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap, hash_map::Entry};
 
-use super::{
-    few::{Few, SHOWN, first_few},
-    locate::PUBLIC,
-};
-use crate::domain::tenant::{Isolation, Place, Tenant};
-
-/// What two tenants have in common when they are one job. A whole database and its `public` schema are one place: the
-/// ledger of both stands there.
-pub(super) fn key(place: &Place) -> (&str, &str, &str) {
-    let schema = place.schema.as_deref().unwrap_or(PUBLIC);
-    (&place.server, &place.database, schema)
-}
+use super::few::{Few, SHOWN, first_few};
+use crate::domain::tenant::{Isolation, Tenant};
 
 /// Makes one tenant of those that share a place: the first, with the others as its members. That is the rule for
 /// [`Isolation::Shared`]; with any other isolation it is odd, and worth a warning.
@@ -22,7 +12,7 @@ pub(super) fn collapse(tenants: Vec<Tenant>, warnings: &mut Vec<String>) -> Vec<
     let mut joins = Vec::with_capacity(tenants.len());
     for tenant in &tenants {
         let free = job_of.len();
-        joins.push(match job_of.entry(key(&tenant.place)) {
+        joins.push(match job_of.entry(&tenant.place) {
             Entry::Occupied(job) => Some(*job.get()),
             Entry::Vacant(entry) => {
                 entry.insert(free);

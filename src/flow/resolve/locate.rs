@@ -2,7 +2,7 @@
 
 use crate::{
     database_url::{DatabaseUrl, DatabaseUrlError},
-    domain::tenant::{Isolation, Place, Tenant},
+    domain::tenant::{Isolation, PUBLIC, Place, Tenant},
     secret::{is_secret_url, shown},
     servers::Servers,
     tenant_source::Listed,
@@ -10,9 +10,6 @@ use crate::{
 
 /// The longest name that Postgres keeps. It cuts longer ones, and two tenants could become one.
 const LONGEST_NAME: usize = 63;
-
-/// The schema where unqualified names go when nobody says otherwise.
-pub(super) const PUBLIC: &str = "public";
 
 /// What is wrong with one tenant. It reads on from "tenant `acme` ".
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use crate::{
     domain::{
         failure::cut,
-        tenant::{Isolation, Tenant},
+        tenant::{Isolation, PUBLIC, Tenant},
     },
     nearest::did_you_mean,
     secret::is_secret_url,
@@ -21,9 +21,9 @@ mod locate;
 mod tests;
 
 use self::{
-    collapse::{collapse, key},
+    collapse::collapse,
     few::{Few, first_few},
-    locate::{PUBLIC, isolation_of, locate},
+    locate::{isolation_of, locate},
 };
 
 /// The most bytes of an id. Indexes of the control database hold it, whose entries end at 2,700; and people read it.
@@ -177,13 +177,13 @@ pub fn resolve_selected(
 ) -> Result<Resolved, ResolveError> {
     let Selection { chosen, left_out } = select(listed, only, exclude)?;
     let mut resolved = resolve(chosen, servers)?;
-    let jobs: HashMap<_, _> = resolved.tenants.iter().map(|t| (key(&t.place), t)).collect();
+    let jobs: HashMap<_, _> = resolved.tenants.iter().map(|t| (&t.place, t)).collect();
     let mut along = Few::default();
     for tenant in left_out
         .into_iter()
         .filter_map(|entry| locate(entry, servers).ok())
     {
-        if let Some(job) = jobs.get(&key(&tenant.place)) {
+        if let Some(job) = jobs.get(&tenant.place) {
             if exclude.contains(&tenant.id) {
                 return Err(ResolveError::Shared {
                     excluded: tenant.id.escape_debug().to_string(),

@@ -41,7 +41,7 @@ use crate::{
 };
 
 mod deliver;
-mod lease;
+mod sign_on;
 mod spare;
 
 /// How long a drained worker keeps trying to write outcomes. After that its lease runs out, and others take over.

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use super::{
     Migration, Rendered, Rendering, WarmError, offline,
     runner::{AlembicRunner, settings, to_error, why},
-    shadow,
 };
 use crate::{
     domain::{
@@ -128,7 +127,7 @@ async fn begun(
     target: &str,
     ground: Ground<'_>,
 ) -> Result<Session, RunnerError> {
-    let (settings, application_name) = (settings(ground.limits), shadow::application_name(&ground));
+    let (settings, application_name) = (settings(ground.limits), ground.label());
     let migration = Migration {
         direction: plan.direction,
         target,

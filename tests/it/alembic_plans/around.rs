@@ -80,6 +80,39 @@ async fn a_proof_that_is_told_to_stop_leaves_nothing() {
     fleet.is_clean().await;
 }
 
+/// A machine may go to sleep in the middle of a proof. Its connection must not outlive that by much, whatever is done over it.
+#[tokio::test]
+async fn the_connections_of_a_proof_have_the_limits_of_all_of_our_own() {
+    let fleet = Fleet::new(ENV, &[("a", TABLE)]).await;
+    let mut admin = fleet.admin().await;
+    run(
+        &mut admin,
+        "create schema watch;
+         create table watch.seen (label text, setting text);
+         create function watch.look() returns event_trigger language plpgsql as $$ begin
+           insert into watch.seen
+           select current_setting('application_name'), name || ' ' || setting from pg_settings
+           where name in ('idle_session_timeout', 'idle_in_transaction_session_timeout', 'tcp_keepalives_idle');
+         end $$;
+         create event trigger watch on ddl_command_start when tag in ('CREATE SCHEMA', 'DROP SCHEMA')
+           execute function watch.look()",
+    )
+    .await;
+    fleet.up(&[], "a").await.expect("a proof");
+    let seen: Vec<(String, String)> =
+        sqlx::query_as("select distinct label, setting from watch.seen order by setting")
+            .fetch_all(&mut admin)
+            .await
+            .expect("what was seen");
+    let label = format!("herder/shadow/{}", fleet.owner);
+    let limits = [
+        "idle_in_transaction_session_timeout 20000",
+        "idle_session_timeout 20000",
+        "tcp_keepalives_idle 10",
+    ];
+    assert_eq!(seen, limits.map(|limit| (label.clone(), limit.to_owned())));
+}
+
 #[tokio::test]
 async fn the_config_has_the_last_word() {
     let reads = [("a", "op.get_bind().execute(sa.text('select 1')).scalar()")];

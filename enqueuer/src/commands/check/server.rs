@@ -97,13 +97,13 @@ impl Server<'_> {
 
     /// Over the connection that is counted for such things, where runs know of one.
     async fn survey(&self, url: &DatabaseUrl, first: &Tenant) -> Result<Survey, Finding> {
-        let service = Service::acquire(&self.cx.pool, self.name);
+        let service = Service::acquire(self.cx, self.name);
         let Ok(service) = tokio::time::timeout(PATIENCE, service).await else {
             let text = format!("the inspection connection to this server was busy for {PATIENCE:?}");
             let hint = "another herder command is inspecting, proving or rehearsing there: check again when it has finished";
             return Err(Finding::new(self.title(), Level::Problem, text).hint(hint));
         };
-        let surveyed = self.ask(url, first).await;
+        let surveyed = self.ask(service.as_ref().ok(), url, first).await;
         // Without control tables nothing takes turns. That they are missing was said.
         if let Ok(service) = service {
             service.release().await;
@@ -111,17 +111,22 @@ impl Server<'_> {
         surveyed.map_err(|error| Finding::problem(self.title(), error))
     }
 
-    async fn ask(&self, url: &DatabaseUrl, first: &Tenant) -> Result<Survey, RunnerError> {
+    async fn ask(
+        &self,
+        service: Option<&Service>,
+        url: &DatabaseUrl,
+        first: &Tenant,
+    ) -> Result<Survey, RunnerError> {
         let wanted = self.cx.servers.budget(self.name);
         let there = self
             .tenants
             .iter()
             .filter(|t| t.place.database == first.place.database);
         let schemas: Vec<&str> = there.filter_map(|t| t.place.schema.as_deref()).collect();
-        let surveyed = budget::survey(url, wanted, &schemas).await?;
+        let surveyed = budget::survey(self.cx, service, url, wanted, &schemas).await?;
         // Two connections at once are one too many while runs are on. One alone has been looked at.
         if surveyed.sum.ours == 0
-            && let Some(pooled) = pooler::look(url).await?
+            && let Some(pooled) = pooler::look(url, &self.cx.mark).await?
         {
             return Err(RunnerError::Pooled(pooled.to_string()));
         }

@@ -33,8 +33,8 @@ mod scratch;
 mod sides;
 
 pub use self::scratch::SHADOW_PREFIX;
+pub(super) use self::scratch::postgres_major;
 use self::scratch::{Scratch, close, open, remove, sweep};
-pub(super) use self::scratch::{application_name, postgres_major};
 
 /// How long the removal of the scratch schemas may take, when everything else was told to stop.
 const CLEAR_LIMIT: Duration = Duration::from_secs(20);
@@ -111,7 +111,7 @@ impl<'a> Shadow<'a> {
         Ok(Self {
             live: scratch("a")?,
             planned: scratch("b")?,
-            name: application_name(&ground),
+            name: ground.label(),
             runner,
             ground,
             plan,

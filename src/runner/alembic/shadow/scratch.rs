@@ -6,15 +6,12 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use crate::{
     database_url::DatabaseUrl,
-    runner::{RunnerError, alembic::runner::settings, proof::Ground},
-    session::{connect_error, quote},
+    runner::{RunnerError, proof::Ground},
+    session::{connect_error, own_settings, quote},
 };
 
 /// How every scratch schema and database begins. No tenant may.
 pub const SHADOW_PREFIX: &str = "herder_shadow_";
-
-/// What `pg_stat_activity` calls a proof's connections, before its owner's mark.
-const APPLICATION_NAME: &str = "herder/shadow/";
 
 /// After how long a scratch schema is one that nobody removed.
 const STALE: Duration = Duration::from_secs(60 * 60);
@@ -39,17 +36,16 @@ pub(in crate::runner::alembic) async fn postgres_major(ground: Ground<'_>) -> Re
     Ok(version?)
 }
 
-pub(in crate::runner::alembic) fn application_name(ground: &Ground<'_>) -> String {
-    format!("{APPLICATION_NAME}{}", ground.owner)
-}
-
-/// The one connection of a proof.
+/// The one connection of a proof. It is closed before anything else is waited for: nothing keeps its idle limit away.
 pub(super) async fn open(url: &DatabaseUrl, ground: &Ground<'_>) -> Result<PgConnection, RunnerError> {
     let options = url
         .options()
         .map_err(|e| RunnerError::Connection(e.to_string()))?
-        .application_name(&application_name(ground))
-        .options(settings(ground.limits))
+        .application_name(&ground.label())
+        .options(own_settings(
+            ground.limits.lock_timeout,
+            ground.limits.statement_timeout,
+        ))
         // What a schema is, is asked in one long statement: compiled, it takes ten times as long.
         .options([("jit", "off")]);
     tokio::time::timeout(CONNECT_LIMIT, PgConnection::connect_with(&options))
@@ -73,7 +69,7 @@ pub(super) async fn sweep(on: &mut PgConnection, ground: &Ground<'_>) {
          where application_name = $1 and pid <> pg_backend_pid() and usename = current_user
            and (datname = current_database() or starts_with(datname, $2))",
     )
-    .bind(application_name(ground))
+    .bind(ground.label())
     .bind(format!("{SHADOW_PREFIX}{}_", ground.owner))
     .persistent(false)
     .execute(&mut *on)

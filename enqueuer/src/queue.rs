@@ -12,7 +12,7 @@ const POLL: Duration = Duration::from_secs(1);
 
 /// Waits until a run that was in the way has ended, and writes nothing anywhere meanwhile. Some: the wait ended first,
 /// by a signal or because no tenant of that run was settled for `patience`.
-pub(super) async fn wait_behind(
+pub(crate) async fn wait_behind(
     pool: &PgPool,
     (run, places): (RunId, i64),
     patience: Option<Duration>,

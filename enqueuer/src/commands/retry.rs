@@ -1,0 +1,70 @@
+//! `herder retry`: the failed tenants of a run are tried again.
+
+use herder::{
+    domain::run::{RunState, short},
+    flow::{enqueue::EnqueueError, retry},
+};
+
+use super::{Setting, start::cannot};
+use crate::{
+    args::GoOn, control, exit::Exit, follow::Follower, news::News, output, problem::Problem,
+    render::words::count, signals::Interrupts, work,
+};
+
+pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit> {
+    let cx = setting.context(args.follow.local).await?;
+    let id = control::find_run(&cx.pool, args.run.run.as_deref()).await?;
+    let (name, more, run) = (short(&id), setting.more(), control::view_run(&cx.pool, id).await?);
+    if run.state == RunState::Cancelled {
+        return Err(
+            Problem::usage(format!("run {name} was cancelled, which is final"))
+                .hint(format!("`herder upgrade{more}` starts a new one"))
+                .into(),
+        );
+    }
+    let mut follower = Follower::to_stderr(cx.pool.clone(), id, more.clone());
+    follower.skip_past(true).await?;
+    let retried = match retry::retry(&cx, id).await {
+        Ok(retried) => retried,
+        Err(EnqueueError::Overlap { run, places }) => {
+            let other = short(&run);
+            let shared = count(places.unsigned_abs(), "tenant");
+            return Err(Problem::usage(format!(
+                "cannot retry: run {other} is still open and covers {shared} that failed in run {name}"
+            ))
+            .hint(format!(
+                "`herder watch {other}{more}` waits for it; it may migrate them"
+            ))
+            .into());
+        }
+        Err(error) => return Err(cannot(&cx, "cannot retry", None, error).await),
+    };
+    let next = match retried {
+        0 => {
+            output::say(&format!("Nothing to do: no tenant of run {name} has failed"));
+            if !run.state.is_open() {
+                return Ok(Exit::Done);
+            }
+            format!("`herder resume {name}{more}` continues with the others")
+        }
+        _ => {
+            let resumed = match run.state {
+                RunState::Paused => "; it was paused, and goes on with its other tenants, too",
+                _ => "",
+            };
+            let retried = count(retried, "tenant");
+            output::say(&format!("Retrying {retried} of run {name}{resumed}"));
+            format!("`herder watch {name}{more}` follows it")
+        }
+    };
+    if !args.follow.waits() {
+        output::hint(&next);
+        return Ok(Exit::Done);
+    }
+    let news = News::of(&cx.config.notify, &cx.pool, id);
+    let exit = work::wait(cx, follower, id, args.follow, &mut Interrupts::new()?, &more)
+        .await?
+        .exit;
+    news.told().await;
+    Ok(exit)
+}
