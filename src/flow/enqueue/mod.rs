@@ -156,7 +156,7 @@ async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued
     if cx.stop.is_cancelled() {
         return Err(EnqueueError::Stopped);
     }
-    write_servers(cx, &mut plan.servers, &jobs).await?;
+    write_servers(cx, &mut plan.servers).await?;
     let Some(current) = write(cx, &new, &plan, jobs, since).await? else {
         return Ok(None);
     };
@@ -244,21 +244,7 @@ fn last_wave(jobs: &[NewJob]) -> i32 {
 }
 
 /// Makes the servers known to the workers, also those that could not be asked. Their budgets become those that count.
-async fn write_servers(
-    cx: &Context,
-    servers: &mut Vec<ServerRow>,
-    jobs: &[NewJob],
-) -> Result<(), EnqueueError> {
-    for job in jobs {
-        let name = &job.tenant.place.server;
-        if !servers.iter().any(|s| s.name == *name) {
-            servers.push(ServerRow {
-                name: name.clone(),
-                address: name.clone(),
-                budget: i32::from(cx.runner.connections()),
-            });
-        }
-    }
+async fn write_servers(cx: &Context, servers: &mut [ServerRow]) -> Result<(), EnqueueError> {
     for row in servers {
         // Not with the run: its jobs may take long to write, and every worker would wait for the server's row meanwhile.
         let mut tx = cx.pool.begin().await.map_err(StoreError::from)?;
