@@ -32,9 +32,15 @@ pub enum RunnerError {
         /// The statement.
         statement: Option<String>,
     },
-    /// No connection, or it broke.
+    /// No connection to the tenant's server, or it broke.
     #[error("{0}")]
     Connection(String),
+    /// The control database does not answer. The tenant's server has no part in it.
+    #[error("{0}")]
+    ControlDatabase(String),
+    /// The tenant's source, which alone knows its URL, cannot be asked. The tenant's server has no part in it.
+    #[error("{0}")]
+    TenantSource(String),
     /// The server answered what makes no sense to Herder: a ledger without a revision in a row, an answer out of turn.
     #[error("{0}")]
     UnexpectedAnswer(String),
@@ -149,6 +155,8 @@ impl RunnerError {
                 ..
             } => classify_sqlstate(sqlstate, message),
             Self::Connection(_)
+            | Self::ControlDatabase(_)
+            | Self::TenantSource(_)
             | Self::Silent(_)
             | Self::LockedByOther(_)
             | Self::Superseded
@@ -208,6 +216,8 @@ impl RunnerError {
                 ..
             } => reason_of_sqlstate(sqlstate, message),
             Self::Connection(_) | Self::Silent(_) => "connection_lost",
+            Self::ControlDatabase(_) => "control_database_failed",
+            Self::TenantSource(_) => "tenant_source_failed",
             Self::UnexpectedAnswer(_) => "unexpected_answer",
             Self::Pooled(_) => "pooled",
             Self::Untrusted { .. } => "untrusted_server",
