@@ -234,7 +234,7 @@ fn run_of(cx: &Context, request: &Request, plan: &Plan, jobs: &[NewJob]) -> NewR
         connections: cx.runner.connections(),
         tenants: i32::try_from(jobs.len()).unwrap_or(i32::MAX),
         waves: last_wave(jobs) + 1,
-        canary: request.rollout.canary.is_some(),
+        canary: request.rollout.has_canary(),
         failure_limit: limit.map(|l| i32::try_from(l.within(jobs.len())).unwrap_or(i32::MAX)),
         trace: request.trace,
     }
