@@ -58,12 +58,12 @@ pub(crate) async fn run(setting: &Setting, args: &args::Report) -> anyhow::Resul
             &report.run,
             &report.outcomes,
             &report.failures,
-            &setting.more(),
+            &setting.config_args(),
         ))?,
         ReportFormat::Text => {
             let Report { run, outcomes, .. } = &report;
             let took = between(run.created_at, run.settled_at.unwrap_or_else(Utc::now));
-            let summary = summary::render(run, outcomes, took, &setting.more());
+            let summary = summary::render(run, outcomes, took, &setting.config_args());
             let text = failures(&report.failures) + &summary;
             output::data(text.trim_start_matches('\n'))?;
         }

@@ -47,10 +47,10 @@ pub(crate) async fn run(setting: &Setting, args: &args::Status) -> anyhow::Resul
         output::json(&report)?;
     } else {
         let Report { run, jobs, .. } = &report;
-        let text = render::status::render(run, jobs, args.failed, Utc::now(), &setting.more());
+        let text = render::status::render(run, jobs, args.failed, Utc::now(), &setting.config_args());
         output::data(&text)?;
         if run.state == RunState::Running {
-            follow::warn_of_unserved(&pool, run.id, &setting.more()).await?;
+            follow::warn_of_unserved(&pool, run.id, &setting.config_args()).await?;
         }
     }
     Ok(Exit::Done)
