@@ -12,7 +12,7 @@ use herder::{
         run::{RunId, RunState, short},
     },
     store::{
-        StoreError, run,
+        self, StoreError, run,
         view::{self, RunView, Tally, Unserved},
     },
 };
@@ -162,7 +162,7 @@ impl Follower {
             story.reopen_failed();
         }
         self.wave = run.wave;
-        self.since = Some(Utc::now());
+        self.since = Some(store::now(&self.pool).await?);
         self.story = Some(story);
         Ok(())
     }
@@ -353,6 +353,7 @@ impl Follower {
             0 => vec![],
             _ => view::jobs(&self.pool, self.run, Some(JobState::Running), Some(SHOWN as i64)).await?,
         };
+        let now = store::now(&self.pool).await?;
         let mut message = format!(
             "{} failed, {} running",
             run.count(JobState::Failed),
@@ -365,7 +366,7 @@ impl Follower {
             message += &format!(", {}", run.state);
         }
         bar.get_or_insert_with(|| Bar::new(story.total()))
-            .show(story.settled(), message, &running);
+            .show(story.settled(), message, &running, now);
         Ok(())
     }
 
@@ -387,9 +388,12 @@ impl Follower {
     }
 
     /// The block at the end: rule, summary, hints.
-    pub(crate) fn sum_up(&self, run: &RunView) -> anyhow::Result<()> {
+    pub(crate) async fn sum_up(&self, run: &RunView) -> anyhow::Result<()> {
         let since = self.since.unwrap_or(run.created_at);
-        let until = run.settled_at.unwrap_or_else(Utc::now);
+        let until = match run.settled_at {
+            Some(at) => at,
+            None => store::now(&self.pool).await?,
+        };
         let text = summary::render(run, &self.tally, between(since, until), &self.config_args);
         match self.screen {
             Screen::Stdout => output::data(&text)?,

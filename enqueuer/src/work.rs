@@ -54,7 +54,7 @@ pub(crate) async fn wait(
     };
     match end {
         End::Over(run) => {
-            follower.sum_up(&run)?;
+            follower.sum_up(&run).await?;
             conclude(&pool, &run, config_args).await;
             Ok(Waited {
                 exit: Exit::of_run(run.state),
