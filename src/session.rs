@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -321,8 +321,8 @@ impl TenantSession {
     /// # Errors
     /// The connection broke.
     pub async fn holder(&mut self) -> Result<Option<Holder>, RunnerError> {
-        let row = sqlx::query(
-            "select a.pid, a.application_name from pg_locks l join pg_stat_activity a using (pid) \
+        let holder: Option<(i32, String)> = sqlx::query_as(
+            "select a.pid, coalesce(a.application_name, '') from pg_locks l join pg_stat_activity a using (pid) \
              where l.locktype = 'advisory' and l.granted and l.objsubid = 1 and l.pid <> pg_backend_pid() \
                and l.database = (select oid from pg_database where datname = current_database()) \
                and (l.classid::bigint << 32 | l.objid::bigint) = $1",
@@ -331,13 +331,10 @@ impl TenantSession {
         .persistent(false)
         .fetch_optional(&mut self.connection)
         .await?;
-        Ok(row.map(|row| {
-            let (pid, name): (i32, String) = (row.get(0), row.get(1));
-            match parse_application_name(&name) {
-                Some((run, job, epoch)) => Holder::Attempt { pid, run, job, epoch },
-                None if name.is_empty() => Holder::Stranger(format!("a session without a name (pid {pid})")),
-                None => Holder::Stranger(format!("`{name}` (pid {pid})")),
-            }
+        Ok(holder.map(|(pid, name)| match parse_application_name(&name) {
+            Some((run, job, epoch)) => Holder::Attempt { pid, run, job, epoch },
+            None if name.is_empty() => Holder::Stranger(format!("a session without a name (pid {pid})")),
+            None => Holder::Stranger(format!("`{name}` (pid {pid})")),
         }))
     }
 
@@ -440,9 +437,10 @@ impl TenantSession {
         if !self.has(ledger).await? {
             return Ok(Ledger::default());
         }
-        let rows: Vec<(String,)> = self.rows(ledger, ledger.revision, ledger.condition).await?;
+        let rows: Vec<(Option<String>,)> = self.rows(ledger, ledger.revision, ledger.condition).await?;
+        let revisions = rows.into_iter().map(|(revision,)| ledger.named(revision));
         Ok(Ledger {
-            revisions: rows.into_iter().map(|(revision,)| revision).collect(),
+            revisions: revisions.collect::<Result<_, _>>()?,
             half: None,
         })
     }

@@ -94,8 +94,8 @@ async fn connections(watch: &mut PgConnection, most: &mut Reading) -> anyhow::Re
     .bind(CONTROL)
     .fetch_one(watch)
     .await?;
-    most.control_connections = most.control_connections.max(row.get(0));
-    most.tenant_connections = most.tenant_connections.max(row.get(1));
+    most.control_connections = most.control_connections.max(row.try_get(0)?);
+    most.tenant_connections = most.tenant_connections.max(row.try_get(1)?);
     Ok(())
 }
 

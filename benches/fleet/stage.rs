@@ -263,10 +263,10 @@ async fn look_at(
     .bind(table)
     .fetch_all(&mut *connection)
     .await?;
-    let there: HashMap<String, (bool, bool)> = rows
+    let there = rows
         .iter()
-        .map(|row| (row.get(0), (row.get(1), row.get(2))))
-        .collect();
+        .map(|row| Ok((row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?))))
+        .collect::<Result<HashMap<String, (bool, bool)>, sqlx::Error>>()?;
     let mut seen: Vec<(String, Seen)> = Vec::with_capacity(tenants.len());
     let mut reads = Vec::new();
     for (i, tenant) in tenants.iter().enumerate() {
@@ -280,8 +280,8 @@ async fn look_at(
     if !reads.is_empty() {
         let sql = AssertSqlSafe(reads.join(" union all "));
         for row in sqlx::raw_sql(sql).fetch_all(connection).await? {
-            let at = usize::try_from(row.get::<i32, _>(0))?;
-            seen[at].1.revision = row.get(1);
+            let at = usize::try_from(row.try_get::<i32, _>(0)?)?;
+            seen[at].1.revision = row.try_get(1)?;
         }
     }
     Ok(seen)

@@ -26,13 +26,13 @@ const ANNOTATED: usize = 10;
 const NAMED: usize = 3;
 
 /// Says it. That it cannot be said must not change how the command ends.
-pub(crate) async fn conclude(pool: &PgPool, run: &RunView, more: &str) {
-    if let Err(error) = say(pool, run, more).await {
+pub(crate) async fn conclude(pool: &PgPool, run: &RunView, config_args: &str) {
+    if let Err(error) = say(pool, run, config_args).await {
         output::warning(&format!("cannot say which tenants failed: {error}"));
     }
 }
 
-async fn say(pool: &PgPool, run: &RunView, more: &str) -> Result<(), StoreError> {
+async fn say(pool: &PgPool, run: &RunView, config_args: &str) -> Result<(), StoreError> {
     let failed = run.count(JobState::Failed);
     let github = std::env::var("GITHUB_ACTIONS").is_ok_and(|value| value == "true");
     let wanted = if github { None } else { Some(NAMED as i64) };
@@ -45,9 +45,9 @@ async fn say(pool: &PgPool, run: &RunView, more: &str) -> Result<(), StoreError>
             output::say(&export::annotation(job));
         }
         let tally = view::tally(pool, run.id).await?;
-        summarize(&export::markdown(run, &tally, &failures, more));
+        summarize(&export::markdown(run, &tally, &failures, config_args));
     }
-    if let Some(line) = last_line(run, failed, &failures, more) {
+    if let Some(line) = last_line(run, failed, &failures, config_args) {
         output::say(&line);
     }
     Ok(())
@@ -69,7 +69,7 @@ fn summarize(text: &str) {
 }
 
 /// Who failed first, and what to type next.
-fn last_line(run: &RunView, failed: i64, failures: &[JobView], more: &str) -> Option<String> {
+fn last_line(run: &RunView, failed: i64, failures: &[JobView], config_args: &str) -> Option<String> {
     if failed == 0 {
         return None;
     }
@@ -87,8 +87,8 @@ fn last_line(run: &RunView, failed: i64, failures: &[JobView], more: &str) -> Op
     };
     let id = short(&run.id);
     let next = match run.state {
-        RunState::Cancelled => format!("`herder status {id} --failed{more}`"),
-        _ => format!("`herder retry {id} --wait{more}`"),
+        RunState::Cancelled => format!("`herder status {id} --failed{config_args}`"),
+        _ => format!("`herder retry {id} --wait{config_args}`"),
     };
     Some(format!(
         "{:>12} {}: {}{rest}; next: {next}",

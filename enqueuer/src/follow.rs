@@ -12,7 +12,7 @@ use herder::{
         run::{RunId, RunState, short},
     },
     store::{
-        StoreError, run,
+        self, StoreError, run,
         view::{self, RunView, Tally, Unserved},
     },
 };
@@ -72,7 +72,7 @@ pub(crate) struct Follower {
     run: RunId,
     screen: Screen,
     /// What a command to type next ends with.
-    more: String,
+    config_args: String,
     /// Whether this process does the work, too.
     local: bool,
     /// None before the first look.
@@ -97,33 +97,33 @@ pub(crate) struct Follower {
 
 impl Follower {
     /// Follows a run whose lines are data: `herder watch`.
-    pub(crate) fn to_stdout(pool: PgPool, run: RunId, more: String) -> Self {
+    pub(crate) fn to_stdout(pool: PgPool, run: RunId, config_args: String) -> Self {
         let terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
         let screen = if terminal {
             Screen::Terminal(None)
         } else {
             Screen::Stdout
         };
-        Self::new(pool, run, more, screen)
+        Self::new(pool, run, config_args, screen)
     }
 
     /// Follows a run beside a command whose data is something else.
-    pub(crate) fn to_stderr(pool: PgPool, run: RunId, more: String) -> Self {
+    pub(crate) fn to_stderr(pool: PgPool, run: RunId, config_args: String) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let screen = if terminal {
             Screen::Terminal(None)
         } else {
             Screen::Stderr
         };
-        Self::new(pool, run, more, screen)
+        Self::new(pool, run, config_args, screen)
     }
 
-    fn new(pool: PgPool, run: RunId, more: String, screen: Screen) -> Self {
+    fn new(pool: PgPool, run: RunId, config_args: String, screen: Screen) -> Self {
         Self {
             pool,
             run,
             screen,
-            more,
+            config_args,
             local: false,
             story: None,
             state: RunState::Running,
@@ -162,7 +162,7 @@ impl Follower {
             story.reopen_failed();
         }
         self.wave = run.wave;
-        self.since = Some(Utc::now());
+        self.since = Some(store::now(&self.pool).await?);
         self.story = Some(story);
         Ok(())
     }
@@ -295,7 +295,7 @@ impl Follower {
 
     /// What happened to the run as a whole.
     fn tell_run(&mut self, run: &RunView) -> anyhow::Result<()> {
-        let (id, more) = (short(&run.id), &self.more);
+        let (id, config_args) = (short(&run.id), &self.config_args);
         let mut lines = Vec::new();
         if run.wave > self.wave {
             lines.push(format!(
@@ -313,7 +313,7 @@ impl Follower {
         if run.state != self.state {
             match run.state {
                 RunState::Paused => lines.push(format!(
-                    "{:>12} by an operator{still}; `herder resume {id}{more}` continues the run",
+                    "{:>12} by an operator{still}; `herder resume {id}{config_args}` continues the run",
                     "PAUSED"
                 )),
                 RunState::Halted => lines.push(format!(
@@ -353,6 +353,7 @@ impl Follower {
             0 => vec![],
             _ => view::jobs(&self.pool, self.run, Some(JobState::Running), Some(SHOWN as i64)).await?,
         };
+        let now = store::now(&self.pool).await?;
         let mut message = format!(
             "{} failed, {} running",
             run.count(JobState::Failed),
@@ -365,7 +366,7 @@ impl Follower {
             message += &format!(", {}", run.state);
         }
         bar.get_or_insert_with(|| Bar::new(story.total()))
-            .show(story.settled(), message, &running);
+            .show(story.settled(), message, &running, now);
         Ok(())
     }
 
@@ -382,15 +383,18 @@ impl Follower {
             return Ok(());
         }
         self.stirred = Instant::now();
-        self.warned = warn_of_unserved(&self.pool, run.id, &self.more).await?;
+        self.warned = warn_of_unserved(&self.pool, run.id, &self.config_args).await?;
         Ok(())
     }
 
     /// The block at the end: rule, summary, hints.
-    pub(crate) fn sum_up(&self, run: &RunView) -> anyhow::Result<()> {
+    pub(crate) async fn sum_up(&self, run: &RunView) -> anyhow::Result<()> {
         let since = self.since.unwrap_or(run.created_at);
-        let until = run.settled_at.unwrap_or_else(Utc::now);
-        let text = summary::render(run, &self.tally, between(since, until), &self.more);
+        let until = match run.settled_at {
+            Some(at) => at,
+            None => store::now(&self.pool).await?,
+        };
+        let text = summary::render(run, &self.tally, between(since, until), &self.config_args);
         match self.screen {
             Screen::Stdout => output::data(&text)?,
             Screen::Stderr | Screen::Terminal(_) => output::say(text.trim_end()),
@@ -400,7 +404,11 @@ impl Follower {
 }
 
 /// Says that nobody takes what is due of a run, if so.
-pub(crate) async fn warn_of_unserved(pool: &PgPool, run: RunId, more: &str) -> Result<bool, StoreError> {
+pub(crate) async fn warn_of_unserved(
+    pool: &PgPool,
+    run: RunId,
+    config_args: &str,
+) -> Result<bool, StoreError> {
     let Some(unserved) = view::unserved(pool, run).await? else {
         return Ok(false);
     };
@@ -424,7 +432,7 @@ pub(crate) async fn warn_of_unserved(pool: &PgPool, run: RunId, more: &str) -> R
     };
     output::warning(&lack);
     output::hint(&format!(
-        "{remedy}, or do the work in this process with `herder resume {} --local 8{more}`",
+        "{remedy}, or do the work in this process with `herder resume {} --local 8{config_args}`",
         short(&run)
     ));
     Ok(true)

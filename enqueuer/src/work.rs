@@ -41,28 +41,28 @@ pub(crate) async fn wait(
     run: RunId,
     follow: Follow,
     interrupts: &mut Interrupts,
-    more: &str,
+    config_args: &str,
 ) -> anyhow::Result<Waited> {
     let pool = cx.pool.clone();
     follower = follower.patience(follow.stall_timeout);
     let end = match follow.local {
         Some(concurrency) => {
             follower = follower.local();
-            work(cx, &mut follower, run, concurrency, interrupts, more).await?
+            work(cx, &mut follower, run, concurrency, interrupts, config_args).await?
         }
         None => follower.follow(interrupts.next()).await?,
     };
     match end {
         End::Over(run) => {
-            follower.sum_up(&run)?;
-            conclude(&pool, &run, more).await;
+            follower.sum_up(&run).await?;
+            conclude(&pool, &run, config_args).await;
             Ok(Waited {
                 exit: Exit::of_run(run.state),
                 over: Some(run),
             })
         }
         End::Stopped => {
-            say_stopped(run, follow.local, more);
+            say_stopped(run, follow.local, config_args);
             Ok(Waited {
                 over: None,
                 exit: Exit::Interrupted,
@@ -74,7 +74,7 @@ pub(crate) async fn wait(
                 "no tenant was settled for {}",
                 humantime::format_duration(limit)
             ));
-            say_stopped(run, follow.local, more);
+            say_stopped(run, follow.local, config_args);
             Ok(Waited {
                 over: None,
                 exit: Exit::Stalled,
@@ -84,18 +84,20 @@ pub(crate) async fn wait(
 }
 
 /// What Ctrl-C did not end, and how to come back to it.
-pub(crate) fn say_stopped(run: RunId, local: Option<u16>, more: &str) {
+pub(crate) fn say_stopped(run: RunId, local: Option<u16>, config_args: &str) {
     let id = short(&run);
     match local {
         None => {
             output::say(&format!("Stopped watching; run {id} continues"));
             output::hint(&format!(
-                "`herder watch {id}{more}` follows it again; `herder pause {id}{more}` or `herder cancel {id}{more}` stops it"
+                "`herder watch {id}{config_args}` follows it again; `herder pause {id}{config_args}` or `herder cancel {id}{config_args}` stops it"
             ));
         }
         Some(n) => {
             output::say(&format!("Stopped working; run {id} has not ended"));
-            output::hint(&format!("`herder resume {id} --local {n}{more}` continues it"));
+            output::hint(&format!(
+                "`herder resume {id} --local {n}{config_args}` continues it"
+            ));
         }
     }
 }
@@ -107,7 +109,7 @@ async fn work(
     run: RunId,
     concurrency: u16,
     interrupts: &mut Interrupts,
-    more: &str,
+    config_args: &str,
 ) -> anyhow::Result<End> {
     let options = Options {
         name: format!("local-{}", std::process::id()),
@@ -122,8 +124,8 @@ async fn work(
         async move { worker.run().await }
     });
     let mut broke = None;
-    let more = more.to_owned();
-    let goodbye = move || say_stopped(run, Some(concurrency), &more);
+    let config_args = config_args.to_owned();
+    let goodbye = move || say_stopped(run, Some(concurrency), &config_args);
     let following = follower.follow(async {
         if let Ok(Err(error)) = (&mut running).await {
             broke = Some(error);

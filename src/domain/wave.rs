@@ -110,6 +110,11 @@ pub struct Rollout {
 }
 
 impl Rollout {
+    /// Whether there is a canary.
+    pub fn has_canary(&self) -> bool {
+        self.canary.is_some_and(|canary| !canary.is_zero())
+    }
+
     /// The wave of each of `total` jobs, from 0 on.
     pub fn waves(&self, total: usize) -> impl Iterator<Item = i32> + use<> {
         let canary = self.canary.map_or(0, |c| c.of(total)).min(total);
@@ -135,6 +140,22 @@ mod tests {
         }
         .waves(total)
         .collect()
+    }
+
+    #[test]
+    fn a_canary_of_nobody_is_none() {
+        for (canary, there) in [
+            (None, false),
+            (Some("0"), false),
+            (Some("0%"), false),
+            (Some("1%"), true),
+        ] {
+            let rollout = Rollout {
+                canary: canary.map(|c| c.parse().expect("amount")),
+                ..Rollout::default()
+            };
+            assert_eq!(rollout.has_canary(), there, "{canary:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! How many connections a server may be asked for.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{Connection, PgConnection, Row};
 
@@ -15,6 +15,7 @@ use crate::{
     database_url::DatabaseUrl,
     domain::{failure::chain, wave::Amount, worker::Errand},
     runner::RunnerError,
+    servers::ServersError,
     session::{PROBE, asking_settings, connect_error},
     store::server::ServerRow,
 };
@@ -30,6 +31,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is taken where a server cannot be asked: enough to go on with, too little to hurt. The next run asks again.
 const UNKNOWN_BUDGET: i32 = 4;
+
+/// By how many ways a server is asked at most that refuses at once.
+const WAYS: usize = 4;
+
+/// How long a way may take to lead nowhere, and the next one be tried all the same.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// A server's connections, and what of them is Herder's.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -287,27 +294,44 @@ pub async fn ask_each(cx: &Context, servers: &[&str]) -> Vec<Result<Arithmetic, 
     .await
 }
 
-/// A server's row, with its budget as the config and the server have it.
+/// A server's row, with its budget as the config and the server have it, and why the server could not be asked. One of these
+/// ways to it will do: a database may have been dropped, or let only its owner in. One that takes long to fail says that
+/// the server is away, and is the last.
 pub async fn server_row(
     cx: &Context,
     service: Option<&Service>,
     name: &str,
-    url: &DatabaseUrl,
+    address: &str,
+    ways: impl Iterator<Item = Result<DatabaseUrl, ServersError>>,
 ) -> (ServerRow, Option<RunnerError>) {
     let budget = cx.servers.budget(name);
     let row = |budget| ServerRow {
         name: name.to_owned(),
-        address: url.address(),
+        address: address.to_owned(),
         budget,
     };
+    let mut refusal = RunnerError::Connection("there is no way to it".into());
+    let mut asked: Vec<DatabaseUrl> = Vec::new();
+    for way in ways {
+        let url = match way {
+            Ok(url) if !asked.contains(&url) => url,
+            _ => continue,
+        };
+        let since = Instant::now();
+        match ask(cx, service, &url, budget).await {
+            Ok(sum) => return (row(sum.budget), None),
+            Err(error) => refusal = error,
+        }
+        asked.push(url);
+        if matches!(refusal, RunnerError::Pooled(_)) || since.elapsed() > SLOW || asked.len() == WAYS {
+            break;
+        }
+    }
     let unknown = match budget {
         Some(amount @ Amount::Count(_)) => budget_of(0, 0, amount),
         _ => UNKNOWN_BUDGET,
     };
-    match ask(cx, service, url, budget).await {
-        Ok(arithmetic) => (row(arithmetic.budget), None),
-        Err(e) => (row(unknown), Some(e)),
-    }
+    (row(unknown), Some(refusal))
 }
 
 #[cfg(test)]

@@ -118,7 +118,7 @@ impl Context {
                     .source
                     .find(&claim.tenant)
                     .await
-                    .map_err(|e| RunnerError::Connection(e.to_string()))?;
+                    .map_err(|e| RunnerError::TenantSource(e.to_string()))?;
                 let listed = listed.ok_or(RunnerError::OffTheList)?;
                 Some(
                     listed

@@ -216,7 +216,9 @@ async fn find_ledgers(
     .bind(&table.table)
     .fetch_all(session.connection())
     .await?;
-    Ok(rows.into_iter().map(|row| (row.get(0), row.get(1))).collect())
+    rows.into_iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .collect()
 }
 
 async fn read_batches(
@@ -261,7 +263,7 @@ async fn read_batches(
 async fn read_batch(
     session: &mut TenantSession,
     schemas: &[&str],
-    table: &LedgerTable,
+    ledger: &LedgerTable,
     known: Option<&History>,
 ) -> Result<Vec<Read>, RunnerError> {
     let LedgerTable {
@@ -270,7 +272,7 @@ async fn read_batch(
         condition,
         half,
         checksum,
-    } = table;
+    } = ledger;
     let checksum = checksum.filter(|_| known.is_some()).unwrap_or("null::text");
     let half = half.unwrap_or("false");
     let parts: Vec<String> = schemas
@@ -289,21 +291,23 @@ async fn read_batch(
     let rows = sqlx::raw_sql(text).fetch_all(session.connection()).await?;
     let mut read: Vec<Read> = vec![Ok(Ledger::default()); schemas.len()];
     for row in rows {
-        let (i, revision): (i32, String) = (row.get(0), row.get(1));
-        let Some(ledger) = usize::try_from(i).ok().and_then(|i| read.get_mut(i)) else {
+        let (i, revision): (i32, _) = (row.try_get(0)?, ledger.named(row.try_get(1)?)?);
+        let (checksum, counts, half): (Option<&str>, bool, bool) =
+            (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
+        let Some(tenant) = usize::try_from(i).ok().and_then(|i| read.get_mut(i)) else {
             continue;
         };
-        if row.get(3)
-            && let (Some(known), Some(checksum)) = (known, row.get::<Option<&str>, _>(2))
+        if counts
+            && let (Some(known), Some(checksum)) = (known, checksum)
             && let Err(edited) = as_applied(known, &revision, checksum)
         {
-            *ledger = Err(edited);
+            *tenant = Err(edited);
         }
-        if let Ok(ledger) = ledger {
-            if row.get(4) {
+        if let Ok(ledger) = tenant {
+            if half {
                 ledger.half = Some(revision.clone());
             }
-            if row.get(3) {
+            if counts {
                 ledger.revisions.insert(revision);
             }
         }

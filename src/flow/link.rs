@@ -38,7 +38,7 @@ pub(super) async fn is_cut(cx: &Context, claim: &Claim, backend: i32) {
 async fn has_session(cx: &Context, claim: &Claim, backend: i32) -> Result<bool, RunnerError> {
     let url = cx.url_of(claim).await?;
     let taken = Service::try_acquire(cx, &claim.place.server).await;
-    let Some(service) = taken.map_err(|e| RunnerError::Connection(e.to_string()))? else {
+    let Some(service) = taken.map_err(|e| RunnerError::ControlDatabase(e.to_string()))? else {
         return Ok(true);
     };
     let asked = async {

@@ -43,7 +43,7 @@ impl Plans {
             return Ok(Arc::clone(known));
         }
         let read = store::plan::load(&self.pool, id).await;
-        let plan = read.map_err(|e| RunnerError::Connection(format!("cannot read its plan: {e}")))?;
+        let plan = read.map_err(|e| RunnerError::ControlDatabase(format!("cannot read its plan: {e}")))?;
         let leaves_residue = leaves_residue(&plan);
         let read = Arc::new(Known { plan, leaves_residue });
         let mut known = self.known();

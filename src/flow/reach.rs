@@ -158,6 +158,7 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runner::RunnerError;
 
     fn of(allowances: &Allowances, server: &str) -> i64 {
         let at = allowances.servers.iter().position(|s| s == server);
@@ -215,6 +216,21 @@ mod tests {
         // Back again.
         reach.entered("slow", 2, Step::Migrating);
         assert_eq!(of(&reach.allowances(later), "slow"), 8);
+    }
+
+    #[test]
+    fn what_fails_elsewhere_is_no_fault_of_the_server() {
+        let (reach, now) = (Reach::new(8), Instant::now());
+        reach.claimed("a", 1, now);
+        reach.entered("a", 1, Step::Guarding);
+        for error in [
+            RunnerError::ControlDatabase("it is away".into()),
+            RunnerError::TenantSource("it is away".into()),
+        ] {
+            reach.claimed("a", 2, now);
+            reach.ended("a", 2, Some(&snoozed(error.reason(), None)), now);
+            assert_eq!(of(&reach.allowances(now), "a"), 8, "{error:?}");
+        }
     }
 
     #[test]

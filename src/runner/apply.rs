@@ -516,7 +516,7 @@ impl Applier<'_> {
 fn failed(refusal: Refusal) -> RunnerError {
     match refusal {
         Refusal::Failed(error) => error,
-        other => RunnerError::Connection(format!("the server answered out of turn: {other:?}")),
+        other => RunnerError::UnexpectedAnswer(format!("the server answered out of turn: {other:?}")),
     }
 }
 

@@ -32,9 +32,18 @@ pub enum RunnerError {
         /// The statement.
         statement: Option<String>,
     },
-    /// No connection, or it broke.
+    /// No connection to the tenant's server, or it broke.
     #[error("{0}")]
     Connection(String),
+    /// The control database does not answer. The tenant's server has no part in it.
+    #[error("{0}")]
+    ControlDatabase(String),
+    /// The tenant's source, which alone knows its URL, cannot be asked. The tenant's server has no part in it.
+    #[error("{0}")]
+    TenantSource(String),
+    /// The server answered what makes no sense to Herder: a ledger without a revision in a row, an answer out of turn.
+    #[error("{0}")]
+    UnexpectedAnswer(String),
     /// A session did not answer for so long. It may still be there.
     #[error("the session did not answer in {0:?}")]
     Silent(Duration),
@@ -146,13 +155,16 @@ impl RunnerError {
                 ..
             } => classify_sqlstate(sqlstate, message),
             Self::Connection(_)
+            | Self::ControlDatabase(_)
+            | Self::TenantSource(_)
             | Self::Silent(_)
             | Self::LockedByOther(_)
             | Self::Superseded
             | Self::Cancelled => FailureClass::Infrastructure,
             // Another worker may have the right migrations: while an image is rolled out, both kinds are about.
             Self::OtherMigrations | Self::ToolDied(_) | Self::LedgerMoved { .. } => FailureClass::Transient,
-            Self::SchemaMissing(_)
+            Self::UnexpectedAnswer(_)
+            | Self::SchemaMissing(_)
             | Self::OffTheList
             | Self::Pooled(_)
             | Self::Untrusted { .. }
@@ -204,6 +216,9 @@ impl RunnerError {
                 ..
             } => reason_of_sqlstate(sqlstate, message),
             Self::Connection(_) | Self::Silent(_) => "connection_lost",
+            Self::ControlDatabase(_) => "control_database_failed",
+            Self::TenantSource(_) => "tenant_source_failed",
+            Self::UnexpectedAnswer(_) => "unexpected_answer",
             Self::Pooled(_) => "pooled",
             Self::Untrusted { .. } => "untrusted_server",
             Self::SchemaMissing(_) => "schema_missing",
@@ -322,6 +337,14 @@ impl From<sqlx::Error> for RunnerError {
                 revision: None,
                 statement: None,
             },
+            sqlx::Error::RowNotFound
+            | sqlx::Error::TypeNotFound { .. }
+            | sqlx::Error::ColumnIndexOutOfBounds { .. }
+            | sqlx::Error::ColumnNotFound(_)
+            | sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::Decode(_) => {
+                Self::UnexpectedAnswer(format!("cannot make sense of what the server answered: {error}"))
+            }
             // Everything else that sqlx can say about a query of ours is about the connection.
             other => Self::Connection(other.to_string()),
         }

@@ -47,6 +47,21 @@ pub struct LedgerTable {
     pub checksum: Option<&'static str>,
 }
 
+impl LedgerTable {
+    /// The revision of a row. A table that was made by hand, or a view, may have a row without one.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn named(&self, revision: Option<String>) -> Result<String, RunnerError> {
+        revision.ok_or_else(|| {
+            RunnerError::UnexpectedAnswer(format!(
+                "its ledger `{}` has a row without a revision",
+                self.table
+            ))
+        })
+    }
+}
+
 /// Makes sure that a migration is what it was when it was applied.
 ///
 /// # Errors

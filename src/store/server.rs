@@ -17,6 +17,18 @@ pub struct ServerRow {
     pub budget: i32,
 }
 
+impl ServerRow {
+    /// How many of them attempts may hold: as the table's `job_slots`.
+    pub fn job_slots(&self) -> i32 {
+        job_slots_of(self.budget)
+    }
+}
+
+/// A budget of three or more has one for inspection.
+fn job_slots_of(budget: i32) -> i32 {
+    if budget >= 3 { budget - 1 } else { budget }
+}
+
 /// The state of a server's slots.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Usage {
@@ -120,10 +132,9 @@ pub struct Least {
 }
 
 impl Least {
-    /// Whether a budget is enough. One of three or more is kept for inspection.
+    /// Whether a budget is enough.
     pub fn fits(&self, budget: i32) -> bool {
-        let for_jobs = if budget >= 3 { budget - 1 } else { budget };
-        for_jobs >= self.job + self.control
+        job_slots_of(budget) >= self.job + self.control
     }
 }
 
@@ -192,11 +203,11 @@ pub async fn budgets(pool: &PgPool, server: Option<&str>) -> Result<Vec<BudgetVi
 ///
 /// # Errors
 /// The control database fails.
-pub async fn overrides(pool: &PgPool) -> Result<HashMap<String, i32>, StoreError> {
+pub async fn overrides(on: impl PgExecutor<'_>) -> Result<HashMap<String, i32>, StoreError> {
     let rows = sqlx::query!(
         r#"select name, overridden as "budget!" from herder.server where overridden is not null"#
     );
-    let rows = rows.fetch_all(pool).await?;
+    let rows = rows.fetch_all(on).await?;
     Ok(rows.into_iter().map(|row| (row.name, row.budget)).collect())
 }
 

@@ -86,8 +86,13 @@ impl DiscoverSource {
         };
         let rows = catalog::fetch(&self.url, sqlx::query(statement).bind(name)).await;
         let rows = rows.map_err(|e| e.into_source_error(&self.name()))?;
-        let names = rows.iter().map(|row| row.get::<String, _>(0));
+        let names: Result<Vec<String>, _> = rows.iter().map(|row| row.try_get(0)).collect();
+        let names = names.map_err(|e| TenantSourceError::Unreadable {
+            source_name: self.name(),
+            message: e.to_string(),
+        })?;
         Ok(names
+            .into_iter()
             .filter(|name| self.wants(name))
             .map(|name| self.listed(name))
             .collect())

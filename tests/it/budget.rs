@@ -534,3 +534,70 @@ async fn check_refuses_a_budget_that_the_server_has_no_room_for() {
     fleet.configure(|config| config["servers"]["main"]["budget"] = 5.into());
     fleet.herder(&["check"]).await.expect(0);
 }
+
+/// What a server gets where the config says nothing: half of what it does not reserve.
+async fn share(fleet: &Fleet) -> i32 {
+    let half = "select (current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int) / 2";
+    ask(&fleet.home, half).await
+}
+
+async fn row_of_main(fleet: &Fleet) -> (i32, String) {
+    let budget = "select budget from herder.server where name = 'main'";
+    let address = "select address from herder.server where name = 'main'";
+    (fleet.ask(budget).await, fleet.ask(address).await)
+}
+
+#[tokio::test]
+async fn a_first_tenant_that_leads_elsewhere_sets_no_budget() {
+    let fleet = Setup::schemas(3)
+        .set("servers.main.budget", 40)
+        .set("servers.us.url", "postgresql://postgres@127.0.0.1:1/postgres")
+        .set(
+            "tenants.query",
+            "select id, schema, url, 'main' as server from tenants order by n",
+        )
+        .start()
+        .await;
+    fleet.herder(&["upgrade", "--local", "1"]).await.expect(0);
+    let before = row_of_main(&fleet).await;
+    assert_eq!(before.0, 40);
+    fleet
+        .tell("update tenants set url = 'postgresql://postgres@127.0.0.1:1/postgres' where id = 't001'")
+        .await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    assert_eq!(row_of_main(&fleet).await, before);
+    // Nobody at all has a way there that makes sense.
+    fleet.herder(&["cancel", "--yes"]).await.expect(0);
+    fleet.herder(&["upgrade", "--tenant", "t001"]).await.expect(0);
+    assert_eq!(row_of_main(&fleet).await, before);
+}
+
+#[tokio::test]
+async fn a_first_tenant_that_is_let_in_nowhere_sets_no_budget() {
+    let mut fleet = Setup::databases(2).start().await;
+    fleet.tenants[0].url = Some(
+        fleet
+            .cluster
+            .url("postgres")
+            .replace("postgres@", "nobody_of_that_name@"),
+    );
+    fleet.tell("delete from tenants").await;
+    fleet.list_tenants().await;
+    let upgrade = fleet.herder(&["upgrade"]).await.expect(0);
+    assert_eq!(row_of_main(&fleet).await.0, share(&fleet).await, "{upgrade:?}");
+    assert!(!upgrade.stderr.contains("until it can be asked"), "{upgrade:?}");
+}
+
+#[tokio::test]
+async fn a_first_tenant_that_was_dropped_sets_no_budget() {
+    let fleet = Setup::databases(2).start().await;
+    // Its own database will not do, either.
+    fleet.configure(|config| {
+        config["servers"]["main"]["url"] = fleet.cluster.url(&fleet.database("nowhere")).into();
+    });
+    let first = fleet.tenants[0].database.as_deref().expect("a database");
+    tell(&fleet.home, &format!("drop database {first}")).await;
+    let upgrade = fleet.herder(&["upgrade"]).await.expect(0);
+    assert_eq!(row_of_main(&fleet).await.0, share(&fleet).await, "{upgrade:?}");
+    assert!(!upgrade.stderr.contains("until it can be asked"), "{upgrade:?}");
+}

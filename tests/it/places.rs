@@ -316,3 +316,49 @@ async fn check_names_the_schemas_that_are_not_there() {
         "{report:?}"
     );
 }
+
+/// Somebody made it by hand, or as a view of another one.
+#[tokio::test]
+async fn a_ledger_that_cannot_be_understood_holds_nobody_back() {
+    let fleet = Setup::schemas(3)
+        .migrations(Tool::Alembic, steps(1))
+        .start()
+        .await;
+    tell(
+        &fleet.home,
+        "create view t002.alembic_version as select null::text as version_num",
+    )
+    .await;
+    let args = ["tenants", "--revisions", "--output-format", "json"];
+    let counts = fleet.herder(&args).await.expect(0).json()["counts"].clone();
+    assert_eq!(
+        (&counts["never_migrated"], &counts["unknown"]),
+        (&2.into(), &1.into())
+    );
+    fleet.herder(&["upgrade", "--local", "2"]).await.expect(4);
+    assert_eq!(fleet.count("succeeded").await, 2);
+    // It is no connection that was lost: nobody waits for that to pass.
+    failed_with(&fleet, "t002", "unexpected_answer", None).await;
+}
+
+/// Only the list knows the way to such a tenant. That it cannot be asked says nothing of the tenant's server.
+#[tokio::test]
+async fn a_list_that_cannot_be_asked_is_no_fault_of_the_tenants_server() {
+    let fleet = Setup::schemas(1).start().await;
+    let url = fleet.cluster.url(&fleet.database("home"));
+    fleet.tell(&format!("update tenants set url = '{url}'")).await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    fleet.tell("alter table tenants rename to listed").await;
+    let worker = fleet.worker(&[]);
+    fleet
+        .wait_until("it was tried", async || {
+            !fleet.job("t001").await["error"].is_null()
+        })
+        .await;
+    let job = fleet.job("t001").await;
+    assert_eq!(job["error"]["reason"], "tenant_source_failed", "{job:#}");
+    assert_eq!(job["attempts"], 0, "{job:#}");
+    fleet.tell("alter table listed rename to tenants").await;
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    assert_eq!(worker.drain().await, Some(0));
+}

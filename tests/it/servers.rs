@@ -155,6 +155,20 @@ async fn ten_minutes_ahead(fleet: &Fleet) {
 }
 
 #[tokio::test]
+async fn a_command_whose_clock_is_ahead_tells_the_time_that_a_run_took() {
+    let fleet = Setup::schemas(1).start().await;
+    ten_minutes_ahead(&fleet).await;
+    fleet
+        .tell("alter table herder.run alter created_at set default public.now()")
+        .await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    for command in ["report", "status", "runs"] {
+        let told = fleet.herder(&[command]).await.expect(0);
+        assert!(!told.stdout.contains("10m"), "{told:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_worker_whose_clock_is_ahead_gives_up_no_sooner_than_others() {
     let (fleet, door) = two_servers().await;
     ten_minutes_ahead(&fleet).await;

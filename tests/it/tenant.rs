@@ -262,9 +262,9 @@ pub(crate) async fn execute(on: &mut PgConnection, sql: &str) {
 }
 
 pub(crate) async fn value(on: &mut PgConnection, query: &str) -> String {
-    let rows = sqlx::raw_sql(AssertSqlSafe(query.to_owned())).fetch_one(on).await;
-    match rows {
-        Ok(row) => sqlx::Row::get::<Option<String>, _>(&row, 0).unwrap_or_default(),
+    let row = sqlx::raw_sql(AssertSqlSafe(query.to_owned())).fetch_one(on).await;
+    match row.and_then(|row| sqlx::Row::try_get::<Option<String>, _>(&row, 0)) {
+        Ok(value) => value.unwrap_or_default(),
         Err(error) => panic!("{query}: {error}"),
     }
 }

@@ -20,7 +20,10 @@ mod status;
 pub(crate) mod tenants;
 mod watch;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use herder::{
     config::Config,
@@ -94,13 +97,22 @@ impl Setting {
         Ok(Context::new(self.config()?, "herder", CONNECTIONS)?)
     }
 
-    /// What a command to type next ends with.
-    fn more(&self) -> String {
-        match (self.given, self.path.to_string_lossy()) {
-            (false, _) => String::new(),
-            (true, path) if path.contains(char::is_whitespace) => format!(" --config '{path}'"),
-            (true, path) => format!(" --config {path}"),
+    /// The end of a command to type next: ` --config x.toml`, or nothing.
+    fn config_args(&self) -> String {
+        match self.given {
+            true => config_args(&self.path),
+            false => String::new(),
         }
+    }
+}
+
+/// The end of a command that uses this config, as a shell reads it.
+fn config_args(path: &Path) -> String {
+    let path = path.to_string_lossy();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+:@%,=".contains(c);
+    match path.chars().all(is_plain) {
+        true => format!(" --config {path}"),
+        false => format!(" --config '{}'", path.replace('\'', r"'\''")),
     }
 }
 
@@ -153,5 +165,33 @@ async fn dispatch(setting: &Setting, command: Command) -> anyhow::Result<Exit> {
         Command::Prune(args) => prune::run(setting, &args).await,
         Command::Completions { shell } => completions::run(shell),
         Command::Demo(args) => demo::run(&args).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_to_type_next_is_read_by_a_shell_as_it_was_meant() {
+        for path in [
+            "x.toml",
+            "/etc/herder.toml",
+            "a b.toml",
+            "it's.toml",
+            "a;b.toml",
+            "$(rm x)`y`\"z\".toml",
+            "Ä.toml",
+        ] {
+            let read = std::process::Command::new("sh")
+                .args(["-c", &format!("printf %s{}", config_args(Path::new(path)))])
+                .output()
+                .expect("a shell");
+            assert_eq!(String::from_utf8_lossy(&read.stdout), format!("--config{path}"));
+        }
+        assert_eq!(
+            config_args(Path::new("eu/fleet-1.toml")),
+            " --config eu/fleet-1.toml"
+        );
     }
 }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use chrono::Utc;
 use herder::{
     domain::job::JobState,
-    store::view::{self, JobView, RunView, Tally},
+    store::{
+        self,
+        view::{self, JobView, RunView, Tally},
+    },
 };
 use serde::Serialize;
 
@@ -58,12 +60,16 @@ pub(crate) async fn run(setting: &Setting, args: &args::Report) -> anyhow::Resul
             &report.run,
             &report.outcomes,
             &report.failures,
-            &setting.more(),
+            &setting.config_args(),
         ))?,
         ReportFormat::Text => {
             let Report { run, outcomes, .. } = &report;
-            let took = between(run.created_at, run.settled_at.unwrap_or_else(Utc::now));
-            let summary = summary::render(run, outcomes, took, &setting.more());
+            let until = match run.settled_at {
+                Some(at) => at,
+                None => store::now(&pool).await?,
+            };
+            let took = between(run.created_at, until);
+            let summary = summary::render(run, outcomes, took, &setting.config_args());
             let text = failures(&report.failures) + &summary;
             output::data(text.trim_start_matches('\n'))?;
         }

@@ -21,14 +21,18 @@ use crate::{
 
 pub(crate) async fn resume(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit> {
     let (config, pool, id) = setting.find_run(&args.run).await?;
-    let (name, more, run) = (short(&id), setting.more(), control::view_run(&pool, id).await?);
+    let (name, config_args, run) = (
+        short(&id),
+        setting.config_args(),
+        control::view_run(&pool, id).await?,
+    );
     if !run.state.is_open() {
-        return over(&run, args.follow, &more);
+        return over(&run, args.follow, &config_args);
     }
-    let mut follower = Follower::to_stderr(pool.clone(), id, more.clone());
+    let mut follower = Follower::to_stderr(pool.clone(), id, config_args.clone());
     follower.skip_past(false).await?;
     if !store::run::resume(&pool, id).await? {
-        return over(&control::view_run(&pool, id).await?, args.follow, &more);
+        return over(&control::view_run(&pool, id).await?, args.follow, &config_args);
     }
     let left = count(run.open(), "tenant");
     output::say(&match run.state {
@@ -38,32 +42,41 @@ pub(crate) async fn resume(setting: &Setting, args: &GoOn) -> anyhow::Result<Exi
     // It may have been over with that: then nobody else tells.
     let news = News::of(&config.notify, &pool, id);
     if !args.follow.waits() {
-        output::hint(&format!("`herder watch {name}{more}` follows it"));
+        output::hint(&format!("`herder watch {name}{config_args}` follows it"));
         news.told().await;
         return Ok(Exit::Done);
     }
     let cx = setting.context(args.follow.local).await?;
-    let exit = work::wait(cx, follower, id, args.follow, &mut Interrupts::new()?, &more)
-        .await?
-        .exit;
+    let exit = work::wait(
+        cx,
+        follower,
+        id,
+        args.follow,
+        &mut Interrupts::new()?,
+        &config_args,
+    )
+    .await?
+    .exit;
     news.told().await;
     Ok(exit)
 }
 
 /// There is nothing to resume. Whoever would have waited gets the code of the run's outcome.
-fn over(run: &RunView, follow: Follow, more: &str) -> anyhow::Result<Exit> {
+fn over(run: &RunView, follow: Follow, config_args: &str) -> anyhow::Result<Exit> {
     let name = short(&run.id);
     if run.state == RunState::Succeeded || follow.waits() {
         output::say(&format!("Nothing to do: run {name} {}", run_is(run.state)));
-        for line in crate::render::summary::next(run, more) {
+        for line in crate::render::summary::next(run, config_args) {
             output::hint(&line);
         }
         return Ok(Exit::of_run(run.state));
     }
     let problem = Problem::usage(format!("run {name} {}", run_is(run.state)));
     Err(match run.state {
-        RunState::Failed => problem.hint(format!("`herder retry {name}{more}` retries its failed tenants")),
-        _ => problem.hint(format!("`herder upgrade{more}` starts a new one")),
+        RunState::Failed => problem.hint(format!(
+            "`herder retry {name}{config_args}` retries its failed tenants"
+        )),
+        _ => problem.hint(format!("`herder upgrade{config_args}` starts a new one")),
     }
     .into())
 }

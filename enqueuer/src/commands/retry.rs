@@ -14,15 +14,19 @@ use crate::{
 pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit> {
     let cx = setting.context(args.follow.local).await?;
     let id = control::find_run(&cx.pool, args.run.run.as_deref()).await?;
-    let (name, more, run) = (short(&id), setting.more(), control::view_run(&cx.pool, id).await?);
+    let (name, config_args, run) = (
+        short(&id),
+        setting.config_args(),
+        control::view_run(&cx.pool, id).await?,
+    );
     if run.state == RunState::Cancelled {
         return Err(
             Problem::usage(format!("run {name} was cancelled, which is final"))
-                .hint(format!("`herder upgrade{more}` starts a new one"))
+                .hint(format!("`herder upgrade{config_args}` starts a new one"))
                 .into(),
         );
     }
-    let mut follower = Follower::to_stderr(cx.pool.clone(), id, more.clone());
+    let mut follower = Follower::to_stderr(cx.pool.clone(), id, config_args.clone());
     follower.skip_past(true).await?;
     let retried = match retry::retry(&cx, id).await {
         Ok(retried) => retried,
@@ -33,7 +37,7 @@ pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit
                 "cannot retry: run {other} is still open and covers {shared} that failed in run {name}"
             ))
             .hint(format!(
-                "`herder watch {other}{more}` waits for it; it may migrate them"
+                "`herder watch {other}{config_args}` waits for it; it may migrate them"
             ))
             .into());
         }
@@ -45,7 +49,7 @@ pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit
             if !run.state.is_open() {
                 return Ok(Exit::Done);
             }
-            format!("`herder resume {name}{more}` continues with the others")
+            format!("`herder resume {name}{config_args}` continues with the others")
         }
         _ => {
             let resumed = match run.state {
@@ -54,7 +58,7 @@ pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit
             };
             let retried = count(retried, "tenant");
             output::say(&format!("Retrying {retried} of run {name}{resumed}"));
-            format!("`herder watch {name}{more}` follows it")
+            format!("`herder watch {name}{config_args}` follows it")
         }
     };
     if !args.follow.waits() {
@@ -62,9 +66,16 @@ pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit
         return Ok(Exit::Done);
     }
     let news = News::of(&cx.config.notify, &cx.pool, id);
-    let exit = work::wait(cx, follower, id, args.follow, &mut Interrupts::new()?, &more)
-        .await?
-        .exit;
+    let exit = work::wait(
+        cx,
+        follower,
+        id,
+        args.follow,
+        &mut Interrupts::new()?,
+        &config_args,
+    )
+    .await?
+    .exit;
     news.told().await;
     Ok(exit)
 }

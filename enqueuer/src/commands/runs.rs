@@ -1,7 +1,9 @@
 //! `herder runs`: all runs, the latest first.
 
-use chrono::Utc;
-use herder::store::view::{self, RunView};
+use herder::store::{
+    self,
+    view::{self, RunView},
+};
 use serde::Serialize;
 
 use super::Setting;
@@ -27,9 +29,9 @@ pub(crate) async fn run(setting: &Setting, args: &args::Runs) -> anyhow::Result<
         output::json(&Report { runs })?;
     } else if runs.is_empty() {
         output::say("No run yet");
-        output::hint(&format!("`herder upgrade{}` starts one", setting.more()));
+        output::hint(&format!("`herder upgrade{}` starts one", setting.config_args()));
     } else {
-        output::data(&render::runs::render(&runs, Utc::now()))?;
+        output::data(&render::runs::render(&runs, store::now(&pool).await?))?;
     }
     Ok(Exit::Done)
 }

@@ -119,7 +119,8 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
                 let patience = args.follow.stall_timeout;
                 let other = (run, places);
                 let ended =
-                    queue::wait_behind(&cx.pool, other, patience, &mut interrupts, &setting.more()).await?;
+                    queue::wait_behind(&cx.pool, other, patience, &mut interrupts, &setting.config_args())
+                        .await?;
                 if let Some(exit) = ended {
                     return Ok(exit);
                 }
@@ -134,7 +135,7 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
         true => Ok(()),
         false => output::data(&format!("{}\n", enqueued.run)),
     };
-    let (run, more) = (enqueued.run, setting.more());
+    let (run, config_args) = (enqueued.run, setting.config_args());
     let mut report = Report {
         enqueued,
         state: None,
@@ -142,15 +143,15 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
     };
     let mut exit = Exit::Done;
     if args.follow.waits() {
-        let follower = Follower::to_stderr(cx.pool.clone(), run, more.clone());
-        let waited = work::wait(cx, follower, run, args.follow, &mut interrupts, &more).await?;
+        let follower = Follower::to_stderr(cx.pool.clone(), run, config_args.clone());
+        let waited = work::wait(cx, follower, run, args.follow, &mut interrupts, &config_args).await?;
         exit = waited.exit;
         report.state = waited.over.as_ref().map(|run| run.state);
         report.counts = waited.over.map(|run| complete(&run.counts));
     } else if report.enqueued.tenants > report.enqueued.current {
         // The run is made: what cannot be said now must not read as if it were not.
-        let _ = follow::warn_of_unserved(&cx.pool, run, &more).await;
-        output::hint(&format!("`herder watch {}{more}` follows it", short(&run)));
+        let _ = follow::warn_of_unserved(&cx.pool, run, &config_args).await;
+        output::hint(&format!("`herder watch {}{config_args}` follows it", short(&run)));
     }
     tokio::select! {
         () = news.told() => {}
@@ -160,14 +161,14 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
         printed = output::json(&report);
     }
     match printed {
-        Err(error) if !is_broken_pipe(&error) => unprinted(run, error, exit, &more),
+        Err(error) if !is_broken_pipe(&error) => unprinted(run, error, exit, &config_args),
         _ => Ok(exit),
     }
 }
 
 /// stdout took nothing, a full disk most likely: whoever reads it does not know the run. The code of a run that did not
 /// succeed says more than that.
-fn unprinted(run: RunId, error: anyhow::Error, exit: Exit, more: &str) -> anyhow::Result<Exit> {
+fn unprinted(run: RunId, error: anyhow::Error, exit: Exit, config_args: &str) -> anyhow::Result<Exit> {
     let id = short(&run);
     let said = format!("run {id} was started, but its id could not be printed");
     if exit != Exit::Done {
@@ -176,7 +177,7 @@ fn unprinted(run: RunId, error: anyhow::Error, exit: Exit, more: &str) -> anyhow
     }
     Err(Problem::unexpected(said)
         .caused_by(error)
-        .hint(format!("`herder status {id}{more}` shows it"))
+        .hint(format!("`herder status {id}{config_args}` shows it"))
         .into())
 }
 
@@ -193,12 +194,12 @@ fn traced(request: &Request) -> (Span, TraceContext) {
     (span, trace)
 }
 
-/// What is not given on the command line is taken from the config. A canary of nobody is none: that is how a command
-/// does without that of the config.
+/// What is not given on the command line is taken from the config. A canary of nobody is how a command does without that of
+/// the config.
 fn rollout(cx: &Context, args: &Start) -> Rollout {
     let (given, config) = (&args.rollout, &cx.config.rollout);
     Rollout {
-        canary: given.canary.or(config.canary).filter(|canary| !canary.is_zero()),
+        canary: given.canary.or(config.canary),
         wave: given.wave.or(config.wave),
         failure_limit: given.failure_limit.or(config.failure_limit),
     }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use chrono::Utc;
 use herder::{
     domain::{job::JobState, run::RunState},
-    store::view::{self, JobView, RunView},
+    store::{
+        self,
+        view::{self, JobView, RunView},
+    },
 };
 use serde::Serialize;
 use sqlx::PgPool;
@@ -47,10 +49,11 @@ pub(crate) async fn run(setting: &Setting, args: &args::Status) -> anyhow::Resul
         output::json(&report)?;
     } else {
         let Report { run, jobs, .. } = &report;
-        let text = render::status::render(run, jobs, args.failed, Utc::now(), &setting.more());
+        let now = store::now(&pool).await?;
+        let text = render::status::render(run, jobs, args.failed, now, &setting.config_args());
         output::data(&text)?;
         if run.state == RunState::Running {
-            follow::warn_of_unserved(&pool, run.id, &setting.more()).await?;
+            follow::warn_of_unserved(&pool, run.id, &setting.config_args()).await?;
         }
     }
     Ok(Exit::Done)

@@ -83,7 +83,7 @@ fn xml(text: &str) -> String {
 }
 
 /// A line of sums, and a table of the tenants that failed.
-pub(crate) fn markdown(run: &RunView, tally: &Tally, failures: &[JobView], more: &str) -> String {
+pub(crate) fn markdown(run: &RunView, tally: &Tally, failures: &[JobView], config_args: &str) -> String {
     let mark = match run.state {
         RunState::Succeeded => "✅",
         RunState::Failed | RunState::Halted => "❌",
@@ -123,7 +123,7 @@ pub(crate) fn markdown(run: &RunView, tally: &Tally, failures: &[JobView], more:
             text += &format!("\nand {rest} more.\n");
         }
     }
-    for line in summary::next(run, more) {
+    for line in summary::next(run, config_args) {
         text += &format!("\n{line}.\n");
     }
     text

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use herder::store::view::JobView;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
@@ -46,8 +46,8 @@ impl Bar {
         }
     }
 
-    /// Shows where the run stands.
-    pub(crate) fn show(&mut self, settled: usize, message: String, running: &[JobView]) {
+    /// Shows where the run stands. `now` is the control database's time, as those of the jobs are.
+    pub(crate) fn show(&mut self, settled: usize, message: String, running: &[JobView], now: DateTime<Utc>) {
         while self.tenants.len() > running.len() {
             if let Some(bar) = self.tenants.pop() {
                 bar.finish_and_clear();
@@ -59,7 +59,7 @@ impl Bar {
             self.tenants.push(self.bars.add(bar));
         }
         for (bar, job) in self.tenants.iter().zip(running) {
-            bar.set_message(in_progress(job));
+            bar.set_message(in_progress(job, now));
         }
         self.main.set_message(message);
         self.main.set_position(settled as u64);
@@ -75,10 +75,10 @@ impl Drop for Bar {
     }
 }
 
-fn in_progress(job: &JobView) -> String {
+fn in_progress(job: &JobView, now: DateTime<Utc>) -> String {
     let since = job
         .claimed_at
-        .map(|at| duration(between(at, Utc::now())))
+        .map(|at| duration(between(at, now)))
         .unwrap_or_default();
     let step = job.step.as_deref().unwrap_or_default();
     let worker = job.worker.as_deref().map(worker).unwrap_or_default();

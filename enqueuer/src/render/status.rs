@@ -31,7 +31,7 @@ pub(crate) fn render(
     jobs: &[JobView],
     failed_only: bool,
     now: DateTime<Utc>,
-    more: &str,
+    config_args: &str,
 ) -> String {
     let mut text = heading(run, now);
     if failed_only {
@@ -40,7 +40,7 @@ pub(crate) fn render(
         text += &format!("\n{}", table(jobs, now));
     }
     text += &format!("\n{}: {}\n", count(run.tenants, "tenant"), sums(run));
-    for line in summary::next(run, more) {
+    for line in summary::next(run, config_args) {
         text += &format!("{HINT}hint:{HINT:#} {line}\n");
     }
     text

@@ -18,8 +18,8 @@ use super::{
 /// The rule above the summary.
 const RULE: &str = "────────────";
 
-/// Rule, summary line, and what to type next. `more` is what a typed command needs besides, e.g. ` --config x.toml`.
-pub(crate) fn render(run: &RunView, tally: &Tally, took: Duration, more: &str) -> String {
+/// Rule, summary line, and what to type next. `config_args` is what a typed command needs besides, e.g. ` --config x.toml`.
+pub(crate) fn render(run: &RunView, tally: &Tally, took: Duration, config_args: &str) -> String {
     let style = match run.state {
         RunState::Succeeded => GOOD,
         RunState::Failed | RunState::Halted => ERROR,
@@ -32,7 +32,7 @@ pub(crate) fn render(run: &RunView, tally: &Tally, took: Duration, more: &str) -
         count(run.tenants, "tenant"),
         parts(run, tally),
     );
-    for line in next(run, more) {
+    for line in next(run, config_args) {
         text += &format!("{HINT}hint:{HINT:#} {line}\n");
     }
     text
@@ -70,28 +70,28 @@ pub(crate) fn parts(run: &RunView, tally: &Tally) -> String {
 }
 
 /// What to type next, for a run in its state.
-pub(crate) fn next(run: &RunView, more: &str) -> Vec<String> {
+pub(crate) fn next(run: &RunView, config_args: &str) -> Vec<String> {
     let id = short(&run.id);
     let failed = run.count(JobState::Failed);
     let them = if failed == 1 { "it" } else { "them" };
     match run.state {
         RunState::Succeeded => vec![],
         RunState::Failed => vec![format!(
-            "`herder status {id} --failed{more}` shows why; `herder retry {id}{more}` tries {them} again"
+            "`herder status {id} --failed{config_args}` shows why; `herder retry {id}{config_args}` tries {them} again"
         )],
         RunState::Halted => vec![
             format!(
-                "`herder status {id} --failed{more}` shows why; `herder retry {id}{more}` tries {them} again"
+                "`herder status {id} --failed{config_args}` shows why; `herder retry {id}{config_args}` tries {them} again"
             ),
             format!(
-                "`herder resume {id}{more}` continues without the failed tenants; `herder cancel {id}{more}` ends the run"
+                "`herder resume {id}{config_args}` continues without the failed tenants; `herder cancel {id}{config_args}` ends the run"
             ),
         ],
-        RunState::Paused => vec![format!("`herder resume {id}{more}` continues it")],
-        RunState::Running => vec![format!("`herder watch {id}{more}` follows it")],
+        RunState::Paused => vec![format!("`herder resume {id}{config_args}` continues it")],
+        RunState::Running => vec![format!("`herder watch {id}{config_args}` follows it")],
         RunState::Cancelled if failed > 0 => {
             vec![format!(
-                "`herder status {id} --failed{more}` shows why tenants failed"
+                "`herder status {id} --failed{config_args}` shows why tenants failed"
             )]
         }
         RunState::Cancelled => vec![],

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
+use sqlx::PgExecutor;
 use tracing::info;
 use uuid::Uuid;
 
@@ -140,7 +141,7 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
 /// None: what was read of the tenants may not be so any more.
 async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued>, EnqueueError> {
     let since = store::now(&cx.pool).await?;
-    let mut plan = plan(
+    let plan = plan(
         cx,
         request.direction,
         &request.target,
@@ -149,7 +150,7 @@ async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued
     )
     .await?;
     let jobs = jobs_of(&plan, request.rollout, cx.runner.connections());
-    if let Some(error) = over_budget(&jobs, &in_force(cx, &plan.servers).await?) {
+    if let Some(error) = over_budget(&jobs, &in_force(&cx.pool, &plan.servers).await?) {
         return Err(error);
     }
     let new = run_of(cx, request, &plan, &jobs);
@@ -157,7 +158,7 @@ async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued
     if cx.stop.is_cancelled() {
         return Err(EnqueueError::Stopped);
     }
-    write_servers(cx, &mut plan.servers, &jobs).await?;
+    write_servers(cx, &plan.servers).await?;
     let Some(current) = write(cx, &new, &plan, jobs, since).await? else {
         return Ok(None);
     };
@@ -235,7 +236,7 @@ fn run_of(cx: &Context, request: &Request, plan: &Plan, jobs: &[NewJob]) -> NewR
         connections: cx.runner.connections(),
         tenants: i32::try_from(jobs.len()).unwrap_or(i32::MAX),
         waves: last_wave(jobs) + 1,
-        canary: request.rollout.canary.is_some(),
+        canary: request.rollout.has_canary(),
         failure_limit: limit.map(|l| i32::try_from(l.within(jobs.len())).unwrap_or(i32::MAX)),
         trace: request.trace,
     }
@@ -245,30 +246,12 @@ fn last_wave(jobs: &[NewJob]) -> i32 {
     jobs.iter().map(|j| j.wave).max().unwrap_or_default()
 }
 
-/// Makes the servers known to the workers, also those that could not be asked. Their budgets become those that count.
-async fn write_servers(
-    cx: &Context,
-    servers: &mut Vec<ServerRow>,
-    jobs: &[NewJob],
-) -> Result<(), EnqueueError> {
-    for job in jobs {
-        let name = &job.tenant.place.server;
-        if !servers.iter().any(|s| s.name == *name) {
-            servers.push(ServerRow {
-                name: name.clone(),
-                address: name.clone(),
-                budget: i32::from(cx.runner.connections()),
-            });
-        }
-    }
+/// Makes the servers known to the workers, also those that could not be asked.
+async fn write_servers(cx: &Context, servers: &[ServerRow]) -> Result<(), EnqueueError> {
     for row in servers {
         // Not with the run: its jobs may take long to write, and every worker would wait for the server's row meanwhile.
         let mut tx = cx.pool.begin().await.map_err(StoreError::from)?;
         server::ensure(&mut tx, row).await?;
-        // `herder budget --set` counts for more than the config.
-        row.budget = server::job_slots(&mut *tx, &row.name)
-            .await?
-            .unwrap_or(row.budget);
         commit(tx, &cx.pool).await?;
     }
     Ok(())
@@ -303,7 +286,7 @@ async fn write(
             (job.current, job.to, job.wave) = (false, planned.to.clone(), last_wave);
         }
     }
-    if let Some(error) = over_budget(&jobs, &plan.servers) {
+    if let Some(error) = over_budget(&jobs, &in_force(&mut *tx, &plan.servers).await?) {
         return Err(error);
     }
     run::insert(&mut tx, new).await?;
@@ -319,8 +302,8 @@ async fn write(
 }
 
 /// Servers with the budgets that count: what `herder budget --set` says counts for more than the config.
-async fn in_force(cx: &Context, servers: &[ServerRow]) -> Result<Vec<ServerRow>, StoreError> {
-    let overrides = server::overrides(&cx.pool).await?;
+async fn in_force(on: impl PgExecutor<'_>, servers: &[ServerRow]) -> Result<Vec<ServerRow>, StoreError> {
+    let overrides = server::overrides(on).await?;
     let servers = servers.iter().cloned().map(|row| ServerRow {
         budget: overrides.get(&row.name).copied().unwrap_or(row.budget),
         ..row
@@ -335,7 +318,7 @@ fn over_budget(jobs: &[NewJob], servers: &[ServerRow]) -> Option<EnqueueError> {
             .iter()
             .filter(|j| !j.current && j.tenant.place.server == server.name);
         let needed = there.map(|j| j.connections).max().unwrap_or(1);
-        (server.budget < i32::from(needed)).then(|| EnqueueError::Budget {
+        (server.job_slots() < i32::from(needed)).then(|| EnqueueError::Budget {
             server: server.name.clone(),
             budget: server.budget,
             needed,

@@ -241,25 +241,29 @@ async fn servers(
     own_urls: &OwnUrls,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<ServerRow>, EnqueueError> {
-    let first: BTreeMap<&str, &Tenant> = tenants
-        .iter()
-        .rev()
-        .map(|t| (t.place.server.as_str(), t))
-        .collect();
-    let asked = first.into_iter().map(|(name, tenant)| async move {
-        let own = own_urls.get(&tenant.id).filter(|_| tenant.own_url);
-        // A URL that makes no sense fails its tenants, one by one and with its reason.
-        let url = cx.servers.url_for(&tenant.place, own).ok()?;
+    let mut members: BTreeMap<&str, Vec<&Tenant>> = BTreeMap::new();
+    for tenant in tenants {
+        members.entry(&tenant.place.server).or_default().push(tenant);
+    }
+    let asked = members.into_iter().map(|(name, tenants)| async move {
         // The connection that it takes is counted.
         let service = Service::acquire(cx, name).await;
-        let asked = budget::server_row(cx, service.as_ref().ok(), name, &url).await;
+        // No tenant is asked for what is the server's, unless its own way is shut.
+        let own = [cx.servers.url(name, None)].into_iter();
+        let ways = own.chain(tenants.into_iter().map(|tenant| {
+            let own = own_urls.get(&tenant.id).filter(|_| tenant.own_url);
+            cx.servers.url_for(&tenant.place, own)
+        }));
+        // A server that is not in the config has its address for a name.
+        let address = cx.servers.address(name).unwrap_or(name);
+        let asked = budget::server_row(cx, service.as_ref().ok(), name, address, ways).await;
         if let Ok(service) = service {
             service.release().await;
         }
-        Some(asked)
+        asked
     });
     let mut rows = Vec::new();
-    for (row, error) in on_each_server(asked).await.into_iter().flatten() {
+    for (row, error) in on_each_server(asked).await {
         match error {
             Some(pooled @ RunnerError::Pooled(_)) => {
                 return Err(EnqueueError::Pooled {

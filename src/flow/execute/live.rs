@@ -192,7 +192,9 @@ impl Attempt<'_> {
         match store::job::freeze(&self.cx.pool, attempt, self.worker, from, to).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(RunnerError::Superseded),
-            Err(e) => Err(RunnerError::Connection(format!("cannot note where it goes: {e}"))),
+            Err(e) => Err(RunnerError::ControlDatabase(format!(
+                "cannot note where it goes: {e}"
+            ))),
         }
     }
 

@@ -283,17 +283,21 @@ impl Journal for Attempt<'_> {
                 Ok(())
             }
             Ok(false) => Err(RunnerError::Superseded),
-            Err(e) => Err(RunnerError::Connection(format!(
+            Err(e) => Err(RunnerError::ControlDatabase(format!(
                 "cannot note how far it got: {e}"
             ))),
         }
     }
 }
 
-/// Whether an error means that a connection broke, or that there was none.
+/// Whether an error means that a connection to the tenant's server broke, or that there was none.
 fn is_broken(error: &RunnerError) -> bool {
     match error {
-        RunnerError::LockedByOther(_) | RunnerError::Superseded | RunnerError::Cancelled => false,
+        RunnerError::LockedByOther(_)
+        | RunnerError::Superseded
+        | RunnerError::Cancelled
+        | RunnerError::ControlDatabase(_)
+        | RunnerError::TenantSource(_) => false,
         error => error.class() == FailureClass::Infrastructure,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use sqlx::{AssertSqlSafe, PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::{domain::failure::cut, runner::RunnerError, session::quote};
 
@@ -35,15 +35,13 @@ pub(super) async fn rows(
     schema: Option<&str>,
     since: &str,
 ) -> Result<Vec<String>, RunnerError> {
-    let columns = sqlx::query(COLUMNS)
+    let columns: Vec<(String, Option<String>, String, bool)> = sqlx::query_as(COLUMNS)
         .bind(schema.unwrap_or_default())
         .persistent(false)
         .fetch_all(&mut *on)
         .await?;
     let mut tables: Vec<(String, Vec<String>)> = Vec::new();
-    for row in columns {
-        let (table, column, kind, is_random): (String, Option<String>, String, bool) =
-            (row.get(0), row.get(1), row.get(2), row.get(3));
+    for (table, column, kind, is_random) in columns {
         if tables.last().is_none_or(|(last, _)| *last != table) {
             tables.push((table, Vec::new()));
         }

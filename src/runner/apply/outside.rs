@@ -1,7 +1,5 @@
 //! Steps outside transactions: announced, looked up in the catalog, done, verified, recorded.
 
-use sqlx::Row;
-
 use super::{Applier, RESET, message::Message, refusal::Refusal};
 use crate::{
     domain::plan::{Note, PlanStep, StepForm},
@@ -187,7 +185,7 @@ impl Applier<'_> {
 
     /// The index of this name on this table, if the table is the tenant's: its full name, and whether it is valid.
     async fn index(&mut self, name: &str, table: &str) -> Result<Option<(String, bool)>, RunnerError> {
-        let row = sqlx::query(
+        let index: Option<(String, String, bool)> = sqlx::query_as(
             "select n.nspname::text, c.relname::text, i.indisvalid from pg_index i \
              join pg_class c on c.oid = i.indexrelid join pg_namespace n on n.oid = c.relnamespace \
              where c.relname = $1 and i.indrelid = to_regclass($2) and ($3::text is null or n.nspname = $3)",
@@ -198,10 +196,10 @@ impl Applier<'_> {
         .persistent(false)
         .fetch_optional(self.session.connection())
         .await?;
-        Ok(row.map(|row| {
-            let (schema, index): (String, String) = (row.get(0), row.get(1));
-            (format!("{}.{}", quote(&schema), quote(&index)), row.get(2))
-        }))
+        Ok(
+            index
+                .map(|(schema, index, is_valid)| (format!("{}.{}", quote(&schema), quote(&index)), is_valid)),
+        )
     }
 }
 

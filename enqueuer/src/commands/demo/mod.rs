@@ -54,8 +54,8 @@ pub(crate) async fn run(args: &Demo) -> anyhow::Result<Exit> {
     };
     if args.keep && told.is_ok() && !matches!(told, Ok(Exit::Interrupted)) {
         narrate(&format!(
-            "Everything is kept until Ctrl-C: `herder status --config {}`",
-            stage.config().display()
+            "Everything is kept until Ctrl-C: `herder status{}`",
+            super::config_args(&stage.config())
         ));
         interrupts.next().await;
     }
