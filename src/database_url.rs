@@ -6,7 +6,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sqlx::{ConnectOptions, postgres::PgConnectOptions};
 use url::Url;
 
-use crate::secret::Secret;
+use crate::{scrub::passwords, secret::Secret};
 
 /// A parsed URL of a database. It prints without user and password.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -208,26 +208,10 @@ impl DatabaseUrl {
             .map(Secret::new)
     }
 
-    /// All that must not be repeated of it, as it is and as it stands there: passwords, that of a key file too, and the
-    /// whole.
+    /// All that must not be repeated of it: passwords, that of a key file too, and the whole.
     pub(crate) fn secrets(&self) -> Vec<String> {
-        let written = self.0.password().map(str::to_owned);
-        let mut secrets: Vec<String> = written.iter().map(|w| decode(w)).chain(written.clone()).collect();
-        for pair in self.0.query().unwrap_or_default().split('&') {
-            if let Some(("password" | "sslpassword", written)) = pair.split_once('=') {
-                secrets.extend([
-                    written.to_owned(),
-                    decode(&written.replace('+', " ")),
-                    decode(written),
-                ]);
-            }
-        }
-        // As other programs write what is odd in it.
-        secrets.extend(secrets.iter().map(|s| encode(&decode(s))).collect::<Vec<_>>());
+        let mut secrets = passwords(self.0.as_str());
         secrets.push(self.0.as_str().to_owned());
-        secrets.retain(|secret| !secret.is_empty());
-        secrets.sort();
-        secrets.dedup();
         secrets
     }
 
@@ -388,7 +372,7 @@ fn with_host(rest: &str) -> Cow<'_, str> {
     format!("{path}?{query}{}", more.collect::<String>()).into()
 }
 
-fn decode(text: &str) -> String {
+pub(crate) fn decode(text: &str) -> String {
     percent_encoding::percent_decode_str(text)
         .decode_utf8_lossy()
         .into_owned()
@@ -402,7 +386,7 @@ pub(crate) const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
 }
 

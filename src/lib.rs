@@ -47,6 +47,7 @@ pub mod metrics;
 pub mod nearest;
 pub mod queue;
 pub mod runner;
+pub(crate) mod scrub;
 pub mod secret;
 pub mod servers;
 pub mod session;

@@ -259,7 +259,7 @@ async fn a_failure_holds_the_last_words_and_the_servers_code_but_no_secret() {
     );
     assert!(
         error.message.ends_with(
-            "xcaf\u{fffd} | cannot reach [secret] with [secret] and [secret] | psql:1: ERROR:  55P03: canceling statement"
+            "xcaf\u{fffd} | cannot reach *** with *** and *** | psql:1: ERROR:  55P03: canceling statement"
         ),
         "{}",
         error.message

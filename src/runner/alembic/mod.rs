@@ -4,7 +4,6 @@
 //!    pool.rs      at most N processes; hands out one, takes it back, or drops it
 //!    process.rs   one process: starts it, asks it, ends it with its whole group
 //!    protocol.rs  what goes over the pipe, and the errors
-//!    scrub.rs     takes passwords out of its standard error
 //!    offline.rs   Alembic's offline script, made into a plan
 //!    fit.rs       a plan fitted to its tenants' names and sessions
 //!    shadow/      the proof of a plan, in two scratch schemas
@@ -22,7 +21,6 @@ mod process;
 mod protocol;
 mod runner;
 mod said;
-mod scrub;
 mod shadow;
 
 pub use pool::{WarmGuard, WarmPool};

@@ -18,9 +18,9 @@ use tokio::time::{sleep, timeout};
 use super::protocol::{
     Answer, Description, Migrated, Migration, Project, Rendered, Rendering, Versions, WarmError, Whereabouts,
 };
-use super::scrub::Scrubber;
 use crate::database_url::RESERVED;
 use crate::domain::plan::Session;
+use crate::scrub::Scrubber;
 use crate::session::DEFAULTS;
 
 /// Reads the first script from standard input and runs it. Drops the current directory from Python's path before that:
@@ -260,7 +260,7 @@ impl WarmProcess {
         request["ini"] = json!(project.ini.to_string_lossy());
         request["section"] = json!(project.section);
         request["x"] = json!(project.x);
-        self.ask(request, Scrubber::new(migration.url)).await
+        self.ask(request, Scrubber::of_url(migration.url)).await
     }
 
     /// Renders what Alembic would say to a tenant, in its own offline mode. Connects to nothing.

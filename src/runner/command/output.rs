@@ -1,6 +1,6 @@
 //! What a program said: its end, in one line that may be recorded.
 
-use crate::secret::take_out;
+use crate::scrub::Scrubber;
 
 /// The most characters of a program's last words that are kept.
 const MESSAGE_LIMIT: usize = 800;
@@ -77,7 +77,7 @@ fn plain(text: &str) -> String {
 
 /// The last lines as one, without secrets. Where the server's error stands a little before them, they begin there.
 pub(super) fn last_words(text: &str, secrets: &[String]) -> String {
-    let text = scrub(text, secrets);
+    let text = Scrubber::new(secrets.iter().cloned()).clean(text);
     let lines = full_lines(&text);
     let last = lines.len().saturating_sub(MESSAGE_LINES);
     let start = last_error(&lines).map_or(last, |error| last.min(error));
@@ -104,36 +104,6 @@ fn last_error(lines: &[&str]) -> Option<usize> {
     let is_error = |line: &&str| SEVERITIES.iter().any(|word| line.contains(word)) && !line.contains(ECHO);
     let first = lines.len().saturating_sub(ERROR_LINES);
     Some(first + lines[first..].iter().rposition(is_error)?)
-}
-
-/// Takes out what is known to be secret, and whatever looks like the password of a URL.
-fn scrub(text: &str, secrets: &[String]) -> String {
-    // Also as an ini has it.
-    let doubled = secrets.iter().map(|secret| secret.replace('%', "%%"));
-    let mut known: Vec<String> = secrets.iter().cloned().chain(doubled).collect();
-    known.retain(|secret| !secret.is_empty());
-    // The longest first: a URL before the password in it.
-    known.sort_by_key(|s| std::cmp::Reverse(s.len()));
-    let text = known.iter().fold(text.to_owned(), |text, secret| {
-        take_out(&text, secret, "[secret]")
-    });
-    let (mut out, mut rest) = (String::new(), text.as_str());
-    while let Some(start) = rest.find("://") {
-        let (before, after) = rest.split_at(start + 3);
-        out.push_str(before);
-        rest = after;
-        let end = rest
-            .find(|c: char| c.is_whitespace() || "/\"'<>".contains(c))
-            .unwrap_or(rest.len());
-        if let Some(at) = rest[..end].rfind('@')
-            && let Some(colon) = rest[..at].find(':')
-        {
-            out.push_str(&rest[..=colon]);
-            out.push_str("[secret]");
-            rest = &rest[at..];
-        }
-    }
-    out + rest
 }
 
 /// The server's code, where the program passed it on: `(SQLSTATE 42P07)`, `SQL State  : 42P07`, `SQLSTATE[42P07]`, or
@@ -318,7 +288,7 @@ mod tests {
         tail.push(b"and mysql://x:other@h");
         assert_eq!(
             last_words(&tail.text(), &["p@ss".into(), String::new()]),
-            "one | two\u{fffd} | 10% | 20% | url postgresql://u:[secret]@h/d pw [secret] and mysql://x:[secret]@h"
+            "one | two\u{fffd} | 10% | 20% | url postgresql://u:***@h/d pw *** and mysql://x:***@h"
         );
         assert_eq!(
             last_words(&"ä".repeat(2000), &[]).chars().count(),
@@ -341,7 +311,7 @@ mod tests {
         );
         assert_eq!(
             last_words(&text, &[secret]),
-            r#"ini=[secret] shell=[secret] json="[secret]" twice="\"[secret]\"" ascii="[secret]" octal=[secret]"#
+            r#"ini=*** shell=*** json="***" twice="\"***\"" ascii="***" octal=***"#
         );
     }
 
