@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// How long a claim may take. A connection that died in the middle of it answers never.
-const CLAIM_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CLAIM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long to wait after a failed claim: short enough to be back soon, long enough not to hammer a server that is
 /// just coming up.

@@ -37,7 +37,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// How often the server looks whether we are still there while it works for us. It costs next to nothing, and a
 /// killed worker's statement would hold its locks to its end otherwise.
-const CLIENT_CHECK: Duration = Duration::from_secs(1);
+pub(crate) const CLIENT_CHECK: Duration = Duration::from_secs(1);
 
 /// How long a server's process may take to go once its client has: closing is a message that nobody answers. Whoever takes the
 /// place of a session waits for that. On an idle machine it is a millisecond; on two cores with three times as much to do, 50 were seen.

@@ -12,7 +12,7 @@ use std::{
 use sqlx::{Connection, PgConnection};
 use tracing::{info, warn};
 
-use super::{budget, context::Context};
+use super::{budget, context::Context, worker::POOL};
 use crate::store::{
     StoreError,
     server::{self, ServerRow},
@@ -20,9 +20,8 @@ use crate::store::{
     worker::{self, WorkerRow},
 };
 
-/// How many connections to the control database a worker has: one for its heartbeat, which must wait for nothing, and
-/// one for all else.
-pub(super) const CONTROL_CONNECTIONS: i64 = 2;
+/// How many connections to the control database a worker has: its pool's, and one for its heartbeat, which must wait for nothing.
+pub(super) const CONTROL_CONNECTIONS: i64 = POOL as i64 + 1;
 
 /// How often a worker at the door looks whether there is room.
 const LOOK: Duration = Duration::from_secs(1);

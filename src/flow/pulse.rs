@@ -19,12 +19,12 @@ use super::{
 use crate::{
     domain::job::{Epoch, JobId},
     metrics::Metrics,
+    queue::CLAIM_TIMEOUT,
     store::{StoreError, job, slot::Admission, worker},
 };
 
-/// How old a claim must be before "we do not hold it" means that its answer was lost: an answer that is still on its
-/// way is younger.
-const LOST_AFTER: f64 = 10.0;
+/// How old a claim must be before "we do not hold it" means that its answer was lost: one that is still on its way is younger.
+const LOST_AFTER: Duration = CLAIM_TIMEOUT.saturating_mul(2);
 
 /// What a heartbeat may take before its connection is given up.
 const BEAT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -165,7 +165,7 @@ impl Pulse {
             if is_ours && job.cancelled && self.held.tell(job.job, job.epoch, StopReason::RunCancelled) {
                 info!(job = job.job, "Stopping an attempt: its run was cancelled");
             }
-            if !is_ours && job.age > LOST_AFTER {
+            if !is_ours && job.age > LOST_AFTER.as_secs_f64() {
                 // First: from the moment that it is given back it may be another worker's.
                 self.held.disown(job.job, job.epoch);
                 if worker::give_back(connection, &self.row.id, job.job, job.epoch).await? {

@@ -160,7 +160,7 @@ async fn a_program_is_told_all_about_its_tenant() {
         format!("PGAPPNAME={name}"),
         "PGDATABASE=DATABASE".into(),
         "PGHOST=127.0.0.1".into(),
-        "PGOPTIONS=-c lock_timeout=1min -c statement_timeout=15min -c client_connection_check_interval=1s \
+        "PGOPTIONS=-c lock_timeout=1min -c statement_timeout=15min -c client_connection_check_interval=1000ms \
          -c search_path=\"acme\""
             .into(),
         "PGPORT=PORT".into(),

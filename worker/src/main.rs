@@ -11,7 +11,7 @@ use herder::{
     flow::{
         context::Context,
         pooler,
-        worker::{Options, Worker},
+        worker::{Options, POOL, Worker},
     },
     metrics::Metrics,
     runner::POOLED_HINT,
@@ -24,10 +24,6 @@ use tokio::{
 };
 use tracing::{Level, enabled, error, info, warn};
 use tracing_subscriber::{EnvFilter, Layer, fmt};
-
-/// Connections to the control database besides the heartbeat's: claims, outcomes and the keeper share it. They come in
-/// batches, so that more would be idle; and each counts against the budget of a server that has tenants, too.
-const CONTROL_CONNECTIONS: u32 = 1;
 
 /// How often the fleet's gauges are read from the control database.
 ///
@@ -139,7 +135,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         drain_timeout: args.drain_timeout.unwrap_or(config.worker.drain_timeout),
         only_run: None,
     };
-    let cx = Arc::new(Context::new(config, "herder-worker", CONTROL_CONNECTIONS)?);
+    let cx = Arc::new(Context::new(config, "herder-worker", POOL)?);
     // Not over its own pool: a worker that finds no room in the budget waits without a connection.
     let looking = store::pool(&cx.config.control.url, "herder-worker", 1)?;
     let explained = |error: StoreError| anyhow::anyhow!(error.explain(&cx.config.control.url));

@@ -44,6 +44,10 @@ mod deliver;
 mod sign_on;
 mod spare;
 
+/// How many connections a worker's pool to the control database has: claims, outcomes and the keeper share it. They come in
+/// batches, so that more would be idle; and each counts against the budget of a server that has tenants, too.
+pub const POOL: u32 = 1;
+
 /// How long a drained worker keeps trying to write outcomes. After that its lease runs out, and others take over.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 

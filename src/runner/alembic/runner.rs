@@ -24,7 +24,7 @@ use crate::{
         tenant::Isolation,
     },
     runner::{Ground, LedgerTable, MigrationRunner, Offer, RunnerError, Verdict, Work},
-    session::TenantSession,
+    session::{CLIENT_CHECK, TenantSession},
 };
 
 /// How far apart two renderings are that prove a plan free of the time.
@@ -424,7 +424,7 @@ pub(super) fn settings(limits: &LimitsConfig) -> BTreeMap<String, String> {
     BTreeMap::from([
         ("lock_timeout".to_owned(), ms(limits.lock_timeout)),
         ("statement_timeout".to_owned(), ms(limits.statement_timeout)),
-        ("client_connection_check_interval".to_owned(), "1000".to_owned()),
+        ("client_connection_check_interval".to_owned(), ms(CLIENT_CHECK)),
     ])
 }
 

@@ -7,14 +7,11 @@ use crate::{
     database_url::DatabaseUrl,
     domain::{job::Claim, revision::Direction},
     runner::Subject,
-    session::quote,
+    session::{CLIENT_CHECK, quote},
 };
 
 /// What no program needs to know, and what would lead libpq past the tenant.
 pub(super) const WITHOUT: [&str; 4] = ["HERDER_CONTROL_URL", "PGHOSTADDR", "PGSERVICE", "PGOPTIONS"];
-
-/// How often the server looks whether the program is still there. A killed one would hold its locks otherwise.
-const CLIENT_CHECK: &str = "1s";
 
 /// The settings of the program's session, as the server writes them.
 pub(super) struct Session {
@@ -131,7 +128,10 @@ fn options(url: &DatabaseUrl, schema: Option<&str>, session: &Session) -> String
     let mut set = |name: &str, value: &str| options.push(format!("-c {name}={}", escape(value)));
     set("lock_timeout", &session.lock_timeout);
     set("statement_timeout", &session.statement_timeout);
-    set("client_connection_check_interval", CLIENT_CHECK);
+    set(
+        "client_connection_check_interval",
+        &format!("{}ms", CLIENT_CHECK.as_millis()),
+    );
     if let Some(schema) = schema {
         set("search_path", &quote(schema));
     }
@@ -179,7 +179,7 @@ mod tests {
                 .map(|(_, value)| value.to_string_lossy().into_owned())
                 .as_deref(),
             Some(
-                "-c a.b=1 -c lock_timeout=3s -c statement_timeout=15min -c client_connection_check_interval=1s \
+                "-c a.b=1 -c lock_timeout=3s -c statement_timeout=15min -c client_connection_check_interval=1000ms \
                  -c search_path=\"a\\ \"\"b\"\"\\\\c\""
             )
         );
