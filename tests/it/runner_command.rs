@@ -143,7 +143,7 @@ async fn a_program_is_told_all_about_its_tenant() {
     let name = format!("herder/{run}/1/1");
     let url = format!(
         "postgresql://postgres@127.0.0.1:PORT/DATABASE?application_name={}&options=-c%20lock_timeout%3D1min%20\
-         -c%20statement_timeout%3D15min%20-c%20client_connection_check_interval%3D1s%20\
+         -c%20statement_timeout%3D15min%20-c%20client_connection_check_interval%3D1000ms%20\
          -c%20search_path%3D%22acme%22",
         name.replace('/', "%2F")
     );
