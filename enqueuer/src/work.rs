@@ -55,7 +55,7 @@ pub(crate) async fn wait(
     match end {
         End::Over(run) => {
             follower.sum_up(&run)?;
-            conclude(&pool, &run, more).await;
+            conclude(&pool, &run, follow.local, more).await;
             Ok(Waited {
                 exit: Exit::of_run(run.state),
                 over: Some(run),

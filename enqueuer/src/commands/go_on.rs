@@ -11,7 +11,7 @@ use crate::{
     args::{Follow, GoOn},
     control,
     exit::Exit,
-    follow::Follower,
+    follow::{self, Follower},
     news::News,
     output,
     problem::Problem,
@@ -40,6 +40,9 @@ pub(crate) async fn resume(setting: &Setting, args: &GoOn) -> anyhow::Result<Exi
     // It may have been over with that: then nobody else tells.
     let news = News::of(&config.notify, &pool, id);
     if !waits {
+        if run.open() > 0 {
+            let _ = follow::warn_of_unserved(&pool, id, &more).await;
+        }
         output::hint(&format!("`herder watch {name}{more}` follows it"));
         news.told().await;
         return Ok(Exit::Done);
@@ -90,15 +93,21 @@ pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit
         }
         _ => {
             let resumed = match run.state {
-                RunState::Paused => "; it was paused, and goes on with its other tenants, too",
-                _ => "",
+                state @ (RunState::Paused | RunState::Halted) if run.open() > 0 => {
+                    format!("; it was {state}, and goes on with its other tenants, too")
+                }
+                _ => String::new(),
             };
-            let retried = count(retried, "tenant");
-            output::say(&format!("Retrying {retried} of run {name}{resumed}"));
+            let tenants = count(retried, "tenant");
+            output::say(&format!("Retrying {tenants} of run {name}{resumed}"));
             format!("`herder watch {name}{more}` follows it")
         }
     };
     if !waits(args.follow) {
+        // The tenants are ready: what cannot be said now must not read as if they were not.
+        if retried > 0 {
+            let _ = follow::warn_of_unserved(&cx.pool, id, &more).await;
+        }
         output::hint(&next);
         return Ok(Exit::Done);
     }

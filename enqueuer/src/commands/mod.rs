@@ -30,7 +30,7 @@ use herder::{
 use sqlx::PgPool;
 
 use crate::{
-    args::{Cli, Command, Global, RunArg},
+    args::{Command, Global, RunArg},
     control,
     exit::Exit,
     signals::Interrupts,
@@ -52,7 +52,7 @@ pub(crate) struct Setting {
 }
 
 impl Setting {
-    fn new(global: &Global) -> Self {
+    pub(crate) fn new(global: &Global) -> Self {
         let from_env = std::env::var_os("HERDER_CONFIG").map(PathBuf::from);
         Self {
             given: global.config.is_some() && global.config != from_env,
@@ -95,7 +95,7 @@ impl Setting {
     }
 
     /// What a command to type next ends with.
-    fn more(&self) -> String {
+    pub(crate) fn more(&self) -> String {
         match (self.given, self.path.to_string_lossy()) {
             (false, _) => String::new(),
             (true, path) if path.contains(char::is_whitespace) => format!(" --config '{path}'"),
@@ -127,11 +127,7 @@ pub(crate) async fn unless_interrupted<T>(
 }
 
 /// Does what the command line says.
-pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
-    dispatch(&Setting::new(&cli.global), cli.command).await
-}
-
-async fn dispatch(setting: &Setting, command: Command) -> anyhow::Result<Exit> {
+pub(crate) async fn run(setting: &Setting, command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Init(args) => init::run(setting, &args),
         Command::Setup(args) => setup::run(setting, &args).await,
