@@ -2,14 +2,20 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Arg, ArgAction, ArgGroup, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+    builder::Resettable,
+};
 use clap_complete::Shell;
 use herder::{
-    config::{NO_TIMEOUT, TIMEOUTS},
+    config::{MOST_CONNECTIONS, NO_TIMEOUT, TIMEOUTS},
     domain::{revision::Target, wave::Amount},
 };
 
 use crate::exit::Exit;
+
+/// The greatest age that anything can be asked for.
+const OLDEST: Duration = Duration::from_secs(1000 * 366 * 24 * 60 * 60);
 
 /// Brings a fleet of Postgres tenants to a schema revision.
 #[derive(Debug, Parser)]
@@ -17,7 +23,6 @@ use crate::exit::Exit;
     name = "herder",
     version,
     max_term_width = 100,
-    disable_help_subcommand = true,
     after_help = Exit::help(),
     arg_required_else_help = true
 )]
@@ -26,6 +31,20 @@ pub(crate) struct Cli {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Reads the command line.
+pub(crate) fn parse() -> Cli {
+    let matches = Cli::command().mut_args(unless_empty).get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// A variable that is set to nothing counts as not set: a compose file's `${X:-}` makes such.
+fn unless_empty(arg: Arg) -> Arg {
+    match arg.get_env().and_then(std::env::var_os) {
+        Some(value) if value.is_empty() => arg.env(Resettable::Reset),
+        _ => arg,
+    }
 }
 
 /// What every command takes.
@@ -201,10 +220,15 @@ pub(crate) enum SetBudget {
 }
 
 fn set_budget(text: &str) -> Result<SetBudget, String> {
-    match text.parse() {
+    match text.parse::<i128>() {
         _ if text == "config" => Ok(SetBudget::Config),
-        Ok(n) if n > 0 => Ok(SetBudget::To(n)),
-        Ok(_) => Err("must be at least 1; `herder pause` stops a run".into()),
+        Ok(..1) => Err("must be at least 1; `herder pause` stops a run".into()),
+        Ok(n) => match i32::try_from(n) {
+            Ok(n) if n.unsigned_abs() <= MOST_CONNECTIONS => Ok(SetBudget::To(n)),
+            _ => Err(format!(
+                "must be at most {MOST_CONNECTIONS}, the most connections that PostgreSQL can have"
+            )),
+        },
         Err(_) => Err("expected a number, or `config`".into()),
     }
 }
@@ -232,8 +256,13 @@ pub(crate) struct Tenants {
     /// Read each tenant's ledger, and show whether it is current, behind, never migrated, or unknown and why
     #[arg(long)]
     pub(crate) revisions: bool,
-    /// The target that --revisions compares with [default: head]
-    #[arg(long, value_name = "TARGET", allow_hyphen_values = true)]
+    /// The target that --revisions compares with: head, a revision, a prefix of one, or +N [default: head]
+    #[arg(
+        long,
+        value_name = "TARGET",
+        allow_hyphen_values = true,
+        requires = "revisions"
+    )]
     pub(crate) to: Option<Target>,
     #[command(flatten)]
     pub(crate) selection: Selection,
@@ -306,6 +335,22 @@ fn limit(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// How long to wait. With no patience at all, no run could be waited for.
+fn patience(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be more than 0s".into()),
+        other => other.map_err(|error| error.to_string()),
+    }
+}
+
+/// How old a run must be. PostgreSQL's clock begins in 4713 BC.
+fn age(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(age) if age > OLDEST => Err("must be at most 1000 years".into()),
+        other => other.map_err(|error| error.to_string()),
+    }
+}
+
 /// The size of a wave. In waves of nobody, nothing would ever be done.
 fn wave(text: &str) -> Result<Amount, String> {
     match text.parse::<Amount>()? {
@@ -332,15 +377,16 @@ pub(crate) struct Rollout {
 
 /// Who does the work, and who waits for it.
 #[derive(Args, Clone, Copy, Debug)]
+#[command(group = ArgGroup::new("waits").multiple(true))]
 pub(crate) struct Follow {
     /// Wait for the run to end, and exit with the code of its outcome
-    #[arg(long)]
+    #[arg(long, group = "waits")]
     pub(crate) wait: bool,
     /// Do the work in this process, N jobs at a time; implies --wait
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, group = "waits", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) local: Option<u16>,
     /// Stop waiting, with exit code 8, if no tenant is settled for this long, e.g. 20m; the run continues
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, requires = "waits", value_name = "DURATION", value_parser = patience)]
     pub(crate) stall_timeout: Option<Duration>,
 }
 
@@ -387,7 +433,7 @@ pub(crate) struct Start {
     /// If another open run covers some of these tenants, wait until it has ended instead of being refused
     ///
     /// If the wait is interrupted by Ctrl-C or --stall-timeout, no run is started.
-    #[arg(long)]
+    #[arg(long, group = "waits")]
     pub(crate) queue: bool,
     #[command(flatten)]
     pub(crate) rollout: Rollout,
@@ -457,7 +503,7 @@ pub(crate) struct Cancel {
 #[derive(Args, Debug)]
 pub(crate) struct Prune {
     /// Delete the runs that ended longer ago than this, e.g. 90d
-    #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = age)]
     pub(crate) older_than: Duration,
     /// Do not ask for confirmation
     #[arg(long)]
@@ -482,8 +528,6 @@ pub(crate) struct Demo {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

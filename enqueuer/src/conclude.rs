@@ -26,13 +26,14 @@ const ANNOTATED: usize = 10;
 const NAMED: usize = 3;
 
 /// Says it. That it cannot be said must not change how the command ends.
-pub(crate) async fn conclude(pool: &PgPool, run: &RunView, config_args: &str) {
-    if let Err(error) = say(pool, run, config_args).await {
+/// `local`: how many jobs at a time this process did itself.
+pub(crate) async fn conclude(pool: &PgPool, run: &RunView, local: Option<u16>, config_args: &str) {
+    if let Err(error) = say(pool, run, local, config_args).await {
         output::warning(&format!("cannot say which tenants failed: {error}"));
     }
 }
 
-async fn say(pool: &PgPool, run: &RunView, config_args: &str) -> Result<(), StoreError> {
+async fn say(pool: &PgPool, run: &RunView, local: Option<u16>, config_args: &str) -> Result<(), StoreError> {
     let failed = run.count(JobState::Failed);
     let github = std::env::var("GITHUB_ACTIONS").is_ok_and(|value| value == "true");
     let wanted = if github { None } else { Some(NAMED as i64) };
@@ -47,7 +48,7 @@ async fn say(pool: &PgPool, run: &RunView, config_args: &str) -> Result<(), Stor
         let tally = view::tally(pool, run.id).await?;
         summarize(&export::markdown(run, &tally, &failures, config_args));
     }
-    if let Some(line) = last_line(run, failed, &failures, config_args) {
+    if let Some(line) = last_line(run, failed, &failures, local, config_args) {
         output::say(&line);
     }
     Ok(())
@@ -69,7 +70,13 @@ fn summarize(text: &str) {
 }
 
 /// Who failed first, and what to type next.
-fn last_line(run: &RunView, failed: i64, failures: &[JobView], config_args: &str) -> Option<String> {
+fn last_line(
+    run: &RunView,
+    failed: i64,
+    failures: &[JobView],
+    local: Option<u16>,
+    config_args: &str,
+) -> Option<String> {
     if failed == 0 {
         return None;
     }
@@ -86,9 +93,11 @@ fn last_line(run: &RunView, failed: i64, failures: &[JobView], config_args: &str
         n => format!(" and {n} more"),
     };
     let id = short(&run.id);
-    let next = match run.state {
-        RunState::Cancelled => format!("`herder status {id} --failed{config_args}`"),
-        _ => format!("`herder retry {id} --wait{config_args}`"),
+    // Whoever did the work without workers has none that a retry could wait for.
+    let next = match (run.state, local) {
+        (RunState::Cancelled, _) => format!("`herder status {id} --failed{config_args}`"),
+        (_, Some(n)) => format!("`herder retry {id} --local {n}{config_args}`"),
+        (_, None) => format!("`herder retry {id} --wait{config_args}`"),
     };
     Some(format!(
         "{:>12} {}: {}{rest}; next: {next}",
@@ -107,13 +116,14 @@ mod tests {
     fn the_last_line_names_the_first_failures_and_the_next_command() {
         let failures = ["acme", "beta", "gamma"].map(|tenant| broken(tenant, JobState::Failed));
         let run = run(RunState::Failed, &[(JobState::Failed, 5)]);
-        assert_eq!(
-            last_line(&run, 5, &failures, ""),
-            Some(
-                "      Failed 5 tenants: acme, beta, gamma and 2 more; next: `herder retry 7f3a1b2c --wait`"
-                    .into()
-            )
-        );
-        assert_eq!(last_line(&run, 0, &[], ""), None);
+        for (local, how) in [(None, "--wait"), (Some(4), "--local 4")] {
+            assert_eq!(
+                last_line(&run, 5, &failures, local, ""),
+                Some(format!(
+                    "      Failed 5 tenants: acme, beta, gamma and 2 more; next: `herder retry 7f3a1b2c {how}`"
+                ))
+            );
+        }
+        assert_eq!(last_line(&run, 0, &[], None, ""), None);
     }
 }

@@ -146,8 +146,13 @@ pub(crate) fn cause(error: sqlx::Error) -> anyhow::Error {
 /// The run that a person means.
 pub(crate) async fn find_run(pool: &PgPool, name: Option<&str>) -> anyhow::Result<RunId> {
     let list = "`herder runs` lists them";
+    // Dashes do not count where ids are compared: nothing but dashes would be a prefix of each.
+    let is_id = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_hexdigit())
+            && name.chars().all(|c| c.is_ascii_hexdigit() || c == '-')
+    };
     if let Some(name) = name
-        && (name.trim().is_empty() || !name.trim().chars().all(|c| c.is_ascii_hexdigit() || c == '-'))
+        && !is_id(name.trim())
     {
         let wrong = format!("`{name}` is not a run: give its id, or a prefix of it");
         return Err(Problem::usage(wrong).hint(list).into());

@@ -27,7 +27,7 @@ pub(crate) enum Exit {
     Found = 7,
     /// Nothing moved for `--stall-timeout`. The run goes on.
     Stalled = 8,
-    /// Ctrl-C ended the wait, not the run. 128 + SIGINT, as shells have it.
+    /// Ctrl-C ended the wait, not the run; or a person did not confirm the command. 128 + SIGINT, as shells have it.
     Interrupted = 130,
 }
 
@@ -58,7 +58,7 @@ impl Exit {
             Self::Cancelled => "the run was cancelled",
             Self::Found => "`check`, `plan --check` or `rehearse` found a problem, or pending revisions",
             Self::Stalled => "no tenant was settled for --stall-timeout; the run continues",
-            Self::Interrupted => "Ctrl-C ended the wait, not the run",
+            Self::Interrupted => "Ctrl-C ended the wait, not the run; or the command was not confirmed",
         }
     }
 

@@ -250,14 +250,14 @@ impl Follower {
             self.story = Some(story);
         }
         let newest = self.story.as_ref().and_then(Story::newest);
-        self.tell_events(newest.map(|at| at - OVERLAP)).await?;
+        self.tell_events(&run, newest.map(|at| at - OVERLAP)).await?;
         self.tell_run(&run)?;
         self.note_progress(&run);
         // What a lost worker held stays as it is where there is no other.
         let is_ending = matches!(run.state, RunState::Halted | RunState::Cancelled);
         if is_over(&run) || is_ending && view::live_workers(&self.pool).await? == 0 {
             // Whatever committed so late that no look saw it.
-            self.tell_events(None).await?;
+            self.tell_events(&run, None).await?;
             self.tally = view::tally(&self.pool, self.run).await?;
             self.take_down();
             return Ok(Some(run));
@@ -283,8 +283,9 @@ impl Follower {
         ))
     }
 
-    async fn tell_events(&mut self, since: Option<DateTime<Utc>>) -> anyhow::Result<()> {
+    async fn tell_events(&mut self, run: &RunView, since: Option<DateTime<Utc>>) -> anyhow::Result<()> {
         for event in view::events(&self.pool, self.run, since).await? {
+            self.tell_wave(event.wave, run.waves)?;
             if let Some(line) = self.story.as_mut().and_then(|story| story.tell(&event)) {
                 self.stirred = Instant::now();
                 self.tell(&line.to_string(), line.kind.stays())?;
@@ -293,19 +294,21 @@ impl Follower {
         Ok(())
     }
 
+    /// That a wave was opened, before anything is told of its tenants.
+    fn tell_wave(&mut self, wave: i32, waves: i32) -> anyhow::Result<()> {
+        if wave <= self.wave {
+            return Ok(());
+        }
+        self.wave = wave;
+        self.stirred = Instant::now();
+        self.tell(&format!("{:>12} {} of {waves} is open", "WAVE", wave + 1), true)
+    }
+
     /// What happened to the run as a whole.
     fn tell_run(&mut self, run: &RunView) -> anyhow::Result<()> {
+        self.tell_wave(run.wave, run.waves)?;
         let (id, config_args) = (short(&run.id), &self.config_args);
         let mut lines = Vec::new();
-        if run.wave > self.wave {
-            lines.push(format!(
-                "{:>12} {} of {} is open",
-                "WAVE",
-                run.wave + 1,
-                run.waves
-            ));
-            self.wave = run.wave;
-        }
         let still = match run.count(JobState::Running) {
             0 => String::new(),
             n => format!("; {} still running", count(n, "tenant")),
@@ -436,6 +439,20 @@ pub(crate) async fn warn_of_unserved(
         short(&run)
     ));
     Ok(true)
+}
+
+/// Says that nobody ends what lost workers held of a run, if so.
+pub(crate) async fn warn_of_unended(pool: &PgPool, run: &RunView) -> Result<(), StoreError> {
+    let running = run.count(JobState::Running);
+    let is_ending = matches!(run.state, RunState::Halted | RunState::Cancelled);
+    if running > 0 && is_ending && view::live_workers(pool).await? == 0 {
+        output::warning(&format!(
+            "no worker is running: what lost workers held ({}) stays `running` until one starts",
+            count(running, "tenant")
+        ));
+        output::hint("start `herder-worker`");
+    }
+    Ok(())
 }
 
 /// Whether nothing will happen to the run by itself any more.

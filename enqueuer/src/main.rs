@@ -18,16 +18,15 @@ mod work;
 
 use std::{io::Write, process::ExitCode};
 
-use clap::Parser;
-
-use crate::{args::Cli, exit::Exit};
+use crate::{commands::Setting, exit::Exit};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = args::parse();
     let telemetry = log::start(&cli.global);
+    let setting = Setting::new(&cli.global);
     let ended = match tokio::runtime::Runtime::new() {
         Ok(runtime) => {
-            let ended = runtime.block_on(commands::run(cli));
+            let ended = runtime.block_on(commands::run(&setting, cli.command));
             // What still blocks (a name that is being looked up) must not hold up the end.
             runtime.shutdown_background();
             ended
@@ -38,7 +37,8 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) if problem::is_broken_pipe(&error) => Exit::Done.into(),
         Err(error) => {
-            let _ = anstream::stderr().write_all(problem::render(&error).as_bytes());
+            let text = problem::render(&error, &setting.config_args());
+            let _ = anstream::stderr().write_all(text.as_bytes());
             problem::exit_of(&error).into()
         }
     };

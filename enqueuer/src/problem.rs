@@ -84,7 +84,9 @@ fn exit_of_one(cause: &(dyn StdError + 'static)) -> Option<Exit> {
     }
     if let Some(error) = cause.downcast_ref::<EnqueueError>() {
         return Some(match error {
-            EnqueueError::Resolve(ResolveError::Unknown { .. } | ResolveError::NothingLeft(_))
+            EnqueueError::Resolve(
+                ResolveError::Unknown { .. } | ResolveError::NothingLeft(_) | ResolveError::Shared { .. },
+            )
             | EnqueueError::Overlap { .. } => Exit::Usage,
             EnqueueError::Runner(error) => exit_of_runner(error),
             EnqueueError::Stopped => Exit::Interrupted,
@@ -182,7 +184,7 @@ fn hint_of_one(cause: &(dyn StdError + 'static)) -> Option<String> {
         ConfigError::Unreadable { .. } => {
             Some("the config must be a TOML file; --config or HERDER_CONFIG selects another file".into())
         }
-        ConfigError::Missing { .. } => Some("set it, or write the value into the config".into()),
+        ConfigError::Missing { hint, .. } => Some((*hint).to_owned()),
         _ => None,
     }
 }
@@ -197,8 +199,21 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
-/// The text for stderr, with colours that `anstream` takes out where they are not wanted.
-pub(crate) fn render(error: &anyhow::Error) -> String {
+/// A hint with all that the commands in it need: `more` is behind each, as ` --config x.toml`, where it is not yet.
+pub(crate) fn complete(hint: &str, config_args: &str) -> String {
+    if hint.contains(config_args) {
+        return hint.to_owned();
+    }
+    let parts = hint.split('`').enumerate().map(|(n, part)| match part {
+        command if n % 2 == 1 && command.starts_with("herder ") => format!("{command}{config_args}"),
+        text => text.to_owned(),
+    });
+    parts.collect::<Vec<_>>().join("`")
+}
+
+/// The text for stderr, with colours that `anstream` takes out where they are not wanted. `more`: what commands to type
+/// next end with.
+pub(crate) fn render(error: &anyhow::Error, config_args: &str) -> String {
     let paint = |style: Style, word: &str| format!("{style}{word}:{style:#}");
     let mut text = String::new();
     for (n, cause) in causes(error).into_iter().enumerate() {
@@ -208,7 +223,7 @@ pub(crate) fn render(error: &anyhow::Error) -> String {
         }
     }
     if let Some(hint) = hint_of(error) {
-        text += &format!("\n{} {hint}\n", paint(HINT, "hint"));
+        text += &format!("\n{} {}\n", paint(HINT, "hint"), complete(&hint, config_args));
     }
     text
 }
@@ -236,7 +251,7 @@ mod tests {
     use super::*;
 
     fn plain(error: &anyhow::Error) -> String {
-        anstream::adapter::strip_str(&render(error)).to_string()
+        anstream::adapter::strip_str(&render(error, "")).to_string()
     }
 
     #[test]
@@ -253,6 +268,24 @@ mod tests {
         hint: build the image from the commit that adds 44, or pass --to 43
         ");
         assert_eq!(exit_of(&error), Exit::Usage);
+    }
+
+    #[test]
+    fn a_command_to_type_next_is_complete() {
+        let config_args = " --config 'my fleet.toml'";
+        assert_eq!(
+            complete(
+                "--queue waits; `herder cancel 7f3a` ends it; set `budget`",
+                config_args
+            ),
+            format!("--queue waits; `herder cancel 7f3a{config_args}` ends it; set `budget`")
+        );
+        let already = format!("`herder runs{config_args}` lists them");
+        assert_eq!(complete(&already, config_args), already);
+        assert_eq!(
+            complete("`herder runs` lists them", ""),
+            "`herder runs` lists them"
+        );
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub(crate) async fn wait(
     match end {
         End::Over(run) => {
             follower.sum_up(&run).await?;
-            conclude(&pool, &run, config_args).await;
+            conclude(&pool, &run, follow.local, config_args).await;
             Ok(Waited {
                 exit: Exit::of_run(run.state),
                 over: Some(run),

@@ -62,9 +62,10 @@ fn expand_text(
     directory: &Path,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<String, ConfigError> {
-    let missing = |what: String| ConfigError::Missing {
+    let missing = |what: String, hint| ConfigError::Missing {
         key: key.into(),
         what,
+        hint,
     };
     let mut out = String::new();
     let mut rest = text;
@@ -78,22 +79,26 @@ fn expand_text(
         }
         let end = after
             .find('}')
-            .ok_or_else(|| missing("a closing `}` after `${`".into()))?;
+            .ok_or_else(|| missing("a closing `}` after `${`".into(), "write `$${` for `${` itself"))?;
         out.push_str(before);
         let name = &after[..end];
         match name.strip_prefix("file:") {
             Some(file) => {
-                let content = std::fs::read_to_string(directory.join(file))
-                    .map_err(|e| missing(format!("the file {file}, which cannot be read: {e}")))?;
+                let content = std::fs::read_to_string(directory.join(file)).map_err(|e| {
+                    let what = format!("the file {file}, which cannot be read: {e}");
+                    missing(
+                        what,
+                        "correct its path, which is relative to the config, or make it readable",
+                    )
+                })?;
                 out.push_str(content.trim_end_matches(['\r', '\n']));
             }
             None => {
                 let found = env(name);
-                out.push_str(
-                    &found.ok_or_else(|| {
-                        missing(format!("the environment variable {name}, which is not set"))
-                    })?,
-                );
+                out.push_str(&found.ok_or_else(|| {
+                    let what = format!("the environment variable {name}, which is not set");
+                    missing(what, "set it, or write the value into the config")
+                })?);
             }
         }
         rest = &after[end + 1..];

@@ -10,10 +10,10 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::{
-    Config, NO_TIMEOUT, RolloutConfig, RunnerConfig, ServerConfig, TIMEOUTS, TenantsConfig, WorkerConfig,
-    expand::expand_all,
+    Config, MOST_CONNECTIONS, NO_TIMEOUT, RolloutConfig, RunnerConfig, ServerConfig, TIMEOUTS, TenantsConfig,
+    WorkerConfig, expand::expand_all,
 };
-use crate::domain::wave::Amount;
+use crate::{domain::wave::Amount, nearest::did_you_mean, secret::shown};
 
 /// What is wrong with a config.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +41,8 @@ pub enum ConfigError {
         key: String,
         /// What is not there.
         what: String,
+        /// What to do about it.
+        hint: &'static str,
     },
     /// A section is wrong.
     #[error("[{section}] {message}")]
@@ -104,18 +106,17 @@ impl Config {
         })?;
         let private_variables = expand_all(&mut table, directory, env)?;
         if let Some(unknown) = table.keys().find(|k| !SECTIONS.contains(&k.as_str())) {
-            let known = SECTIONS.map(str::to_owned);
-            let message = format!("unknown section{}", did_you_mean(unknown, &known));
-            return Err(ConfigError::Section {
-                section: unknown.clone(),
-                message,
-            });
+            let message = match did_you_mean(unknown, SECTIONS.into_iter()) {
+                none if none.is_empty() => format!("unknown section; there are {}", SECTIONS.join(", ")),
+                nearest => format!("unknown section{nearest}"),
+            };
+            return Err(wrong(unknown, message));
         }
         let servers: BTreeMap<String, Value> = section(&mut table, "servers", true)?;
         let mut config = Self {
             path: path.to_owned(),
             control: section(&mut table, "control", false)?,
-            tenants: section(&mut table, "tenants", false)?,
+            tenants: tagged(&mut table, "tenants", "source")?,
             servers: servers
                 .into_iter()
                 .map(|(name, value)| {
@@ -123,7 +124,7 @@ impl Config {
                     Ok((name, decode::<ServerConfig>(&section, value)?))
                 })
                 .collect::<Result<_, ConfigError>>()?,
-            runner: section(&mut table, "runner", false)?,
+            runner: tagged(&mut table, "runner", "kind")?,
             limits: section(&mut table, "limits", true)?,
             rollout: section::<RolloutConfig>(&mut table, "rollout", true)?,
             worker: section(&mut table, "worker", true)?,
@@ -159,12 +160,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |section: &str, message: &str| {
-            Err(ConfigError::Section {
-                section: section.into(),
-                message: message.into(),
-            })
-        };
+        let wrong = |section: &str, message: &str| Err(wrong(section, message));
         let WorkerConfig {
             concurrency,
             heartbeat,
@@ -204,6 +200,15 @@ impl Config {
         if let Some((name, _)) = self.servers.iter().find(|(_, server)| is_zero(server.budget)) {
             return wrong(&format!("servers.{name}"), "`budget` must be at least 1");
         }
+        let too_many = |amount| matches!(amount, Some(Amount::Count(n)) if n > MOST_CONNECTIONS);
+        if let Some((name, _)) = self.servers.iter().find(|(_, server)| too_many(server.budget)) {
+            return wrong(
+                &format!("servers.{name}"),
+                &format!(
+                    "`budget` must be at most {MOST_CONNECTIONS}, the most connections that PostgreSQL can have"
+                ),
+            );
+        }
         if is_zero(self.rollout.wave) {
             return wrong(
                 "rollout",
@@ -226,21 +231,59 @@ fn section<T: DeserializeOwned>(table: &mut Table, name: &str, optional: bool) -
     match table.remove(name) {
         Some(value) => decode(name, value),
         None if optional => decode(name, Value::Table(Table::new())),
-        None => Err(ConfigError::Section {
-            section: name.into(),
-            message: "the section is missing; `herder init` creates a config with all sections".into(),
-        }),
+        None => Err(wrong(
+            name,
+            "the section is missing; `herder init` creates a config with all sections",
+        )),
     }
 }
 
 fn decode<T: DeserializeOwned>(section: &str, value: Value) -> Result<T, ConfigError> {
-    value.try_into().map_err(|e: toml::de::Error| {
-        let message = e.message().trim();
-        ConfigError::Section {
-            section: section.into(),
-            message: without_value(&with_nearest(message)),
-        }
-    })
+    value.try_into().map_err(|error| complaint(section, None, &error))
+}
+
+/// One of several kinds of a section, which the value of `tag` names. `kind = "sql"` beside other keys is read as a section
+/// `sql` with these keys: of what serde itself takes for tagged, it knows no keys.
+fn tagged<T: DeserializeOwned>(table: &mut Table, name: &str, tag: &'static str) -> Result<T, ConfigError> {
+    let mut keys: Table = section(table, name, false)?;
+    let kind = match keys.remove(tag) {
+        Some(Value::String(kind)) => shown(&kind),
+        Some(_) => return Err(wrong(name, format!("`{tag}`: expected a string"))),
+        None => return Err(wrong(name, format!("missing field `{tag}`"))),
+    };
+    let whole = Table::from_iter([(kind.clone(), Value::Table(keys))]);
+    Value::Table(whole)
+        .try_into()
+        .map_err(|error| complaint(name, Some((tag, &kind)), &error))
+}
+
+fn wrong(section: &str, message: impl Into<String>) -> ConfigError {
+    ConfigError::Section {
+        section: section.into(),
+        message: message.into(),
+    }
+}
+
+/// What serde says of a section, with the key that it is about.
+fn complaint(section: &str, kind: Option<(&str, &str)>, error: &toml::de::Error) -> ConfigError {
+    let message = without_value(&with_nearest(error.message().trim()));
+    // The only way to them: `in `a.b`` is its last line, where a value is wrong.
+    let text = error.to_string();
+    let path = text
+        .trim_end()
+        .rsplit_once("\nin `")
+        .map(|(_, keys)| keys.trim_end_matches('`'));
+    let key = match (path, kind) {
+        (None, Some((tag, _))) if message.starts_with("unknown variant") => Some(tag),
+        (Some(path), Some((_, kind))) => path
+            .strip_prefix(kind)
+            .map_or(Some(path), |rest| rest.strip_prefix('.')),
+        (path, _) => path,
+    };
+    match key {
+        Some(key) => wrong(section, format!("`{key}`: {message}")),
+        None => wrong(section, message),
+    }
 }
 
 /// A URL that stands in the wrong place must not be repeated: serde would, in `invalid type: string "…", expected …`.
@@ -257,30 +300,34 @@ fn without_value(message: &str) -> String {
         if let Some(rest) = message.strip_prefix(&begin)
             && let Some((_, expected)) = rest.rsplit_once("\", expected ")
         {
-            return format!("expected {expected}, found a string");
+            return format!("expected {}, found a string", in_words(expected));
         }
     }
-    message.to_owned()
+    match message.rsplit_once("expected ") {
+        Some((before, expected)) => format!("{before}expected {}", in_words(expected)),
+        None => message.to_owned(),
+    }
 }
 
-/// Adds the nearest of the names that serde lists in ``unknown field `x`, expected one of `a`, `b` ``.
+/// A type of Rust's as whoever writes a config knows it.
+fn in_words(expected: &str) -> &str {
+    match expected {
+        "i32" | "u32" | "usize" => "a whole number",
+        other => other,
+    }
+}
+
+/// Puts the nearest of the names that serde lists in ``unknown field `x`, expected one of `a`, `b` `` in the place of the list.
 fn with_nearest(message: &str) -> String {
-    let names: Vec<String> = message.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    let names: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     match (message.split_once(", expected"), names.split_first()) {
         (Some((unknown, _)), Some((name, known))) if message.starts_with("unknown ") => {
-            format!("{unknown}{}", did_you_mean(name, known))
+            match did_you_mean(name, known.iter().copied()) {
+                none if none.is_empty() => message.to_owned(),
+                nearest => format!("{unknown}{nearest}"),
+            }
         }
         _ => message.to_owned(),
-    }
-}
-
-fn did_you_mean(name: &str, known: &[String]) -> String {
-    let nearest = known
-        .iter()
-        .max_by(|a, b| strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b)));
-    match nearest {
-        Some(nearest) => format!("; the nearest known one is `{nearest}`"),
-        None => String::new(),
     }
 }
 
@@ -363,16 +410,29 @@ mod tests {
             ),
             (
                 "[control]\nurl = ['postgresql://u:hunter2@h/d']",
-                "[control] invalid type: sequence",
+                "[control] `url`: invalid type: sequence",
             ),
             (
                 "[control]\nurl = 'postgresql://h/d'\n[limits]\nmax_attempts = 'postgresql://u:hunter2@h/d'",
-                "[limits] expected i32, found a string",
+                "[limits] `max_attempts`: expected a whole number, found a string",
+            ),
+            (
+                "tenants = 'postgresql://u:hunter2@h/d'\n[control]\nurl = 'postgresql://h/d'",
+                "[tenants] must be a section",
+            ),
+            (
+                "[control]\nurl = 'postgresql://h/d'\n[tenants]\nsource = 'postgresql://u:hunter2@h/d'",
+                "[tenants] `source`: unknown variant",
             ),
         ] {
+            let rest = if text.contains("tenants") {
+                "[servers.main]"
+            } else {
+                "[tenants]"
+            };
             let complaint = complaint(&format!(
                 "{text}\n{}",
-                &MINIMAL[MINIMAL.find("[tenants]").expect("it")..]
+                &MINIMAL[MINIMAL.find(rest).expect("it")..]
             ));
             assert!(
                 complaint.starts_with(words) && !complaint.contains("hunter2"),
@@ -420,7 +480,7 @@ mod tests {
         }
         assert_eq!(
             complaint("events = [\"finished\"]"),
-            "[notify] unknown variant `finished`; the nearest known one is `finish`"
+            "[notify] `events`: unknown variant `finished`; did you mean `finish`?"
         );
         assert_eq!(
             complaint("timeout = \"0s\""),
@@ -432,15 +492,15 @@ mod tests {
     fn complaints_name_section_key_and_nearest() {
         assert_eq!(
             complaint(&MINIMAL.replace("kind = \"sql\"", "kind = \"sql\"\ndirectry = \"x\"")),
-            "[runner] unknown field `directry`; the nearest known one is `directory`"
+            "[runner] unknown field `directry`; did you mean `directory`?"
         );
         assert_eq!(
             complaint(&MINIMAL.replace("kind = \"sql\"", "kind = \"sqll\"")),
-            "[runner] unknown variant `sqll`; the nearest known one is `sql`"
+            "[runner] `kind`: unknown variant `sqll`; did you mean `sql`?"
         );
         assert_eq!(
             complaint(&format!("{MINIMAL}\n[limit]")),
-            "[limit] unknown section; the nearest known one is `limits`"
+            "[limit] unknown section; did you mean `limits`?"
         );
         assert_eq!(
             complaint(&MINIMAL.replace("${HERDER", "${NOPE")),
@@ -448,8 +508,54 @@ mod tests {
         );
         assert_eq!(
             complaint(&format!("{MINIMAL}\n[limits]\nbackoff = \"soon\"")),
-            "[limits] `soon` is not a duration like \"3s\": expected number at 0"
+            "[limits] `backoff`: `soon` is not a duration like \"3s\": expected number at 0"
         );
+        for (from, to, said) in [
+            (
+                "source = \"file\"",
+                "source = \"nope\"",
+                "[tenants] `source`: unknown variant `nope`, expected one of `sql`, `file`, `schemas`, `databases`, `fastapi-tenancy`",
+            ),
+            ("source = \"file\"", "", "[tenants] missing field `source`"),
+            ("path = \"tenants.csv\"", "", "[tenants] missing field `path`"),
+            (
+                "path = \"tenants.csv\"",
+                "path = 3",
+                "[tenants] `path`: invalid type: integer `3`, expected path string",
+            ),
+            (
+                "kind = \"sql\"",
+                "kind = \"sql\"\n[limits]\nlock_timeout = 3",
+                "[limits] `lock_timeout`: invalid type: integer `3`, expected a string",
+            ),
+            (
+                "kind = \"sql\"",
+                "kind = \"sql\"\n[worker]\nconcurrency = -1",
+                "[worker] `concurrency`: invalid value: integer `-1`, expected a whole number",
+            ),
+            (
+                "kind = \"sql\"",
+                "kind = \"sql\"\n[zebra]",
+                "[zebra] unknown section; there are control, tenants, servers, runner, limits, rollout, worker, notify",
+            ),
+            (
+                "\"25%\"",
+                "99999999999",
+                "[servers.main] `budget`: `99999999999` is not between 0 and 4294967295",
+            ),
+            (
+                "\"25%\"",
+                "\"101%\"",
+                "[servers.main] `budget`: `101%` is not between 0% and 100%",
+            ),
+            (
+                "\"25%\"",
+                "true",
+                "[servers.main] `budget`: expected a number or a percentage like \"50%\"",
+            ),
+        ] {
+            assert_eq!(complaint(&MINIMAL.replace(from, to)), said);
+        }
         for (key, value) in [
             ("lock_timeout", "500us"),
             ("lock_timeout", "0s"),
@@ -472,6 +578,10 @@ mod tests {
                 "[servers.main] `budget` must be at least 1"
             );
         }
+        assert_eq!(
+            complaint(&MINIMAL.replace("\"25%\"", "262144")),
+            "[servers.main] `budget` must be at most 262143, the most connections that PostgreSQL can have"
+        );
         assert_eq!(
             complaint(&format!("{MINIMAL}\n[rollout]\nwave = 0")),
             "[rollout] `wave` must be at least 1; without it, all remaining tenants are one wave"

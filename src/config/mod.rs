@@ -116,6 +116,10 @@ pub const TIMEOUTS: RangeInclusive<Duration> =
 /// What to say of a timeout that is not one of [`TIMEOUTS`].
 pub const NO_TIMEOUT: &str = "between 1ms and 2147483647ms (24 days), the range that PostgreSQL can enforce";
 
+/// The most connections that a PostgreSQL server can have: the upper end of `max_connections`. Each one of a budget is a row
+/// of ours.
+pub const MOST_CONNECTIONS: u32 = 262_143;
+
 impl LimitsConfig {
     /// The delays between attempts.
     pub fn backoff(&self) -> Backoff {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 /// Which tool migrates the tenants.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
 pub enum RunnerConfig {
     /// A live Alembic.
     Alembic(AlembicConfig),

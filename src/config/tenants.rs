@@ -8,7 +8,7 @@ use crate::secret::Secret;
 
 /// Which list.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(tag = "source", rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub enum TenantsConfig {
     /// A query on a catalog database.
     Sql(SqlSourceConfig),

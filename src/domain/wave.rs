@@ -35,6 +35,11 @@ impl Amount {
         self.rounded(total, f64::floor)
     }
 
+    fn count(n: i128) -> Result<Self, String> {
+        let count = u32::try_from(n).map(Self::Count);
+        count.map_err(|_| format!("`{n}` is not between 0 and {}", u32::MAX))
+    }
+
     fn rounded(self, total: usize, round: fn(f64) -> f64) -> usize {
         match self {
             Self::Count(n) => n as usize,
@@ -65,9 +70,10 @@ impl FromStr for Amount {
         match s.trim().strip_suffix('%') {
             Some(p) => match p.trim().parse::<f64>() {
                 Ok(p) if (0.0..=100.0).contains(&p) => Ok(Self::Percent(p)),
-                _ => Err(wrong()),
+                Ok(_) => Err(format!("`{}` is not between 0% and 100%", s.trim())),
+                Err(_) => Err(wrong()),
             },
-            None => s.trim().parse().map(Self::Count).map_err(|_| wrong()),
+            None => s.trim().parse().map_err(|_| wrong()).and_then(Self::count),
         }
     }
 }
@@ -86,13 +92,13 @@ impl<'de> Deserialize<'de> for Amount {
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum Raw {
-            Number(u32),
+            Number(i64),
             Text(String),
         }
         match Raw::deserialize(d)
             .map_err(|_| serde::de::Error::custom("expected a number or a percentage like \"50%\""))?
         {
-            Raw::Number(n) => Ok(Self::Count(n)),
+            Raw::Number(n) => Self::count(n.into()).map_err(serde::de::Error::custom),
             Raw::Text(t) => t.parse().map_err(serde::de::Error::custom),
         }
     }

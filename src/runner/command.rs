@@ -281,6 +281,7 @@ fn history<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Arc<History>,
         depends_on: Vec::new(),
         label: String::new(),
         file: None,
+        down_file: None,
         checksum: None,
     });
     Ok(Arc::new(History::new(revisions.collect(), LedgerForm::Heads)?))

@@ -215,6 +215,8 @@ pub struct Event {
     pub tenant: String,
     /// The job, to order events of one moment.
     pub job: JobId,
+    /// The job's wave.
+    pub wave: i32,
     /// The attempt's number.
     pub epoch: Epoch,
     /// An outcome, or failed, retried, snoozed, returned, rescued, skipped, cancelled.
@@ -244,7 +246,7 @@ pub async fn events(
     since: Option<DateTime<Utc>>,
 ) -> Result<Vec<Event>, StoreError> {
     let rows = sqlx::query!(
-        r#"select attempt.ended_at as "at!", tenant, job.id, attempt.epoch, attempt.result as "result!",
+        r#"select attempt.ended_at as "at!", tenant, job.id, wave, attempt.epoch, attempt.result as "result!",
                   extract(epoch from attempt.ended_at - attempt.started_at)::float8 as "seconds!",
                   attempt.from_revision, coalesce(attempt.to_revision, job.to_revision) as "to",
                   attempt.error as "error: Json<JobError>", attempts, state as "state: JobState", ready_at
@@ -266,6 +268,7 @@ pub async fn events(
             at: r.at,
             tenant: r.tenant,
             job: r.id,
+            wave: r.wave,
             epoch: r.epoch,
             result: r.result,
             seconds: r.seconds,

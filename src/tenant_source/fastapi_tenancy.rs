@@ -238,8 +238,9 @@ fn warn_of_strange(rows: &[TenantRow]) {
         .collect();
     warn!(
         tenant.id = %first.id, count = rows.len(),
-        "{} tenants are left out, `{}` among them: fastapi-tenancy has no such status as {}; it knows {}",
-        rows.len(), first.id.escape_debug(), counts.join(", "), STATUSES.join(", ")
+        "{} left out, `{}` among them: fastapi-tenancy has no such status as {}; it knows {}",
+        if rows.len() == 1 { "1 tenant is".to_owned() } else { format!("{} tenants are", rows.len()) },
+        first.id.escape_debug(), counts.join(", "), STATUSES.join(", ")
     );
 }
 

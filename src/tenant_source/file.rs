@@ -15,9 +15,7 @@ use async_trait::async_trait;
 use serde_json::{Map, Value};
 
 use super::{Listed, TenantSource, TenantSourceError, field_of, labels_of_object};
-use crate::{config::FileConfig, nearest::did_you_mean};
-
-const FORMATS: [&str; 5] = ["csv", "json", "yaml", "yml", "toml"];
+use crate::config::FileConfig;
 
 /// Reads the file.
 pub struct FileSource {
@@ -107,8 +105,7 @@ impl Format {
             Some("yaml" | "yml") => Ok(Self::Yaml),
             Some("toml") => Ok(Self::Toml),
             Some(other) if config.format.is_some() => Err(TenantSourceError::Config(format!(
-                "`format` is csv, json, yaml or toml, not `{other}`{}",
-                did_you_mean(other, FORMATS.into_iter())
+                "`format` is csv, json, yaml or toml, not `{other}`"
             ))),
             _ => Err(TenantSourceError::Config(format!(
                 "the extension of {} is not a known format: add `format = \"csv\"`, or json, yaml or toml",
@@ -499,7 +496,7 @@ mod tests {
         );
         assert_eq!(
             format("t", Some("jsno")),
-            Err("[tenants] `format` is csv, json, yaml or toml, not `jsno`; did you mean `json`?".into())
+            Err("[tenants] `format` is csv, json, yaml or toml, not `jsno`".into())
         );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use crate::fleet::{Fleet, Setup, ask, tell};
+use crate::fleet::{Fleet, Setup, Worker, ask, tell};
 
 /// A fleet of three whose tenants' ledger is what `echo` says.
 async fn by_command(more: &str) -> Fleet {
@@ -153,4 +153,26 @@ async fn a_schema_of_somebody_else_is_not_set_up() {
     }
     fleet.herder(&["setup"]).await.expect(0);
     fleet.herder(&["setup"]).await.expect(0);
+}
+
+#[tokio::test]
+async fn a_worker_refuses_an_odd_name_and_takes_no_notice_of_empty_variables() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let empty = [
+        "HERDER_CONFIG",
+        "HERDER_CONCURRENCY",
+        "HERDER_LISTEN",
+        "HERDER_DRAIN_TIMEOUT",
+        "HERDER_WORKER_NAME",
+        "HERDER_LOG_FORMAT",
+    ];
+    let empty = empty.map(|name| (name, ""));
+    for (args, words) in [
+        (&[][..], "cannot read the config herder.toml"),
+        (&["--name", "a\nb"], "must be text on one line"),
+        (&["--name", ""], "must be text on one line"),
+    ] {
+        let worker = Worker::start(dir.path(), dir.path().join("log"), args, &empty);
+        worker.says(words).await;
+    }
 }

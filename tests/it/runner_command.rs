@@ -192,7 +192,7 @@ async fn a_config_that_cannot_work_is_refused_before_any_tenant_is_touched() {
     );
     assert_eq!(
         complaint(&|c| c.command.push("{schemas}".into())),
-        "[runner] `command`: unknown placeholder `{schemas}`; the nearest known one is `{schema}`"
+        "[runner] `command`: unknown placeholder `{schemas}`; did you mean `schema`?"
     );
     assert_eq!(
         complaint(&|c| c.current_command.clear()),

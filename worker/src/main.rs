@@ -5,7 +5,7 @@ mod http;
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use clap::{Parser, ValueEnum};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, ValueEnum, builder::Resettable};
 use herder::{
     config::Config,
     flow::{
@@ -70,7 +70,7 @@ struct Args {
     #[arg(long, env = "HERDER_DRAIN_TIMEOUT", value_name = "DURATION", value_parser = humantime::parse_duration)]
     drain_timeout: Option<Duration>,
     /// Name of this worker in logs and in `herder status` [default: the host name].
-    #[arg(long, env = "HERDER_WORKER_NAME", value_name = "NAME")]
+    #[arg(long, env = "HERDER_WORKER_NAME", value_name = "NAME", value_parser = name)]
     name: Option<String>,
     /// Format of the log on standard error. RUST_LOG selects what is logged.
     #[arg(long, env = "HERDER_LOG_FORMAT", default_value = "text")]
@@ -85,8 +85,25 @@ enum LogFormat {
     Json,
 }
 
+/// A variable that is set to nothing counts as not set: a compose file's `${X:-}` makes such.
+fn unless_empty(arg: Arg) -> Arg {
+    match arg.get_env().and_then(std::env::var_os) {
+        Some(value) if value.is_empty() => arg.env(Resettable::Reset),
+        _ => arg,
+    }
+}
+
+/// A name that can stand in a line of the log.
+fn name(text: &str) -> Result<String, String> {
+    match text.trim().is_empty() || text.contains(char::is_control) {
+        true => Err("must be text on one line".into()),
+        false => Ok(text.to_owned()),
+    }
+}
+
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let matches = Args::command().mut_args(unless_empty).get_matches();
+    let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let telemetry = Telemetry::start(log(args.log_format), filter(), "herder-worker");
     let ran = tokio::runtime::Runtime::new()
         .context("cannot start the runtime")

@@ -12,6 +12,7 @@ use super::Setting;
 use crate::{
     args, confirm, control,
     exit::Exit,
+    follow,
     news::News,
     output,
     problem::Problem,
@@ -41,11 +42,15 @@ pub(crate) async fn run(setting: &Setting, args: &args::Cancel) -> anyhow::Resul
         confirm::on_terminal("cancel")?;
         if !confirm::asked(&question, None)? {
             output::say("Nothing was done");
-            return Ok(Exit::Done);
+            return Ok(Exit::Interrupted);
         }
     }
     if store::run::cancel(&pool, id).await? {
         output::say(&format!("Cancelled run {name}"));
+        // It is cancelled: what cannot be said now must not read as if it were not.
+        if let Ok(run) = control::view_run(&pool, id).await {
+            let _ = follow::warn_of_unended(&pool, &run).await;
+        }
         News::of(&config.notify, &pool, id).told().await;
     } else {
         output::say(&format!("Run {name} ended before it could be cancelled"));

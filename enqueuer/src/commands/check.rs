@@ -99,6 +99,9 @@ pub(crate) async fn run(setting: &Setting, args: &Output) -> anyhow::Result<Exit
         }
         Err(error) => checks.push(Finding::problem("config", error)),
     }
+    for hint in checks.iter_mut().filter_map(|check| check.hint.as_mut()) {
+        *hint = problem::complete(hint, &setting.config_args());
+    }
     let ok = checks.iter().all(|check| check.result != Level::Problem);
     let report = Report { ok, checks };
     if args.is_json() {

@@ -1,7 +1,7 @@
 //! `herder init`: a commented config to start from.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Write},
     path::Path,
 };
@@ -22,18 +22,26 @@ pub(crate) fn run(setting: &Setting, args: &Init) -> anyhow::Result<Exit> {
 
 fn write(path: &Path, force: bool) -> anyhow::Result<()> {
     let cannot = || format!("cannot write {}", path.display());
-    if force {
-        return fs::write(path, TEMPLATE).with_context(cannot);
-    }
-    // Not "look, then write": two of us would both find nothing.
-    let mut file = File::create_new(path).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => Problem::usage(format!("{} already exists", path.display()))
-            .hint("--force replaces it; `herder init PATH` writes elsewhere")
-            .into(),
-        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::IsADirectory => {
-            Problem::usage(cannot()).caused_by(error).into()
-        }
-        _ => anyhow::Error::new(error).context(cannot()),
-    })?;
+    let mut options = File::options();
+    match force {
+        true => options.create(true).truncate(true),
+        // Not "look, then write": two of us would both find nothing.
+        false => options.create_new(true),
+    };
+    let mut file = options
+        .write(true)
+        .open(path)
+        .map_err(|error| match error.kind() {
+            _ if path.is_dir() => Problem::usage(format!("{} is a folder", path.display()))
+                .hint("`herder init PATH` takes the path of the file")
+                .into(),
+            io::ErrorKind::AlreadyExists => Problem::usage(format!("{} already exists", path.display()))
+                .hint("--force replaces it; `herder init PATH` writes elsewhere")
+                .into(),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied => {
+                Problem::usage(cannot()).caused_by(error).into()
+            }
+            _ => anyhow::Error::new(error).context(cannot()),
+        })?;
     file.write_all(TEMPLATE.as_bytes()).with_context(cannot)
 }

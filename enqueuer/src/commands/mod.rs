@@ -33,7 +33,7 @@ use herder::{
 use sqlx::PgPool;
 
 use crate::{
-    args::{Cli, Command, Global, RunArg},
+    args::{Command, Global, RunArg},
     control,
     exit::Exit,
     signals::Interrupts,
@@ -55,7 +55,7 @@ pub(crate) struct Setting {
 }
 
 impl Setting {
-    fn new(global: &Global) -> Self {
+    pub(crate) fn new(global: &Global) -> Self {
         let from_env = std::env::var_os("HERDER_CONFIG").map(PathBuf::from);
         Self {
             given: global.config.is_some() && global.config != from_env,
@@ -98,7 +98,7 @@ impl Setting {
     }
 
     /// The end of a command to type next: ` --config x.toml`, or nothing.
-    fn config_args(&self) -> String {
+    pub(crate) fn config_args(&self) -> String {
         match self.given {
             true => config_args(&self.path),
             false => String::new(),
@@ -139,11 +139,7 @@ pub(crate) async fn unless_interrupted<T>(
 }
 
 /// Does what the command line says.
-pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
-    dispatch(&Setting::new(&cli.global), cli.command).await
-}
-
-async fn dispatch(setting: &Setting, command: Command) -> anyhow::Result<Exit> {
+pub(crate) async fn run(setting: &Setting, command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Init(args) => init::run(setting, &args),
         Command::Setup(args) => setup::run(setting, &args).await,

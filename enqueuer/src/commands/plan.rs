@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 use herder::{
     domain::{
         plan::{self, PlanStep, StepForm},
-        revision::{Direction, Target},
+        revision::{Direction, Revision, Target},
     },
     flow::enqueue::{self, EnqueueError, Plan, Planned},
     session::literal,
 };
 use serde::Serialize;
 
-use super::{Setting, start::cannot};
+use super::{
+    Setting,
+    start::{cannot, must_lead},
+};
 use crate::{args, exit::Exit, output, render, signals::Interrupts};
 
 /// What a run would do.
@@ -92,8 +95,11 @@ pub(crate) struct Unknown {
 }
 
 pub(crate) async fn run(setting: &Setting, args: &args::Plan) -> anyhow::Result<Exit> {
-    let cx = setting.context(None).await?;
     let direction = args.to.direction(args.downgrade);
+    must_lead(direction, &args.to, || {
+        "leave out --downgrade, or name a target with --to".into()
+    })?;
+    let cx = setting.context(None).await?;
     let args::Selection { only, exclude } = &args.selection;
     let planned = enqueue::plan(&cx, direction, &args.to, only, exclude);
     let plan = match super::unless_interrupted(&cx, &mut Interrupts::new()?, planned).await {
@@ -129,7 +135,7 @@ fn report(plan: &Plan, direction: Direction, target: &Target, sql: bool) -> Repo
         revision: plan.target.clone().flatten(),
         current,
         pending: plan.tenants.len() - current - unknown.len(),
-        groups: groups(plan, sql),
+        groups: groups(plan, direction, sql),
         unknown,
         schema_placeholder: plan::SCHEMA,
     }
@@ -148,7 +154,7 @@ struct Key<'a> {
 }
 
 /// In the order in which a way first appears among the tenants.
-fn groups(plan: &Plan, sql: bool) -> Vec<Group> {
+fn groups(plan: &Plan, direction: Direction, sql: bool) -> Vec<Group> {
     let mut index: BTreeMap<Key<'_>, usize> = BTreeMap::new();
     let mut groups: Vec<Group> = Vec::new();
     for planned in plan.tenants.iter().filter(|p| p.unknown.is_none()) {
@@ -169,7 +175,11 @@ fn groups(plan: &Plan, sql: bool) -> Vec<Group> {
                 to: planned.to.clone(),
                 tenants: Vec::new(),
                 current: planned.current,
-                pending: planned.pending.iter().map(|id| pending(plan, id)).collect(),
+                pending: planned
+                    .pending
+                    .iter()
+                    .map(|id| pending(plan, direction, id))
+                    .collect(),
                 by,
                 why: offer.and_then(Result::err).map(str::to_owned),
                 plan: by_plan.map(plan::Plan::id),
@@ -209,12 +219,16 @@ fn ended(sql: &str) -> String {
     }
 }
 
-fn pending(plan: &Plan, id: &str) -> Pending {
+fn pending(plan: &Plan, direction: Direction, id: &str) -> Pending {
     let revision = plan.history.get(id);
+    let file = |r: &Revision| match direction {
+        Direction::Upgrade => r.file.clone(),
+        Direction::Downgrade => r.down_file.clone().or_else(|| r.file.clone()),
+    };
     Pending {
         id: id.to_owned(),
         label: revision.map(|r| r.label.clone()).unwrap_or_default(),
-        file: revision.and_then(|r| r.file.clone()),
+        file: revision.and_then(file),
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) async fn run(setting: &Setting, args: &args::Prune) -> anyhow::Result
         );
         if !confirm::asked(&question, None)? {
             output::say("Nothing was done");
-            return Ok(Exit::Done);
+            return Ok(Exit::Interrupted);
         }
     }
     let (mut gone, mut jobs) = (0_u64, 0);

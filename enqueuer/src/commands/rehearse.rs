@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{
     Setting,
     plan::{Unknown, unknown},
-    start::cannot,
+    start::{cannot, must_lead},
 };
 use crate::{args, exit::Exit, output, render, signals::Interrupts};
 
@@ -54,8 +54,11 @@ impl Report {
 }
 
 pub(crate) async fn run(setting: &Setting, args: &args::Rehearse) -> anyhow::Result<Exit> {
-    let cx = setting.context(None).await?;
     let direction = args.to.direction(args.downgrade);
+    must_lead(direction, &args.to, || {
+        "leave out --downgrade, or name a target with --to".into()
+    })?;
+    let cx = setting.context(None).await?;
     let options = Options {
         sample: (!args.all).then_some(args.sample as usize),
         lock_timeout: args.lock_timeout,

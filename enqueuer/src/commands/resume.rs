@@ -10,7 +10,7 @@ use crate::{
     args::{Follow, GoOn},
     control,
     exit::Exit,
-    follow::Follower,
+    follow::{self, Follower},
     news::News,
     output,
     problem::Problem,
@@ -42,6 +42,9 @@ pub(crate) async fn resume(setting: &Setting, args: &GoOn) -> anyhow::Result<Exi
     // It may have been over with that: then nobody else tells.
     let news = News::of(&config.notify, &pool, id);
     if !args.follow.waits() {
+        if run.open() > 0 {
+            let _ = follow::warn_of_unserved(&pool, id, &config_args).await;
+        }
         output::hint(&format!("`herder watch {name}{config_args}` follows it"));
         news.told().await;
         return Ok(Exit::Done);

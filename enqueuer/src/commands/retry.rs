@@ -7,8 +7,16 @@ use herder::{
 
 use super::{Setting, start::cannot};
 use crate::{
-    args::GoOn, control, exit::Exit, follow::Follower, news::News, output, problem::Problem,
-    render::words::count, signals::Interrupts, work,
+    args::GoOn,
+    control,
+    exit::Exit,
+    follow::{self, Follower},
+    news::News,
+    output,
+    problem::Problem,
+    render::words::count,
+    signals::Interrupts,
+    work,
 };
 
 pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit> {
@@ -53,15 +61,21 @@ pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit
         }
         _ => {
             let resumed = match run.state {
-                RunState::Paused => "; it was paused, and goes on with its other tenants, too",
-                _ => "",
+                state @ (RunState::Paused | RunState::Halted) if run.open() > 0 => {
+                    format!("; it was {state}, and goes on with its other tenants, too")
+                }
+                _ => String::new(),
             };
-            let retried = count(retried, "tenant");
-            output::say(&format!("Retrying {retried} of run {name}{resumed}"));
+            let tenants = count(retried, "tenant");
+            output::say(&format!("Retrying {tenants} of run {name}{resumed}"));
             format!("`herder watch {name}{config_args}` follows it")
         }
     };
     if !args.follow.waits() {
+        // The tenants are ready: what cannot be said now must not read as if they were not.
+        if retried > 0 {
+            let _ = follow::warn_of_unserved(&cx.pool, id, &config_args).await;
+        }
         output::hint(&next);
         return Ok(Exit::Done);
     }

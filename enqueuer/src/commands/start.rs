@@ -55,24 +55,34 @@ struct Report {
 }
 
 pub(crate) async fn upgrade(setting: &Setting, args: Upgrade) -> anyhow::Result<Exit> {
-    if args.to.direction(false) == Direction::Downgrade {
-        return Err(Problem::usage(format!("`{}` is a downgrade target", args.to))
-            .hint(format!("use `herder downgrade --to {}`", args.to))
-            .into());
-    }
+    must_lead(Direction::Upgrade, &args.to, || {
+        format!("use `herder downgrade --to {}`", args.to)
+    })?;
     start(setting, Direction::Upgrade, args.to, args.start).await
 }
 
 pub(crate) async fn downgrade(setting: &Setting, args: Downgrade) -> anyhow::Result<Exit> {
-    if matches!(args.to, Target::Head | Target::Relative(0..)) {
-        return Err(Problem::usage(format!("`{}` is an upgrade target", args.to))
-            .hint(format!("use `herder upgrade --to {}`", args.to))
-            .into());
-    }
+    must_lead(Direction::Downgrade, &args.to, || {
+        format!("use `herder upgrade --to {}`", args.to)
+    })?;
     if !args.start.yes {
         confirm::on_terminal("downgrade")?;
     }
     start(setting, Direction::Downgrade, args.to, args.start).await
+}
+
+/// Refuses a target that can only lead the other way.
+pub(crate) fn must_lead(
+    direction: Direction,
+    target: &Target,
+    hint: impl FnOnce() -> String,
+) -> Result<(), Problem> {
+    let other = match (direction, target) {
+        (Direction::Upgrade, Target::Base | Target::Relative(..0)) => "a downgrade",
+        (Direction::Downgrade, Target::Head | Target::Relative(0..)) => "an upgrade",
+        _ => return Ok(()),
+    };
+    Err(Problem::usage(format!("`{target}` is {other} target")).hint(hint()))
 }
 
 async fn start(setting: &Setting, direction: Direction, target: Target, args: Start) -> anyhow::Result<Exit> {
@@ -90,18 +100,12 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
     let mut interrupts = Interrupts::new()?;
     let enqueued = loop {
         // Again after each wait: the run in front may have changed what there is to undo.
-        if direction == Direction::Downgrade && !args.yes {
-            match confirmed(&cx, &request, &mut interrupts).await? {
-                Some(true) => {}
-                Some(false) => {
-                    output::say("Nothing was done");
-                    return Ok(Exit::Done);
-                }
-                None => {
-                    output::say(NOT_STARTED);
-                    return Ok(Exit::Interrupted);
-                }
-            }
+        if direction == Direction::Downgrade
+            && !args.yes
+            && let Some(exit) = unconfirmed(&cx, &request, &mut interrupts).await?
+        {
+            output::say(NOT_STARTED);
+            return Ok(exit);
         }
         let (span, trace) = traced(&request);
         request.trace = Some(trace);
@@ -226,12 +230,12 @@ fn announce(enqueued: &Enqueued, direction: Direction) {
     ));
 }
 
-/// Says what will happen, and asks. None: it was interrupted.
-async fn confirmed(
+/// Says what will happen, and asks. Some: it is not to happen, and the command ends with this.
+async fn unconfirmed(
     cx: &Context,
     request: &Request,
     interrupts: &mut Interrupts,
-) -> anyhow::Result<Option<bool>> {
+) -> anyhow::Result<Option<Exit>> {
     let survey = enqueue::survey(
         cx,
         request.direction,
@@ -241,7 +245,7 @@ async fn confirmed(
     );
     let plan = match super::unless_interrupted(cx, interrupts, survey).await {
         Ok(plan) => plan,
-        Err(EnqueueError::Stopped) => return Ok(None),
+        Err(EnqueueError::Stopped) => return Ok(Some(Exit::Interrupted)),
         Err(error) => return Err(cannot(cx, CANNOT_START, Some(request.direction), error).await),
     };
     let mut ways: BTreeMap<String, usize> = BTreeMap::new();
@@ -259,7 +263,7 @@ async fn confirmed(
     }
     if open == 0 {
         output::say("No tenant has anything to undo");
-        return Ok(Some(false));
+        return Ok(Some(Exit::Done));
     }
     let mut text = format!("This undoes migrations in {}:\n", count(open as u64, "tenant"));
     for (way, tenants) in ways {
@@ -272,7 +276,8 @@ async fn confirmed(
         );
     }
     text += "Everything that those migrations added is lost, including its data.";
-    confirm::asked_unless_interrupted(&text, Some(open), interrupts).await
+    let yes = confirm::asked_unless_interrupted(&text, Some(open), interrupts).await?;
+    Ok((yes != Some(true)).then_some(Exit::Interrupted))
 }
 
 /// Why something cannot be done with these migrations, and what to do about it. `direction`: where a command was given its
@@ -294,10 +299,17 @@ pub(crate) async fn cannot(
         "{what}: revision {target} is not in {}",
         project(&cx.config.runner)
     ));
+    let word = ["head", "base"]
+        .into_iter()
+        .find(|word| target.eq_ignore_ascii_case(word));
     match newest {
         Some(newest) => problem
             .caused_by(anyhow::anyhow!("the newest revision there is {newest}"))
             .hint(match direction {
+                _ if word.is_some() => format!("did you mean --to {}?", word.unwrap_or_default()),
+                Some(Direction::Upgrade) if target == "0" => {
+                    "`herder downgrade --to 0` undoes all revisions".to_owned()
+                }
                 Some(Direction::Upgrade) => {
                     format!("build from the commit that adds {target}, or pass --to {newest}")
                 }

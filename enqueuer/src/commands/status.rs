@@ -55,6 +55,7 @@ pub(crate) async fn run(setting: &Setting, args: &args::Status) -> anyhow::Resul
         if run.state == RunState::Running {
             follow::warn_of_unserved(&pool, run.id, &setting.config_args()).await?;
         }
+        follow::warn_of_unended(&pool, run).await?;
     }
     Ok(Exit::Done)
 }

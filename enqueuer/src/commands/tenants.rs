@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use herder::{
     domain::{
-        revision::{HistoryError, Target},
+        revision::{Direction, HistoryError},
         tenant::{Isolation, Tenant},
     },
     flow::{
@@ -15,7 +15,10 @@ use herder::{
 };
 use serde::Serialize;
 
-use super::{Setting, start::cannot};
+use super::{
+    Setting,
+    start::{cannot, must_lead},
+};
 use crate::{args, exit::Exit, output, render};
 
 /// All tenants, with sums where their ledgers were read.
@@ -42,7 +45,7 @@ pub(crate) struct Row {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Status {
-    /// Nothing is left to do.
+    /// At the target or beyond it: an upgrade has nothing to do.
     Current,
     /// Something is pending.
     Behind,
@@ -111,9 +114,14 @@ async fn listed(setting: &Setting, args: &args::Tenants) -> anyhow::Result<Repor
 
 /// With their ledgers, as a run would see them.
 async fn inspected(setting: &Setting, args: &args::Tenants) -> anyhow::Result<Report> {
+    let direction = Direction::Upgrade;
+    if let Some(target) = &args.to {
+        must_lead(direction, target, || {
+            format!("`herder plan --to {target}` shows what a downgrade would do")
+        })?;
+    }
     let cx = setting.context(None).await?;
     let args::Selection { only, exclude } = &args.selection;
-    let direction = args.to.as_ref().unwrap_or(&Target::Head).direction(false);
     let plan = match enqueue::survey(&cx, direction, args.to.as_ref(), only, exclude).await {
         Ok(plan) => plan,
         Err(error) => {

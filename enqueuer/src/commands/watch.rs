@@ -32,7 +32,7 @@ pub(crate) async fn run(setting: &Setting, args: &args::Watch) -> anyhow::Result
         End::Over(run) => {
             let exit = Exit::of_run(run.state);
             output::answer(follower.sum_up(&run).await)?;
-            conclude(&pool, &run, &setting.config_args()).await;
+            conclude(&pool, &run, None, &setting.config_args()).await;
             if args.output.is_json() {
                 output::answer(output::json(&status::Report::read(&pool, run, false).await?))?;
             }

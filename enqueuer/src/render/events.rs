@@ -17,7 +17,7 @@ use herder::{
 
 use super::{
     style::{DIM, ERROR, GOOD, WARNING},
-    words::{between, delay, first_line, seconds, way},
+    words::{between, delay, first_line, seconds, upright, way},
 };
 
 /// How wide a tenant's column is at least, and at most: the ids are not known beforehand.
@@ -101,7 +101,7 @@ impl Story {
             seconds: event.seconds,
             number: settles.then(|| self.settled()),
             total: self.total,
-            tenant: event.tenant.clone(),
+            tenant: upright(&event.tenant),
             tenant_width: self.tenant_width,
             what: what(kind, event),
         })
@@ -341,6 +341,7 @@ pub(crate) mod tests {
             at: DateTime::from_timestamp(1_800_000_000 + i64::from(epoch), 0).unwrap_or_default(),
             tenant: tenant.into(),
             job,
+            wave: 0,
             epoch,
             result: result.into(),
             seconds: 1.204,

@@ -21,14 +21,17 @@ const SHOWN: usize = 50;
 
 /// One suite, and a case for each tenant. What is not settled is skipped: it neither passed nor failed.
 pub(crate) fn junit(run: &RunView, jobs: &[JobView]) -> String {
-    let number = |state: fn(JobState) -> bool| jobs.iter().filter(|job| state(job.state)).count();
+    let number = |state: fn(JobState) -> bool| -> usize {
+        let jobs = jobs.iter().filter(|job| state(job.state));
+        jobs.map(|job| 1 + job.members.len()).sum()
+    };
     let failed = number(|state| state == JobState::Failed);
     let skipped = number(|state| !matches!(state, JobState::Failed | JobState::Succeeded));
     let took = between(run.created_at, run.settled_at.unwrap_or(run.created_at)).as_secs_f64();
     let name = xml(&format!("herder {} to {}", run.direction, run.target));
     let sums = format!(
         "tests=\"{}\" failures=\"{failed}\" skipped=\"{skipped}\"",
-        jobs.len()
+        number(|_| true)
     );
     let mut text = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
     let _ = writeln!(text, "<testsuites {sums} errors=\"0\" time=\"{took:.3}\">");
@@ -38,12 +41,18 @@ pub(crate) fn junit(run: &RunView, jobs: &[JobView]) -> String {
         run.id,
         run.created_at.format("%Y-%m-%dT%H:%M:%S")
     );
-    for job in jobs {
+    // Tenants of one place are one job, and each of them has a case.
+    let cases = jobs.iter().flat_map(|job| {
+        std::iter::once(&job.tenant)
+            .chain(&job.members)
+            .map(move |id| (job, id))
+    });
+    for (job, id) in cases {
         let class = xml(&format!("{}.{}", job.server, job.database));
         let seconds = job.seconds.unwrap_or_default();
         let case = format!(
             "    <testcase name=\"{}\" classname=\"{class}\" time=\"{seconds:.3}\"",
-            xml(&job.tenant)
+            xml(id)
         );
         match (job.state, &job.error) {
             (JobState::Succeeded, _) => text += &format!("{case}/>\n"),
@@ -147,7 +156,7 @@ fn cell(text: &str) -> String {
 /// A row for each tenant, under a row of names.
 pub(crate) fn csv(jobs: &[JobView]) -> String {
     let mut text = String::from(
-        "tenant,server,database,schema,state,outcome,attempts,from,to,seconds,settled_at,reason,sqlstate,revision,message\n",
+        "tenant,server,database,schema,state,outcome,attempts,from,to,seconds,settled_at,reason,sqlstate,revision,message,members\n",
     );
     for job in jobs {
         let error = job.error.as_ref();
@@ -169,6 +178,7 @@ pub(crate) fn csv(jobs: &[JobView]) -> String {
             field(|e| e.sqlstate.as_deref()),
             field(|e| e.revision.as_deref()),
             field(|e| Some(&e.message)),
+            &job.members.join(", "),
         ];
         let row: Vec<String> = row.into_iter().map(quoted).collect();
         text += &(row.join(",") + "\n");
@@ -207,7 +217,10 @@ mod tests {
         let mut odd = broken("d<e>l|ta, \"x\"", JobState::Failed);
         odd.seconds = Some(0.412);
         vec![
-            job("acme", JobState::Succeeded),
+            JobView {
+                members: vec!["beta".into(), "gamma".into()],
+                ..job("acme", JobState::Succeeded)
+            },
             odd,
             job("zeta", JobState::Waiting),
         ]

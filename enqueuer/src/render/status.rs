@@ -16,7 +16,7 @@ use super::{
     style::{DIM, ERROR, HINT, STRONG},
     summary,
     table::Table,
-    words::{between, count, delay, duration, moment, way_of, worker},
+    words::{between, count, delay, duration, moment, tenants_of, way_of, worker},
 };
 
 /// Counts with a number for every state, zeros included: a program need not know which may be missing.
@@ -90,7 +90,7 @@ fn table(jobs: &[JobView], now: DateTime<Utc>) -> String {
     let mut table = Table::new(["TENANT", "SERVER", "STATE", "TRIES", "FROM → TO", "NOTE"]);
     for job in jobs {
         table.row([
-            job.tenant.clone(),
+            tenants_of(job),
             job.server.clone(),
             job.state.to_string(),
             job.attempts.to_string(),
@@ -133,7 +133,7 @@ pub(crate) fn failures(jobs: &[JobView]) -> String {
     for job in jobs.iter().filter(|job| job.state == JobState::Failed) {
         text += &format!(
             "\n{ERROR}{}{ERROR:#} on {}, {}, {}\n",
-            job.tenant,
+            tenants_of(job),
             place(job),
             way_of(job),
             match job.attempts {
@@ -218,7 +218,10 @@ pub(crate) mod tests {
     #[test]
     fn every_state_has_its_note() {
         let jobs = [
-            job("acme", JobState::Succeeded),
+            JobView {
+                members: ["a", "b", "c", "d"].map(|n| format!("acme-{n}")).to_vec(),
+                ..job("acme", JobState::Succeeded)
+            },
             job("beta", JobState::Running),
             broken("gamma", JobState::Ready),
             broken("delta", JobState::Failed),

@@ -1,6 +1,6 @@
 //! Rows in columns that are as wide as they need to be.
 
-use crate::render::style::STRONG;
+use crate::render::{style::STRONG, words::upright};
 
 /// The most blanks that a cell is filled up with: `format!` knows no greater width, and panics.
 const WIDEST: usize = u16::MAX as usize;
@@ -19,7 +19,7 @@ impl Table {
     }
 
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.to_vec());
+        self.rows.push(cells.iter().map(|cell| upright(cell)).collect());
     }
 
     /// One line per row. A last column without text leaves no blanks behind.

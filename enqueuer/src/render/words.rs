@@ -73,6 +73,37 @@ pub(crate) fn way_of(job: &JobView) -> String {
     format!("{from} → {to}")
 }
 
+/// A text without what turns the direction of all that follows it in its line: that would show other ids than there are.
+pub(crate) fn upright(text: &str) -> String {
+    let turns = |c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let chars = text.chars();
+    chars
+        .map(|c| {
+            if turns(c) {
+                c.escape_unicode().to_string()
+            } else {
+                c.to_string()
+            }
+        })
+        .collect()
+}
+
+/// How many tenants of one place are named behind the first: in a schema that is shared there may be thousands.
+const MEMBERS: usize = 3;
+
+/// The tenants of a job: `acme (with beta, gamma, delta and 7 more)`.
+pub(crate) fn tenants_of(job: &JobView) -> String {
+    if job.members.is_empty() {
+        return job.tenant.clone();
+    }
+    let named = job.members.iter().take(MEMBERS).map(String::as_str);
+    let named = named.collect::<Vec<_>>().join(", ");
+    match job.members.len().saturating_sub(MEMBERS) {
+        0 => format!("{} (with {named})", job.tenant),
+        rest => format!("{} (with {named} and {rest} more)", job.tenant),
+    }
+}
+
 /// How a run ended, or where it stands, as the end of "the run …".
 pub(crate) fn run_is(state: RunState) -> &'static str {
     match state {
@@ -135,6 +166,11 @@ mod tests {
     fn a_worker_is_known_by_its_name() {
         assert_eq!(worker("pod-1-d9a2691a31e242bab4b6d6db77a3435f"), "pod-1-d9a2");
         assert_eq!(worker("w1"), "w1");
+    }
+
+    #[test]
+    fn a_line_keeps_its_direction() {
+        assert_eq!(upright("a\u{202e}cba ü"), "a\\u{202e}cba ü");
     }
 
     #[test]

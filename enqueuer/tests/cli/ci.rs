@@ -18,7 +18,10 @@ fn the_last_line_names_the_failures_and_the_way_on() {
     let last = ran.stderr.lines().last().unwrap_or_default();
     assert_eq!(
         last.trim(),
-        format!("Failed 1 tenant: t_b; next: `herder retry {} --wait`", &id[..8])
+        format!(
+            "Failed 1 tenant: t_b; next: `herder retry {} --local 2`",
+            &id[..8]
+        )
     );
     assert!(!ran.stderr.contains("::error"), "{ran:?}");
 }

@@ -249,6 +249,12 @@ impl Running {
         assert!(sent.success());
     }
 
+    /// `kill -9`.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("a kill");
+        self.child.wait().expect("its end");
+    }
+
     /// Waits for its end.
     pub(crate) fn end(self) -> Ran {
         Ran::from(self.child.wait_with_output().expect("an end"))

@@ -4,5 +4,6 @@ mod ci;
 mod demo;
 mod fleet;
 mod following;
+mod mistakes;
 mod reading;
 mod refusals;

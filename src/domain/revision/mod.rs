@@ -27,6 +27,8 @@ pub struct Revision {
     pub label: String,
     /// Where it stands: a file name, relative to the history's folder.
     pub file: Option<String>,
+    /// Where that stands which undoes it, if elsewhere.
+    pub down_file: Option<String>,
     /// SHA-256 or SHA-384 of its content in hex, where the tool has content.
     pub checksum: Option<String>,
 }

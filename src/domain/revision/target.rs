@@ -73,7 +73,8 @@ impl FromStr for Target {
         let s = s.trim();
         match s {
             "" => Err("a target is head, base, a revision, a prefix of one, +N or -N".into()),
-            "head" => Ok(Self::Head),
+            // Alembic's word for all heads: where there are several, the complaint names them.
+            "head" | "heads" => Ok(Self::Head),
             "base" => Ok(Self::Base),
             _ if s.starts_with(['+', '-']) => match s.parse() {
                 Ok(0) | Err(_) => Err(format!("`{s}` is not a step: write +1, -2 and so on")),

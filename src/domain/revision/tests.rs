@@ -7,6 +7,7 @@ fn revision(id: &str, down: &[&str]) -> Revision {
         depends_on: Vec::new(),
         label: String::new(),
         file: None,
+        down_file: None,
         checksum: None,
     }
 }

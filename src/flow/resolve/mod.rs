@@ -54,9 +54,7 @@ pub struct Selection {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
     /// The source lists nobody.
-    #[error(
-        "no tenants: the source lists none; `herder tenants` shows what it gives, and [tenants] in the config says what to list"
-    )]
+    #[error("no tenants: the source lists none; [tenants] in the config says what to list")]
     Empty,
     /// The selection leaves nobody.
     #[error("no tenants: the selection leaves none of the {0} that the source lists")]

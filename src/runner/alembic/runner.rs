@@ -435,6 +435,7 @@ fn to_revision(file: super::RevisionFile) -> Revision {
         depends_on: file.depends_on,
         label: file.label,
         file: Some(file.file),
+        down_file: None,
         checksum: Some(file.sha256),
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use crate::nearest::did_you_mean;
+
 /// What may stand in braces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Placeholder {
@@ -133,12 +135,8 @@ fn word(text: &str) -> Option<&str> {
 }
 
 fn unknown(name: &str) -> String {
-    let likeness = |p: &Placeholder| strsim::jaro_winkler(name, p.as_str());
-    let nearest = Placeholder::ALL
-        .into_iter()
-        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    let nearest = nearest.map(|p| format!("; the nearest known one is `{p}`"));
-    format!("unknown placeholder `{{{name}}}`{}", nearest.unwrap_or_default())
+    let known = Placeholder::ALL.into_iter().map(Placeholder::as_str);
+    format!("unknown placeholder `{{{name}}}`{}", did_you_mean(name, known))
 }
 
 #[cfg(test)]
@@ -175,7 +173,7 @@ mod tests {
     fn an_unknown_placeholder_names_the_nearest() {
         assert_eq!(
             Template::parse("{tennant}").expect_err("it is unknown"),
-            "unknown placeholder `{tennant}`; the nearest known one is `{tenant}`"
+            "unknown placeholder `{tennant}`; did you mean `tenant`?"
         );
     }
 }

@@ -137,6 +137,7 @@ impl Directory {
                 depends_on: Vec::new(),
                 label: migration.description.clone(),
                 file: Some(migration.up.file.clone()),
+                down_file: migration.down.as_ref().map(|down| down.file.clone()),
                 checksum: Some(hex(&migration.checksum)),
             });
             below = Some(&migration.id);

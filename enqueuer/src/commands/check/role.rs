@@ -14,6 +14,9 @@ use crate::render::words::count;
 /// The role that the SQL makes where Herder comes as a superuser so far.
 const MIGRATOR: &str = "herder_migrator";
 
+/// For how many tenants' databases it is written out.
+const SHOWN: usize = 50;
+
 /// What the SQL is for.
 pub(super) struct Needs<'a> {
     pub(super) server: &'a str,
@@ -80,14 +83,11 @@ impl Needs<'_> {
             sql += &format!("GRANT CONNECT{create} ON DATABASE {database} TO {name};\n");
         }
         let databases = of(|isolation| isolation == Isolation::Database);
-        if let Some(first) = databases.first() {
-            if databases.len() > 1 {
-                sql += &format!(
-                    "-- and the same for {} more:\n",
-                    count(databases.len() as u64 - 1, "database")
-                );
-            }
-            sql += &format!("GRANT CONNECT, CREATE ON DATABASE {first} TO {name};\n");
+        for database in databases.iter().take(SHOWN) {
+            sql += &format!("GRANT CONNECT, CREATE ON DATABASE {database} TO {name};\n");
+        }
+        if let Some(rest) = databases.len().checked_sub(SHOWN).filter(|rest| *rest > 0) {
+            sql += &format!("-- and the same for {} more\n", count(rest as u64, "database"));
         }
         sql
     }
@@ -119,5 +119,56 @@ impl Needs<'_> {
              ALTER DEFAULT PRIVILEGES FOR ROLE {name} GRANT ALL ON TABLES TO {its};\n\
              ALTER DEFAULT PRIVILEGES FOR ROLE {name} GRANT ALL ON SEQUENCES TO {its};\n"
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use herder::domain::tenant::Place;
+
+    use super::*;
+
+    #[test]
+    fn every_database_is_granted_or_counted() {
+        let tenant = |n: usize| Tenant {
+            id: n.to_string(),
+            isolation: Isolation::Database,
+            place: Place {
+                server: "main".into(),
+                database: format!("c {n:02}"),
+                schema: None,
+            },
+            own_url: false,
+            members: vec![],
+            labels: BTreeMap::new(),
+        };
+        let role = Role {
+            name: "migrator".into(),
+            superuser: false,
+            not_ours: 0,
+            limit: None,
+        };
+        let sql = |tenants: usize| {
+            let tenants: Vec<Tenant> = (0..tenants).map(tenant).collect();
+            let needs = Needs {
+                server: "main",
+                tenants: &tenants.iter().collect::<Vec<_>>(),
+                role: &role,
+                owners: &[],
+                budget: 8,
+                proves: false,
+            };
+            needs.databases()
+        };
+        assert_eq!(
+            sql(2),
+            "GRANT CONNECT, CREATE ON DATABASE \"c 00\" TO \"migrator\";\n\
+             GRANT CONNECT, CREATE ON DATABASE \"c 01\" TO \"migrator\";\n"
+        );
+        let many = sql(SHOWN + 2);
+        assert_eq!(many.lines().count(), SHOWN + 1);
+        assert!(many.ends_with("-- and the same for 2 databases more\n"), "{many}");
     }
 }

@@ -144,7 +144,7 @@ async fn typed(stage: &Stage, args: &[&str], expected: Exit) -> anyhow::Result<(
         // It would only make the hints long.
         given: false,
     };
-    let exit = Box::pin(super::dispatch(&setting, cli.command)).await?;
+    let exit = Box::pin(super::run(&setting, cli.command)).await?;
     if exit != expected {
         anyhow::bail!(
             "`herder {}` ended with {exit:?}, not with {expected:?}",
