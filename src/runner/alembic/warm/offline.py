@@ -16,7 +16,7 @@ from alembic.runtime.environment import EnvironmentContext
 from sqlalchemy import inspection
 from sqlalchemy.engine.mock import MockConnection
 
-from herder_warm.drivers import drivers_business, guard_drivers, with_casts
+from herder_warm.drivers import drivers_business, guard_drivers, literals
 from herder_warm.errors import Failure, explain
 from herder_warm.migrate import prepare
 from herder_warm.own import modules
@@ -181,7 +181,7 @@ class Script:
                 self.refuse("it gives a statement " + business)
             written = []
             is_ledger = getattr(construct, "table", None) is context._version
-            with contextlib.nullcontext() if is_ledger else with_casts(construct, impl.dialect):
+            with contextlib.nullcontext() if is_ledger else literals(construct, impl.dialect):
                 impl.static_output = written.append
                 try:
                     execute(construct, *args, **kwargs)
