@@ -143,5 +143,6 @@ def ledger_schema(context):
 
 
 def session_of(connection):
-    """What decides how a connection reads and writes times."""
-    return {name: connection.exec_driver_sql("SHOW " + name).scalar() for name in ("TimeZone", "DateStyle")}
+    """What decides how a connection reads and writes values."""
+    names = ("TimeZone", "DateStyle", "extra_float_digits", "standard_conforming_strings")
+    return {name: connection.exec_driver_sql("SHOW " + name).scalar() for name in names}
