@@ -138,6 +138,41 @@ async fn a_decimal_stays_one() {
     }
 }
 
+/// What is caught where Alembic is connected fails a plan.
+#[tokio::test]
+async fn what_may_fail_stays_live() {
+    let index = "op.execute('create unique index i on t (x)')";
+    let block = "with op.get_context().autocommit_block():";
+    let why = refused(&format!("{block}\n    try:\n        {index}\n    except Exception:\n        op.execute('create index i on t (x)')")).await;
+    assert_eq!(
+        why,
+        "revision b: it goes on where a statement fails (b.py, line 10)"
+    );
+    let helper = format!(
+        "def helper():\n    {index}\n\ntry:\n    helper()\nexcept sa.exc.ProgrammingError:\n    pass"
+    );
+    assert!(
+        refused(&helper)
+            .await
+            .contains("it goes on where a statement fails")
+    );
+    let suppress = format!("import contextlib\nwith contextlib.suppress(Exception):\n    {index}");
+    assert!(
+        refused(&suppress)
+            .await
+            .contains("it goes on where a statement fails")
+    );
+    // Nothing is caught of these.
+    for body in [
+        format!("try:\n    {index}\nfinally:\n    print('done')"),
+        format!("try:\n    {index}\nexcept Exception as error:\n    print(error)\n    raise"),
+        format!("try:\n    import nothing\nexcept ImportError:\n    {index}"),
+        format!("try:\n    pass\nexcept ImportError:\n    pass\nelse:\n    {index}"),
+    ] {
+        judge(&body).await.expect(&body);
+    }
+}
+
 /// Nothing is proven there, so that the SQL must be right as it is.
 #[tokio::test]
 async fn without_a_proof_a_value_is_what_it_is_or_there_is_no_plan() {
