@@ -100,7 +100,7 @@ pub fn literal(text: &str) -> String {
     format!("{escape}'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-/// What this database and this role say of the settings by which a session reads and writes times. What the server itself says
+/// What this database and this role say of the settings by which a session reads and writes values. What the server itself says
 /// is the same for all of its databases.
 pub(crate) const DEFAULTS: &str =
     "select coalesce(string_agg(concat_ws(' ', setdatabase <> 0, setrole <> 0, setting), ', '
@@ -108,7 +108,7 @@ pub(crate) const DEFAULTS: &str =
     from pg_catalog.pg_db_role_setting, unnest(setconfig) setting
     where setdatabase in (0, (select oid from pg_catalog.pg_database where datname = current_database()))
       and setrole in (0, (select oid from pg_catalog.pg_roles where rolname = session_user))
-      and lower(split_part(setting, '=', 1)) in ('timezone', 'datestyle')";
+      and lower(split_part(setting, '=', 1)) in ('timezone', 'datestyle', 'extra_float_digits', 'standard_conforming_strings')";
 
 /// An open connection to a tenant. It keeps no prepared statements: a migration may deallocate them.
 pub struct TenantSession {

@@ -406,6 +406,55 @@ async fn a_plan_is_not_used_where_sessions_begin_in_another_way() {
     assert_eq!(by_plan_and_live(&fleet).await, (2, 1));
 }
 
+/// A backslash in a plain literal, and the digits of a number as text.
+#[tokio::test]
+async fn a_plan_is_not_used_where_its_literals_mean_something_else() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let first = first
+        .then("create table w (a text, f float8)")
+        .then("insert into w values ('x', 0.1::float8 + 0.2)");
+    let second = second.then("update w set a = a || 'a\\\\b' || f");
+    let fleet = Setup::databases(3).plans(vec![first, second]).start().await;
+    for (tenant, setting) in [
+        ("t002", "standard_conforming_strings = off"),
+        ("t003", "extra_float_digits = 0"),
+    ] {
+        tell(
+            &fleet.home,
+            &format!("alter database {} set {setting}", fleet.database(tenant)),
+        )
+        .await;
+    }
+    fleet.herder(&["upgrade", "--local", "2"]).await.expect(0);
+    assert_eq!(by_plan_and_live(&fleet).await, (1, 2));
+    for (tenant, text) in [
+        ("t001", "xa\\b0.30000000000000004"),
+        ("t002", "xa\u{8}0.30000000000000004"),
+        ("t003", "xa\\b0.3"),
+    ] {
+        let pool = fleet.pool(&fleet.database(tenant));
+        assert_eq!(list(&pool, "select a from w").await, [text], "{tenant}");
+    }
+}
+
+/// Where all of them are so, nothing is rendered.
+#[tokio::test]
+async fn a_place_where_backslashes_escape_has_no_plan() {
+    let fleet = Setup::schemas(2).plans(steps(2)).start().await;
+    let home = fleet.database("home");
+    tell(
+        &fleet.home,
+        &format!("alter database {home} set standard_conforming_strings = off"),
+    )
+    .await;
+    let shown = fleet.herder(&["plan"]).await.expect(0);
+    assert!(
+        shown.stdout.contains("live: its sessions have standard_conforming_strings off, and a plan's literals are written for on"),
+        "{}",
+        shown.all()
+    );
+}
+
 /// Two tenants, of which t002 has the type already that the last revision makes where it is missing.
 async fn half_with_the_type(setup: Setup) -> Fleet {
     let fleet = setup.plans(steps(2)).start().await;

@@ -186,6 +186,19 @@ async fn a_file_that_wanders_off_to_another_schema_is_undone() {
     );
 }
 
+/// A session of Herder's begins with no search_path at all.
+#[tokio::test]
+async fn a_file_that_resets_everything_is_told_what_that_took() {
+    let files = [("1_a.sql", "reset all; create table a (a int)")];
+    let error = Bench::new(&files).await.up().await.expect_err("it has no schema");
+    assert!(
+        error
+            .hint()
+            .is_some_and(|hint| hint.contains("take RESET and SET search_path out")),
+        "{error:?}"
+    );
+}
+
 #[tokio::test]
 async fn an_error_names_revision_and_statement() {
     let files = [

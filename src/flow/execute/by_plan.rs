@@ -95,7 +95,9 @@ impl Attempt<'_> {
             return Ok(Settlement::live("a schema whose name it cannot hold"));
         }
         if !session.suits(&plan.session).await? {
-            return Ok(Settlement::live("a database with another TimeZone or DateStyle"));
+            return Ok(Settlement::live(
+                "a database with another TimeZone, DateStyle or way to read literals",
+            ));
         }
         (self.enter)(Step::Guarding);
         if !plan.is_transactional() {

@@ -20,7 +20,15 @@ use crate::{
 };
 
 /// What our own sessions begin with, whatever the server has: sqlx says so when it connects.
-const OURS: [(&str, &str); 2] = [("TimeZone", "UTC"), ("DateStyle", "ISO, MDY")];
+const OURS: [(&str, &str); 4] = [
+    ("TimeZone", "UTC"),
+    ("DateStyle", "ISO, MDY"),
+    ("extra_float_digits", "2"),
+    (BACKSLASHES, "on"),
+];
+
+/// Whether a backslash in a literal is one. A plan's literals are written for sessions where it is.
+const BACKSLASHES: &str = "standard_conforming_strings";
 
 /// Other names of the same time zone.
 const UTC: [&str; 4] = ["Etc/UTC", "UCT", "Etc/UCT", "Zulu"];
@@ -47,6 +55,11 @@ pub(super) async fn fit(
         }
     }
     let session = begun(runner, &plan, target, ground).await?;
+    if let Some(value) = session.settings.get(BACKSLASHES) {
+        return Ok(Offer::Live {
+            why: format!("its sessions have {BACKSLASHES} {value}, and a plan's literals are written for on"),
+        });
+    }
     Ok(Offer::Plan(Plan { session, ..plan }))
 }
 
@@ -155,7 +168,11 @@ async fn begun(
 
 /// Whether a setting is what our own sessions have, by that name or another.
 fn is_ours(name: &str, value: &str) -> bool {
-    OURS.contains(&(name, value)) || name == "TimeZone" && UTC.contains(&value)
+    // From 1 on, a float has all of its digits.
+    let has_all_digits = || value.parse::<i32>().is_ok_and(|digits| digits > 0);
+    OURS.contains(&(name, value))
+        || name == "TimeZone" && UTC.contains(&value)
+        || name == "extra_float_digits" && has_all_digits()
 }
 
 /// Steps in a tenant's schema, whose name needs no quotes. A made-up one does.

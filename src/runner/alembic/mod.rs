@@ -9,10 +9,12 @@
 //!    shadow/      the proof of a plan, in two scratch schemas
 //!    digest.rs    what a schema is, as text
 //!    said.rs      what a live migration sends beside what its plan sends
+//!    aside.rs     what env.py may send besides
 //!    runner.rs    what the flow sees of all that
 //!    warm/        the other end of the pipe, in Python
 //! ```
 
+mod aside;
 mod digest;
 mod fit;
 mod offline;

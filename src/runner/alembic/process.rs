@@ -32,7 +32,7 @@ const STARTER: &str = "import sys; sys.path[:] = filter(None, sys.path); source 
 const BOOTSTRAP: &str = include_str!("warm/bootstrap.py");
 
 /// The other end of the pipe. It travels over the pipe too: no file, so a read-only file system will do.
-const MODULES: [(&str, &str); 22] = [
+const MODULES: [(&str, &str); 23] = [
     ("herder_warm", ""),
     ("herder_warm.child", include_str!("warm/child.py")),
     ("herder_warm.clean", include_str!("warm/clean.py")),
@@ -52,6 +52,7 @@ const MODULES: [(&str, &str); 22] = [
     ("herder_warm.scrub", include_str!("warm/scrub.py")),
     ("herder_warm.session", include_str!("warm/session.py")),
     ("herder_warm.serve", include_str!("warm/serve.py")),
+    ("herder_warm.tries", include_str!("warm/tries.py")),
     ("herder_warm.urls", include_str!("warm/urls.py")),
     ("herder_warm.within", include_str!("warm/within.py")),
     ("herder_warm.words", include_str!("warm/words.py")),

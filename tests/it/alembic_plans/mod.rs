@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 mod around;
+mod besides;
 mod only_live;
 mod outside;
 mod traps;

@@ -59,7 +59,7 @@ async fn what_a_connection_brings_along_is_seen() {
     let fleet = Fleet::new(&listening, &[("a", TABLE)]).await;
     assert_eq!(
         fleet.up(&[], "a").await.expect_err("a listener"),
-        "env.py listens to `connect` of its engine, and a plan is sent by another client"
+        "env.py has a `connect` of its own for its engine, and a plan is sent by another client"
     );
     // An operator of an extension's is found in `public`, or it is not.
     let further = ENV.replace(

@@ -114,6 +114,96 @@ async fn a_text_has_the_type_that_the_driver_sends_with_it() {
     }
 }
 
+/// psycopg sends a decimal as one, also where it has no decimals.
+#[tokio::test]
+async fn a_decimal_stays_one() {
+    let body = "from decimal import Decimal\n\
+                op.execute(sa.text('update n set n = 7 / :k where n = :l').bindparams(k=Decimal('2'), l=Decimal('-1')))";
+    let table = "op.create_table('n', sa.Column('n', sa.Numeric))";
+    for (driver, cast) in [
+        ("psycopg", "::NUMERIC"),
+        ("asyncpg", "::NUMERIC"),
+        ("psycopg2", ""),
+    ] {
+        let asynchronous = ENV
+            .replace("import create_engine, pool, text", "import pool, text\nfrom sqlalchemy.ext.asyncio import create_async_engine")
+            .replace("def online():\n    with create_engine(url, poolclass=pool.NullPool).connect() as connection:\n", "def work(connection):\n    if True:\n")
+            .replace("\n\noffline() if", "\n\nasync def connect():\n    async with create_async_engine(url, poolclass=pool.NullPool).connect() as connection:\n        await connection.run_sync(work)\n\n\ndef online():\n    import asyncio\n    asyncio.run(connect())\n\n\noffline() if");
+        let env = if driver == "asyncpg" { &asynchronous } else { ENV };
+        let config = format!("plan = \"auto\"\nurl_scheme = \"postgresql+{driver}\"");
+        let fleet = Fleet::with(env, &[("a", table), ("b", body)], &config).await;
+        let sql = sql(&fleet.up(&["a"], "b").await.expect(driver));
+        let said = format!("set n = 7 / 2{cast} where n = (-1){cast}");
+        assert!(sql.contains(&said), "{driver}: {said} in {sql}");
+    }
+}
+
+/// What is caught where Alembic is connected fails a plan.
+#[tokio::test]
+async fn what_may_fail_stays_live() {
+    let index = "op.execute('create unique index i on t (x)')";
+    let block = "with op.get_context().autocommit_block():";
+    let why = refused(&format!("{block}\n    try:\n        {index}\n    except Exception:\n        op.execute('create index i on t (x)')")).await;
+    assert_eq!(
+        why,
+        "revision b: it goes on where a statement fails (b.py, line 10)"
+    );
+    let helper = format!(
+        "def helper():\n    {index}\n\ntry:\n    helper()\nexcept sa.exc.ProgrammingError:\n    pass"
+    );
+    assert!(
+        refused(&helper)
+            .await
+            .contains("it goes on where a statement fails")
+    );
+    let suppress = format!("import contextlib\nwith contextlib.suppress(Exception):\n    {index}");
+    assert!(
+        refused(&suppress)
+            .await
+            .contains("it goes on where a statement fails")
+    );
+    // Nothing is caught of these.
+    for body in [
+        format!("try:\n    {index}\nfinally:\n    print('done')"),
+        format!("try:\n    {index}\nexcept Exception as error:\n    print(error)\n    raise"),
+        format!("try:\n    import nothing\nexcept ImportError:\n    {index}"),
+        format!("try:\n    pass\nexcept ImportError:\n    pass\nelse:\n    {index}"),
+    ] {
+        judge(&body).await.expect(&body);
+    }
+}
+
+/// Nothing is proven there, so that the SQL must be right as it is.
+#[tokio::test]
+async fn without_a_proof_a_value_is_what_it_is_or_there_is_no_plan() {
+    let of = async |body: &str| {
+        let fleet = Fleet::with(ENV, &[("a", TABLE), ("b", body)], "plan = \"always\"").await;
+        match fleet.offer(Direction::Upgrade, &["a"], Some("b")).await {
+            Ok(Offer::Plan(plan)) => Ok(sql(&plan)),
+            Ok(Offer::Live { why }) => Err(why),
+            Err(error) => Err(error.to_string()),
+        }
+    };
+    let minus =
+        of("op.execute(sa.text('update t set id = id -:k where id = :l').bindparams(k=-5, l=1))").await;
+    assert!(
+        minus
+            .as_ref()
+            .is_ok_and(|sql| sql.contains("id = id -(-5) where id = 1")),
+        "{minus:?}"
+    );
+    for body in [
+        "op.execute('create function f() returns int language plpgsql as $$ begin return 1 + :name; end $$')",
+        "op.execute(sa.text('update t set x = :name'))",
+        "op.execute('insert into t values (1, :name)')",
+    ] {
+        assert_eq!(
+            of(body).await.expect_err(body),
+            "no plan can be made: revision b: it gives a statement no value for `:name`"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_bind_that_only_takes_statements_is_no_obstacle() {
     let body = "bind = op.get_bind()\nbind.execute(sa.text('insert into t values (1, :x)'), {'x': '5% of :x'})\n\

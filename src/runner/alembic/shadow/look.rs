@@ -10,8 +10,8 @@ use super::{
     unproven,
 };
 use crate::{
-    domain::{failure::cut, plan::SCHEMA, revision::Direction},
-    runner::alembic::{WarmProcess, Whereabouts, fit, runner::settings},
+    domain::{plan::SCHEMA, revision::Direction},
+    runner::alembic::{WarmProcess, Whereabouts, fit, runner::settings, said::Sides},
     session::quote,
 };
 
@@ -50,7 +50,7 @@ impl Shadow<'_> {
         self.searches(&path).await?;
         if let Some(event) = listens {
             return unproven(format!(
-                "env.py listens to `{event}` of its engine, and a plan is sent by another client"
+                "env.py has a `{event}` of its own for its engine, and a plan is sent by another client"
             ));
         }
         match fit::deviation(self.plan, &session) {
@@ -84,34 +84,19 @@ impl Shadow<'_> {
         }
     }
 
-    /// What env.py says outside all revisions (a setting that triggers read, a refresh behind them), a plan must say, too.
+    /// What env.py says outside all revisions, a plan must say, too.
     pub(super) fn has_all(&self, besides: &[String], scratch: &Scratch) -> Result<(), Stop> {
-        let bare = |sql: &str| {
-            let words = sql
-                .split_whitespace()
-                .collect::<Vec<_>>()
-                .join(" ")
-                .to_lowercase();
-            let words = words
-                .replace("set local ", "set ")
-                .replace("set session ", "set ");
-            words.trim_end_matches(';').to_owned()
-        };
-        let own = scratch.schema.as_deref().unwrap_or(SCHEMA).to_lowercase();
-        let placeholder = SCHEMA.to_lowercase();
-        let planned = |said: &str| {
-            let statements = self.plan.steps.iter().flat_map(|step| step.form.statements());
-            statements.map(&bare).any(|sql| sql.contains(said))
-        };
-        let missing = besides
-            .iter()
-            .find(|said| !planned(&bare(said).replace(&own, &placeholder)));
-        match missing {
+        match self.sides(scratch).missing(besides) {
             None => Ok(()),
-            Some(said) => refuted(format!(
-                "env.py says `{}` only where it is connected",
-                cut(said, 120)
-            )),
+            Some(why) => refuted(why),
+        }
+    }
+
+    pub(super) fn sides<'b>(&'b self, scratch: &'b Scratch) -> Sides<'b> {
+        Sides {
+            plan: self.plan,
+            schema: scratch.schema.as_deref(),
+            ledger: self.runner.version_table(),
         }
     }
 }

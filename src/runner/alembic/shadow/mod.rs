@@ -14,7 +14,6 @@ use tracing::warn;
 use super::{
     digest::{Difference, catalog, difference, rows},
     runner::AlembicRunner,
-    said,
 };
 use crate::{
     database_url::DatabaseUrl,
@@ -165,9 +164,7 @@ impl<'a> Shadow<'a> {
             .await?;
         drop(process);
         self.compare(&since).await?;
-        let schema = self.live.schema.as_deref();
-        let ledger = self.runner.version_table();
-        if let Some(why) = said::difference(&done.said, &done.besides, self.plan, schema, ledger) {
+        if let Some(why) = self.sides(&self.live).difference(&done.said, &done.besides) {
             return refuted(why);
         }
         let mut on = open(self.ground.url, &self.ground).await?;

@@ -14,6 +14,10 @@ from herder_warm.run import ELSEWHERE, Run
 from herder_warm.urls import adapt_for_asyncpg, adapt_for_libpq
 
 
+# As this process was started with it.
+PGOPTIONS = os.environ.get("PGOPTIONS")
+
+
 def listen():
     """Watches all engines of this process, whoever makes them."""
     event.listen(sqlalchemy.engine.Engine, "do_connect", limit_connection)
@@ -32,8 +36,10 @@ def limit_connection(dialect, record, _args, arguments):
         run.connections["other"] += 1
     if (arguments.get("database") or arguments.get("dbname")) not in (None, run.url.database):
         record.info[ELSEWHERE] = True
-    # Those of its URL Herder's own connections have as well.
-    given = options_of(arguments.get("options")) - options_of(run.url.query.get("options"))
+    run.by_engine.add(id(record))
+    # Those of its URL and of its process Herder's own connections have as well.
+    given = options_of(arguments.get("options") or os.environ.get("PGOPTIONS"))
+    given = given - options_of(run.url.query.get("options")) - options_of(PGOPTIONS)
     run.given.update(given, **(arguments.get("server_settings") or {}))
     if dialect.driver.startswith("asyncpg"):
         adapt_for_asyncpg(arguments, run.application_name, run.settings)
@@ -56,6 +62,7 @@ def note_connection(connection, record):
     if run is None or not any(name in module for name in ("psycopg", "postgresql", "pg8000")):
         return
     run.opened.append(connection)
+    run.has_creator = run.has_creator or id(record) not in run.by_engine
     if id(record) in run.limited:
         return
     cursor = connection.cursor()

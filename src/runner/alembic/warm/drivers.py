@@ -19,6 +19,9 @@ def drivers_business(construct, dialect):
     if isinstance(construct, sqlalchemy.schema.DDLElement):
         return None
     compiled = construct.compile(dialect=dialect)
+    for name, bind in compiled.binds.items():
+        if bind.required and bind.value is None and bind.callable is None:
+            return "no value for `:{}`".format(name)
     # A column's own default or `onupdate`: it is computed when the statement is sent.
     if getattr(compiled, "insert_prefetch", None) or getattr(compiled, "update_prefetch", None):
         return "a value that a column's own default computes"
@@ -52,13 +55,12 @@ def is_rows(construct):
 
 
 @contextlib.contextmanager
-def with_casts(construct, dialect):
-    """While it is rendered, values have the type that the driver sends with them, if it does: without one, a literal takes that of
-    what it is compared with, and `citext = 'A'` finds more than `citext = 'A'::VARCHAR`."""
+def literals(construct, dialect):
+    """While it is rendered, each value is what it is where it is sent, whatever stands around it."""
     plain = dialect.statement_compiler
     casts = getattr(getattr(dialect, "bind_typing", None), "name", None) == "RENDER_CASTS"
-    if casts and not isinstance(construct, sqlalchemy.schema.DDLElement) and not is_rows(construct):
-        dialect.statement_compiler = casting(plain)
+    if not isinstance(construct, sqlalchemy.schema.DDLElement):
+        dialect.statement_compiler = literal_compiler(plain, casts and not is_rows(construct))
     try:
         yield
     finally:
@@ -66,16 +68,25 @@ def with_casts(construct, dialect):
 
 
 @functools.lru_cache(maxsize=None)
-def casting(compiler):
-    class Casting(compiler):
+def literal_compiler(compiler, casts):
+    class Literal(compiler):
         def render_literal_value(self, value, type_):
             text = super().render_literal_value(value, type_)
-            sent = type_._unwrapped_dialect_impl(self.dialect)
-            if value is not None and getattr(sent, "render_bind_cast", False):
-                return self.render_bind_cast(type_, sent, text)
-            return text
+            if text.startswith("-"):  # Behind another minus it would begin a comment.
+                text = "({})".format(text)
+            return self.with_type(text, value, type_) if casts and value is not None else text
 
-    return Casting
+        def with_type(self, text, value, type_):
+            """With the type that the driver sends, if it does: without one, a literal takes that of what it is compared with, and
+            `citext = 'A'` finds more than `citext = 'A'::VARCHAR`."""
+            sent = type_._unwrapped_dialect_impl(self.dialect)
+            if getattr(sent, "render_bind_cast", False):
+                return self.render_bind_cast(type_, sent, text)
+            # All drivers but psycopg2 send a decimal as one, also where it has no decimals.
+            is_sent_as_one = isinstance(value, decimal.Decimal) and not self.dialect.driver.startswith("psycopg2")
+            return text + "::NUMERIC" if is_sent_as_one else text
+
+    return Literal
 
 
 def guard_drivers(refuse):

@@ -16,12 +16,13 @@ from alembic.runtime.environment import EnvironmentContext
 from sqlalchemy import inspection
 from sqlalchemy.engine.mock import MockConnection
 
-from herder_warm.drivers import drivers_business, guard_drivers, with_casts
+from herder_warm.drivers import drivers_business, guard_drivers, literals
 from herder_warm.errors import Failure, explain
 from herder_warm.migrate import prepare
 from herder_warm.own import modules
 from herder_warm.project import Project
 from herder_warm.run import Run
+from herder_warm.tries import caught
 from herder_warm.urls import sqlalchemy_url
 
 ASKS = "it asks whether it runs offline"
@@ -92,6 +93,7 @@ class Script:
         self.run = run
         self.events = []
         self.refusal = None
+        self.caught = None  # Where a statement's failure would be.
 
     def refuse(self, message):
         # The first reason counts: all others come from it.
@@ -127,6 +129,9 @@ class Script:
                 run.step = getattr(getattr(step, "revision", None), "revision", None)
                 self.add("step", run.step)
                 yield step
+                # Whoever reads data besides has been told of that.
+                if self.caught is not None:
+                    self.refuse("it goes on where a statement fails ({})".format(self.caught))
             run.step = None
             self.add("end")
 
@@ -176,12 +181,14 @@ class Script:
         def noted(construct, *args, **kwargs):
             if isinstance(construct, str):
                 construct = sqlalchemy.text(construct)
+            if self.run.step is not None:
+                self.caught = self.caught or caught(sys._getframe(1))
             business = drivers_business(construct, impl.dialect)
             if business is not None:
                 self.refuse("it gives a statement " + business)
             written = []
             is_ledger = getattr(construct, "table", None) is context._version
-            with contextlib.nullcontext() if is_ledger else with_casts(construct, impl.dialect):
+            with contextlib.nullcontext() if is_ledger else literals(construct, impl.dialect):
                 impl.static_output = written.append
                 try:
                     execute(construct, *args, **kwargs)

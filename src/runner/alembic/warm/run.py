@@ -3,6 +3,7 @@
 import json
 
 import sqlalchemy
+from sqlalchemy.events import ConnectionEvents, DialectEvents, PoolEvents
 
 from herder_warm.errors import Failure
 from herder_warm.own import is_installed
@@ -52,6 +53,8 @@ class Run:
         self.given = {}  # Settings that the user's engine asks for when it connects.
         self.opened = []
         self.limited = set()
+        self.by_engine = set()  # The connections that an engine opened, and no function of the user's.
+        self.has_creator = False
         self.connections = {"tenant": 0, "other": 0}
 
     def is_tenant(self, arguments):
@@ -91,7 +94,7 @@ class Run:
         ledger, session = ledger_schema(context), dict(json.loads(row[3] or "{}"), **session_of(context.connection))
         self.place = {"database": row[0], "schema": row[1], "path": json.loads(row[2]), "ledger": ledger}
         self.place["session"] = dict(session, **self.given)
-        self.place["listens"] = listens(context.connection.engine)
+        self.place["listens"] = listens(context.connection) or ("creator" if self.has_creator else None)
         return ()
 
     def stay_home(self, context):
@@ -110,12 +113,12 @@ class Run:
             raise Failure("env", message, hint)
 
 
-def listens(engine):
-    """The event of an engine that the user's code listens to, if any: what it does there, a plan does not."""
-    events = [(engine.pool.dispatch, name) for name in ("connect", "first_connect", "checkout", "checkin")]
-    for name in ("before_cursor_execute", "before_execute", "after_cursor_execute", "after_execute", "begin", "commit", "engine_connect"):
-        events.append((engine.dispatch, name))
-    for dispatch, name in events:
+def listens(connection):
+    """The event of a connection or its engine that the user's code listens to, if any: what it does there, a plan does not."""
+    engine = connection.engine
+    dispatches = (engine.pool.dispatch, engine.dialect.dispatch, engine.dispatch, connection.dispatch)
+    names = {name for kind in (PoolEvents, DialectEvents, ConnectionEvents) for name in dir(kind) if not name.startswith("_")}
+    for dispatch, name in ((dispatch, name) for name in sorted(names) for dispatch in dispatches):
         for listener in getattr(dispatch, name, ()):
             # SQLAlchemy puts some of them into functions of its own.
             inner = [cell.cell_contents for cell in getattr(listener, "__closure__", None) or () if cell.cell_contents is not None]
@@ -140,5 +143,6 @@ def ledger_schema(context):
 
 
 def session_of(connection):
-    """What decides how a connection reads and writes times."""
-    return {name: connection.exec_driver_sql("SHOW " + name).scalar() for name in ("TimeZone", "DateStyle")}
+    """What decides how a connection reads and writes values."""
+    names = ("TimeZone", "DateStyle", "extra_float_digits", "standard_conforming_strings")
+    return {name: connection.exec_driver_sql("SHOW " + name).scalar() for name in names}

@@ -5,6 +5,7 @@ back is not seen.
 """
 
 import re
+import sys
 
 import sqlalchemy
 from sqlalchemy import event
@@ -46,30 +47,37 @@ def check(connection):
             raise
 
 
-# What env.py may say without changing what its revisions do: a plan has its own word for each of these, or needs none.
-ASIDE = re.compile(
-    r"(?:select|show|with|values|table)\b(?!.*\bset_config\b)|(?:begin|start|commit|end|rollback|abort|savepoint|release)\b"
-    r"|create\s+schema\s+if\s+not\s+exists\b"
-    r"|(?:set\s+(?:local\s+|session\s+)?|reset\s+|select\s+(?:pg_catalog\s*\.\s*)?set_config\s*\(\s*')"
-    r"(?:search_path|application_name|\w+_timeout|timezone|time\s+zone|datestyle|client_encoding)\b",
-    re.IGNORECASE | re.DOTALL,
-)
+# The functions of Alembic's by which it keeps its ledger. A plan has its own, and the proof compares the two.
+LEDGERS = frozenset("_ensure_version_table get_current_heads _insert_version _delete_version _update_version".split())
+TOOLS = ("alembic.", "sqlalchemy.", "herder_warm.")
 
 
-def note_aside(connection, statement, words):
-    """What is said to a scratch tenant outside all revisions. Alembic itself makes its ledger there."""
+def is_tools_own():
+    """Whether Alembic says it to keep its ledger, SQLAlchemy to learn what there is, or Herder. Who calls can tell; the words
+    could be anybody's."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if not module.startswith(TOOLS):
+            return False
+        if module == "herder_warm.run" or module == "alembic.runtime.migration" and frame.f_code.co_name in LEDGERS:
+            return True
+        if module.startswith("sqlalchemy.") and isinstance(frame.f_locals.get("self"), sqlalchemy.engine.Dialect):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def note(connection, statement, parameters, context):
+    """What the user's own code says to a scratch tenant: in a revision, or outside all of them."""
     run = Run.current
-    if run.step is None and run.is_tenants(connection) and not ASIDE.match(words) and "version_num" not in words:
-        run.besides.append(statement.strip())
-
-
-def note_step(connection, statement, parameters, context):
-    """What a revision says to a scratch tenant."""
-    run = Run.current
-    if run.step is None or not run.is_tenants(connection):
+    if not run.is_tenants(connection) or is_tools_own():
         return
     if context is not None and context.compiled is not None and connection.dialect.paramstyle in ("format", "pyformat"):
         statement = statement.replace("%%", "%")
+    if run.step is None:
+        run.besides.append(statement)
+        return
     run.said.append(
         {
             "revision": run.step,
@@ -85,8 +93,7 @@ def before_statement(connection, _cursor, statement, parameters, context, _many)
     if not is_watched(connection):
         return
     words = statement[REMARKS.match(statement).end() :]
-    note_aside(connection, statement, words)
-    note_step(connection, statement, parameters, context)
+    note(connection, statement, parameters, context)
     if COMMITS.match(words):
         check(connection)
     elif getattr(connection.connection, "autocommit", False) and not ALONE.match(words):
