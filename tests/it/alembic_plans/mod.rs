@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use herder::{
-    config::{AlembicConfig, LimitsConfig, RunnerConfig},
+    config::{AlembicConfig, LimitsConfig},
     database_url::DatabaseUrl,
     domain::{
         plan::{Plan, StepForm},
@@ -104,14 +104,11 @@ impl Fleet {
             "plan = \"auto\""
         };
         let config = format!(
-            "kind = \"alembic\"\nconfig = {:?}\npython = {:?}\n{mode}\n{config}",
+            "config = {:?}\npython = {:?}\n{mode}\n{config}",
             ini,
             crate::venv::python()
         );
-        let config: AlembicConfig = match toml::from_str(&config).expect("a config") {
-            RunnerConfig::Alembic(config) => config,
-            _ => unreachable!("it is alembic"),
-        };
+        let config: AlembicConfig = toml::from_str(&config).expect("a config");
         Self {
             runner: AlembicRunner::new(&config, 1),
             url: DatabaseUrl::parse(&server.url(&database)).expect("a URL"),
