@@ -32,7 +32,7 @@ use crate::{
     domain::{backoff::Backoff, job::Claim},
     store::{
         StoreError,
-        job::{Allowances, Appetite, claim},
+        job::{ClaimFilter, ClaimLimits, claim},
         line::Line,
     },
 };
@@ -69,7 +69,7 @@ pub struct Delivery {
 /// What tells the rest of the worker about claims, in the moment that they are made.
 pub trait Intake: Send + Sync + 'static {
     /// How many more jobs may be taken of each server, now.
-    fn allowances(&self) -> Allowances;
+    fn limits(&self) -> ClaimLimits;
     /// Until when this worker's lease runs at least. Asked before a claim is sent.
     fn sure_until(&self) -> Option<Instant>;
     /// These jobs are this worker's now, under the lease that ran when they were asked for. None: nothing is due, or no
@@ -84,7 +84,7 @@ pub struct Claimer {
     /// The control database.
     pub line: Arc<Line>,
     /// What the worker can take.
-    pub appetite: Appetite,
+    pub filter: ClaimFilter,
     /// Who is told.
     pub intake: Arc<dyn Intake>,
     /// Told when it is to take nothing more.
@@ -102,7 +102,7 @@ impl Claimer {
         }
         let sure_until = self.intake.sure_until();
         let claiming = async |line: &mut PgConnection| {
-            claim(line, &self.appetite, &self.intake.allowances(), room.len()).await
+            claim(line, &self.filter, &self.intake.limits(), room.len()).await
         };
         let claimed = self.line.with(CLAIM_TIMEOUT, claiming).await;
         self.intake.answered();
@@ -138,7 +138,7 @@ where
     F: Fn(Delivery) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    let name = config.claimer.appetite.worker.clone();
+    let name = config.claimer.filter.worker.clone();
     let drain = config.claimer.drain.clone();
     let claims = Claims {
         room: Arc::new(Semaphore::new(config.concurrency)),

@@ -41,7 +41,7 @@ pub(crate) const CLIENT_CHECK: Duration = Duration::from_secs(1);
 
 /// How long a server's process may take to go once its client has: closing is a message that nobody answers. Whoever takes the
 /// place of a session waits for that. On an idle machine it is a millisecond; on two cores with three times as much to do, 50 were seen.
-pub(crate) const GOING: Duration = Duration::from_millis(10);
+pub(crate) const EXIT_GRACE: Duration = Duration::from_millis(10);
 
 /// How long a backend may outlive a client that broke off in the middle of a statement: until it looks, and a little.
 pub(crate) const LINGER: Duration = CLIENT_CHECK.saturating_add(Duration::from_millis(200));

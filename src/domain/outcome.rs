@@ -68,7 +68,7 @@ pub enum Settlement {
         /// How long from now.
         delay: Duration,
         /// Whether it counts as one of the job's attempts.
-        burns: bool,
+        counts: bool,
     },
     /// Its plan does not fit where the tenant stands now: it goes back to ready, at once and at no cost, for the tool
     /// itself.
@@ -98,7 +98,7 @@ impl Settlement {
     /// Whether the infrastructure was in the way, other than by being busy: a job for which nothing else happens for some
     /// minutes fails.
     pub fn is_blocked(&self) -> bool {
-        matches!(self, Self::Retry { error, burns: false, .. } if !error.is_backpressure())
+        matches!(self, Self::Retry { error, counts: false, .. } if !error.is_backpressure())
     }
 
     /// The word as it stands in the attempt row and in `herder_job_attempts_total{outcome}`.
@@ -106,8 +106,8 @@ impl Settlement {
         match self {
             Self::Succeeded { outcome, .. } => outcome.as_str(),
             Self::Failed(_) => "failed",
-            Self::Retry { burns: true, .. } => "retried",
-            Self::Retry { burns: false, .. } => "snoozed",
+            Self::Retry { counts: true, .. } => "retried",
+            Self::Retry { counts: false, .. } => "snoozed",
             Self::Live { .. } => "replanned",
             Self::Returned => "returned",
             Self::Skipped(_) => "skipped",

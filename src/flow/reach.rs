@@ -16,7 +16,7 @@ use crate::{
         job::{JobId, Step},
         outcome::Settlement,
     },
-    store::job::Allowances,
+    store::job::ClaimLimits,
 };
 
 /// A server that has not let an attempt in for so long is slow: a connection takes milliseconds.
@@ -100,7 +100,7 @@ impl Reach {
 
     /// How many more jobs this worker may take of each server. One that answers may have all the room that there is.
     /// Those that do not, and those that nobody has tried yet, get no more than half of it among them.
-    pub(super) fn allowances(&self, now: Instant) -> Allowances {
+    pub(super) fn limits(&self, now: Instant) -> ClaimLimits {
         let half = (self.room / 2).max(1);
         let servers = self.servers();
         let troubled = servers.values().filter(|server| server.is_in_trouble(now));
@@ -108,9 +108,9 @@ impl Reach {
         let mut by_name: Vec<(&String, &Server)> = servers.iter().collect();
         // Each of several dead ones is asked again some time.
         by_name.shuffle(&mut rand::rng());
-        let mut allowances = Allowances {
+        let mut limits = ClaimLimits {
             others: i64::try_from(half).unwrap_or(i64::MAX),
-            ..Allowances::default()
+            ..ClaimLimits::default()
         };
         for (name, server) in by_name {
             let jobs = if server.closed_until.is_some_and(|until| until > now) {
@@ -122,10 +122,10 @@ impl Reach {
             } else {
                 self.room
             };
-            allowances.servers.push(name.clone());
-            allowances.jobs.push(i64::try_from(jobs).unwrap_or(i64::MAX));
+            limits.servers.push(name.clone());
+            limits.jobs.push(i64::try_from(jobs).unwrap_or(i64::MAX));
         }
-        allowances
+        limits
     }
 
     fn servers(&self) -> MutexGuard<'_, HashMap<String, Server>> {
@@ -160,9 +160,9 @@ mod tests {
     use super::*;
     use crate::runner::RunnerError;
 
-    fn of(allowances: &Allowances, server: &str) -> i64 {
-        let at = allowances.servers.iter().position(|s| s == server);
-        at.map_or(allowances.others, |at| allowances.jobs[at])
+    fn of(limits: &ClaimLimits, server: &str) -> i64 {
+        let at = limits.servers.iter().position(|s| s == server);
+        at.map_or(limits.others, |at| limits.jobs[at])
     }
 
     fn snoozed(reason: &str, sqlstate: Option<&str>) -> Settlement {
@@ -173,20 +173,20 @@ mod tests {
                 ..JobError::default()
             },
             delay: Duration::ZERO,
-            burns: false,
+            counts: false,
         }
     }
 
     #[test]
     fn a_server_earns_all_the_room_by_its_first_answer() {
         let (reach, now) = (Reach::new(8), Instant::now());
-        assert_eq!(of(&reach.allowances(now), "a"), 4);
+        assert_eq!(of(&reach.limits(now), "a"), 4);
         reach.claimed("a", 1, now);
-        assert_eq!(of(&reach.allowances(now), "a"), 3);
+        assert_eq!(of(&reach.limits(now), "a"), 3);
         reach.entered("a", 1, Step::Connecting);
-        assert_eq!(of(&reach.allowances(now), "a"), 3);
+        assert_eq!(of(&reach.limits(now), "a"), 3);
         reach.entered("a", 1, Step::Guarding);
-        assert_eq!(of(&reach.allowances(now), "a"), 8);
+        assert_eq!(of(&reach.limits(now), "a"), 8);
     }
 
     #[test]
@@ -197,25 +197,17 @@ mod tests {
         }
         reach.ended("dead", 1, Some(&snoozed("connection_lost", None)), now);
         let later = now + 2 * SLOW;
-        let allowances = reach.allowances(later);
+        let limits = reach.limits(later);
         // One is still on its way to the slow one.
-        assert_eq!(
-            of(&allowances, "dead") + of(&allowances, "slow"),
-            3,
-            "{allowances:?}"
-        );
+        assert_eq!(of(&limits, "dead") + of(&limits, "slow"), 3, "{limits:?}");
         for job in 3..=5 {
             reach.claimed("slow", job, later);
         }
-        let allowances = reach.allowances(later);
-        assert_eq!(
-            of(&allowances, "dead") + of(&allowances, "slow"),
-            0,
-            "{allowances:?}"
-        );
+        let limits = reach.limits(later);
+        assert_eq!(of(&limits, "dead") + of(&limits, "slow"), 0, "{limits:?}");
         // Back again.
         reach.entered("slow", 2, Step::Migrating);
-        assert_eq!(of(&reach.allowances(later), "slow"), 8);
+        assert_eq!(of(&reach.limits(later), "slow"), 8);
     }
 
     #[test]
@@ -229,7 +221,7 @@ mod tests {
         ] {
             reach.claimed("a", 2, now);
             reach.ended("a", 2, Some(&snoozed(error.reason(), None)), now);
-            assert_eq!(of(&reach.allowances(now), "a"), 8, "{error:?}");
+            assert_eq!(of(&reach.limits(now), "a"), 8, "{error:?}");
         }
     }
 
@@ -238,11 +230,11 @@ mod tests {
         let (reach, now) = (Reach::new(2), Instant::now());
         let full = snoozed("too_many_connections", Some("53300"));
         for job in 1..=3 {
-            assert_ne!(of(&reach.allowances(now), "a"), 0);
+            assert_ne!(of(&reach.limits(now), "a"), 0);
             reach.claimed("a", job, now);
             reach.ended("a", job, Some(&full), now);
         }
-        assert_eq!(of(&reach.allowances(now), "a"), 0);
-        assert_ne!(of(&reach.allowances(now + PAUSE.max), "a"), 0);
+        assert_eq!(of(&reach.limits(now), "a"), 0);
+        assert_ne!(of(&reach.limits(now + PAUSE.max), "a"), 0);
     }
 }

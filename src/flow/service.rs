@@ -14,7 +14,7 @@ use crate::{
     database_url::DatabaseUrl,
     domain::worker::Errand,
     runner::RunnerError,
-    session::{GOING, asking_settings, connect_error},
+    session::{EXIT_GRACE, asking_settings, connect_error},
     store::{StoreError, service},
 };
 
@@ -151,7 +151,7 @@ impl Service {
 
     /// Gives it back. Its session must be closed.
     pub async fn release(self) {
-        tokio::time::sleep(3 * GOING).await;
+        tokio::time::sleep(3 * EXIT_GRACE).await;
         self.renewal.abort();
         if let Err(error) = service::release(&self.pool, &self.server, &self.holder).await {
             tracing::debug!(%error, "Cannot give back a service connection; its lease will expire");

@@ -167,7 +167,7 @@ impl Writer {
     }
 
     async fn settle(&self, ended: &[&Ended]) -> Result<Vec<Settled>, StoreError> {
-        let worker = &self.claimer.appetite.worker;
+        let worker = &self.claimer.filter.worker;
         let settling = async |line: &mut PgConnection| job::settle(line, worker, ended).await;
         self.claimer.line.with(TIMEOUT, settling).await
     }

@@ -34,7 +34,7 @@ use crate::{
         revision::{Direction, History, Ledger, LedgerForm, Revision},
         tenant::Isolation,
     },
-    session::{GOING, TenantSession},
+    session::{EXIT_GRACE, TenantSession},
 };
 
 /// How long a command that only looks may take.
@@ -361,7 +361,7 @@ impl MigrationRunner for CommandRunner {
         let settings = settings(&mut session).await;
         let schema = session.schema().map(str::to_owned);
         session.close().await;
-        tokio::time::sleep(GOING).await;
+        tokio::time::sleep(EXIT_GRACE).await;
         let tenant = Environment::new(of, schema.as_deref(), &settings?, None);
         self.current(&tenant, std::future::pending()).await
     }

@@ -99,7 +99,7 @@ pub async fn push_deliveries(
 
 /// What a worker can take.
 #[derive(Clone, Debug)]
-pub struct Appetite {
+pub struct ClaimFilter {
     /// The worker's id.
     pub worker: String,
     /// Only this run, where a process works for one.
@@ -112,7 +112,7 @@ pub struct Appetite {
 
 /// How many more jobs a worker may take of each server.
 #[derive(Clone, Debug, Default)]
-pub struct Allowances {
+pub struct ClaimLimits {
     /// The servers that it has an opinion about.
     pub servers: Vec<String>,
     /// How many jobs of each of them.
@@ -121,7 +121,7 @@ pub struct Allowances {
     pub others: i64,
 }
 
-impl Allowances {
+impl ClaimLimits {
     /// As many of each as there is room for.
     pub fn unlimited() -> Self {
         Self {
@@ -138,20 +138,20 @@ impl Allowances {
 /// The control database fails. A claim whose answer was lost is found by [`super::worker::beat`].
 pub async fn claim(
     connection: &mut PgConnection,
-    appetite: &Appetite,
-    allowances: &Allowances,
+    filter: &ClaimFilter,
+    limits: &ClaimLimits,
     limit: usize,
 ) -> Result<Vec<Claim>, StoreError> {
     let rows = sqlx::query_file!(
         "src/store/sql/claim_jobs.sql",
-        appetite.worker,
+        filter.worker,
         i64::try_from(limit).unwrap_or(i64::MAX),
-        appetite.run,
-        appetite.runner,
-        &appetite.servers,
-        &allowances.servers,
-        &allowances.jobs,
-        allowances.others,
+        filter.run,
+        filter.runner,
+        &filter.servers,
+        &limits.servers,
+        &limits.jobs,
+        limits.others,
     )
     .fetch_all(connection)
     .await?;
@@ -274,7 +274,7 @@ pub struct Ended {
     to_revision: Option<String>,
     /// Seconds.
     delay: f64,
-    burns: i32,
+    counts: i32,
     blocked: bool,
     result: &'static str,
     live: bool,
@@ -310,7 +310,7 @@ impl Ended {
             from_revision: None,
             to_revision: None,
             delay: 0.0,
-            burns: 0,
+            counts: 0,
             blocked: false,
             result: settlement.as_str(),
             live: false,
@@ -326,11 +326,11 @@ impl Ended {
             }
             Settlement::Failed(why) => {
                 ended.state = "failed";
-                (ended.error, ended.burns) = (Some(why.storable()), 1);
+                (ended.error, ended.counts) = (Some(why.storable()), 1);
             }
-            Settlement::Retry { error, delay, burns } => {
+            Settlement::Retry { error, delay, counts } => {
                 (ended.error, ended.delay) = (Some(error.storable()), delay.as_secs_f64());
-                (ended.burns, ended.blocked) = (i32::from(*burns), settlement.is_blocked());
+                (ended.counts, ended.blocked) = (i32::from(*counts), settlement.is_blocked());
             }
             Settlement::Live { error, .. } => {
                 ended.live = true;

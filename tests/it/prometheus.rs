@@ -118,10 +118,10 @@ fn settlements() -> Vec<Settlement> {
         from: None,
         to: None,
     };
-    let retry = |burns| Settlement::Retry {
+    let retry = |counts| Settlement::Retry {
         error: JobError::default(),
         delay: Duration::ZERO,
-        burns,
+        counts,
     };
     vec![
         succeeded(Outcome::Migrated),

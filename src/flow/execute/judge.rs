@@ -54,12 +54,12 @@ impl Attempt<'_> {
             FailureClass::Transient => Some(Settlement::Retry {
                 error: recorded,
                 delay: backoff(claim.failures + 1),
-                burns: true,
+                counts: true,
             }),
             FailureClass::Infrastructure if recorded.is_backpressure() => Some(Settlement::Retry {
                 error: recorded,
                 delay: backoff(1),
-                burns: false,
+                counts: false,
             }),
             FailureClass::Infrastructure => {
                 if claim.blocked.is_some_and(|b| b > BLOCKED_LIMIT) {
@@ -76,7 +76,7 @@ impl Attempt<'_> {
                 Some(Settlement::Retry {
                     error: recorded,
                     delay: backoff(tries),
-                    burns: false,
+                    counts: false,
                 })
             }
         }

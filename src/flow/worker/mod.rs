@@ -22,9 +22,9 @@ use super::{
     admission::Door,
     context::Context,
     held::{Held, StopReason},
-    herald::Herald,
     keeper::Keeper,
     kept::Kept,
+    notifier::Notifier,
     plans::Plans,
     pulse::{Health, Pulse},
     reach::Reach,
@@ -35,7 +35,7 @@ use crate::{
     metrics::{Metrics, WorkerFigures},
     queue::{self, Claimer, Delivery, Intake, QueueConfig},
     store::{
-        job::{Allowances, Appetite},
+        job::{ClaimFilter, ClaimLimits},
         line::Line,
     },
 };
@@ -199,7 +199,7 @@ impl Worker {
         }
         shared.admitted.store(true, Ordering::Relaxed);
         shared.register(&row).await;
-        let appetite = Appetite {
+        let filter = ClaimFilter {
             worker: row.id.clone(),
             run: row.only_run,
             runner: row.runner.clone(),
@@ -225,11 +225,11 @@ impl Worker {
         let pulse = shared.spawn_vital("heartbeat", pulse.run());
         let keeper = shared.spawn_vital("keeper", keeper.run());
         let silence = CancellationToken::new();
-        let herald = Herald::new(&shared.cx.config.notify, shared.cx.pool.clone())
-            .map(|herald| tokio::spawn(herald.run(silence.clone())));
+        let notifier = Notifier::new(&shared.cx.config.notify, shared.cx.pool.clone())
+            .map(|notifier| tokio::spawn(notifier.run(silence.clone())));
         let claimer = Arc::new(Claimer {
             line: Line::new(shared.cx.pool.clone()),
-            appetite,
+            filter,
             intake: Arc::clone(&shared) as Arc<dyn Intake>,
             drain: shared.drain.clone(),
         });
@@ -259,9 +259,9 @@ impl Worker {
         let closed = shared.kept.close_all().await;
         let _ = tokio::time::timeout(LAST_WORDS, shared.release(&closed)).await;
         silence.cancel();
-        if let Some(herald) = herald {
+        if let Some(notifier) = notifier {
             // What it is telling would be told twice. What it does not get done is left to others.
-            let _ = tokio::time::timeout(LAST_WORDS, herald).await;
+            let _ = tokio::time::timeout(LAST_WORDS, notifier).await;
         }
         // What is left to say goes over the pool's connection: a third one would have no slot.
         end(pulse).await;
@@ -289,8 +289,8 @@ impl Intake for Shared {
         }
     }
 
-    fn allowances(&self) -> Allowances {
-        self.reach.allowances(Instant::now())
+    fn limits(&self) -> ClaimLimits {
+        self.reach.limits(Instant::now())
     }
 
     fn answered(&self) {

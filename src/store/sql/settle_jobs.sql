@@ -3,7 +3,7 @@
 with ended as materialized (
     select * from jsonb_to_recordset($2) as ended (
         job bigint, epoch integer, state text, outcome text, error jsonb, from_revision text, to_revision text,
-        delay double precision, burns integer, blocked boolean, result text, live boolean, keep boolean, begun boolean,
+        delay double precision, counts integer, blocked boolean, result text, live boolean, keep boolean, begun boolean,
         in_doubt boolean)
     -- In the order in which `retry` locks them, so that the two cannot deadlock.
     order by job
@@ -18,8 +18,8 @@ settled as (
                            else coalesce(ended.to_revision, job.to_revision) end,
         resolved = job.resolved or ended.state = 'succeeded',
         ready_at = case when ended.state = 'ready' then now() + ended.delay * interval '1 second' else job.ready_at end,
-        failures = job.failures + ended.burns,
-        attempts = job.attempts + case when ended.state in ('succeeded', 'failed') or ended.burns > 0 then 1 else 0 end,
+        failures = job.failures + ended.counts,
+        attempts = job.attempts + case when ended.state in ('succeeded', 'failed') or ended.counts > 0 then 1 else 0 end,
         -- While a migration was under way, nothing was in the way: that time does not count.
         blocked_since = case when ended.blocked
                              then coalesce(job.blocked_since + case when ended.begun then now() - job.claimed_at

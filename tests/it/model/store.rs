@@ -8,7 +8,7 @@ use herder::domain::outcome::{Outcome, Settlement};
 use herder::domain::revision::Direction;
 use herder::domain::run::RunId;
 use herder::domain::tenant::{Isolation, Place, Tenant};
-use herder::store::job::{self, Appetite, Ended, NewJob, Rescued};
+use herder::store::job::{self, ClaimFilter, Ended, NewJob, Rescued};
 use herder::store::run::{self, Advanced, NewRun};
 use herder::store::server::{self, ServerRow};
 use herder::store::slot::{self, Suspect};
@@ -153,14 +153,14 @@ impl Store {
     }
 
     pub(super) async fn claim(&self, worker: usize, limit: usize) -> Vec<Claim> {
-        let appetite = Appetite {
+        let filter = ClaimFilter {
             worker: name(worker),
             run: None,
             runner: "sql".into(),
             servers: SERVERS.map(str::to_owned).to_vec(),
         };
         let mut connection = self.pool.acquire().await.expect("a connection");
-        let claims = job::claim(&mut connection, &appetite, &job::Allowances::unlimited(), limit).await;
+        let claims = job::claim(&mut connection, &filter, &job::ClaimLimits::unlimited(), limit).await;
         claims.expect("a claim")
     }
 
@@ -295,10 +295,10 @@ fn settlement(how: How) -> Settlement {
         message: "as the model likes".into(),
         ..JobError::default()
     };
-    let retry = |burns| Settlement::Retry {
+    let retry = |counts| Settlement::Retry {
         error: error(),
         delay: Duration::ZERO,
-        burns,
+        counts,
     };
     match how {
         How::Succeed => Settlement::Succeeded {

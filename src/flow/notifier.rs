@@ -1,6 +1,6 @@
-//! The herald: tells a webhook of the starts, halts and ends of runs. Nothing waits for it, and nothing fails with it.
+//! The notifier: tells a webhook of the starts, halts and ends of runs. Nothing waits for it, and nothing fails with it.
 //!
-//! A notice is a row, written by the transaction that moved the run. Every worker has a herald, and so has every command
+//! A notice is a row, written by the transaction that moved the run. Every worker has a notifier, and so has every command
 //! that moves a run: whoever comes first takes it. So it is told while anybody with the webhook in its config lives, up
 //! to three times until the receiver says yes; twice where the receiver's yes, or the one who heard it, was lost.
 
@@ -25,7 +25,7 @@ use crate::{
     webhook::{Webhook, WebhookError},
 };
 
-/// How often a herald looks. With jitter, so that a hundred workers do not look at once.
+/// How often a notifier looks. With jitter, so that a hundred workers do not look at once.
 const ROUND: Duration = Duration::from_secs(1);
 
 /// The delay after a first failed try; it doubles.
@@ -39,15 +39,15 @@ const NAMED: usize = 3;
 
 /// Tells what there is to tell.
 #[derive(Clone)]
-pub struct Herald {
+pub struct Notifier {
     pool: PgPool,
     webhook: Webhook,
     occasions: Vec<Occasion>,
     timeout: Duration,
 }
 
-impl Herald {
-    /// A herald, if the config names a webhook.
+impl Notifier {
+    /// A notifier, if the config names a webhook.
     pub fn new(config: &NotifyConfig, pool: PgPool) -> Option<Self> {
         Some(Self {
             pool,
