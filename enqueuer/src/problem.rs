@@ -199,7 +199,7 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
-/// A hint with all that the commands in it need: `more` is behind each, as ` --config x.toml`, where it is not yet.
+/// A hint whose commands can be typed as they stand: each ends with `config_args`, unless the hint has that already.
 pub(crate) fn complete(hint: &str, config_args: &str) -> String {
     if hint.contains(config_args) {
         return hint.to_owned();
@@ -211,8 +211,8 @@ pub(crate) fn complete(hint: &str, config_args: &str) -> String {
     parts.collect::<Vec<_>>().join("`")
 }
 
-/// The text for stderr, with colours that `anstream` takes out where they are not wanted. `more`: what commands to type
-/// next end with.
+/// The text for stderr, with colours that `anstream` takes out where they are not wanted. `config_args`: what commands to
+/// type next end with.
 pub(crate) fn render(error: &anyhow::Error, config_args: &str) -> String {
     let paint = |style: Style, word: &str| format!("{style}{word}:{style:#}");
     let mut text = String::new();

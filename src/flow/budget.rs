@@ -151,7 +151,7 @@ pub struct Survey {
 /// The same, and what there is to know of these schemas, or of the database.
 ///
 /// # Errors
-/// As [`ask`].
+/// It cannot be reached, or only through a pooler that shares sessions.
 pub async fn survey(
     cx: &Context,
     service: Option<&Service>,

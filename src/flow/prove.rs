@@ -7,7 +7,7 @@ use tracing::info;
 use crate::{
     domain::{failure::chain, plan::Plan, tenant::Place},
     flow::{context::Context, service::Service},
-    runner::{Ground, Offer, RunnerError, Verdict},
+    runner::{Ground, Offer, PlanProver, RunnerError, Verdict},
     secret::Secret,
     store::{StoreError, proof},
 };
@@ -27,6 +27,9 @@ pub(super) async fn prove(
     (place, own_url): (&Place, Option<&Secret>),
     refuted: &mut Refuted,
 ) -> Result<Offer, StoreError> {
+    let Some(prover) = cx.runner.prover() else {
+        return Ok(Offer::Plan(plan));
+    };
     let url = match cx.servers.url_for(place, own_url) {
         Ok(url) => url,
         Err(e) => return Ok(Offer::Live { why: chain(&e) }),
@@ -41,7 +44,13 @@ pub(super) async fn prove(
         owner: &cx.mark,
     };
     let _whole = cx.busy();
-    let offer = fitted_and_proven(cx, plan, to, ground, refuted).await;
+    let proving = Proving {
+        cx,
+        prover,
+        to,
+        ground,
+    };
+    let offer = proving.fitted_and_proven(plan, refuted).await;
     service.release().await;
     match offer {
         Ok(offer) => Ok(offer),
@@ -70,55 +79,53 @@ impl From<RunnerError> for ProveError {
     }
 }
 
-async fn fitted_and_proven(
-    cx: &Context,
-    plan: Plan,
-    to: Option<&str>,
-    ground: Ground<'_>,
-    refuted: &mut Refuted,
-) -> Result<Offer, ProveError> {
-    let plan = match cx.runner.fit(plan, to, ground).await? {
-        Offer::Plan(plan) if cx.runner.needs_proof() => plan,
-        offer => return Ok(offer),
-    };
-    Ok(match known_or_proven(cx, &plan, to, ground, refuted).await? {
-        Verdict::Proven => Offer::Plan(plan),
-        Verdict::Refuted { why } | Verdict::Unproven { why } => Offer::Live { why },
-    })
+/// A plan's way from its tool to its tenants.
+struct Proving<'a> {
+    cx: &'a Context,
+    prover: &'a dyn PlanProver,
+    to: Option<&'a str>,
+    ground: Ground<'a>,
 }
 
-async fn known_or_proven(
-    cx: &Context,
-    plan: &Plan,
-    to: Option<&str>,
-    ground: Ground<'_>,
-    refuted: &mut Refuted,
-) -> Result<Verdict, ProveError> {
-    let Some(key) = cx.runner.proof_key(plan, to, ground).await? else {
-        return Ok(Verdict::Refuted {
-            why: "it renders other SQL a moment later".into(),
-        });
-    };
-    if proof::is_known(&cx.pool, &key).await? {
-        return Ok(Verdict::Proven);
+impl Proving<'_> {
+    async fn fitted_and_proven(&self, plan: Plan, refuted: &mut Refuted) -> Result<Offer, ProveError> {
+        let plan = match self.prover.fit(plan, self.to, self.ground).await? {
+            Offer::Plan(plan) if self.prover.needs_proof() => plan,
+            offer => return Ok(offer),
+        };
+        Ok(match self.known_or_proven(&plan, refuted).await? {
+            Verdict::Proven => Offer::Plan(plan),
+            Verdict::Refuted { why } | Verdict::Unproven { why } => Offer::Live { why },
+        })
     }
-    if let Some(why) = refuted.get(&key) {
-        return Ok(Verdict::Refuted { why: why.clone() });
-    }
-    let began = std::time::Instant::now();
-    let verdict = cx.runner.prove(plan, to, ground).await?;
-    let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    match &verdict {
-        Verdict::Proven => {
-            proof::keep(&cx.pool, &key).await?;
-            info!(duration_ms, "Proved the plan to {}", to.unwrap_or("base"));
+
+    async fn known_or_proven(&self, plan: &Plan, refuted: &mut Refuted) -> Result<Verdict, ProveError> {
+        let Some(key) = self.prover.proof_key(plan, self.to, self.ground).await? else {
+            return Ok(Verdict::Refuted {
+                why: "it renders other SQL a moment later".into(),
+            });
+        };
+        if proof::is_known(&self.cx.pool, &key).await? {
+            return Ok(Verdict::Proven);
         }
-        Verdict::Refuted { why } | Verdict::Unproven { why } => {
-            info!(duration_ms, "No plan to {}: {why}", to.unwrap_or("base"));
+        if let Some(why) = refuted.get(&key) {
+            return Ok(Verdict::Refuted { why: why.clone() });
         }
+        let (began, to) = (std::time::Instant::now(), self.to.unwrap_or("base"));
+        let verdict = self.prover.prove(plan, self.to, self.ground).await?;
+        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match &verdict {
+            Verdict::Proven => {
+                proof::keep(&self.cx.pool, &key).await?;
+                info!(duration_ms, "Proved the plan to {to}");
+            }
+            Verdict::Refuted { why } | Verdict::Unproven { why } => {
+                info!(duration_ms, "No plan to {to}: {why}");
+            }
+        }
+        if let Verdict::Refuted { why } = &verdict {
+            refuted.insert(key, why.clone());
+        }
+        Ok(verdict)
     }
-    if let Verdict::Refuted { why } = &verdict {
-        refuted.insert(key, why.clone());
-    }
-    Ok(verdict)
 }

@@ -132,6 +132,38 @@ pub enum Offer {
     },
 }
 
+/// Fits the plans that a tool has made to their tenants, and proves that they do what the tool does.
+#[async_trait]
+pub trait PlanProver: Send + Sync {
+    /// Fits a plan to the tenants of a place: a session of the tool's may begin in another way than ours.
+    ///
+    /// # Errors
+    /// The server cannot be reached.
+    async fn fit(&self, plan: Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Offer, RunnerError>;
+
+    /// Whether a plan needs a proof, or is taken as it is.
+    fn needs_proof(&self) -> bool;
+
+    /// The name under which the proof of a plan is kept: another one as soon as anything that it hangs on changes.
+    /// None: the plan is not even the same when it is made again.
+    ///
+    /// # Errors
+    /// A broken project, or the server cannot be reached.
+    async fn proof_key(
+        &self,
+        plan: &Plan,
+        to: Option<&str>,
+        ground: Ground<'_>,
+    ) -> Result<Option<String>, RunnerError>;
+
+    /// Proves that a plan does what the tool does, beside a tenant that it leaves alone. At most one connection to the
+    /// tenant's server is open at any time.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or the proof was told to stop. What speaks against the plan is no error.
+    async fn prove(&self, plan: &Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Verdict, RunnerError>;
+}
+
 /// A migration tool. What these docs promise is held by the conformance suite, run against every runner.
 #[async_trait]
 pub trait MigrationRunner: Send + Sync {
@@ -193,48 +225,14 @@ pub trait MigrationRunner: Send + Sync {
         isolation: Isolation,
     ) -> Result<Offer, RunnerError>;
 
-    /// Whether its plans are made by the tool, and not written as SQL by a person: they are fitted, and may need a proof.
+    /// What fits and proves its plans, where those are made by the tool, and not written as SQL by a person.
+    fn prover(&self) -> Option<&dyn PlanProver> {
+        None
+    }
+
+    /// Whether its plans are made by the tool.
     fn is_rendered(&self) -> bool {
-        false
-    }
-
-    /// Fits a plan to the tenants of a place: a session of the tool's may begin in another way than ours.
-    ///
-    /// # Errors
-    /// The server cannot be reached.
-    async fn fit(&self, plan: Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Offer, RunnerError> {
-        let _ = (to, ground);
-        Ok(Offer::Plan(plan))
-    }
-
-    /// Whether its plans are only as good as their proof. Otherwise they are what the tool itself runs.
-    fn needs_proof(&self) -> bool {
-        false
-    }
-
-    /// The name under which the proof of a plan is kept: another one as soon as anything that it hangs on changes.
-    /// None: the plan is not even the same when it is made again.
-    ///
-    /// # Errors
-    /// A broken project, or the server cannot be reached.
-    async fn proof_key(
-        &self,
-        plan: &Plan,
-        to: Option<&str>,
-        ground: Ground<'_>,
-    ) -> Result<Option<String>, RunnerError> {
-        let _ = (to, ground);
-        Ok(Some(plan.id()))
-    }
-
-    /// Proves that a plan does what the tool does, beside a tenant that it leaves alone. At most one connection to the
-    /// tenant's server is open at any time.
-    ///
-    /// # Errors
-    /// The server cannot be reached, or the proof was told to stop. What speaks against the plan is no error.
-    async fn prove(&self, plan: &Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Verdict, RunnerError> {
-        let _ = (plan, to, ground);
-        Ok(Verdict::Proven)
+        self.prover().is_some()
     }
 
     /// Brings the tenant to `work.to`, under the tenant's lock that `session` holds. Migrating twice is the same as

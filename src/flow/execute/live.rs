@@ -103,47 +103,79 @@ impl Attempt<'_> {
 
         (self.enter)(Step::Inspecting);
         let reading = self.cx.runner.read_ledger(session, subject);
-        let ledger = self.while_wanted(backend, reading).await?;
-        let from = history.describe(&ledger);
+        let course = self.course(history, self.while_wanted(backend, reading).await?)?;
+        if history.standing(claim.direction, course.to.as_deref(), &course.ledger)? == Standing::AtTarget {
+            return self.nothing_to_do(course);
+        }
+
+        self.begin();
+        self.run_tool(session, &course, url, history).await?;
+
+        (self.enter)(Step::Verifying);
+        let reading = self.cx.runner.read_ledger(session, subject);
+        let after = self.while_wanted(backend, reading).await?;
+        self.verify(history, &course, &after)?;
+        Ok(Settlement::Succeeded {
+            outcome: Outcome::Migrated,
+            from: course.from,
+            to: history.describe(&after),
+        })
+    }
+
+    /// From where its ledger says that the tenant stands to where its job goes.
+    fn course(&self, history: &History, ledger: Ledger) -> Result<Course, RunnerError> {
+        let claim = self.claim;
         let to = match claim.resolved {
             true => claim.to.clone(),
             false => history.resolve(&claim.target, &ledger)?,
         };
-        let pending: Vec<String> = history
-            .pending(claim.direction, to.as_deref(), &ledger)?
-            .into_iter()
-            .map(|r| r.id.clone())
-            .collect();
-        if history.standing(claim.direction, to.as_deref(), &ledger)? == Standing::AtTarget {
-            if let Some(half) = ledger.half {
-                return Err(RunnerError::Dirty(half));
-            }
-            let (outcome, before) = match claim.in_doubt {
-                true => (Outcome::FoundApplied, claim.from.clone()),
-                false => (Outcome::AlreadyCurrent, from.clone()),
-            };
-            return Ok(Settlement::Succeeded {
-                outcome,
-                from: before,
-                to: from,
-            });
-        }
+        let pending = history.pending(claim.direction, to.as_deref(), &ledger)?;
+        Ok(Course {
+            from: history.describe(&ledger),
+            pending: pending.into_iter().map(|r| r.id.clone()).collect(),
+            to,
+            ledger,
+        })
+    }
 
-        self.begin();
-        // The tool writes on a session of its own. Whoever took over ends this one first: does it still stand?
+    fn nothing_to_do(&self, course: Course) -> Result<Settlement, RunnerError> {
+        if let Some(half) = course.ledger.half {
+            return Err(RunnerError::Dirty(half));
+        }
+        let (outcome, from) = match self.claim.in_doubt {
+            true => (Outcome::FoundApplied, self.claim.from.clone()),
+            false => (Outcome::AlreadyCurrent, course.from.clone()),
+        };
+        Ok(Settlement::Succeeded {
+            outcome,
+            from,
+            to: course.from,
+        })
+    }
+
+    /// Lets the tool do its work, over sessions of its own, while this one holds the tenant's lock.
+    async fn run_tool(
+        &self,
+        session: &mut TenantSession,
+        course: &Course,
+        url: &DatabaseUrl,
+        history: &History,
+    ) -> Result<(), RunnerError> {
+        let claim = self.claim;
+        // Whoever took over ends this session first: does it still stand?
         session.guarded(self.stop.token(), self.be_sure()).await??;
         if !claim.resolved {
             // `-1` must not go down another step because this attempt is lost. What enqueue resolved is frozen already.
-            let freezing = self.freeze(from.as_deref(), to.as_deref());
+            let freezing = self.freeze(course.from.as_deref(), course.to.as_deref());
             session.guarded(self.stop.token(), freezing).await??;
         }
         session.ping().await?;
         let work = Work {
             claim,
             history,
-            from: from.as_deref(),
-            to: to.as_deref(),
-            pending: &pending,
+            from: course.from.as_deref(),
+            to: course.to.as_deref(),
+            pending: &course.pending,
             url,
             limits: &self.cx.config.limits,
             cancel: self.stop.token(),
@@ -156,35 +188,10 @@ impl Attempt<'_> {
                 migrated = Err(lost);
             }
         }
-        if self.stop.reason().is_some() {
-            return Err(migrated.err().unwrap_or(RunnerError::Cancelled));
+        match self.stop.reason() {
+            Some(_) => Err(migrated.err().unwrap_or(RunnerError::Cancelled)),
+            None => migrated,
         }
-        migrated?;
-
-        (self.enter)(Step::Verifying);
-        let reading = self.cx.runner.read_ledger(session, subject);
-        let after = self.while_wanted(backend, reading).await?;
-        self.verify(history, to.as_deref(), &after)?;
-        let beyond = history.beyond(claim.direction, &ledger, &pending, &after)?;
-        if !beyond.is_empty() {
-            let done = match claim.direction {
-                Direction::Upgrade => "applied",
-                Direction::Downgrade => "undid",
-            };
-            return Err(RunnerError::LedgerMismatch {
-                found: history.describe(&after).unwrap_or_else(|| "base".into()),
-                wanted: to.unwrap_or_else(|| "base".into()),
-                hint: Some(format!(
-                    "the tool went past the target: it {done} {}, too; `command` must use {{to}}, or its tool a target of its own",
-                    beyond.join(", ")
-                )),
-            });
-        }
-        Ok(Settlement::Succeeded {
-            outcome: Outcome::Migrated,
-            from,
-            to: history.describe(&after),
-        })
     }
 
     async fn freeze(&self, from: Option<&str>, to: Option<&str>) -> Result<(), RunnerError> {
@@ -210,22 +217,49 @@ impl Attempt<'_> {
         }
     }
 
-    /// A tool's word is not enough: the ledger must say the same.
-    fn verify(&self, history: &History, to: Option<&str>, after: &Ledger) -> Result<(), RunnerError> {
-        match history.standing(self.claim.direction, to, after)? {
-            Standing::AtTarget => Ok(()),
-            Standing::Behind | Standing::NeverMigrated => {
-                let (at, wanted) = (history.describe(after), to.unwrap_or("base").to_owned());
-                let pending = history.pending(self.claim.direction, to, after)?;
-                let missing: Vec<&str> = pending.into_iter().map(|r| r.id.as_str()).collect();
-                Err(RunnerError::LedgerMismatch {
-                    found: found(at.unwrap_or_else(|| "base".into()), &wanted, &missing),
-                    wanted,
-                    hint: None,
-                })
-            }
+    /// A tool's word is not enough: the ledger must say the same, and no more.
+    fn verify(&self, history: &History, course: &Course, after: &Ledger) -> Result<(), RunnerError> {
+        let (direction, to) = (self.claim.direction, course.to.as_deref());
+        let at = history.describe(after).unwrap_or_else(|| "base".into());
+        let wanted = to.unwrap_or("base").to_owned();
+        if history.standing(direction, to, after)? != Standing::AtTarget {
+            let pending = history.pending(direction, to, after)?;
+            let missing: Vec<&str> = pending.into_iter().map(|r| r.id.as_str()).collect();
+            return Err(RunnerError::LedgerMismatch {
+                found: found(at, &wanted, &missing),
+                wanted,
+                hint: None,
+            });
         }
+        let beyond = history.beyond(direction, &course.ledger, &course.pending, after)?;
+        if beyond.is_empty() {
+            return Ok(());
+        }
+        let done = match direction {
+            Direction::Upgrade => "applied",
+            Direction::Downgrade => "undid",
+        };
+        Err(RunnerError::LedgerMismatch {
+            found: at,
+            wanted,
+            hint: Some(format!(
+                "the tool went past the target: it {done} {}, too; `command` must use {{to}}, or its tool a target of its own",
+                beyond.join(", ")
+            )),
+        })
     }
+}
+
+/// A tenant's way, in terms of the tool's own revisions.
+struct Course {
+    /// What its ledger says before.
+    ledger: Ledger,
+    /// Where that is. None: the base, or never migrated.
+    from: Option<String>,
+    /// Where it goes. None: the base.
+    to: Option<String>,
+    /// What is applied or undone on the way, by id.
+    pending: Vec<String>,
 }
 
 /// Where a ledger is. One that is at the target and lacks rows below it would read as if nothing were wrong.

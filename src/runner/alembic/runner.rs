@@ -23,7 +23,7 @@ use crate::{
         revision::{Direction, History, Ledger, LedgerForm, Revision},
         tenant::Isolation,
     },
-    runner::{Ground, LedgerTable, MigrationRunner, Offer, RunnerError, Verdict, Work},
+    runner::{Ground, LedgerTable, MigrationRunner, Offer, PlanProver, RunnerError, Verdict, Work},
     session::{CLIENT_CHECK, TenantSession},
 };
 
@@ -293,10 +293,39 @@ impl MigrationRunner for AlembicRunner {
         }
     }
 
-    fn is_rendered(&self) -> bool {
-        true
+    fn prover(&self) -> Option<&dyn PlanProver> {
+        Some(self)
     }
 
+    async fn migrate(&self, session: &mut TenantSession, work: &Work<'_>) -> Result<(), RunnerError> {
+        // A process that starts on a busy machine may take longer than the guard may be silent.
+        let mut process = session
+            .guarded(work.cancel, self.pool.checkout())
+            .await?
+            .map_err(to_error)?;
+        let settings = settings(work.limits);
+        let schema = session.schema().map(str::to_owned);
+        let application_name = work.claim.application_name();
+        let migration = Migration {
+            direction: work.claim.direction,
+            target: work.to.unwrap_or("base"),
+            url: work.url.expose(),
+            scheme: self.scheme.as_deref(),
+            schema: schema.as_deref(),
+            application_name: &application_name,
+            settings: &settings,
+        };
+        // Dropping the migration ends its process with all that it started.
+        let done = session
+            .guarded(work.cancel, process.migrate(&self.project, &migration))
+            .await?
+            .map_err(to_error)?;
+        self.check(session, work, &done).await
+    }
+}
+
+#[async_trait]
+impl PlanProver for AlembicRunner {
     async fn fit(&self, plan: Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Offer, RunnerError> {
         fit::fit(self, plan, to.unwrap_or("base"), ground).await
     }
@@ -381,32 +410,6 @@ impl MigrationRunner for AlembicRunner {
                 why: "it renders different SQL each time".into(),
             }),
         }
-    }
-
-    async fn migrate(&self, session: &mut TenantSession, work: &Work<'_>) -> Result<(), RunnerError> {
-        // A process that starts on a busy machine may take longer than the guard may be silent.
-        let mut process = session
-            .guarded(work.cancel, self.pool.checkout())
-            .await?
-            .map_err(to_error)?;
-        let settings = settings(work.limits);
-        let schema = session.schema().map(str::to_owned);
-        let application_name = work.claim.application_name();
-        let migration = Migration {
-            direction: work.claim.direction,
-            target: work.to.unwrap_or("base"),
-            url: work.url.expose(),
-            scheme: self.scheme.as_deref(),
-            schema: schema.as_deref(),
-            application_name: &application_name,
-            settings: &settings,
-        };
-        // Dropping the migration ends its process with all that it started.
-        let done = session
-            .guarded(work.cancel, process.migrate(&self.project, &migration))
-            .await?
-            .map_err(to_error)?;
-        self.check(session, work, &done).await
     }
 }
 

@@ -10,7 +10,9 @@ use herder::{
         revision::{Direction, Ledger},
         tenant::{Isolation, Place},
     },
-    runner::{Ground, MigrationRunner as _, Offer, RunnerError, Verdict, alembic::AlembicRunner},
+    runner::{
+        Ground, MigrationRunner as _, Offer, PlanProver as _, RunnerError, Verdict, alembic::AlembicRunner,
+    },
 };
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tempfile::TempDir;

@@ -85,7 +85,7 @@ impl Server<'_> {
             role: &sum.role,
             owners: &owners,
             budget: sum.budget,
-            proves: self.cx.runner.needs_proof(),
+            proves: self.cx.runner.prover().is_some_and(|prover| prover.needs_proof()),
         };
         found[0].sql = needs.sql();
         found
