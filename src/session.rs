@@ -20,36 +20,18 @@ use crate::{
     runner::{LedgerTable, RunnerError},
 };
 
+mod limits;
+
+use limits::ANSWER_LIMIT;
+pub(crate) use limits::{CLIENT_CHECK, EXIT_GRACE, LINGER, SILENCE, asking_settings, own_settings};
+
 /// How long opening a connection may take. A server that does not answer for so long is down, as far as this attempt
 /// is concerned.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a session of ours may sit idle before the server ends it. A paused worker is found by nothing else; a
-/// healthy one says something every second.
-const IDLE_LIMIT: Duration = Duration::from_secs(20);
-
 /// How often a guard says something while a tool works: well within the idle limit, and often enough that a tool does
 /// not go on for long without its guard.
 const PING: Duration = Duration::from_secs(1);
-
-/// How long an idle session may take to answer. After that its link is dead: TCP alone would never say so.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-
-/// How often the server looks whether we are still there while it works for us. It costs next to nothing, and a
-/// killed worker's statement would hold its locks to its end otherwise.
-pub(crate) const CLIENT_CHECK: Duration = Duration::from_secs(1);
-
-/// How long a server's process may take to go once its client has: closing is a message that nobody answers. Whoever takes the
-/// place of a session waits for that. On an idle machine it is a millisecond; on two cores with three times as much to do, 50 were seen.
-pub(crate) const EXIT_GRACE: Duration = Duration::from_millis(10);
-
-/// How long a backend may outlive a client that broke off in the middle of a statement: until it looks, and a little.
-pub(crate) const LINGER: Duration = CLIENT_CHECK.saturating_add(Duration::from_millis(200));
-
-/// How long a session may live on whose link is dead: until its idle limit, less the time that it was waited for.
-pub(crate) const SILENCE: Duration = IDLE_LIMIT
-    .saturating_sub(ANSWER_LIMIT)
-    .saturating_add(Duration::from_millis(200));
 
 /// What a connection is opened with to see whether that reaches the server. The setting does nothing.
 pub(crate) const PROBE: (&str, &str) = ("herder.probe", "on");
@@ -60,33 +42,6 @@ pub(crate) const NO_PRIVILEGE: &str = "42501";
 /// What to say of a schema that is there, and that the role may not even look into.
 pub(crate) fn no_usage(schema: &str) -> String {
     format!("the role has no USAGE on schema `{schema}`")
-}
-
-/// How long a question to a tenants' server may take that reads nothing but its catalog.
-const QUESTION_LIMIT: Duration = Duration::from_secs(60);
-
-/// What every session of Herder's own on a tenants' server is opened with, so that it outlives neither its statement nor
-/// its owner by much.
-pub(crate) fn own_settings(
-    lock_timeout: Duration,
-    statement_timeout: Duration,
-) -> [(&'static str, String); 8] {
-    let ms = |d: Duration| d.as_millis().to_string();
-    [
-        ("lock_timeout", ms(lock_timeout)),
-        ("statement_timeout", ms(statement_timeout)),
-        ("idle_in_transaction_session_timeout", ms(IDLE_LIMIT)),
-        ("idle_session_timeout", ms(IDLE_LIMIT)),
-        ("client_connection_check_interval", ms(CLIENT_CHECK)),
-        ("tcp_keepalives_idle", "10".into()),
-        ("tcp_keepalives_interval", "5".into()),
-        ("tcp_keepalives_count", "3".into()),
-    ]
-}
-
-/// The same where it only asks.
-pub(crate) fn asking_settings() -> [(&'static str, String); 8] {
-    own_settings(QUESTION_LIMIT, QUESTION_LIMIT)
 }
 
 /// A name as an SQL identifier, whatever stands in it.

@@ -18,6 +18,7 @@ use crate::{
     conclude::conclude,
     exit::Exit,
     follow::{End, Follower},
+    news::News,
     output,
     signals::Interrupts,
 };
@@ -81,6 +82,20 @@ pub(crate) async fn wait(
             })
         }
     }
+}
+
+/// The same for a run that a command has moved, whose news it tells besides. The code to end with.
+pub(crate) async fn wait_and_tell(
+    cx: Context,
+    follower: Follower,
+    run: RunId,
+    follow: Follow,
+    news: News,
+    config_args: &str,
+) -> anyhow::Result<Exit> {
+    let waited = wait(cx, follower, run, follow, &mut Interrupts::new()?, config_args).await?;
+    news.told().await;
+    Ok(waited.exit)
 }
 
 /// What Ctrl-C did not end, and how to come back to it.

@@ -15,7 +15,6 @@ use crate::{
     output,
     problem::Problem,
     render::words::{count, run_is},
-    signals::Interrupts,
     work,
 };
 
@@ -50,18 +49,7 @@ pub(crate) async fn resume(setting: &Setting, args: &GoOn) -> anyhow::Result<Exi
         return Ok(Exit::Done);
     }
     let cx = setting.context(args.follow.local).await?;
-    let exit = work::wait(
-        cx,
-        follower,
-        id,
-        args.follow,
-        &mut Interrupts::new()?,
-        &config_args,
-    )
-    .await?
-    .exit;
-    news.told().await;
-    Ok(exit)
+    work::wait_and_tell(cx, follower, id, args.follow, news, &config_args).await
 }
 
 /// There is nothing to resume. Whoever would have waited gets the code of the run's outcome.

@@ -15,7 +15,6 @@ use crate::{
     output,
     problem::Problem,
     render::words::count,
-    signals::Interrupts,
     work,
 };
 
@@ -80,16 +79,5 @@ pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit
         return Ok(Exit::Done);
     }
     let news = News::of(&cx.config.notify, &cx.pool, id);
-    let exit = work::wait(
-        cx,
-        follower,
-        id,
-        args.follow,
-        &mut Interrupts::new()?,
-        &config_args,
-    )
-    .await?
-    .exit;
-    news.told().await;
-    Ok(exit)
+    work::wait_and_tell(cx, follower, id, args.follow, news, &config_args).await
 }
