@@ -157,7 +157,7 @@ where
         let claim = Arc::clone(&delivery.claim);
         if let Err(panicked) = tokio::spawn((handle.0.0)(delivery)).await {
             error!(
-                run.id = %claim.run, tenant.id = %claim.tenant, attempt = claim.epoch, error = %panicked,
+                run.id = %claim.run, tenant.id = %claim.tenant, attempt = claim.attempt.epoch, error = %panicked,
                 "The attempt at tenant `{}` panicked, which is a bug in Herder", claim.tenant
             );
         }

@@ -10,10 +10,9 @@ use crate::{
     config::LimitsConfig,
     database_url::DatabaseUrl,
     domain::{
-        job::{Epoch, JobId, parse_application_name},
+        job::AttemptLabel,
         plan::Session,
         revision::Ledger,
-        run::RunId,
         tenant::{PUBLIC, Place},
     },
     handshake,
@@ -79,16 +78,7 @@ pub struct TenantSession {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holder {
     /// An attempt of Herder's.
-    Attempt {
-        /// Its backend on the server.
-        pid: i32,
-        /// Its run.
-        run: RunId,
-        /// Its job.
-        job: JobId,
-        /// Its number.
-        epoch: Epoch,
-    },
+    Attempt(AttemptLabel),
     /// Somebody else, by application name.
     Stranger(String),
 }
@@ -286,21 +276,24 @@ impl TenantSession {
         .persistent(false)
         .fetch_optional(&mut self.connection)
         .await?;
-        Ok(holder.map(|(pid, name)| match parse_application_name(&name) {
-            Some((run, job, epoch)) => Holder::Attempt { pid, run, job, epoch },
+        Ok(holder.map(|(pid, name)| match AttemptLabel::parse(&name) {
+            Some(label) => Holder::Attempt(label),
             None if name.is_empty() => Holder::Stranger(format!("a session without a name (pid {pid})")),
             None => Holder::Stranger(format!("`{name}` (pid {pid})")),
         }))
     }
 
-    /// Ends every backend on this server that belongs to an older attempt at this job, and says how many there were.
+    /// Ends every backend on this server that belongs to an older attempt at the same job, and says how many there were.
     ///
     /// # Errors
     /// The connection broke, or one of them does not end.
-    pub async fn end_older(&mut self, run: RunId, job: JobId, epoch: Epoch) -> Result<usize, RunnerError> {
-        let of_job = format!("herder/{run}/{job}/%");
+    pub async fn end_older(&mut self, than: AttemptLabel) -> Result<usize, RunnerError> {
+        let AttemptLabel { run, attempt } = than;
+        let of_job = format!("herder/{run}/{}/%", attempt.job);
         let is_older = |name: &str| {
-            parse_application_name(name).is_some_and(|(r, j, e)| r == run && j == job && e < epoch)
+            AttemptLabel::parse(name).is_some_and(|other| {
+                (other.run, other.attempt.job) == (run, attempt.job) && other.attempt.epoch < attempt.epoch
+            })
         };
         self.end_backends(&of_job, is_older).await
     }

@@ -228,7 +228,7 @@ impl Follower {
                 }
                 Ok(over)
             }
-            Err(error) if error.downcast_ref().is_some_and(is_away) => {
+            Err(error) if error.downcast_ref().is_some_and(StoreError::is_away) => {
                 if !std::mem::replace(&mut self.away, true) {
                     output::warning("the control database is unavailable; waiting for it");
                 }
@@ -469,28 +469,8 @@ fn is_over(run: &RunView) -> bool {
 pub(crate) fn unless_away<T>(read: anyhow::Result<T>) -> anyhow::Result<Option<T>> {
     match read {
         Ok(read) => Ok(Some(read)),
-        Err(error) if error.downcast_ref().is_some_and(is_away) => Ok(None),
+        Err(error) if error.downcast_ref().is_some_and(StoreError::is_away) => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-/// Whether the control database cannot answer now, but may later.
-fn is_away(error: &StoreError) -> bool {
-    let StoreError::Database(error) = error else {
-        return false;
-    };
-    match error {
-        // Connection failures, too many connections, a server that goes down or comes up.
-        sqlx::Error::Database(e) => e
-            .code()
-            .is_some_and(|code| ["08", "53", "57"].iter().any(|class| code.starts_with(class))),
-        sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::Protocol(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed => true,
-        _ => false,
     }
 }
 
@@ -509,8 +489,8 @@ mod tests {
 
     #[test]
     fn only_what_may_pass_is_waited_for() {
-        assert!(is_away(&StoreError::Database(sqlx::Error::PoolTimedOut)));
-        assert!(!is_away(&StoreError::Database(sqlx::Error::RowNotFound)));
-        assert!(!is_away(&StoreError::Setup("no".into())));
+        assert!(StoreError::Database(sqlx::Error::PoolTimedOut).is_away());
+        assert!(!StoreError::Database(sqlx::Error::RowNotFound).is_away());
+        assert!(!StoreError::Setup("no".into()).is_away());
     }
 }

@@ -18,6 +18,46 @@ pub type JobId = i64;
 /// The number of an attempt at a job, from 1 on. Every write about a job names it, so that a late one matches nothing.
 pub type Epoch = i32;
 
+/// One attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct AttemptId {
+    /// The job.
+    pub job: JobId,
+    /// Its number.
+    pub epoch: Epoch,
+}
+
+/// What the sessions of an attempt call themselves, so that anybody can tell on the server whose they are: its
+/// `application_name`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttemptLabel {
+    /// The run.
+    pub run: RunId,
+    /// The attempt.
+    pub attempt: AttemptId,
+}
+
+impl fmt::Display for AttemptLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AttemptId { job, epoch } = self.attempt;
+        write!(f, "herder/{}/{job}/{epoch}", self.run)
+    }
+}
+
+impl AttemptLabel {
+    /// Reads an `application_name`. None: it is none of ours.
+    pub fn parse(name: &str) -> Option<Self> {
+        let mut parts = name.strip_prefix("herder/")?.split('/');
+        let (run, job, epoch) = (parts.next()?, parts.next()?, parts.next()?);
+        let attempt = AttemptId {
+            job: job.parse().ok()?,
+            epoch: epoch.parse().ok()?,
+        };
+        let run = run.parse().ok()?;
+        parts.next().is_none().then_some(Self { run, attempt })
+    }
+}
+
 /// Where a job stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type)]
 #[serde(rename_all = "snake_case")]
@@ -111,10 +151,8 @@ impl Step {
 /// A job that this worker claimed: all that an attempt needs to know.
 #[derive(Clone, Debug)]
 pub struct Claim {
-    /// The job.
-    pub job: JobId,
-    /// This attempt's number.
-    pub epoch: Epoch,
+    /// Which attempt it is.
+    pub attempt: AttemptId,
     /// The run it belongs to.
     pub run: RunId,
     /// The tenant's id in its source.
@@ -153,21 +191,13 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// What the sessions of this attempt call themselves, so that anybody can tell on the server whose they are.
-    pub fn application_name(&self) -> String {
-        format!("herder/{}/{}/{}", self.run, self.job, self.epoch)
+    /// What the sessions of this attempt call themselves.
+    pub fn label(&self) -> AttemptLabel {
+        AttemptLabel {
+            run: self.run,
+            attempt: self.attempt,
+        }
     }
-}
-
-/// The job and epoch in an `application_name` of ours.
-pub fn parse_application_name(name: &str) -> Option<(RunId, JobId, Epoch)> {
-    let mut parts = name.strip_prefix("herder/")?.split('/');
-    let parsed = (
-        parts.next()?.parse().ok()?,
-        parts.next()?.parse().ok()?,
-        parts.next()?.parse().ok()?,
-    );
-    parts.next().is_none().then_some(parsed)
 }
 
 #[cfg(test)]
@@ -175,13 +205,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_application_name_is_read_back_and_fits() {
-        let run = RunId::from_u128(u128::MAX);
-        let name = format!("herder/{run}/{}/{}", 9_999_999_999_i64, 99_999);
-        assert_eq!(parse_application_name(&name), Some((run, 9_999_999_999, 99_999)));
+    fn a_label_is_read_back_and_fits() {
+        let label = AttemptLabel {
+            run: RunId::from_u128(u128::MAX),
+            attempt: AttemptId {
+                job: 9_999_999_999,
+                epoch: 99_999,
+            },
+        };
+        let name = label.to_string();
+        assert_eq!(AttemptLabel::parse(&name), Some(label));
         // Postgres cuts the name at 63 bytes, and a cut epoch would be another one.
         assert!(name.len() <= 63, "{} bytes", name.len());
-        assert_eq!(parse_application_name("herder/x/1/2"), None);
-        assert_eq!(parse_application_name("psql"), None);
+        assert_eq!(AttemptLabel::parse("herder/x/1/2"), None);
+        assert_eq!(AttemptLabel::parse(&format!("{name}/3")), None);
+        assert_eq!(AttemptLabel::parse("psql"), None);
     }
 }

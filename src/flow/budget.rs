@@ -127,11 +127,11 @@ pub fn least_with_control(attempt: i16) -> i32 {
 /// It cannot be reached, or only through a pooler that shares sessions.
 async fn ask(
     cx: &Context,
-    service: Option<&Service>,
+    service: &Service,
     url: &DatabaseUrl,
     budget: Option<Amount>,
 ) -> Result<Arithmetic, RunnerError> {
-    let mut connection = connect(cx, service, url).await?;
+    let mut connection = connect(cx, Some(service), url).await?;
     let asked = examined(&mut connection, budget).await;
     let _ = connection.close().await;
     asked
@@ -282,7 +282,7 @@ pub async fn ask_each(cx: &Context, servers: &[&str]) -> Vec<Result<Arithmetic, 
         let service = service
             .map_err(|_| "its service connection is in use")?
             .map_err(|e| e.to_string())?;
-        let asked = ask(cx, Some(&service), &url, cx.servers.budget(server)).await;
+        let asked = ask(cx, &service, &url, cx.servers.budget(server)).await;
         service.release().await;
         let mut sum = asked.map_err(|e| e.to_string())?;
         if cx.servers.own_database(server) == Ok(None) {
@@ -299,7 +299,7 @@ pub async fn ask_each(cx: &Context, servers: &[&str]) -> Vec<Result<Arithmetic, 
 /// the server is away, and is the last.
 pub async fn server_row(
     cx: &Context,
-    service: Option<&Service>,
+    service: &Service,
     name: &str,
     address: &str,
     ways: impl Iterator<Item = Result<DatabaseUrl, ServersError>>,

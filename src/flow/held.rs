@@ -8,7 +8,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::job::{Epoch, JobId, Step};
+use crate::domain::job::{AttemptId, Step};
 
 /// Why an attempt was told to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,6 @@ impl Stop {
 }
 
 struct Entry {
-    epoch: Epoch,
     step: Step,
     published: bool,
     /// Until then nobody can have taken the job away. None: that is not known.
@@ -57,122 +56,105 @@ struct Entry {
 /// All attempts of this process, from claim to settlement.
 #[derive(Default)]
 pub(super) struct Held {
-    entries: Mutex<HashMap<JobId, Entry>>,
+    entries: Mutex<HashMap<AttemptId, Entry>>,
     /// Claims that were given back because their answer seemed to be lost: it may arrive after all.
-    disowned: Mutex<HashSet<(JobId, Epoch)>>,
+    disowned: Mutex<HashSet<AttemptId>>,
 }
 
 /// An attempt that is held as long as this is.
 pub(super) struct HeldEntry<'a> {
     held: &'a Held,
-    job: JobId,
-    epoch: Epoch,
+    attempt: AttemptId,
 }
 
 impl Drop for HeldEntry<'_> {
     fn drop(&mut self) {
-        self.held.remove(self.job, self.epoch);
+        self.held.entries().remove(&self.attempt);
     }
 }
 
 impl Held {
-    fn entries(&self) -> MutexGuard<'_, HashMap<JobId, Entry>> {
+    fn entries(&self) -> MutexGuard<'_, HashMap<AttemptId, Entry>> {
         // A panic while it was held cannot have left a half-written entry.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn disowned(&self) -> MutexGuard<'_, HashSet<(JobId, Epoch)>> {
+    fn disowned(&self) -> MutexGuard<'_, HashSet<AttemptId>> {
         self.disowned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes note of a claim, and until when the lease that it was made under runs.
-    pub(super) fn add(&self, job: JobId, epoch: Epoch, sure_until: Option<Instant>) {
+    pub(super) fn add(&self, attempt: AttemptId, sure_until: Option<Instant>) {
         let entry = Entry {
-            epoch,
             step: Step::Claimed,
             published: true,
             sure_until,
             stop: Stop::default(),
         };
-        if self.disowned().remove(&(job, epoch)) {
+        if self.disowned().remove(&attempt) {
             entry.stop.tell(StopReason::Superseded);
         }
-        if let Some(older) = self.entries().insert(job, entry) {
-            // Ours, lost for a while and won again: the older attempt is a zombie all the same.
+        let mut entries = self.entries();
+        // Ours, lost for a while and won again: an older attempt is a zombie all the same.
+        for (_, older) in entries.iter().filter(|(other, _)| other.job == attempt.job) {
             older.stop.tell(StopReason::Superseded);
         }
+        entries.insert(attempt, entry);
     }
 
     /// Takes note of a claim that is given back without ever having been held here.
-    pub(super) fn disown(&self, job: JobId, epoch: Epoch) {
-        self.disowned().insert((job, epoch));
+    pub(super) fn disown(&self, attempt: AttemptId) {
+        self.disowned().insert(attempt);
     }
 
     /// Takes note that the control database knew these attempts as ours, under a lease that runs until `until` at least.
-    pub(super) fn confirm(&self, known: impl Iterator<Item = (JobId, Epoch)>, until: Instant) {
+    pub(super) fn confirm(&self, known: impl Iterator<Item = AttemptId>, until: Instant) {
         let mut entries = self.entries();
-        for (job, epoch) in known {
-            if let Some(entry) = entries.get_mut(&job).filter(|e| e.epoch == epoch) {
+        for attempt in known {
+            if let Some(entry) = entries.get_mut(&attempt) {
                 entry.sure_until = Some(until);
             }
         }
     }
 
     /// Whether an attempt is ours beyond doubt: its job cannot have been given to another worker by now.
-    pub(super) fn is_sure(&self, job: JobId, epoch: Epoch) -> bool {
-        self.entries()
-            .get(&job)
-            .is_some_and(|e| e.epoch == epoch && e.sure_until.is_some_and(|until| Instant::now() < until))
+    pub(super) fn is_sure(&self, attempt: AttemptId) -> bool {
+        let until = self.entries().get(&attempt).and_then(|entry| entry.sure_until);
+        until.is_some_and(|until| Instant::now() < until)
     }
 
     /// Forgets the attempt once this is dropped.
-    pub(super) fn entry(&self, job: JobId, epoch: Epoch) -> HeldEntry<'_> {
-        HeldEntry {
-            held: self,
-            job,
-            epoch,
-        }
-    }
-
-    /// Forgets an attempt, unless a newer one took its place.
-    fn remove(&self, job: JobId, epoch: Epoch) {
-        let mut entries = self.entries();
-        if entries.get(&job).is_some_and(|e| e.epoch == epoch) {
-            entries.remove(&job);
-        }
+    pub(super) fn entry(&self, attempt: AttemptId) -> HeldEntry<'_> {
+        HeldEntry { held: self, attempt }
     }
 
     /// How an attempt is told to stop.
-    pub(super) fn stop(&self, job: JobId, epoch: Epoch) -> Stop {
-        self.entries()
-            .get(&job)
-            .filter(|e| e.epoch == epoch)
-            .map(|e| e.stop.clone())
-            .unwrap_or_default()
+    pub(super) fn stop(&self, attempt: AttemptId) -> Stop {
+        let stop = self.entries().get(&attempt).map(|entry| entry.stop.clone());
+        stop.unwrap_or_default()
     }
 
     /// Takes note of the step that an attempt enters. The next heartbeat publishes it.
-    pub(super) fn enter(&self, job: JobId, epoch: Epoch, step: Step) {
-        if let Some(entry) = self.entries().get_mut(&job).filter(|e| e.epoch == epoch) {
+    pub(super) fn enter(&self, attempt: AttemptId, step: Step) {
+        if let Some(entry) = self.entries().get_mut(&attempt) {
             (entry.step, entry.published) = (step, false);
         }
     }
 
     /// Whether an attempt is still at work, i.e. its end is not being written yet.
-    pub(super) fn is_working(&self, job: JobId, epoch: Epoch) -> bool {
-        self.entries()
-            .get(&job)
-            .is_some_and(|e| e.epoch == epoch && e.step != Step::Settling)
+    pub(super) fn is_working(&self, attempt: AttemptId) -> bool {
+        let step = self.entries().get(&attempt).map(|entry| entry.step);
+        step.is_some_and(|step| step != Step::Settling)
     }
 
     /// The steps that were entered since the last call.
-    pub(super) fn unpublished(&self) -> Vec<(JobId, Epoch, Step)> {
+    pub(super) fn unpublished(&self) -> Vec<(AttemptId, Step)> {
         let mut entries = self.entries();
-        let fresh = entries.iter_mut().filter(|(_, e)| !e.published);
+        let fresh = entries.iter_mut().filter(|(_, entry)| !entry.published);
         fresh
-            .map(|(job, entry)| {
+            .map(|(attempt, entry)| {
                 entry.published = true;
-                (*job, entry.epoch, entry.step)
+                (*attempt, entry.step)
             })
             .collect()
     }
@@ -183,27 +165,23 @@ impl Held {
     }
 
     /// All attempts.
-    pub(super) fn all(&self) -> Vec<(JobId, Epoch)> {
-        self.entries().iter().map(|(job, e)| (*job, e.epoch)).collect()
+    pub(super) fn all(&self) -> HashSet<AttemptId> {
+        self.entries().keys().copied().collect()
     }
 
     /// Tells an attempt to stop. False: it was told before, or is not held.
-    pub(super) fn tell(&self, job: JobId, epoch: Epoch, reason: StopReason) -> bool {
+    pub(super) fn tell(&self, attempt: AttemptId, reason: StopReason) -> bool {
         let entries = self.entries();
-        let Some(entry) = entries
-            .get(&job)
-            .filter(|e| e.epoch == epoch && e.stop.reason().is_none())
-        else {
-            return false;
-        };
-        entry.stop.tell(reason);
-        true
+        let untold = entries
+            .get(&attempt)
+            .filter(|entry| entry.stop.reason().is_none());
+        untold.inspect(|entry| entry.stop.tell(reason)).is_some()
     }
 
     /// Tells all attempts to stop.
     pub(super) fn tell_all(&self, reason: StopReason) {
-        for (job, epoch) in self.all() {
-            self.tell(job, epoch, reason);
+        for entry in self.entries().values() {
+            entry.stop.tell(reason);
         }
     }
 }

@@ -44,31 +44,45 @@ pub type Read = Result<Ledger, RunnerError>;
 /// # Errors
 /// The control database fails.
 pub async fn inspect(cx: &Context, tenants: &[Tenant], own_urls: &OwnUrls) -> Result<Vec<Read>, StoreError> {
+    let read = by_server(tenants)
+        .into_iter()
+        .map(|(server, members)| async move {
+            let service = Service::acquire(cx, server).await?;
+            let read = inspect_server(cx, &service, tenants, own_urls, &members).await;
+            service.release().await;
+            Ok::<_, StoreError>(read)
+        });
+    let mut reads = Vec::with_capacity(tenants.len());
+    for server in on_each_server(read).await {
+        reads.extend(server?);
+    }
+    Ok(in_order(tenants.len(), reads))
+}
+
+/// Which of these tenants are on each server.
+pub(super) fn by_server(tenants: &[Tenant]) -> BTreeMap<&str, Vec<usize>> {
     let mut servers: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (i, tenant) in tenants.iter().enumerate() {
         servers.entry(&tenant.place.server).or_default().push(i);
     }
-    let read = servers.into_iter().map(|(server, members)| async move {
-        let service = Service::acquire(cx, server).await?;
-        let read = inspect_server(cx, &service, tenants, own_urls, &members).await;
-        service.release().await;
-        Ok::<_, StoreError>(read)
-    });
-    let mut all: Vec<Option<Read>> = tenants.iter().map(|_| None).collect();
-    for server in on_each_server(read).await {
-        for (i, read) in server? {
-            all[i] = Some(read);
-        }
-    }
+    servers
+}
+
+/// What was read of so many tenants, in their order.
+pub(super) fn in_order(tenants: usize, reads: Vec<(usize, Read)>) -> Vec<Read> {
     let unread = || Err(RunnerError::Connection("it was not read".into()));
-    Ok(all.into_iter().map(|read| read.unwrap_or_else(unread)).collect())
+    let mut all: Vec<Read> = std::iter::repeat_with(unread).take(tenants).collect();
+    for (i, read) in reads {
+        all[i] = read;
+    }
+    all
 }
 
 /// The URLs of tenants that came with one, by tenant id. They are kept no longer than the command takes.
 pub type OwnUrls = HashMap<String, crate::secret::Secret>;
 
 /// The members of one server, database by database.
-async fn inspect_server(
+pub(super) async fn inspect_server(
     cx: &Context,
     service: &Service,
     tenants: &[Tenant],

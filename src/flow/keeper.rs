@@ -137,12 +137,12 @@ impl Keeper {
             let (tenant, worker) = (&lost.tenant, &lost.worker);
             match lost.parked {
                 false => warn!(
-                    run.id = %lost.run, tenant.id = %tenant, attempt = lost.epoch, worker = %worker,
+                    run.id = %lost.run, tenant.id = %tenant, attempt = lost.attempt.epoch, worker = %worker,
                     "Rescued tenant `{tenant}`: its worker {worker} was lost"
                 ),
                 true => {
                     error!(
-                        run.id = %lost.run, tenant.id = %tenant, attempt = lost.epoch, worker = %worker,
+                        run.id = %lost.run, tenant.id = %tenant, attempt = lost.attempt.epoch, worker = %worker,
                         "Parked tenant `{tenant}`: it was started too many times, and each time its worker was lost"
                     );
                     self.advance(lost.run).await?;
@@ -233,10 +233,7 @@ impl Keeper {
         suspects: &[Suspect],
     ) -> Result<usize, RunnerError> {
         let mut connection = self.connect(service, server, suspects).await?;
-        let attempts: BTreeSet<String> = suspects
-            .iter()
-            .map(|s| format!("herder/{}/{}/{}", s.run, s.job, s.epoch))
-            .collect();
+        let attempts: BTreeSet<String> = suspects.iter().map(|suspect| suspect.label.to_string()).collect();
         let kept: BTreeSet<String> = suspects.iter().map(|s| kept_label(&s.worker)).collect();
         let (databases, keys): (Vec<String>, Vec<i64>) = suspects
             .iter()

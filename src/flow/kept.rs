@@ -10,7 +10,7 @@ use std::{
 use futures_util::future::join_all;
 
 use crate::{
-    domain::job::{Claim, Epoch, JobId},
+    domain::job::{AttemptId, Claim},
     session::TenantSession,
 };
 
@@ -62,7 +62,7 @@ impl KeptSession {
 struct Entry {
     kept: KeptSession,
     /// The attempt after which it was kept: what its slots' rows name.
-    after: (JobId, Epoch),
+    after: AttemptId,
     /// All slots that were kept after it: the tool of a live one had a connection, too.
     slots: Vec<i32>,
     since: Instant,
@@ -82,7 +82,7 @@ pub(super) struct Kept {
 struct State {
     entries: HashMap<(String, i32), Entry>,
     /// The attempts whose slots were kept, and whose connections are closed by now, or have gone on to another attempt.
-    closed: Vec<(JobId, Epoch)>,
+    closed: Vec<AttemptId>,
 }
 
 impl Kept {
@@ -99,7 +99,7 @@ impl Kept {
         };
         let entry = Entry {
             kept,
-            after: (claim.job, claim.epoch),
+            after: claim.attempt,
             slots: claim.slots.clone(),
             since: Instant::now(),
             settled: false,
@@ -112,8 +112,8 @@ impl Kept {
     /// The end of the attempt that a connection was kept after is written: its slot is a kept one now.
     pub(super) fn settled(&self, claim: &Claim) {
         let mut state = self.state();
-        let after = (claim.job, claim.epoch);
-        if let Some(entry) = state.entries.values_mut().find(|entry| entry.after == after) {
+        let mut entries = state.entries.values_mut();
+        if let Some(entry) = entries.find(|entry| entry.after == claim.attempt) {
             entry.settled = true;
         }
     }
@@ -137,17 +137,17 @@ impl Kept {
 
     /// Closes those that nobody has asked for in a while, and names the attempts whose slots can go, these and all that
     /// could not be given back before.
-    pub(super) async fn close_idle(&self, longer_than: Duration) -> Vec<(JobId, Epoch)> {
+    pub(super) async fn close_idle(&self, longer_than: Duration) -> Vec<AttemptId> {
         self.close(|entry| entry.settled && entry.since.elapsed() >= longer_than)
             .await
     }
 
     /// Closes all, also those after attempts whose end could not be written. Names the attempts as well.
-    pub(super) async fn close_all(&self) -> Vec<(JobId, Epoch)> {
+    pub(super) async fn close_all(&self) -> Vec<AttemptId> {
         self.close(|_| true).await
     }
 
-    async fn close(&self, which: impl Fn(&Entry) -> bool) -> Vec<(JobId, Epoch)> {
+    async fn close(&self, which: impl Fn(&Entry) -> bool) -> Vec<AttemptId> {
         let _closing = self.closing.lock().await;
         let (leaving, closed) = {
             let mut state = self.state();
@@ -165,7 +165,7 @@ impl Kept {
     }
 
     /// Takes note that these slots were given back.
-    pub(super) fn given_back(&self, attempts: &[(JobId, Epoch)]) {
+    pub(super) fn given_back(&self, attempts: &[AttemptId]) {
         self.state().closed.retain(|attempt| !attempts.contains(attempt));
     }
 }

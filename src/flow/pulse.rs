@@ -1,7 +1,7 @@
 //! A worker's sign of life: a heartbeat on a connection of its own, and what the control database answers to it.
 
 use std::{
-    collections::HashMap,
+    collections::HashSet,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -17,7 +17,7 @@ use super::{
     held::{Held, StopReason},
 };
 use crate::{
-    domain::job::{Epoch, JobId},
+    domain::job::AttemptId,
     metrics::Metrics,
     queue::CLAIM_TIMEOUT,
     store::{StoreError, job, slot::Admission, worker},
@@ -142,7 +142,7 @@ impl Pulse {
         let sent = Instant::now();
         let known = worker::beat(connection, &self.row, self.lease).await?;
         self.health.beat(sent, self.lease);
-        let ours = known.iter().map(|j| (j.job, j.epoch));
+        let ours = known.iter().map(|known| known.attempt);
         self.held.confirm(ours, sent + self.lease);
         self.compare(connection, held, &known).await?;
         let steps = self.held.unpublished();
@@ -156,34 +156,38 @@ impl Pulse {
     async fn compare(
         &self,
         connection: &mut PgConnection,
-        held: Vec<(JobId, Epoch)>,
+        held: HashSet<AttemptId>,
         known: &[worker::Held],
     ) -> Result<(), StoreError> {
-        let ours: HashMap<JobId, Epoch> = held.iter().copied().collect();
-        for job in known {
-            let is_ours = ours.get(&job.job) == Some(&job.epoch);
-            if is_ours && job.cancelled && self.held.tell(job.job, job.epoch, StopReason::RunCancelled) {
-                info!(job = job.job, "Stopping an attempt: its run was cancelled");
+        for &worker::Held {
+            attempt,
+            cancelled,
+            age,
+        } in known
+        {
+            let is_ours = held.contains(&attempt);
+            if is_ours && cancelled && self.held.tell(attempt, StopReason::RunCancelled) {
+                info!(job = attempt.job, "Stopping an attempt: its run was cancelled");
             }
-            if !is_ours && job.age > LOST_AFTER.as_secs_f64() {
+            if !is_ours && age > LOST_AFTER.as_secs_f64() {
                 // First: from the moment that it is given back it may be another worker's.
-                self.held.disown(job.job, job.epoch);
-                if worker::give_back(connection, &self.row.id, job.job, job.epoch).await? {
-                    warn!(job = job.job, "Returned a job whose claim response was lost");
+                self.held.disown(attempt);
+                if worker::give_back(connection, &self.row.id, attempt).await? {
+                    warn!(job = attempt.job, "Returned a job whose claim response was lost");
                 }
             }
         }
-        let theirs: HashMap<JobId, Epoch> = known.iter().map(|j| (j.job, j.epoch)).collect();
-        for (job, epoch) in held {
+        let theirs: HashSet<AttemptId> = known.iter().map(|known| known.attempt).collect();
+        for attempt in held {
             // One that is just being settled is gone there, too: being told to stop does it no harm any more.
-            if theirs.get(&job) != Some(&epoch)
-                && self.held.is_working(job, epoch)
-                && self.held.tell(job, epoch, StopReason::Superseded)
+            if !theirs.contains(&attempt)
+                && self.held.is_working(attempt)
+                && self.held.tell(attempt, StopReason::Superseded)
             {
                 self.metrics.fenced();
                 warn!(
-                    job,
-                    attempt = epoch,
+                    job = attempt.job,
+                    attempt = attempt.epoch,
                     "Stopping an attempt: its job no longer belongs to it"
                 );
             }

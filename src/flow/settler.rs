@@ -13,10 +13,7 @@ use tracing::{debug, error, warn};
 
 use super::{advance::advance, held::Held};
 use crate::{
-    domain::{
-        backoff::Backoff,
-        job::{Epoch, JobId},
-    },
+    domain::{backoff::Backoff, job::AttemptId},
     queue::{Claimer, Delivery},
     store::{
         StoreError,
@@ -111,7 +108,7 @@ impl Writer {
                 Ok(settled) => break settled,
                 // One that the server will never take must not hold back the others. Its job is given back by the next
                 // heartbeats, which find it held by nobody.
-                Err(error) if is_refused(&error) => match ends.len() {
+                Err(error) if error.is_final() => match ends.len() {
                     1 => {
                         error!(%error, "Cannot write an outcome");
                         otherwise = Written::Never;
@@ -126,7 +123,7 @@ impl Writer {
                 },
                 Err(error) => {
                     tries += 1;
-                    if may_be_written(&error) {
+                    if error.may_be_done() {
                         // What is missing in a later answer was most likely written by the try whose answer was lost.
                         otherwise = Written::Yes;
                     }
@@ -147,10 +144,10 @@ impl Writer {
                 debug!(%error, "Could not advance the run");
             }
         }
-        let written: BTreeSet<(JobId, Epoch)> = settled.iter().map(|s| (s.job, s.epoch)).collect();
+        let written: BTreeSet<AttemptId> = settled.iter().map(|s| s.attempt).collect();
         let mut room = Vec::with_capacity(ends.len());
         for end in ends {
-            let _ = end.written.send(match written.contains(&end.ended.attempt()) {
+            let _ = end.written.send(match written.contains(&end.ended.attempt) {
                 true => Written::Yes,
                 false => otherwise,
             });
@@ -170,28 +167,5 @@ impl Writer {
         let worker = &self.claimer.filter.worker;
         let settling = async |line: &mut PgConnection| job::settle(line, worker, ended).await;
         self.claimer.line.with(TIMEOUT, settling).await
-    }
-}
-
-/// Whether a statement may have been done although it ended with this error: its answer was lost. Not so where it was never sent,
-/// or where the server rolled it back.
-fn may_be_written(error: &StoreError) -> bool {
-    match error {
-        StoreError::Database(sqlx::Error::PoolTimedOut) => false,
-        StoreError::Database(sqlx::Error::Database(e)) => {
-            !e.code().is_some_and(|code| code.starts_with("40"))
-        }
-        _ => true,
-    }
-}
-
-/// Whether the server will not have what an outcome says (data exceptions, broken constraints, limits of the program):
-/// asked again, it would say the same. Whatever is wrong with the connection or the role may be mended, and is waited for.
-fn is_refused(error: &StoreError) -> bool {
-    match error {
-        StoreError::Database(sqlx::Error::Database(e)) => e
-            .code()
-            .is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class))),
-        _ => false,
     }
 }

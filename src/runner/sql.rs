@@ -76,7 +76,7 @@ impl SqlRunner {
         let order = Order {
             plan: &plan,
             ledger: &table,
-            name: &work.claim.application_name(),
+            name: &work.claim.label().to_string(),
             forget: false,
             journal: &NoJournal,
         };

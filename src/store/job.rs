@@ -9,7 +9,7 @@ use sqlx::{PgConnection, PgPool, types::Json};
 use super::StoreError;
 use crate::domain::{
     failure::JobError,
-    job::{Claim, Epoch, JobId, Step},
+    job::{AttemptId, Claim, JobId, Step},
     outcome::{Progress, Settlement},
     run::RunId,
     tenant::{Place, Tenant},
@@ -159,8 +159,10 @@ pub async fn claim(
         .map(|row| {
             let wrong = |e: String| StoreError::Database(sqlx::Error::Decode(e.into()));
             Ok(Claim {
-                job: row.job,
-                epoch: row.epoch,
+                attempt: AttemptId {
+                    job: row.job,
+                    epoch: row.epoch,
+                },
                 run: row.run,
                 tenant: row.tenant,
                 place: Place {
@@ -201,7 +203,7 @@ pub async fn claim(
 /// The control database fails.
 pub async fn freeze(
     pool: &PgPool,
-    (job, epoch): (JobId, Epoch),
+    attempt: AttemptId,
     worker: &str,
     from: Option<&str>,
     to: Option<&str>,
@@ -209,8 +211,8 @@ pub async fn freeze(
     let done = sqlx::query!(
         "update herder.job set from_revision = $4, from_known = true, to_revision = $5, resolved = true
          where id = $1 and epoch = $2 and worker = $3 and state = 'running'",
-        job,
-        epoch,
+        attempt.job,
+        attempt.epoch,
         worker,
         from,
         to,
@@ -237,10 +239,7 @@ pub async fn plan_error(pool: &PgPool, job: JobId) -> Result<Option<JobError>, S
 ///
 /// # Errors
 /// The control database fails.
-pub async fn publish(
-    connection: &mut PgConnection,
-    steps: &[(JobId, Epoch, Step)],
-) -> Result<(), StoreError> {
+pub async fn publish(connection: &mut PgConnection, steps: &[(AttemptId, Step)]) -> Result<(), StoreError> {
     sqlx::query!(
         "with entered as (
            select job.id, entered.step
@@ -253,9 +252,9 @@ pub async fn publish(
          )
          update herder.job set step = entered.step from entered
          where job.id = entered.id and job.id = any(array(select id from entered))",
-        &steps.iter().map(|s| s.0).collect::<Vec<_>>(),
-        &steps.iter().map(|s| s.1).collect::<Vec<_>>(),
-        &steps.iter().map(|s| s.2.as_str().to_owned()).collect::<Vec<_>>(),
+        &steps.iter().map(|s| s.0.job).collect::<Vec<_>>(),
+        &steps.iter().map(|s| s.0.epoch).collect::<Vec<_>>(),
+        &steps.iter().map(|s| s.1.as_str().to_owned()).collect::<Vec<_>>(),
     )
     .execute(connection)
     .await?;
@@ -265,8 +264,9 @@ pub async fn publish(
 /// An attempt that ended, as it is written down.
 #[derive(Debug, Serialize)]
 pub struct Ended {
-    job: JobId,
-    epoch: Epoch,
+    /// Which one.
+    #[serde(flatten)]
+    pub attempt: AttemptId,
     state: &'static str,
     outcome: Option<&'static str>,
     error: Option<JobError>,
@@ -284,11 +284,6 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// Which attempt it is about.
-    pub fn attempt(&self) -> (JobId, Epoch) {
-        (self.job, self.epoch)
-    }
-
     /// The same, of an attempt that came so far.
     #[must_use]
     pub fn after(self, progress: Progress) -> Self {
@@ -300,10 +295,9 @@ impl Ended {
     }
 
     /// What is written of an attempt. `keep`: its worker keeps the connection, and with it the slot.
-    pub fn new(job: JobId, epoch: Epoch, settlement: &Settlement, keep: bool) -> Self {
+    pub fn new(attempt: AttemptId, settlement: &Settlement, keep: bool) -> Self {
         let mut ended = Self {
-            job,
-            epoch,
+            attempt,
             state: "ready",
             outcome: None,
             error: None,
@@ -350,10 +344,8 @@ impl Ended {
 /// An attempt whose end was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Settled {
-    /// The job.
-    pub job: JobId,
-    /// The attempt.
-    pub epoch: Epoch,
+    /// Which one.
+    pub attempt: AttemptId,
     /// Its run.
     pub run: RunId,
     /// Whether that may have to be moved on: too many may have failed now, or nothing more is ready.
@@ -371,13 +363,22 @@ pub async fn settle(
     worker: &str,
     ended: &[&Ended],
 ) -> Result<Vec<Settled>, StoreError> {
-    let rows = sqlx::query_file_as!(
-        Settled,
+    let rows = sqlx::query_file!(
         "src/store/sql/settle_jobs.sql",
         worker,
         Json(ended) as Json<&[&Ended]>
-    );
-    Ok(rows.fetch_all(connection).await?)
+    )
+    .fetch_all(connection)
+    .await?;
+    let settled = rows.into_iter().map(|row| Settled {
+        attempt: AttemptId {
+            job: row.job,
+            epoch: row.epoch,
+        },
+        run: row.run,
+        moves: row.moves,
+    });
+    Ok(settled.collect())
 }
 
 /// The places of all jobs that have settled since then and may have changed their tenants.
@@ -424,10 +425,8 @@ pub async fn at_work(connection: &mut PgConnection) -> Result<HashSet<Place>, St
 pub struct Rescued {
     /// Its run.
     pub run: RunId,
-    /// The job.
-    pub job: JobId,
     /// The attempt that was lost.
-    pub epoch: Epoch,
+    pub attempt: AttemptId,
     /// Its tenant.
     pub tenant: String,
     /// The worker that was lost.
@@ -448,8 +447,10 @@ pub async fn rescue(pool: &PgPool, max_starts: i32) -> Result<Vec<Rescued>, Stor
         .into_iter()
         .map(|r| Rescued {
             run: r.run,
-            job: r.job,
-            epoch: r.epoch,
+            attempt: AttemptId {
+                job: r.job,
+                epoch: r.epoch,
+            },
             tenant: r.tenant,
             worker: r.worker,
             parked: r.state == "failed",

@@ -2,6 +2,7 @@
 //! statement, named for what happens.
 
 pub(crate) mod commit;
+mod error;
 pub mod job;
 pub mod line;
 pub mod notice;
@@ -21,68 +22,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgPool, postgres::PgPoolOptions};
 
-use crate::{
-    database_url::{DatabaseUrl, DatabaseUrlError},
-    handshake,
-    secret::Secret,
-};
-
-/// What can go wrong with the control database.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Its URL is none.
-    #[error("the control database's URL is {0}")]
-    Url(#[from] DatabaseUrlError),
-    /// It cannot be reached, or refused a statement.
-    #[error("control database error: {0}")]
-    Database(#[from] sqlx::Error),
-    /// They were made by another role, which has not let this one use them.
-    #[error("role `{role}` has no access to the control tables ({message})")]
-    NotAllowed {
-        /// This role.
-        role: String,
-        /// What the server said.
-        message: String,
-    },
-    /// It does not answer.
-    #[error("the control database did not answer in {0:?}")]
-    Silent(Duration),
-    /// The answer to a commit was lost, and nobody can be asked what became of it.
-    #[error("the connection broke during the commit, and it is not known whether that was done")]
-    InDoubt(#[source] sqlx::Error),
-    /// Its tables cannot be made.
-    #[error("cannot set up the control database: {0}")]
-    Setup(String),
-}
-
-impl StoreError {
-    /// In one line, for whoever cannot even begin: with the server's address, and what to do about it.
-    pub fn explain(&self, url: &Secret) -> String {
-        let address = DatabaseUrl::parse(url.expose()).map_or_else(|_| "?".to_owned(), |url| url.address());
-        let place = format!("the control database at {address}");
-        match self {
-            Self::NotAllowed { role, .. } => {
-                format!("{self}: run `herder setup --grant {role}` as the role that created them")
-            }
-            Self::Database(error) => match (handshake::untrusted(error), error) {
-                (Some((why, hint)), _) => {
-                    format!("cannot open a trusted connection to {place}: {why}; {hint}")
-                }
-                (None, sqlx::Error::Database(refusal)) => {
-                    let hint = handshake::refused(&refusal.code().unwrap_or_default(), refusal.message());
-                    let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
-                    format!("{place} refused the connection: {}{hint}", refusal.message())
-                }
-                (None, sqlx::Error::PoolTimedOut) => {
-                    format!("{place} does not answer: check that it is running, and [control] `url`")
-                }
-                (None, sqlx::Error::Io(error)) => format!("cannot reach {place}: {error}"),
-                (None, error) => format!("cannot reach {place}: {error}"),
-            },
-            other => other.to_string(),
-        }
-    }
-}
+pub use self::error::StoreError;
+use crate::{database_url::DatabaseUrl, secret::Secret};
 
 /// What time it is, by the control database's clock.
 ///

@@ -4,7 +4,7 @@ use sqlx::{PgConnection, PgPool, types::Json};
 
 use super::StoreError;
 use crate::domain::{
-    job::{Epoch, JobId},
+    job::AttemptId,
     plan::{Note, Plan},
 };
 
@@ -42,8 +42,7 @@ pub async fn load(pool: &PgPool, id: &str) -> Result<Plan, StoreError> {
 /// The control database fails.
 pub async fn note(
     pool: &PgPool,
-    job: JobId,
-    epoch: Epoch,
+    attempt: AttemptId,
     worker: &str,
     note: Option<&Note>,
 ) -> Result<bool, StoreError> {
@@ -51,8 +50,8 @@ pub async fn note(
         // A retry with mended migrations may have taken the plan away.
         "update herder.job set plan_note = case when plan_id is not null then $4::jsonb end
          where id = $1 and epoch = $2 and worker = $3 and state = 'running'",
-        job,
-        epoch,
+        attempt.job,
+        attempt.epoch,
         worker,
         note.map(Json) as Option<Json<&Note>>,
     );

@@ -3,10 +3,7 @@
 use sqlx::{PgConnection, PgPool};
 
 use super::StoreError;
-use crate::domain::{
-    job::{Epoch, JobId},
-    run::RunId,
-};
+use crate::domain::job::{AttemptId, AttemptLabel};
 
 /// A slot whose worker is gone. Its session may not be: ask the server before it is given away.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,12 +14,8 @@ pub struct Suspect {
     pub number: i32,
     /// The worker that is gone.
     pub worker: String,
-    /// The run of the attempt that it was taken for, for the session's name.
-    pub run: RunId,
-    /// The job.
-    pub job: JobId,
-    /// The attempt.
-    pub epoch: Epoch,
+    /// What the sessions of the attempt that it was taken for call themselves.
+    pub label: AttemptLabel,
     /// The database that it is connected to.
     pub database: String,
     /// The tenant's schema, for the key of its lock.
@@ -38,14 +31,31 @@ pub struct Suspect {
 /// # Errors
 /// The control database fails.
 pub async fn suspects(pool: &PgPool) -> Result<Vec<Suspect>, StoreError> {
-    let rows = sqlx::query_as!(
-        Suspect,
+    let rows = sqlx::query!(
         r#"select slot.server, slot.number, slot.worker as "worker!", job.run_id as "run!", job.id as "job!",
                   slot.epoch as "epoch!", job.database, job.schema, job.tenant, job.own_url
            from herder.slot join herder.job on job.id = slot.job_id
            where slot.suspect_since is not null and slot.worker is not null"#
-    );
-    Ok(rows.fetch_all(pool).await?)
+    )
+    .fetch_all(pool)
+    .await?;
+    let suspects = rows.into_iter().map(|row| Suspect {
+        server: row.server,
+        number: row.number,
+        worker: row.worker,
+        label: AttemptLabel {
+            run: row.run,
+            attempt: AttemptId {
+                job: row.job,
+                epoch: row.epoch,
+            },
+        },
+        database: row.database,
+        schema: row.schema,
+        tenant: row.tenant,
+        own_url: row.own_url,
+    });
+    Ok(suspects.collect())
 }
 
 /// Marks the slots that a lost worker held for no job: those of its attempts are marked when their jobs are rescued.
@@ -83,8 +93,8 @@ pub async fn free_suspects(pool: &PgPool, suspects: &[Suspect]) -> Result<u64, S
            and slot.epoch = seen.epoch and slot.suspect_since is not null",
         &suspects.iter().map(|s| s.server.clone()).collect::<Vec<_>>(),
         &suspects.iter().map(|s| s.number).collect::<Vec<_>>(),
-        &suspects.iter().map(|s| s.job).collect::<Vec<_>>(),
-        &suspects.iter().map(|s| s.epoch).collect::<Vec<_>>(),
+        &suspects.iter().map(|s| s.label.attempt.job).collect::<Vec<_>>(),
+        &suspects.iter().map(|s| s.label.attempt.epoch).collect::<Vec<_>>(),
     );
     Ok(done.execute(pool).await?.rows_affected())
 }
@@ -94,19 +104,15 @@ pub async fn free_suspects(pool: &PgPool, suspects: &[Suspect]) -> Result<u64, S
 ///
 /// # Errors
 /// The control database fails.
-pub async fn release_kept(
-    pool: &PgPool,
-    worker: &str,
-    attempts: &[(JobId, Epoch)],
-) -> Result<u64, StoreError> {
+pub async fn release_kept(pool: &PgPool, worker: &str, attempts: &[AttemptId]) -> Result<u64, StoreError> {
     let done = sqlx::query!(
         "update herder.slot
          set worker = null, purpose = null, job_id = null, epoch = null, taken_at = null, suspect_since = null
          from unnest($2::bigint[], $3::integer[]) as kept (job, epoch)
          where slot.worker = $1 and slot.purpose = 'kept' and slot.job_id = kept.job and slot.epoch = kept.epoch",
         worker,
-        &attempts.iter().map(|a| a.0).collect::<Vec<_>>(),
-        &attempts.iter().map(|a| a.1).collect::<Vec<_>>(),
+        &attempts.iter().map(|a| a.job).collect::<Vec<_>>(),
+        &attempts.iter().map(|a| a.epoch).collect::<Vec<_>>(),
     );
     Ok(done.execute(pool).await?.rows_affected())
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::StoreError;
 use crate::domain::{
     failure::JobError,
-    job::{Epoch, JobId, JobState},
+    job::{AttemptId, Epoch, JobId, JobState},
     run::{RunId, RunState},
 };
 
@@ -213,12 +213,11 @@ pub struct Event {
     pub at: DateTime<Utc>,
     /// The tenant's id.
     pub tenant: String,
-    /// The job, to order events of one moment.
-    pub job: JobId,
+    /// The attempt. Events of one moment are in its order.
+    #[serde(flatten)]
+    pub attempt: AttemptId,
     /// The job's wave.
     pub wave: i32,
-    /// The attempt's number.
-    pub epoch: Epoch,
     /// An outcome, or failed, retried, snoozed, returned, rescued, skipped, cancelled.
     pub result: String,
     /// Seconds that it took.
@@ -267,9 +266,11 @@ pub async fn events(
         .map(|r| Event {
             at: r.at,
             tenant: r.tenant,
-            job: r.id,
+            attempt: AttemptId {
+                job: r.id,
+                epoch: r.epoch,
+            },
             wave: r.wave,
-            epoch: r.epoch,
             result: r.result,
             seconds: r.seconds,
             from: r.from_revision,

@@ -6,7 +6,7 @@ use sqlx::{Connection, PgConnection, PgPool};
 
 use super::StoreError;
 use crate::domain::{
-    job::{Epoch, JobId},
+    job::AttemptId,
     run::{RunId, RunState},
 };
 
@@ -32,10 +32,8 @@ pub struct WorkerRow {
 /// A job that the control database thinks a worker holds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Held {
-    /// The job.
-    pub job: JobId,
-    /// The attempt.
-    pub epoch: Epoch,
+    /// Which attempt at it.
+    pub attempt: AttemptId,
     /// Whether its run was cancelled.
     pub cancelled: bool,
     /// How long ago it was claimed, in seconds.
@@ -88,8 +86,10 @@ pub async fn beat(
     Ok(rows
         .into_iter()
         .map(|r| Held {
-            job: r.id,
-            epoch: r.epoch,
+            attempt: AttemptId {
+                job: r.id,
+                epoch: r.epoch,
+            },
             cancelled: r.state == RunState::Cancelled,
             age: r.age,
         })
@@ -139,8 +139,7 @@ pub async fn own_connection(pool: &PgPool) -> Result<PgConnection, StoreError> {
 pub async fn give_back(
     connection: &mut PgConnection,
     worker: &str,
-    job: JobId,
-    epoch: Epoch,
+    attempt: AttemptId,
 ) -> Result<bool, StoreError> {
     let done = sqlx::query!(
         r#"with returned as (
@@ -157,8 +156,8 @@ pub async fn give_back(
              from returned where jobs.id = lpad(to_hex(returned.id), 26, '0')
            )
            select count(*) as "count!" from returned"#,
-        job,
-        epoch,
+        attempt.job,
+        attempt.epoch,
         worker,
     )
     .fetch_one(connection)

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use herder::{domain::job::Step, store::job};
+use herder::{
+    domain::job::{AttemptId, Step},
+    store::job,
+};
 
 use crate::fleet::{Setup, Tool, steps};
 
@@ -24,7 +27,10 @@ async fn a_step_is_published_without_waiting_for_whoever_holds_the_job() {
     fleet
         .wait_until("the worker has said all that it has to say", published)
         .await;
-    let id: i64 = fleet.ask("select id from herder.job").await;
+    let attempt = AttemptId {
+        job: fleet.ask("select id from herder.job").await,
+        epoch: 1,
+    };
 
     let mut settling = fleet.control.begin().await.expect("a transaction");
     sqlx::query("select from herder.job for update")
@@ -32,7 +38,7 @@ async fn a_step_is_published_without_waiting_for_whoever_holds_the_job() {
         .await
         .expect("a lock");
     let mut heartbeat = fleet.control.acquire().await.expect("a connection");
-    let steps = [(id, 1, Step::Verifying)];
+    let steps = [(attempt, Step::Verifying)];
     let publishing = tokio::time::timeout(Duration::from_secs(20), job::publish(&mut heartbeat, &steps));
     publishing.await.expect("it does not wait").expect("an answer");
     settling.rollback().await.expect("a rollback");

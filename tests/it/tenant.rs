@@ -6,7 +6,7 @@ use herder::{
     config::{LimitsConfig, RunnerConfig},
     database_url::DatabaseUrl,
     domain::{
-        job::Claim,
+        job::{AttemptId, Claim},
         revision::{Direction, Ledger, Target},
         run::RunId,
         tenant::Place,
@@ -89,8 +89,7 @@ impl Tenant {
 
     pub(crate) fn claim(&self, direction: Direction, target: &str) -> Claim {
         Claim {
-            job: 1,
-            epoch: 1,
+            attempt: AttemptId { job: 1, epoch: 1 },
             run: self.run,
             tenant: "acme".into(),
             place: self.place.clone(),
@@ -121,7 +120,7 @@ impl Tenant {
 
     pub(crate) async fn session(&self) -> TenantSession {
         let claim = self.claim(Direction::Upgrade, "head");
-        let name = claim.application_name();
+        let name = claim.label().to_string();
         let session = TenantSession::open(&self.url, &self.place, &name, &self.limits, &[]).await;
         session.expect("a session")
     }

@@ -5,7 +5,11 @@ use std::time::Duration;
 use herder::{
     config::LimitsConfig,
     database_url::DatabaseUrl,
-    domain::{run::RunId, tenant::Place},
+    domain::{
+        job::{AttemptId, AttemptLabel},
+        run::RunId,
+        tenant::Place,
+    },
     runner::RunnerError,
     session::TenantSession,
     store::{
@@ -211,16 +215,20 @@ async fn a_session_that_does_not_end_is_not_taken_for_gone() {
             .await
             .expect("a session")
     };
-    let older = format!("herder/{run}/7/1");
+    let label = |epoch| AttemptLabel {
+        run,
+        attempt: AttemptId { job: 7, epoch },
+    };
+    let older = label(1).to_string();
     let _former = open(&older).await;
-    let mut session = open(&format!("herder/{run}/7/2")).await;
+    let mut session = open(&label(2).to_string()).await;
     let pid = format!("select pid from pg_stat_activity where application_name = '{older}'");
     let pid = Pid::from_raw(ask(&fleet.home, &pid).await).expect("a process id");
     kill_process(pid, Signal::STOP).expect("a signal");
-    let ended = session.end_older(run, 7, 2).await;
+    let ended = session.end_older(label(2)).await;
     let tool = session.end_tool(&older).await;
     kill_process(pid, Signal::CONT).expect("a signal");
     assert!(matches!(ended, Err(RunnerError::Connection(_))), "{ended:?}");
     assert!(matches!(tool, Err(RunnerError::Connection(_))), "{tool:?}");
-    session.end_older(run, 7, 2).await.expect("it ends now");
+    session.end_older(label(2)).await.expect("it ends now");
 }

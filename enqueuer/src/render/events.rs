@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use herder::{
     domain::{
         failure::JobError,
-        job::{Epoch, JobId},
+        job::{AttemptId, JobId},
     },
     store::view::Event,
 };
@@ -33,7 +33,7 @@ pub(crate) struct Story {
     settled: HashMap<JobId, bool>,
     /// How many tries of a job have failed. Only of those that have any.
     tries: HashMap<JobId, u32>,
-    told: HashSet<(JobId, Epoch)>,
+    told: HashSet<AttemptId>,
     newest: Option<DateTime<Utc>>,
     tenant_width: usize,
 }
@@ -69,7 +69,7 @@ impl Story {
 
     /// The line of an event. None: it was told before.
     pub(crate) fn tell(&mut self, event: &Event) -> Option<Line> {
-        if !self.told.insert((event.job, event.epoch)) {
+        if !self.told.insert(event.attempt) {
             return None;
         }
         self.newest = self.newest.max(Some(event.at));
@@ -79,7 +79,7 @@ impl Story {
         let kind = Kind::of(&event.result);
         let tries = match kind {
             Kind::Retried | Kind::Failed => {
-                let tries = self.tries.entry(event.job).or_default();
+                let tries = self.tries.entry(event.attempt.job).or_default();
                 *tries += 1;
                 *tries
             }
@@ -87,10 +87,10 @@ impl Story {
         };
         let settles = kind.settles();
         if settles {
-            self.settled.insert(event.job, kind == Kind::Failed);
+            self.settled.insert(event.attempt.job, kind == Kind::Failed);
         } else {
             // A retry takes up jobs that were settled.
-            self.settled.remove(&event.job);
+            self.settled.remove(&event.attempt.job);
         }
         Some(Line {
             kind,
@@ -333,6 +333,8 @@ fn code(error: &JobError) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use herder::domain::job::Epoch;
+
     use super::*;
 
     /// An event of a made-up run, at a second of its life.
@@ -340,9 +342,8 @@ pub(crate) mod tests {
         Event {
             at: DateTime::from_timestamp(1_800_000_000 + i64::from(epoch), 0).unwrap_or_default(),
             tenant: tenant.into(),
-            job,
+            attempt: AttemptId { job, epoch },
             wave: 0,
-            epoch,
             result: result.into(),
             seconds: 1.204,
             from: Some("41".into()),

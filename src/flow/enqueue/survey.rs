@@ -1,9 +1,6 @@
 //! What a run would do: who its tenants are, where they stand, and how each would go.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
     EnqueueError,
@@ -19,12 +16,12 @@ use crate::{
     flow::{
         budget,
         context::Context,
-        inspect::{OwnUrls, Read, inspect},
+        inspect::{OwnUrls, Read, by_server, in_order, inspect_server},
         resolve::{Resolved, resolve_selected},
         service::{Service, on_each_server},
     },
     runner::{Offer, RunnerError, apply::fits},
-    store::server::ServerRow,
+    store::{StoreError, server::ServerRow},
 };
 
 /// A tenant, and what a run would do in it.
@@ -222,8 +219,7 @@ async fn stand(cx: &Context, only: &[String], exclude: &[String]) -> Result<Foun
         .filter_map(|t| Some((t.id.clone(), t.url.clone()?)))
         .collect();
     let mut resolved = resolve_selected(listed, &cx.servers, only, exclude)?;
-    let servers = servers(cx, &resolved.tenants, &own_urls, &mut resolved.warnings).await?;
-    let ledgers = inspect(cx, &resolved.tenants, &own_urls).await?;
+    let (servers, ledgers) = look(cx, &resolved.tenants, &own_urls, &mut resolved.warnings).await?;
     Ok(Found {
         resolved,
         own_urls,
@@ -232,39 +228,32 @@ async fn stand(cx: &Context, only: &[String], exclude: &[String]) -> Result<Foun
     })
 }
 
-/// The servers of these tenants, each with its budget.
+/// The servers of these tenants, each with its budget, and the tenants' ledgers.
 ///
 /// Asked side by side: one that does not answer takes its time. A pooler that shares sessions is refused.
-async fn servers(
+async fn look(
     cx: &Context,
     tenants: &[Tenant],
     own_urls: &OwnUrls,
     warnings: &mut Vec<String>,
-) -> Result<Vec<ServerRow>, EnqueueError> {
-    let mut members: BTreeMap<&str, Vec<&Tenant>> = BTreeMap::new();
-    for tenant in tenants {
-        members.entry(&tenant.place.server).or_default().push(tenant);
-    }
-    let asked = members.into_iter().map(|(name, tenants)| async move {
-        // The connection that it takes is counted.
-        let service = Service::acquire(cx, name).await;
-        // No tenant is asked for what is the server's, unless its own way is shut.
-        let own = [cx.servers.url(name, None)].into_iter();
-        let ways = own.chain(tenants.into_iter().map(|tenant| {
-            let own = own_urls.get(&tenant.id).filter(|_| tenant.own_url);
-            cx.servers.url_for(&tenant.place, own)
-        }));
-        // A server that is not in the config has its address for a name.
-        let address = cx.servers.address(name).unwrap_or(name);
-        let asked = budget::server_row(cx, service.as_ref().ok(), name, address, ways).await;
-        if let Ok(service) = service {
+) -> Result<(Vec<ServerRow>, Vec<Read>), EnqueueError> {
+    let looks = by_server(tenants)
+        .into_iter()
+        .map(|(server, members)| async move {
+            // The connections that it takes, one after the other, are counted.
+            let service = Service::acquire(cx, server).await?;
+            let (row, refusal) = ask(cx, &service, server, tenants, &members, own_urls).await;
+            let read = match refusal {
+                Some(RunnerError::Pooled(_)) => Vec::new(),
+                _ => inspect_server(cx, &service, tenants, own_urls, &members).await,
+            };
             service.release().await;
-        }
-        asked
-    });
-    let mut rows = Vec::new();
-    for (row, error) in on_each_server(asked).await {
-        match error {
+            Ok::<_, StoreError>((row, refusal, read))
+        });
+    let (mut rows, mut reads) = (Vec::new(), Vec::with_capacity(tenants.len()));
+    for look in on_each_server(looks).await {
+        let (row, refusal, read) = look?;
+        match refusal {
             Some(pooled @ RunnerError::Pooled(_)) => {
                 return Err(EnqueueError::Pooled {
                     server: row.name,
@@ -280,6 +269,28 @@ async fn servers(
             None => {}
         }
         rows.push(row);
+        reads.extend(read);
     }
-    Ok(rows)
+    Ok((rows, in_order(tenants.len(), reads)))
+}
+
+/// A server with its budget, and why it could not be asked for that.
+async fn ask(
+    cx: &Context,
+    service: &Service,
+    server: &str,
+    tenants: &[Tenant],
+    members: &[usize],
+    own_urls: &OwnUrls,
+) -> (ServerRow, Option<RunnerError>) {
+    // No tenant is asked for what is the server's, unless its own way is shut.
+    let own = [cx.servers.url(server, None)].into_iter();
+    let ways = own.chain(members.iter().map(|&i| {
+        let tenant = &tenants[i];
+        let own = own_urls.get(&tenant.id).filter(|_| tenant.own_url);
+        cx.servers.url_for(&tenant.place, own)
+    }));
+    // A server that is not in the config has its address for a name.
+    let address = cx.servers.address(server).unwrap_or(server);
+    budget::server_row(cx, service, server, address, ways).await
 }

@@ -59,7 +59,7 @@ impl Attempt<'_> {
     /// With a plan: no migration tool is asked for anything, and none need be here.
     pub(super) async fn by_plan(&self, plan: &Plan) -> Result<Settlement, RunnerError> {
         let mut opened = self
-            .connect(&self.url().await?, &self.claim.application_name())
+            .connect(&self.url().await?, &self.claim.label().to_string())
             .await?;
         let settled = self.unless_stopped(&mut opened, plan, false, false).await;
         opened.close().await;
@@ -102,14 +102,14 @@ impl Attempt<'_> {
         (self.enter)(Step::Guarding);
         if !plan.is_transactional() {
             self.guard(session).await?;
-        } else if claim.epoch > 1 {
+        } else if claim.attempt.epoch > 1 {
             self.end_older(session).await?;
         }
         self.begin();
         let order = Order {
             plan,
             ledger: &ledger,
-            name: &claim.application_name(),
+            name: &claim.label().to_string(),
             forget,
             journal: self,
         };

@@ -6,6 +6,7 @@ use tracing::warn;
 
 use super::Attempt;
 use crate::{
+    domain::{job::AttemptLabel, run::short},
     runner::RunnerError,
     session::{Holder, TenantSession},
 };
@@ -35,7 +36,7 @@ impl Attempt<'_> {
     /// stranger is left alone.
     pub(super) async fn guard(&self, session: &mut TenantSession) -> Result<(), RunnerError> {
         let claim = self.claim;
-        if claim.epoch > 1 {
+        if claim.attempt.epoch > 1 {
             // Its tool may be at work without its guard.
             self.end_older(session).await?;
         }
@@ -53,14 +54,16 @@ impl Attempt<'_> {
         let claim = self.claim;
         match session.holder().await? {
             None => Ok(()),
-            Some(Holder::Attempt { run, job, epoch, .. }) if (run, job) == (claim.run, claim.job) => {
-                if epoch > claim.epoch {
+            Some(Holder::Attempt(AttemptLabel { run, attempt }))
+                if (run, attempt.job) == (claim.run, claim.attempt.job) =>
+            {
+                if attempt.epoch > claim.attempt.epoch {
                     return Err(RunnerError::Superseded);
                 }
                 self.end_older(session).await
             }
-            Some(Holder::Attempt { run, .. }) => {
-                let run = crate::domain::run::short(&run);
+            Some(Holder::Attempt(AttemptLabel { run, .. })) => {
+                let run = short(&run);
                 Err(RunnerError::LockedByOther(format!("run {run}")))
             }
             Some(Holder::Stranger(name)) => Err(RunnerError::LockedByOther(name)),
@@ -69,10 +72,10 @@ impl Attempt<'_> {
 
     pub(super) async fn end_older(&self, session: &mut TenantSession) -> Result<(), RunnerError> {
         let claim = self.claim;
-        let ended = session.end_older(claim.run, claim.job, claim.epoch).await?;
+        let ended = session.end_older(claim.label()).await?;
         if ended > 0 {
             warn!(
-                run.id = %claim.run, tenant.id = %claim.tenant, attempt = claim.epoch, ended,
+                run.id = %claim.run, tenant.id = %claim.tenant, attempt = claim.attempt.epoch, ended,
                 "Ended {ended} sessions that a former attempt at tenant `{}` had left", claim.tenant
             );
         }

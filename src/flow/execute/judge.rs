@@ -85,11 +85,13 @@ impl Attempt<'_> {
     /// What the job's plan failed with, where the migration tool was to take over from it and could not even be asked.
     async fn plan_error(&self, error: &RunnerError) -> Option<JobError> {
         let is_about_tool = matches!(error, RunnerError::Setup { .. } | RunnerError::OtherMigrations);
-        if self.claim.plan.is_some() || !is_about_tool || self.claim.epoch < 2 {
+        if self.claim.plan.is_some() || !is_about_tool || self.claim.attempt.epoch < 2 {
             return None;
         }
         // Where the control database does not answer, the tool's own error has to do.
-        store::job::plan_error(&self.cx.pool, self.claim.job).await.ok()?
+        store::job::plan_error(&self.cx.pool, self.claim.attempt.job)
+            .await
+            .ok()?
     }
 
     /// Says so where a revision was torn in pieces and some of them are done: whoever undid those by hand, as one does with a

@@ -65,7 +65,7 @@ impl Attempt<'_> {
         }
         let label = match is_lasting {
             true => kept_label(self.worker),
-            false => self.claim.application_name(),
+            false => self.claim.label().to_string(),
         };
         self.take_up(self.connect(url, &label).await?).await
     }
@@ -74,7 +74,7 @@ impl Attempt<'_> {
         let taken = async {
             // A connection that was kept may be another worker's to use up by now.
             self.be_sure().await?;
-            kept.session.call_itself(&self.claim.application_name()).await?;
+            kept.session.call_itself(&self.claim.label().to_string()).await?;
             kept.session.enter().await
         };
         match taken.await {
@@ -183,7 +183,7 @@ impl Attempt<'_> {
         let mut migrated = self.cx.runner.migrate(session, &work).await;
         if migrated.is_err() && self.cx.runner.connections() > 1 {
             // The tool is gone, but the server may not have noticed yet.
-            if let Err(lost) = session.end_tool(&claim.application_name()).await {
+            if let Err(lost) = session.end_tool(&claim.label().to_string()).await {
                 // Our own session broke as well: whatever the tool made of that, it was not the tenant's fault.
                 migrated = Err(lost);
             }
@@ -195,8 +195,7 @@ impl Attempt<'_> {
     }
 
     async fn freeze(&self, from: Option<&str>, to: Option<&str>) -> Result<(), RunnerError> {
-        let attempt = (self.claim.job, self.claim.epoch);
-        match store::job::freeze(&self.cx.pool, attempt, self.worker, from, to).await {
+        match store::job::freeze(&self.cx.pool, self.claim.attempt, self.worker, from, to).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(RunnerError::Superseded),
             Err(e) => Err(RunnerError::ControlDatabase(format!(

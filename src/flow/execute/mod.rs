@@ -276,7 +276,7 @@ impl Journal for Attempt<'_> {
 
     async fn note(&self, note: Option<&Note>) -> Result<(), RunnerError> {
         let claim = self.claim;
-        let noted = store::plan::note(&self.cx.pool, claim.job, claim.epoch, self.worker, note).await;
+        let noted = store::plan::note(&self.cx.pool, claim.attempt, self.worker, note).await;
         match noted {
             Ok(true) => {
                 *self.noted() = note.cloned();

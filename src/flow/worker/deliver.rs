@@ -31,8 +31,8 @@ impl Shared {
         let claim = &delivery.claim;
         let started = Instant::now();
         let span = info_span!(
-            "attempt", run.id = %claim.run, job.id = claim.job, tenant.id = %claim.tenant, attempt = claim.epoch,
-            trace_id = field::Empty
+            "attempt", run.id = %claim.run, job.id = claim.attempt.job, tenant.id = %claim.tenant,
+            attempt = claim.attempt.epoch, trace_id = field::Empty
         );
         if let Some(trace) = &claim.trace {
             span.record("trace_id", field::display(trace.trace()));
@@ -40,7 +40,7 @@ impl Shared {
         }
         async {
             // Whatever becomes of this: what is held here for no attempt would be held for ever.
-            let _entry = self.held.entry(claim.job, claim.epoch);
+            let _entry = self.held.entry(claim.attempt);
             let Executed {
                 settlement,
                 kept,
@@ -48,12 +48,11 @@ impl Shared {
             } = self.attempt(claim).await;
             let server = &claim.place.server;
             self.reach
-                .ended(server, claim.job, settlement.as_ref(), Instant::now());
+                .ended(server, claim.attempt.job, settlement.as_ref(), Instant::now());
             match settlement {
                 Some(settlement) => {
-                    self.held.enter(claim.job, claim.epoch, Step::Settling);
-                    let ended =
-                        Ended::new(claim.job, claim.epoch, &settlement, kept.is_some()).after(progress);
+                    self.held.enter(claim.attempt, Step::Settling);
+                    let ended = Ended::new(claim.attempt, &settlement, kept.is_some()).after(progress);
                     if let Some(kept) = kept {
                         self.kept.put(claim, kept);
                     }
@@ -68,12 +67,12 @@ impl Shared {
     }
 
     async fn attempt(&self, claim: &Claim) -> Executed {
-        let stop = self.held.stop(claim.job, claim.epoch);
+        let stop = self.held.stop(claim.attempt);
         let enter = |step| {
-            self.held.enter(claim.job, claim.epoch, step);
-            self.reach.entered(&claim.place.server, claim.job, step);
+            self.held.enter(claim.attempt, step);
+            self.reach.entered(&claim.place.server, claim.attempt.job, step);
         };
-        let is_sure = || self.held.is_sure(claim.job, claim.epoch);
+        let is_sure = || self.held.is_sure(claim.attempt);
         let attempt = Attempt {
             cx: &self.cx,
             plans: &self.plans,

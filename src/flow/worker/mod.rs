@@ -281,8 +281,9 @@ impl Intake for Shared {
 
     fn claimed(&self, claims: &[Claim], sure_until: Option<Instant>) {
         for claim in claims {
-            self.held.add(claim.job, claim.epoch, sure_until);
-            self.reach.claimed(&claim.place.server, claim.job, Instant::now());
+            self.held.add(claim.attempt, sure_until);
+            self.reach
+                .claimed(&claim.place.server, claim.attempt.job, Instant::now());
         }
         if claims.is_empty() {
             self.idle.notify_one();

@@ -72,7 +72,7 @@ impl Shared {
             };
             let held = worker::beat(&mut connection, &row, self.cx.config.worker.lease).await?;
             for job in held {
-                worker::give_back(&mut connection, &self.id, job.job, job.epoch).await?;
+                worker::give_back(&mut connection, &self.id, job.attempt).await?;
             }
             Ok::<_, StoreError>(())
         };

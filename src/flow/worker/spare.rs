@@ -5,10 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tracing::debug;
 
 use super::Shared;
-use crate::{
-    domain::job::{Epoch, JobId},
-    store::slot,
-};
+use crate::{domain::job::AttemptId, store::slot};
 
 /// How long a connection is kept that nobody asks for, while there is other work.
 const KEEP: Duration = Duration::from_secs(1);
@@ -21,7 +18,7 @@ impl Shared {
     }
 
     /// Gives back the slots of connections that were kept after these attempts, and are closed.
-    pub(super) async fn release(&self, attempts: &[(JobId, Epoch)]) {
+    pub(super) async fn release(&self, attempts: &[AttemptId]) {
         if attempts.is_empty() {
             return;
         }

@@ -305,7 +305,7 @@ impl MigrationRunner for AlembicRunner {
             .map_err(to_error)?;
         let settings = settings(work.limits);
         let schema = session.schema().map(str::to_owned);
-        let application_name = work.claim.application_name();
+        let application_name = work.claim.label().to_string();
         let migration = Migration {
             direction: work.claim.direction,
             target: work.to.unwrap_or("base"),

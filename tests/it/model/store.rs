@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use herder::domain::failure::JobError;
-use herder::domain::job::{Claim, Epoch, JobId, Step};
+use herder::domain::job::{AttemptId, Claim, JobId, Step};
 use herder::domain::outcome::{Outcome, Settlement};
 use herder::domain::revision::Direction;
 use herder::domain::run::RunId;
@@ -68,13 +68,13 @@ impl Store {
     }
 
     /// A heartbeat, and what it says that the worker holds.
-    pub(super) async fn beat(&self, worker: usize) -> Vec<(JobId, Epoch)> {
+    pub(super) async fn beat(&self, worker: usize) -> Vec<AttemptId> {
         let mut connection = self.pool.acquire().await.expect("a connection");
         let held = worker::beat(&mut connection, &Self::row(worker), LEASE).await;
         let mut held: Vec<_> = held
             .expect("a beat")
             .into_iter()
-            .map(|h| (h.job, h.epoch))
+            .map(|held| held.attempt)
             .collect();
         held.sort_unstable();
         held
@@ -171,32 +171,32 @@ impl Store {
         claims: &[Claim],
         how: How,
         keep: bool,
-    ) -> Vec<(JobId, Epoch)> {
-        let end = |claim: &Claim| Ended::new(claim.job, claim.epoch, &settlement(how), keep);
+    ) -> Vec<AttemptId> {
+        let end = |claim: &Claim| Ended::new(claim.attempt, &settlement(how), keep);
         let ended: Vec<Ended> = claims.iter().map(end).collect();
         let ended: Vec<&Ended> = ended.iter().collect();
         let mut connection = self.pool.acquire().await.expect("a connection");
         let settled = job::settle(&mut connection, &name(worker), &ended).await;
         let settled = settled.expect("a settlement");
-        settled.iter().map(|s| (s.job, s.epoch)).collect()
+        settled.iter().map(|settled| settled.attempt).collect()
     }
 
     /// Gives back the slots that a worker kept after an attempt.
     pub(super) async fn release(&self, worker: usize, claim: &Claim) -> u64 {
-        let attempts = [(claim.job, claim.epoch)];
+        let attempts = [claim.attempt];
         let released = slot::release_kept(&self.pool, &name(worker), &attempts).await;
         released.expect("an answer")
     }
 
     pub(super) async fn give_back(&self, worker: usize, claim: &Claim) -> bool {
         let mut connection = self.pool.acquire().await.expect("a connection");
-        let given = worker::give_back(&mut connection, &name(worker), claim.job, claim.epoch).await;
+        let given = worker::give_back(&mut connection, &name(worker), claim.attempt).await;
         given.expect("an answer")
     }
 
     pub(super) async fn publish(&self, claim: &Claim) {
         let mut connection = self.pool.acquire().await.expect("a connection");
-        let step = [(claim.job, claim.epoch, Step::Migrating)];
+        let step = [(claim.attempt, Step::Migrating)];
         job::publish(&mut connection, &step).await.expect("an answer");
     }
 

@@ -78,23 +78,26 @@ impl Machine<'_> {
             name(worker)
         );
         for claim in claims {
-            let running = self.jobs.get(&claim.job).map(|job| self.runs[job.run].state);
+            let running = self
+                .jobs
+                .get(&claim.attempt.job)
+                .map(|job| self.runs[job.run].state);
             hold!(
                 running == Some("running"),
                 "a job of a run that is {running:?}: {claim:?}"
             );
-            let job = self.job(claim.job);
+            let job = self.job(claim.attempt.job);
             hold!(
                 job.state == "ready" && job.delivery == Delivery::Pending,
                 "{claim:?} was {} without a delivery",
                 job.state
             );
             hold!(
-                claim.epoch == job.epoch + 1,
+                claim.attempt.epoch == job.epoch + 1,
                 "{claim:?} after epoch {}",
                 job.epoch
             );
-            (job.state, job.epoch, job.starts) = ("running", claim.epoch, job.starts + 1);
+            (job.state, job.epoch, job.starts) = ("running", claim.attempt.epoch, job.starts + 1);
             (job.worker, job.delivery) = (Some(worker), Delivery::Done);
             let (server, connections) = (job.server, job.connections);
             let slots = job_slots(self.budgets[server]);
@@ -104,8 +107,7 @@ impl Machine<'_> {
             );
             for number in &claim.slots {
                 let hold = Hold {
-                    job: claim.job,
-                    epoch: claim.epoch,
+                    attempt: claim.attempt,
                     worker,
                     kept: false,
                     suspect: false,
@@ -158,13 +160,12 @@ impl Machine<'_> {
     }
 
     pub(super) fn is_live(&self, worker: usize, claim: &Claim) -> bool {
-        let job = &self.jobs[&claim.job];
-        job.state == "running" && job.epoch == claim.epoch && job.worker == Some(worker)
+        let job = &self.jobs[&claim.attempt.job];
+        job.state == "running" && job.epoch == claim.attempt.epoch && job.worker == Some(worker)
     }
 
     pub(super) fn free(&mut self, claim: &Claim) {
-        self.slots
-            .retain(|_, hold| (hold.job, hold.epoch) != (claim.job, claim.epoch));
+        self.slots.retain(|_, hold| hold.attempt != claim.attempt);
     }
 
     pub(super) async fn settle(&mut self, worker: usize, claims: &[Claim], how: How, keep: bool) -> Said {
@@ -174,7 +175,7 @@ impl Machine<'_> {
             .cloned()
             .collect();
         let mut settled = self.store.settle(worker, claims, how, keep).await;
-        let mut expected: Vec<_> = live.iter().map(|claim| (claim.job, claim.epoch)).collect();
+        let mut expected: Vec<_> = live.iter().map(|claim| claim.attempt).collect();
         settled.sort_unstable();
         expected.sort_unstable();
         hold!(
@@ -196,13 +197,13 @@ impl Machine<'_> {
             let of = self
                 .slots
                 .values_mut()
-                .filter(|hold| (hold.job, hold.epoch) == (claim.job, claim.epoch));
+                .filter(|hold| hold.attempt == claim.attempt);
             of.for_each(|hold| hold.kept = true);
         } else {
             self.free(claim);
         }
-        let live_connections = self.runs[self.jobs[&claim.job].run].plan.live;
-        let job = self.job(claim.job);
+        let live_connections = self.runs[self.jobs[&claim.attempt.job].run].plan.live;
+        let job = self.job(claim.attempt.job);
         (job.worker, job.starts) = (None, 0);
         if matches!(how, How::Fail | How::Retry) {
             job.failures += 1;
@@ -233,7 +234,7 @@ impl Machine<'_> {
         for (id, job) in lost {
             count += 1;
             let holds = self.slots.values_mut();
-            let of_it = holds.filter(|hold| (hold.job, hold.epoch) == (*id, job.epoch));
+            let of_it = holds.filter(|hold| hold.attempt == job.attempt(*id));
             of_it.for_each(|hold| hold.suspect = true);
             let cancelled = self.runs[job.run].state == "cancelled";
             let parked = !cancelled && job.starts >= MAX_STARTS;
@@ -246,9 +247,9 @@ impl Machine<'_> {
             if job.state == "ready" {
                 job.deliver();
             }
-            let found = rescued.iter().find(|r| r.job == *id);
+            let found = rescued.iter().find(|r| r.attempt.job == *id);
             hold!(
-                found.is_some_and(|r| r.epoch == job.epoch && r.parked == parked),
+                found.is_some_and(|r| r.attempt.epoch == job.epoch && r.parked == parked),
                 "{id}: {found:?}"
             );
             if said != "parked" {

@@ -30,8 +30,8 @@ impl Machine<'_> {
             expected.push(format!(
                 "slot {}/{number} of {}/{} by {}, {}, suspect {}",
                 SERVERS[*server],
-                hold.job,
-                hold.epoch,
+                hold.attempt.job,
+                hold.attempt.epoch,
                 name(hold.worker),
                 if hold.kept { "kept" } else { "attempt" },
                 if hold.suspect { 't' } else { 'f' },

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
-use herder::domain::job::{Claim, Epoch, JobId};
+use herder::domain::job::{AttemptId, Claim, Epoch, JobId};
 use herder::domain::run::RunId;
 use herder::store::run::Advanced;
 
@@ -67,6 +67,16 @@ struct Job {
     delivery: Delivery,
 }
 
+impl Job {
+    /// Its newest attempt.
+    fn attempt(&self, id: JobId) -> AttemptId {
+        AttemptId {
+            job: id,
+            epoch: self.epoch,
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Delivery {
     Pending,
@@ -77,8 +87,7 @@ enum Delivery {
 
 /// What a slot is taken for.
 struct Hold {
-    job: JobId,
-    epoch: Epoch,
+    attempt: AttemptId,
     worker: usize,
     /// No longer for the attempt, but for the connection that its worker keeps open.
     kept: bool,
@@ -177,9 +186,8 @@ impl<'a> Machine<'a> {
                     return Ok("idle");
                 };
                 let before = self.slots.len();
-                self.slots.retain(|_, hold| {
-                    !hold.kept || (hold.worker, hold.job, hold.epoch) != (worker, claim.job, claim.epoch)
-                });
+                self.slots
+                    .retain(|_, hold| !hold.kept || (hold.worker, hold.attempt) != (worker, claim.attempt));
                 let (released, gone) = (
                     self.store.release(worker, &claim).await,
                     before - self.slots.len(),
@@ -201,7 +209,7 @@ impl<'a> Machine<'a> {
                 );
                 if live {
                     self.free(&claim);
-                    let job = self.job(claim.job);
+                    let job = self.job(claim.attempt.job);
                     (job.state, job.worker, job.starts) = ("ready", None, job.starts - 1);
                     job.deliver();
                 }
@@ -218,7 +226,7 @@ impl<'a> Machine<'a> {
                 self.alive[*worker] = true;
                 let held = self.store.beat(*worker).await;
                 let ours = self.jobs.iter().filter(|(_, job)| job.worker == Some(*worker));
-                let ours: Vec<_> = ours.map(|(id, job)| (*id, job.epoch)).collect();
+                let ours: Vec<_> = ours.map(|(id, job)| job.attempt(*id)).collect();
                 hold!(held == ours, "{} holds {held:?}, not {ours:?}", name(*worker));
                 Ok("beaten")
             }
