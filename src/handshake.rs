@@ -36,6 +36,9 @@ pub fn refused(sqlstate: &str, message: &str) -> Option<&'static str> {
         return None;
     }
     Some(match () {
+        () if message.contains("rejects connection") => {
+            "the server's pg_hba.conf has a `reject` line for this user, database and address, perhaps only without TLS"
+        }
         () if message.contains("no encryption") => {
             "the server's pg_hba.conf may want TLS: `sslmode=verify-full` in the URL, or at least `sslmode=require`"
         }

@@ -23,7 +23,8 @@ use apalis_core::{
     worker::context::WorkerContext,
 };
 use apalis_postgres::PostgresStorage;
-use sqlx::{PgConnection, PgPool};
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -47,14 +48,19 @@ const FAULT_BACKOFF: Backoff = Backoff {
     max: Duration::from_secs(5),
 };
 
-/// Makes apalis's tables, in schema `apalis`. Safe to run twice.
+/// Makes apalis's tables, in schema `apalis`. Safe to run twice. What they are made with by a name without a schema lives
+/// in `public`: the session's path must lead there.
 ///
 /// # Errors
 /// The role may not create schemas or extensions.
-pub async fn setup(pool: &PgPool) -> Result<(), StoreError> {
-    PostgresStorage::setup(pool)
-        .await
-        .map_err(|e| StoreError::Setup(e.to_string()))
+pub async fn setup(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let made = PostgresStorage::migrations().run(connection).await;
+    made.map_err(|e| StoreError::Setup(e.to_string()))
+}
+
+/// The version of the newest of apalis's tables.
+pub fn newest_migration() -> Option<i64> {
+    PostgresStorage::migrations().iter().map(|m| m.version).max()
 }
 
 /// A delivery: a claimed job, and the room that this worker keeps for it while it lives.
@@ -72,9 +78,11 @@ pub trait Intake: Send + Sync + 'static {
     fn limits(&self) -> ClaimLimits;
     /// Until when this worker's lease runs at least. Asked before a claim is sent.
     fn sure_until(&self) -> Option<Instant>;
+    /// Since when the server runs that it may take jobs of. None: of none for now.
+    fn server_since(&self) -> Option<DateTime<Utc>>;
     /// These jobs are this worker's now, under the lease that ran when they were asked for. None: nothing is due, or no
-    /// slot is free for it.
-    fn claimed(&self, claims: &[Claim], sure_until: Option<Instant>);
+    /// slot is free for it. Returns those that it can begin.
+    fn claimed(&self, claims: Vec<Claim>, sure_until: Option<Instant>) -> Vec<Claim>;
     /// A claim came to its end, answered or not.
     fn answered(&self);
 }
@@ -97,17 +105,17 @@ impl Claimer {
     /// # Errors
     /// The control database fails.
     pub async fn claim(&self, room: Vec<Arc<OwnedSemaphorePermit>>) -> Result<Vec<Delivery>, StoreError> {
-        if self.drain.is_cancelled() {
+        let Some(since) = self.intake.server_since().filter(|_| !self.drain.is_cancelled()) else {
+            self.intake.answered();
             return Ok(Vec::new());
-        }
+        };
         let sure_until = self.intake.sure_until();
         let claiming = async |line: &mut PgConnection| {
-            claim(line, &self.filter, &self.intake.limits(), room.len()).await
+            claim(line, &self.filter, &self.intake.limits(), room.len(), since).await
         };
         let claimed = self.line.with(CLAIM_TIMEOUT, claiming).await;
         self.intake.answered();
-        let claims = claimed?;
-        self.intake.claimed(&claims, sure_until);
+        let claims = self.intake.claimed(claimed?, sure_until);
         let deliver = |(claim, room)| Delivery {
             claim: Arc::new(claim),
             room,

@@ -83,8 +83,9 @@ impl Held {
         self.disowned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of a claim, and until when the lease that it was made under runs.
-    pub(super) fn add(&self, attempt: AttemptId, sure_until: Option<Instant>) {
+    /// Takes note of a claim, and until when the lease that it was made under runs. False: that very attempt is held
+    /// already, and whatever the control database has forgotten about it, there must not be two.
+    pub(super) fn add(&self, attempt: AttemptId, sure_until: Option<Instant>) -> bool {
         let entry = Entry {
             step: Step::Claimed,
             published: true,
@@ -95,11 +96,15 @@ impl Held {
             entry.stop.tell(StopReason::Superseded);
         }
         let mut entries = self.entries();
+        if entries.contains_key(&attempt) {
+            return false;
+        }
         // Ours, lost for a while and won again: an older attempt is a zombie all the same.
         for (_, older) in entries.iter().filter(|(other, _)| other.job == attempt.job) {
             older.stop.tell(StopReason::Superseded);
         }
         entries.insert(attempt, entry);
+        true
     }
 
     /// Takes note of a claim that is given back without ever having been held here.
@@ -183,5 +188,24 @@ impl Held {
         for entry in self.entries().values() {
             entry.stop.tell(reason);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_attempt_is_not_held_twice_and_an_older_one_is_told_to_stop() {
+        let (held, first) = (Held::default(), AttemptId { job: 7, epoch: 1 });
+        assert!(held.add(first, None));
+        let entry = held.entry(first);
+        assert!(!held.add(first, None));
+        assert_eq!(held.stop(first).reason(), None);
+        assert!(held.add(AttemptId { job: 7, epoch: 2 }, None));
+        assert_eq!(held.stop(first).reason(), Some(StopReason::Superseded));
+        assert_eq!(held.len(), 2);
+        drop(entry);
+        assert_eq!(held.all(), [AttemptId { job: 7, epoch: 2 }].into());
     }
 }

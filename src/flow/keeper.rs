@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection};
 use tokio::{
     sync::Notify,
     task::{AbortHandle, JoinSet},
@@ -33,7 +33,9 @@ use crate::{
     servers::ServersError,
     session::lock_key,
     store::{
-        StoreError, job, run, server,
+        self, StoreError,
+        job::{self, Rescued},
+        run, server,
         slot::{self, Suspect},
         worker,
     },
@@ -88,12 +90,14 @@ impl Keeper {
         waited_for: &mut BTreeSet<String>,
     ) -> Result<(), StoreError> {
         let pool = &self.cx.pool;
-        if self.health.may_judge(self.lease) {
-            self.rescue(pool).await?;
-            let mut connection = pool.acquire().await?;
+        let mut connection = pool.acquire().await?;
+        let since = store::server_since(&mut connection).await?;
+        if self.health.may_judge(self.lease, since) {
+            let lost = job::rescue(&mut connection, self.cx.config.limits.max_starts).await?;
             slot::suspect_lost(&mut connection).await?;
             slot::reclaim_control(&mut connection).await?;
             drop(connection);
+            self.say_who_was_lost(lost).await?;
             if rounds.is_multiple_of(30) {
                 worker::remove_lost(pool).await?;
             }
@@ -130,9 +134,9 @@ impl Keeper {
         Ok(())
     }
 
-    /// Sends back the jobs of workers that were not heard of for their whole lease.
-    async fn rescue(&self, pool: &PgPool) -> Result<(), StoreError> {
-        for lost in job::rescue(pool, self.cx.config.limits.max_starts).await? {
+    /// Says whose jobs were sent back, and moves on the runs of those that were parked.
+    async fn say_who_was_lost(&self, rescued: Vec<Rescued>) -> Result<(), StoreError> {
+        for lost in rescued {
             self.metrics.rescued();
             let (tenant, worker) = (&lost.tenant, &lost.worker);
             match lost.parked {

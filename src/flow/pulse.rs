@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 use tracing::{info, warn};
 
@@ -40,6 +41,10 @@ struct State {
     unbroken_since: Option<Instant>,
     /// When the last answered heartbeat was sent. Not when it was answered: the lease began somewhere in between.
     last: Option<Instant>,
+    /// Since when the server runs that answered it.
+    server_since: Option<DateTime<Utc>>,
+    /// When another server than the one before answered for the first time.
+    replaced: Option<Instant>,
 }
 
 impl Health {
@@ -47,14 +52,29 @@ impl Health {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of a heartbeat that was sent then, and has just been answered.
-    pub(super) fn beat(&self, sent: Instant, lease: Duration) {
+    /// Takes note of a heartbeat that was sent then, and has just been answered by a server that runs since `since`.
+    /// True: another one than before.
+    pub(super) fn beat(&self, sent: Instant, lease: Duration, since: DateTime<Utc>) -> bool {
         let mut state = self.state();
         let now = Instant::now();
-        if state.last.is_none_or(|last| now.duration_since(last) > lease) {
+        let is_other = state.server_since.is_some_and(|known| known != since);
+        if is_other {
+            state.replaced = Some(now);
+        }
+        if is_other || state.last.is_none_or(|last| now.duration_since(last) > lease) {
             state.unbroken_since = Some(now);
         }
-        state.last = Some(sent);
+        (state.last, state.server_since) = (Some(sent), Some(since));
+        is_other
+    }
+
+    /// Since when the server of the control database runs, if jobs may be taken of it. One that has just taken the place of
+    /// another may have lost the last of what that one knew: what it calls free may be in use. Within a lease, whoever uses it
+    /// has heard that it is not his, and has ended.
+    pub(super) fn server_since(&self, lease: Duration) -> Option<DateTime<Utc>> {
+        let state = self.state();
+        let is_settled = state.replaced.is_none_or(|at| at.elapsed() >= lease);
+        state.server_since.filter(|_| is_settled)
     }
 
     /// Until when our lease runs at least: until then, nobody takes from us what we hold.
@@ -67,14 +87,14 @@ impl Health {
         self.state().last.is_some_and(|last| last.elapsed() <= lease)
     }
 
-    /// Whether it ran for a whole lease without a break. Only then may we call others dead: after an outage of the
-    /// control database everybody's lease has run out, and the first to be back must not take it all.
-    pub(super) fn may_judge(&self, lease: Duration) -> bool {
+    /// Whether it ran for a whole lease without a break, on the server that runs since `since`. Only then may we call
+    /// others dead: after an outage of the control database everybody's lease has run out, and the first to be back must not
+    /// take it all.
+    pub(super) fn may_judge(&self, lease: Duration, since: DateTime<Utc>) -> bool {
+        let state = *self.state();
         self.is_alive(lease)
-            && self
-                .state()
-                .unbroken_since
-                .is_some_and(|since| since.elapsed() >= lease)
+            && state.server_since == Some(since)
+            && state.unbroken_since.is_some_and(|since| since.elapsed() >= lease)
     }
 }
 
@@ -140,8 +160,13 @@ impl Pulse {
         // Before the answer is asked for: what is claimed meanwhile is no contradiction.
         let held = self.held.all();
         let sent = Instant::now();
-        let known = worker::beat(connection, &self.row, self.lease).await?;
-        self.health.beat(sent, self.lease);
+        let worker::Beat { server_since, known } = worker::beat(connection, &self.row, self.lease).await?;
+        if self.health.beat(sent, self.lease, server_since) {
+            info!(
+                "The control database was restarted, or another has taken its place: taking no jobs for {:?}",
+                self.lease
+            );
+        }
         let ours = known.iter().map(|known| known.attempt);
         self.held.confirm(ours, sent + self.lease);
         self.compare(connection, held, &known).await?;
@@ -193,5 +218,23 @@ impl Pulse {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_server_is_trusted_after_a_lease() {
+        let (health, lease) = (Health::default(), Duration::from_secs(3600));
+        let (one, other) = (DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH + lease);
+        assert_eq!(health.server_since(lease), None);
+        assert!(!health.beat(Instant::now(), lease, one));
+        assert!(!health.beat(Instant::now(), lease, one));
+        assert_eq!(health.server_since(lease), Some(one));
+        assert!(health.beat(Instant::now(), lease, other));
+        assert_eq!(health.server_since(lease), None);
+        assert_eq!(health.server_since(Duration::ZERO), Some(other));
     }
 }

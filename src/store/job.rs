@@ -131,8 +131,8 @@ impl ClaimLimits {
     }
 }
 
-/// Claims up to `limit` due jobs, each with its slots. It locks what it takes and waits for nobody. Running it again
-/// takes others.
+/// Claims up to `limit` due jobs, each with its slots, of a server that runs since then: none of another one. It locks
+/// what it takes and waits for nobody. Running it again takes others.
 ///
 /// # Errors
 /// The control database fails. A claim whose answer was lost is found by [`super::worker::beat`].
@@ -141,6 +141,7 @@ pub async fn claim(
     filter: &ClaimFilter,
     limits: &ClaimLimits,
     limit: usize,
+    server_since: DateTime<Utc>,
 ) -> Result<Vec<Claim>, StoreError> {
     let rows = sqlx::query_file!(
         "src/store/sql/claim_jobs.sql",
@@ -152,6 +153,7 @@ pub async fn claim(
         &limits.servers,
         &limits.jobs,
         limits.others,
+        server_since,
     )
     .fetch_all(connection)
     .await?;
@@ -439,9 +441,9 @@ pub struct Rescued {
 ///
 /// # Errors
 /// The control database fails.
-pub async fn rescue(pool: &PgPool, max_starts: i32) -> Result<Vec<Rescued>, StoreError> {
+pub async fn rescue(connection: &mut PgConnection, max_starts: i32) -> Result<Vec<Rescued>, StoreError> {
     let rows = sqlx::query_file!("src/store/sql/rescue_jobs.sql", max_starts)
-        .fetch_all(pool)
+        .fetch_all(connection)
         .await?;
     Ok(rows
         .into_iter()

@@ -20,7 +20,7 @@ pub mod worker;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, PgPool, postgres::PgPoolOptions};
+use sqlx::{Connection, PgConnection, PgPool, postgres::PgPoolOptions};
 
 pub use self::error::StoreError;
 use crate::{database_url::DatabaseUrl, secret::Secret};
@@ -32,6 +32,15 @@ use crate::{database_url::DatabaseUrl, secret::Secret};
 pub async fn now(pool: &PgPool) -> Result<DateTime<Utc>, StoreError> {
     let now = sqlx::query_scalar!(r#"select now() as "now!""#);
     Ok(now.fetch_one(pool).await?)
+}
+
+/// Since when the server of the control database runs. Another time is another server, or another life of the same one.
+///
+/// # Errors
+/// The control database fails.
+pub async fn server_since(connection: &mut PgConnection) -> Result<DateTime<Utc>, StoreError> {
+    let since = sqlx::query_scalar!(r#"select pg_postmaster_start_time() as "since!""#);
+    Ok(since.fetch_one(connection).await?)
 }
 
 /// Whether the control database takes no changes.

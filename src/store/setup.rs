@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, migrate::Migrator};
 
 use super::StoreError;
-use crate::session::quote;
+use crate::{queue, session::quote};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
@@ -38,9 +38,10 @@ pub enum SetupState {
 pub async fn setup(pool: &PgPool) -> Result<(), StoreError> {
     // A connection of its own, closed at the end whatever happens: the lock goes with it.
     let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
-    // What is right for a claim is wrong for an index over a million jobs.
+    // What is right for a claim is wrong for an index over a million jobs. And a role may have a path that leads nowhere.
     sqlx::raw_sql(
-        "set statement_timeout = 0; set enable_seqscan = on; set enable_sort = on; set plan_cache_mode = auto",
+        "set statement_timeout = 0; set enable_seqscan = on; set enable_sort = on; set plan_cache_mode = auto;
+         set search_path = public",
     )
     .execute(&mut connection)
     .await?;
@@ -48,21 +49,21 @@ pub async fn setup(pool: &PgPool) -> Result<(), StoreError> {
         .bind(SETUP_LOCK)
         .execute(&mut connection)
         .await?;
-    let done = setup_locked(pool, &mut connection).await;
+    let done = setup_locked(&mut connection).await;
     let _ = connection.close().await;
     done
 }
 
-async fn setup_locked(pool: &PgPool, connection: &mut PgConnection) -> Result<(), StoreError> {
+async fn setup_locked(connection: &mut PgConnection) -> Result<(), StoreError> {
     let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
     migrator.dangerous_set_table_name(HISTORY);
     migrator.create_schema("herder");
     migrator.set_locking(false);
     migrator
-        .run(connection)
+        .run(&mut *connection)
         .await
         .map_err(|e| StoreError::Setup(e.to_string()))?;
-    crate::queue::setup(pool).await
+    queue::setup(connection).await
 }
 
 /// Whether the role of this connection may do what `setup` does.
@@ -134,7 +135,7 @@ impl SetupState {
 /// The database cannot be reached.
 pub async fn setup_state(pool: &PgPool) -> Result<SetupState, StoreError> {
     let there: bool = sqlx::query_scalar(
-        "select to_regclass('herder._sqlx_migrations') is not null and to_regclass('apalis.jobs') is not null",
+        "select to_regclass('herder._sqlx_migrations') is not null and to_regclass('apalis._sqlx_migrations') is not null",
     )
     .fetch_one(pool)
     .await
@@ -147,13 +148,17 @@ pub async fn setup_state(pool: &PgPool) -> Result<SetupState, StoreError> {
         }
         return Ok(SetupState::Missing);
     }
-    let applied: Option<i64> =
-        sqlx::query_scalar("select max(version) from herder._sqlx_migrations where success")
-            .fetch_one(pool)
-            .await
-            .map_err(|error| not_allowed(error, pool))?;
+    let (ours, of_queue): (Option<i64>, Option<i64>) = sqlx::query_as(
+        "select (select max(version) from herder._sqlx_migrations where success),
+                (select max(version) from apalis._sqlx_migrations where success)",
+    )
+    .fetch_one(pool)
+    .await
+    .map_err(|error| not_allowed(error, pool))?;
     let newest = MIGRATIONS.iter().map(|m| m.version).max();
-    Ok(match applied.cmp(&newest) {
+    Ok(match ours.cmp(&newest) {
+        // Broken off between the two.
+        _ if of_queue < queue::newest_migration() => SetupState::Outdated,
         std::cmp::Ordering::Less => SetupState::Outdated,
         std::cmp::Ordering::Equal => SetupState::Current,
         std::cmp::Ordering::Greater => SetupState::Newer,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection, PgPool};
 
 use super::StoreError;
@@ -40,6 +41,15 @@ pub struct Held {
     pub age: f64,
 }
 
+/// The answer to a heartbeat.
+#[derive(Clone, Debug)]
+pub struct Beat {
+    /// Since when the server runs that gave it.
+    pub server_since: DateTime<Utc>,
+    /// What the worker holds, as far as that one knows.
+    pub known: Vec<Held>,
+}
+
 /// Makes a worker known, or renews its lease on the server's clock, and answers with what it holds: what is missing there was taken
 /// from it, what is too much there was lost on the way to it.
 ///
@@ -49,9 +59,9 @@ pub async fn beat(
     connection: &mut PgConnection,
     worker: &WorkerRow,
     lease: Duration,
-) -> Result<Vec<Held>, StoreError> {
-    sqlx::query!(
-        "with known as (
+) -> Result<Beat, StoreError> {
+    let server_since = sqlx::query_scalar!(
+        r#"with known as (
            -- Its deliveries refer to it. Every time: a worker that stood still for long has been struck off.
            insert into apalis.workers (id, worker_type, storage_name, layers, last_seen, started_at)
            values ($1, 'herder', 'herder', '', now(), now())
@@ -61,7 +71,8 @@ pub async fn beat(
          values ($1, $2, $3, $4, $5, now() + $6::float8 * interval '1 second', $7, $8, $9)
          on conflict (id) do update
          set beat_at = now(), lease_until = excluded.lease_until, draining = excluded.draining,
-             concurrency = excluded.concurrency",
+             concurrency = excluded.concurrency
+         returning pg_postmaster_start_time() as "since!""#,
         worker.id,
         worker.name,
         env!("CARGO_PKG_VERSION"),
@@ -72,7 +83,7 @@ pub async fn beat(
         &worker.servers,
         worker.only_run,
     )
-    .execute(&mut *connection)
+    .fetch_one(&mut *connection)
     .await?;
     let rows = sqlx::query!(
         r#"select job.id, job.epoch, run.state as "state: RunState",
@@ -83,7 +94,7 @@ pub async fn beat(
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows
+    let known = rows
         .into_iter()
         .map(|r| Held {
             attempt: AttemptId {
@@ -93,7 +104,8 @@ pub async fn beat(
             cancelled: r.state == RunState::Cancelled,
             age: r.age,
         })
-        .collect())
+        .collect();
+    Ok(Beat { server_since, known })
 }
 
 /// Forgets for how long the infrastructure has been in the way, where no other worker was there to find out.

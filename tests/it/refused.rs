@@ -155,6 +155,30 @@ async fn a_schema_of_somebody_else_is_not_set_up() {
     fleet.herder(&["setup"]).await.expect(0);
 }
 
+/// The queue's own migrations have names without a schema in them.
+#[tokio::test]
+async fn a_role_whose_path_leads_nowhere_sets_up_and_a_broken_off_set_up_is_seen() {
+    let fleet = Setup::schemas(1).start().await;
+    let database = fleet.database("home");
+    let lost = format!("alter database \"{database}\" set search_path = ''");
+    tell(&fleet.home, &lost).await;
+    let url = fleet.cluster.url(&database);
+    fleet.configure(|config| config["control"]["url"] = url.into());
+    fleet.herder(&["setup"]).await.expect(0);
+    fleet.herder(&["runs"]).await.expect(0);
+    let newest = |success: bool| {
+        format!(
+            "update apalis._sqlx_migrations set success = {success}
+             where version = (select max(version) from apalis._sqlx_migrations)"
+        )
+    };
+    tell(&fleet.home, &newest(false)).await;
+    let refused = fleet.herder(&["runs"]).await.expect(3);
+    assert!(refused.stderr.contains("hint: run `herder setup`"), "{refused:?}");
+    tell(&fleet.home, &newest(true)).await;
+    fleet.herder(&["setup"]).await.expect(0);
+}
+
 #[tokio::test]
 async fn a_worker_refuses_an_odd_name_and_takes_no_notice_of_empty_variables() {
     let dir = tempfile::tempdir().expect("a folder");

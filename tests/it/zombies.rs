@@ -185,8 +185,9 @@ async fn a_heartbeat_on_its_way_saves_what_its_worker_holds() {
     };
     let mut heartbeat = fleet.control.begin().await.expect("a transaction");
     let held = worker::beat(&mut heartbeat, &row, Duration::from_secs(60)).await;
-    assert_eq!(held.expect("a heartbeat").len(), 1);
-    let rescued = job::rescue(&fleet.control, 10).await.expect("a rescue");
+    assert_eq!(held.expect("a heartbeat").known.len(), 1);
+    let mut keeper = fleet.control.acquire().await.expect("a connection");
+    let rescued = job::rescue(&mut keeper, 10).await.expect("a rescue");
     assert!(rescued.is_empty(), "{rescued:?}");
     heartbeat.commit().await.expect("a commit");
     sleeper.signal(Signal::CONT);

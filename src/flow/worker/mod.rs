@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use tokio::{
     sync::{Notify, mpsc},
@@ -279,15 +280,31 @@ impl Intake for Shared {
         self.health.sure_until(self.cx.config.worker.lease)
     }
 
-    fn claimed(&self, claims: &[Claim], sure_until: Option<Instant>) {
-        for claim in claims {
-            self.held.add(claim.attempt, sure_until);
-            self.reach
-                .claimed(&claim.place.server, claim.attempt.job, Instant::now());
-        }
+    fn server_since(&self) -> Option<DateTime<Utc>> {
+        self.health.server_since(self.cx.config.worker.lease)
+    }
+
+    fn claimed(&self, mut claims: Vec<Claim>, sure_until: Option<Instant>) -> Vec<Claim> {
         if claims.is_empty() {
             self.idle.notify_one();
         }
+        claims.retain(|claim| {
+            let is_new = self.held.add(claim.attempt, sure_until);
+            match is_new {
+                true => {
+                    let server = &claim.place.server;
+                    self.reach.claimed(server, claim.attempt.job, Instant::now());
+                }
+                // It ends by itself, and the next heartbeats give the job back.
+                false => warn!(
+                    run.id = %claim.run, tenant.id = %claim.tenant, attempt = claim.attempt.epoch,
+                    "The control database has gone back in time: this attempt at tenant `{}` is under way already",
+                    claim.tenant
+                ),
+            }
+            is_new
+        });
+        claims
     }
 
     fn limits(&self) -> ClaimLimits {

@@ -56,8 +56,8 @@ impl Shared {
         let mut connection = self.cx.pool.acquire().await?;
         let (sent, lease) = (Instant::now(), self.cx.config.worker.lease);
         worker::begin_anew(&mut connection, &row.id).await?;
-        worker::beat(&mut connection, row, lease).await?;
-        self.health.beat(sent, lease);
+        let beat = worker::beat(&mut connection, row, lease).await?;
+        self.health.beat(sent, lease, beat.server_since);
         Ok(())
     }
 
@@ -70,8 +70,8 @@ impl Shared {
                 draining: true,
                 ..self.row()
             };
-            let held = worker::beat(&mut connection, &row, self.cx.config.worker.lease).await?;
-            for job in held {
+            let beat = worker::beat(&mut connection, &row, self.cx.config.worker.lease).await?;
+            for job in beat.known {
                 worker::give_back(&mut connection, &self.id, job.attempt).await?;
             }
             Ok::<_, StoreError>(())

@@ -1,6 +1,7 @@
 -- Claims up to $2 due jobs for worker $1, each together with its slots, or not at all.
 -- $3: only this run. $4: only runs of this runner. $5: the servers that this worker knows.
--- $6, $7: of these servers at most so many jobs; $8: of each other one.
+-- $6, $7: of these servers at most so many jobs; $8: of each other one. $9: when the server was started that the worker last
+-- gave its sign of life to. This one may have taken its place, and know less.
 -- Here and in settle_jobs.sql, what is joined by an id is asked for by ANY as well: the server may have planned this when
 -- it knew the tables as empty ones, and a join alone would go through all of them.
 with allowed as (
@@ -40,6 +41,7 @@ free as (
     where exists (select from herder.run where run.state = 'running')
       -- Nor does a worker that others may already take for dead: it beats first.
       and exists (select from herder.worker where worker.id = $1 and worker.lease_until >= now())
+      and pg_postmaster_start_time() = $9::timestamptz
 ),
 supply as (
     select server, count(*) as slots, allowed.job_slots from free join allowed using (server)

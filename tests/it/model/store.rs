@@ -73,6 +73,7 @@ impl Store {
         let held = worker::beat(&mut connection, &Self::row(worker), LEASE).await;
         let mut held: Vec<_> = held
             .expect("a beat")
+            .known
             .into_iter()
             .map(|held| held.attempt)
             .collect();
@@ -160,7 +161,11 @@ impl Store {
             servers: SERVERS.map(str::to_owned).to_vec(),
         };
         let mut connection = self.pool.acquire().await.expect("a connection");
-        let claims = job::claim(&mut connection, &filter, &job::ClaimLimits::unlimited(), limit).await;
+        let since = herder::store::server_since(&mut connection)
+            .await
+            .expect("a time");
+        let limits = job::ClaimLimits::unlimited();
+        let claims = job::claim(&mut connection, &filter, &limits, limit, since).await;
         claims.expect("a claim")
     }
 
@@ -202,8 +207,8 @@ impl Store {
 
     /// What is sent back is due at once: the model knows no time.
     pub(super) async fn rescue(&self) -> Vec<Rescued> {
-        let rescued = job::rescue(&self.pool, MAX_STARTS).await.expect("a rescue");
         let mut connection = self.pool.acquire().await.expect("a connection");
+        let rescued = job::rescue(&mut connection, MAX_STARTS).await.expect("a rescue");
         slot::suspect_lost(&mut connection).await.expect("an answer");
         tell(
             &self.pool,
