@@ -469,13 +469,19 @@ impl TenantSession {
         }
     }
 
-    /// The process that serves this session.
+    /// The process that serves this session, on a server that takes changes: to a standby an attempt is in vain, and
+    /// before long it may be none any more.
     ///
     /// # Errors
-    /// The connection broke.
+    /// The connection broke, or it leads to a standby.
     pub(crate) async fn backend(&mut self) -> Result<i32, RunnerError> {
-        let ask = sqlx::query_scalar("select pg_backend_pid()").persistent(false);
-        answered(ask.fetch_one(&mut self.connection)).await
+        let ask = sqlx::query_as("select pg_backend_pid(), pg_is_in_recovery()").persistent(false);
+        match answered(ask.fetch_one(&mut self.connection)).await? {
+            (backend, false) => Ok(backend),
+            (_, true) => Err(RunnerError::Connection(
+                "its server is a standby, which takes no changes".into(),
+            )),
+        }
     }
 
     /// Says that we are still here, which keeps the idle limit away. Fails where the server ended the session.

@@ -1,4 +1,5 @@
-//! The control database goes back in time: a standby takes its place that had not heard of the last commits.
+//! A standby takes the place of a server: of the control database's, whose last commits it had not heard of, or of the
+//! tenants', before it is promoted.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 
 use herder::throwaway::Settings;
 
-use crate::fleet::{Cluster, Setup, Tool, steps};
+use crate::fleet::{Cluster, Setup, Tool, steps, tell};
 use crate::sampler::Sampler;
 
 /// A copy of a server's files, owners and all.
@@ -15,7 +16,7 @@ fn copy(from: &Path, to: &Path) {
     assert!(copied.expect("cp").success());
 }
 
-/// Does something to a server that blocks.
+/// Something to do with a server that blocks.
 async fn with(cluster: &Arc<Cluster>, work: impl FnOnce(&Cluster) + Send + 'static) {
     let cluster = Arc::clone(cluster);
     let done = tokio::task::spawn_blocking(move || work(&cluster)).await;
@@ -79,4 +80,37 @@ async fn slots_that_were_forgotten_are_not_given_away_while_they_are_used() {
     for worker in [holder, other] {
         assert_eq!(worker.drain().await, Some(0));
     }
+}
+
+/// For a while the tenants' URL leads to a standby that nobody has promoted yet.
+#[tokio::test]
+async fn a_standby_costs_no_attempt() {
+    let cluster = Cluster::own(Settings::default()).await;
+    let control = Cluster::own(Settings::default()).await;
+    let setup = Setup::schemas(3).migrations(Tool::Sql, steps(2));
+    let fleet = setup.on(&cluster).control_on(&control).start().await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    with(&cluster, |cluster| {
+        cluster.server().stop_immediate();
+        std::fs::write(cluster.server().dir().join("data/standby.signal"), "").expect("a signal");
+        cluster.server().restart().expect("a restart");
+    })
+    .await;
+    let worker = fleet.worker(&[]);
+    let tried = "select min(epoch) from herder.job";
+    fleet
+        .wait_until("each was tried more often than it may fail", async || {
+            fleet.ask::<i32>(tried).await > 6
+        })
+        .await;
+    let why = "select distinct error ->> 'message' from herder.job";
+    let why: String = fleet.ask(why).await;
+    assert!(why.contains("is a standby"), "{why}");
+    tell(&fleet.home, "select pg_promote()").await;
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    for job in fleet.status().await["jobs"].as_array().expect("jobs") {
+        assert_eq!(job["attempts"], 1, "{job:#}");
+    }
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+    assert_eq!(worker.drain().await, Some(0));
 }
