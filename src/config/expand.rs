@@ -82,6 +82,10 @@ fn expand_text(
             .ok_or_else(|| missing("a closing `}` after `${`".into(), "write `$${` for `${` itself"))?;
         out.push_str(before);
         let name = &after[..end];
+        if name.is_empty() {
+            let what = "the name of an environment variable between `${` and `}`".into();
+            return Err(missing(what, "write `$${}` for `${}` itself"));
+        }
         match name.strip_prefix("file:") {
             Some(file) => {
                 let content = std::fs::read_to_string(directory.join(file)).map_err(|e| {
