@@ -110,3 +110,19 @@ fn expand_text(
     out.push_str(rest);
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn braces_without_a_name_name_no_variable() {
+        let expanded = |text: &str| expand_text("a.url", text, Path::new("."), &|_| None);
+        let error = expanded("x${}").expect_err("it has no name").to_string();
+        assert!(
+            error.ends_with("needs the name of an environment variable between `${` and `}`"),
+            "{error}"
+        );
+        assert_eq!(expanded("x$${}").expect("a text"), "x${}");
+    }
+}
