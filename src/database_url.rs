@@ -59,6 +59,9 @@ pub enum DatabaseUrlError {
     /// A password in it ends too early: what is left of it would be shown as a database.
     #[error("ambiguous: in a user or password, `/` is written %2F, `?` %3F, `#` %23 and `@` %40")]
     Separators,
+    /// Which of them is the primary, only libpq would find out.
+    #[error("names several hosts; give the one that takes writes, or a name that leads to it")]
+    SeveralHosts,
     /// It names what the client library does not know.
     #[error("not usable: {0}")]
     Options(String),
@@ -81,6 +84,7 @@ impl DatabaseUrl {
             _ => return Err(DatabaseUrlError::Scheme(scheme.to_owned())),
         }
         check_separators(rest)?;
+        check_hosts(rest)?;
         let mut url = Self(Url::parse(&format!("postgresql://{}", with_host(rest)))?);
         url.spell_out();
         url.check_tls()?;
@@ -344,6 +348,21 @@ fn check_separators(rest: &str) -> Result<(), DatabaseUrlError> {
     }
 }
 
+fn check_hosts(rest: &str) -> Result<(), DatabaseUrlError> {
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let query = rest.split_once('?').map_or("", |(_, query)| query);
+    // A comma in the path of a socket is one.
+    let several = |pair: &str| match pair.split_once('=') {
+        Some(("host" | "hostaddr", value)) => !decode(value).starts_with('/') && decode(value).contains(','),
+        _ => false,
+    };
+    match decode(host).contains(',') || query.split('&').any(several) {
+        true => Err(DatabaseUrlError::SeveralHosts),
+        false => Ok(()),
+    }
+}
+
 /// A user without a host, `u:p@/db?host=/run/pg`, as libpq and SQLAlchemy write a Unix socket: that is a URL to them, and none
 /// by the standard. The user goes to the host's side.
 fn with_host(rest: &str) -> Cow<'_, str> {
@@ -424,6 +443,22 @@ mod tests {
         let url = url.expect("a URL");
         assert_eq!(url.expose(), "postgresql://h:5432/my_app-1.0~x");
         assert_eq!(url.database(), "my_app-1.0~x");
+    }
+
+    #[test]
+    fn several_hosts_are_refused() {
+        for url in [
+            "h1,h2:5432/db",
+            "u:p,w@h1:1,h2:2/db",
+            "/db?host=h1,h2",
+            "/db?hostaddr=1.1.1.1%2C2.2.2.2",
+        ] {
+            let url = DatabaseUrl::parse(&format!("postgresql://{url}"));
+            assert_eq!(url, Err(DatabaseUrlError::SeveralHosts));
+        }
+        for url in ["u:p,w@h/a,b", "/db?host=/run/a,b"] {
+            DatabaseUrl::parse(&format!("postgresql://{url}")).expect("a URL");
+        }
     }
 
     #[test]

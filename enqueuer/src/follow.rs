@@ -98,7 +98,7 @@ pub(crate) struct Follower {
 impl Follower {
     /// Follows a run whose lines are data: `herder watch`.
     pub(crate) fn to_stdout(pool: PgPool, run: RunId, config_args: String) -> Self {
-        let terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
+        let terminal = std::io::stdout().is_terminal() && Bar::can_stand();
         let screen = if terminal {
             Screen::Terminal(None)
         } else {
@@ -109,8 +109,7 @@ impl Follower {
 
     /// Follows a run beside a command whose data is something else.
     pub(crate) fn to_stderr(pool: PgPool, run: RunId, config_args: String) -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        let screen = if terminal {
+        let screen = if Bar::can_stand() {
             Screen::Terminal(None)
         } else {
             Screen::Stderr

@@ -161,6 +161,9 @@ fn hint_of_one(cause: &(dyn StdError + 'static)) -> Option<String> {
             EnqueueError::Resolve(ResolveError::Unknown { .. }) => {
                 Some("`herder tenants` lists them all".into())
             }
+            EnqueueError::Resolve(ResolveError::Wrong { .. }) => {
+                Some("mend the list, or leave such tenants out with `--exclude ID`".into())
+            }
             EnqueueError::Budget { server, .. } => Some(format!("raise [servers.{server}] `budget`")),
             EnqueueError::Resolve(_)
             | EnqueueError::Source(_)

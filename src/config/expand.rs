@@ -82,6 +82,10 @@ fn expand_text(
             .ok_or_else(|| missing("a closing `}` after `${`".into(), "write `$${` for `${` itself"))?;
         out.push_str(before);
         let name = &after[..end];
+        if name.is_empty() {
+            let what = "the name of an environment variable between `${` and `}`".into();
+            return Err(missing(what, "write `$${}` for `${}` itself"));
+        }
         match name.strip_prefix("file:") {
             Some(file) => {
                 let content = std::fs::read_to_string(directory.join(file)).map_err(|e| {
@@ -105,4 +109,20 @@ fn expand_text(
     }
     out.push_str(rest);
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn braces_without_a_name_name_no_variable() {
+        let expanded = |text: &str| expand_text("a.url", text, Path::new("."), &|_| None);
+        let error = expanded("x${}").expect_err("it has no name").to_string();
+        assert!(
+            error.ends_with("needs the name of an environment variable between `${` and `}`"),
+            "{error}"
+        );
+        assert_eq!(expanded("x$${}").expect("a text"), "x${}");
+    }
 }

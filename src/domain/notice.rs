@@ -1,11 +1,14 @@
 //! A notice: what a webhook is told of a run, at its start, when it halts, and at its end.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
-use super::run::{RunId, RunState};
+use super::{
+    job::JobState,
+    run::{RunId, RunState},
+};
 
 /// What a notice is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, sqlx::Type)]
@@ -63,6 +66,10 @@ pub struct Notice {
     pub state: RunState,
     /// Why it halted.
     pub reason: Option<String>,
+    /// Its tenants by state, at that moment.
+    pub counts: BTreeMap<JobState, i64>,
+    /// The first few that had failed.
+    pub failed: Vec<String>,
     /// When it came about.
     pub made_at: DateTime<Utc>,
     /// How many times it was tried to tell it, this time included.

@@ -21,7 +21,8 @@ pub(super) async fn advance(connection: &mut PgConnection, run: RunId) -> Result
     match advanced {
         Advanced::No => {}
         Advanced::Opened { wave, jobs } => {
-            info!(run.id = %run, wave, jobs, "Opened wave {wave} of run {short}: {jobs} tenants")
+            let tenants = if jobs == 1 { "tenant" } else { "tenants" };
+            info!(run.id = %run, wave, jobs, "Opened wave {wave} of run {short}: {jobs} {tenants}");
         }
         Advanced::Halted(reason) => error!(run.id = %run, %reason, "Halted run {short}: {reason}"),
         Advanced::Settled(state) => info!(run.id = %run, state = %state, "Run {short} has ended: {state}"),

@@ -120,6 +120,9 @@ impl Context {
                     .await
                     .map_err(|e| RunnerError::TenantSource(e.to_string()))?;
                 let listed = listed.ok_or(RunnerError::OffTheList)?;
+                if let Some(fault) = listed.fault {
+                    return Err(permanent(format!("it makes no sense in its source: {fault}")));
+                }
                 Some(
                     listed
                         .url

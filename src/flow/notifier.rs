@@ -34,9 +34,6 @@ const BACKOFF: Duration = Duration::from_secs(2);
 /// How much longer than a POST may take a notice belongs to the one who took it.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// How many failed tenants a message names.
-const NAMED: usize = 3;
-
 /// Tells what there is to tell.
 #[derive(Clone)]
 pub struct Notifier {
@@ -135,31 +132,27 @@ impl Notifier {
         let Some(mut run) = view::runs(&self.pool, Some(notice.run), 1).await?.pop() else {
             return Ok(None);
         };
-        let failed = match run.counts.contains_key(&JobState::Failed) {
-            false => vec![],
-            true => view::jobs(&self.pool, run.id, Some(JobState::Failed), Some(NAMED as i64)).await?,
-        };
-        let failed: Vec<String> = failed.into_iter().map(|job| job.tenant).collect();
         // As it was: it may have gone on since.
         run.state = notice.state;
         run.reason.clone_from(&notice.reason);
+        run.counts.clone_from(&notice.counts);
         run.settled_at = (notice.occasion == Occasion::Finish).then_some(notice.made_at);
-        Ok(Some(message(notice, &run, &failed)))
+        Ok(Some(message(notice, &run)))
     }
 }
 
 /// The message: `text` for chats, the rest for programs. Tenants' names and numbers, never an error's words: values of
 /// rows may stand in those.
-fn message(notice: &Notice, run: &RunView, failed: &[String]) -> Value {
+fn message(notice: &Notice, run: &RunView) -> Value {
     json!({
         "version": 1,
         "id": notice.id.to_string(),
         "event": notice.occasion.as_str(),
         "at": notice.made_at,
-        "text": escaped(&text(notice.occasion, run, failed)),
+        "text": escaped(&text(notice.occasion, run, &notice.failed)),
         "run": run,
         "counts": run.counts,
-        "failed": failed,
+        "failed": notice.failed,
     })
 }
 

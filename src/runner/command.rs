@@ -34,6 +34,7 @@ use crate::{
         revision::{Direction, History, Ledger, LedgerForm, Revision},
         tenant::Isolation,
     },
+    scrub::Scrubber,
     session::{EXIT_GRACE, TenantSession},
 };
 
@@ -42,6 +43,9 @@ const LOOK_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a printed history is believed. Each attempt asks for it, and a program's start is not free.
 const HISTORY_AGE: Duration = Duration::from_secs(5);
+
+/// The most characters of a revision. All tools keep theirs in columns that hold less.
+const LONGEST_REVISION: usize = 255;
 
 /// How often the session with the tenant's lock says that it lives. The server ends it after 20 s of silence.
 const PING: Duration = Duration::from_secs(1);
@@ -216,14 +220,28 @@ impl CommandRunner {
         let invocation = self.invocation(fill(&self.current, &tenant.values), Some(tenant), LOOK_LIMIT);
         let text = self.ask(invocation, &tenant.secrets, stop).await?;
         let revision = text.lines().map(str::trim).rfind(|line| !line.is_empty());
+        let revision = revision.filter(|r| *r != BASE);
+        if let Some(revision) = revision {
+            self.check_revision(revision, tenant).await?;
+        }
         Ok(Ledger {
-            revisions: revision
-                .filter(|r| *r != BASE)
-                .into_iter()
-                .map(str::to_owned)
-                .collect(),
+            revisions: revision.into_iter().map(str::to_owned).collect(),
             half: None,
         })
+    }
+
+    /// Refuses an answer that can be no revision. A forgotten `echo` must not bring a password into our tables.
+    async fn check_revision(&self, revision: &str, tenant: &Environment) -> Result<(), RunnerError> {
+        let length = revision.chars().count();
+        if length > LONGEST_REVISION {
+            return Err(no_revision(&format!("{length} characters")));
+        }
+        let secrets = [tenant.secrets.as_slice(), self.secrets.as_slice()].concat();
+        // A weak password may be a part of a revision's name.
+        if hides(secrets, revision) && self.history().await?.get(revision).is_none() {
+            return Err(no_revision("a text with a password in it"));
+        }
+        Ok(())
     }
 
     async fn printed(&self, command: &[String]) -> Result<Arc<History>, RunnerError> {
@@ -234,6 +252,12 @@ impl CommandRunner {
             .map(str::trim)
             .filter(|line| !line.is_empty())
             .collect();
+        if lines.iter().any(|line| hides(self.secrets.clone(), line)) {
+            return Err(setup(
+                "`history_command` printed a text with a password in it".into(),
+                "it prints all revisions, one a line, and nothing else on its standard output",
+            ));
+        }
         if lines.is_empty() {
             return Err(setup(
                 "`history_command` printed no revision".into(),
@@ -269,6 +293,25 @@ impl HistorySource {
             command: fill(&templates, &Values::new()),
             known: Mutex::new(None),
         })
+    }
+}
+
+/// Whether a secret stands in a text: one of these, or the password of some URL.
+fn hides(secrets: Vec<String>, text: &str) -> bool {
+    Scrubber::new(secrets).clean(text) != text
+}
+
+fn no_revision(what: &str) -> RunnerError {
+    RunnerError::Tool {
+        message: format!("`current_command` printed {what}, where the last line is the tenant's revision"),
+        sqlstate: None,
+        revision: None,
+        statement: None,
+        hint: Some(
+            "let it print the revision on its standard output, and talk on standard error; a revision that holds a word \
+             which is also a password is believed where `revisions` or `history_command` lists it"
+                .into(),
+        ),
     }
 }
 

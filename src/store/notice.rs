@@ -1,11 +1,12 @@
 //! Notices: written where a run moves, taken by whoever has a webhook, gone once told or given up.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool, types::Json};
 
 use super::StoreError;
 use crate::domain::{
+    job::JobState,
     notice::{Notice, Occasion},
     run::{RunId, RunState},
 };
@@ -13,7 +14,10 @@ use crate::domain::{
 /// How many times a notice is tried: a receiver that is being restarted is back by the third.
 pub const TRIES: i32 = 3;
 
-/// Writes what a run has come to, in the transaction that brought it there. Nobody may have a webhook: so what nobody
+/// How many failed tenants a notice names.
+const NAMED: i64 = 3;
+
+/// Writes what a run has come to, and its tenants, in the transaction that brought it there. Nobody may have a webhook: so what nobody
 /// took in a day goes with the next one. A paused run is no news.
 ///
 /// # Errors
@@ -29,11 +33,16 @@ pub async fn write(
     };
     sqlx::query!(
         "with old as (delete from herder.notice where made_at < now() - interval '1 day')
-         insert into herder.notice (run_id, occasion, state, reason) values ($1, $2, $3, $4)",
+         insert into herder.notice (run_id, occasion, state, reason, counts, failed)
+         select $1, $2, $3, $4,
+                coalesce((select jsonb_object_agg(of.state, of.n)
+                          from (select state, count(*) as n from herder.job where run_id = $1 group by state) of), '{}'),
+                array(select tenant from herder.job where run_id = $1 and state = 'failed' order by id limit $5)",
         run,
         occasion.as_str(),
         state.as_str(),
         reason,
+        NAMED,
     )
     .execute(tx)
     .await?;
@@ -67,6 +76,8 @@ pub async fn take(
         occasion: r.occasion,
         state: r.state,
         reason: r.reason,
+        counts: r.counts.0,
+        failed: r.failed,
         made_at: r.made_at,
         tries: r.tries,
     }))

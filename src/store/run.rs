@@ -48,7 +48,7 @@ pub async fn lock_enqueue(tx: &mut PgConnection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Writes a run, and that there is one to tell of.
+/// Writes a run. That there is one to tell of is written once its jobs are there.
 ///
 /// # Errors
 /// The control database fails.
@@ -69,9 +69,9 @@ pub async fn insert(tx: &mut PgConnection, run: &NewRun) -> Result<(), StoreErro
         run.failure_limit,
         run.trace.map(|trace| trace.to_string()),
     )
-    .execute(&mut *tx)
+    .execute(tx)
     .await?;
-    notice::write(tx, run.id, RunState::Running, None).await
+    Ok(())
 }
 
 /// An open run that still has work in one of these places, with the number of such places. None: they are all free.

@@ -23,7 +23,7 @@ use crate::{
     database_url::DatabaseUrl,
     domain::{failure::cut, tenant::Isolation},
     nearest::did_you_mean,
-    secret::Secret,
+    secret::{Secret, shown},
     servers::Servers,
     session::quote,
 };
@@ -102,15 +102,21 @@ impl FastapiTenancySource {
         if id.is_none() {
             self.warn_of_unheeded(&rows);
         }
-        let listed = |row: TenantRow| {
-            let who = format!(
-                "tenant `{}` (`{}`)",
-                row.id.escape_debug(),
-                row.identifier.escape_debug()
-            );
-            self.listed(row).map_err(|e| invalid(format!("{who}: {e}")))
+        Ok(rows.into_iter().map(|row| self.listed(row)).collect())
+    }
+
+    /// A row as an entry of the list. One that makes no sense is one still: whoever leaves it out has the others.
+    fn listed(&self, row: TenantRow) -> Listed {
+        let id = match self.config.id {
+            FastapiId::Id => row.id.clone(),
+            FastapiId::Identifier => row.identifier.clone(),
         };
-        rows.into_iter().map(listed).collect()
+        let identifier = row.identifier.clone();
+        let placed = self.placed(row).unwrap_or_else(|fault| Listed {
+            fault: Some(format!("identifier `{}`: {fault}", shown(&identifier))),
+            ..Listed::default()
+        });
+        Listed { id, ..placed }
     }
 
     /// Says where Herder takes a row at its word and the application does not.
@@ -126,14 +132,14 @@ impl FastapiTenancySource {
         if let Some(first) = first {
             warn!(
                 tenant.id = %first.id, count,
-                "{count} tenants, `{}` among them, have another isolation_strategy than the application; it heeds \
-                 that only under `hybrid`, Herder always does unless `overrides = false`",
-                first.id.escape_debug()
+                "{}, `{}` among them: another isolation_strategy than the application has; it heeds that only under \
+                 `hybrid`, Herder always does unless `overrides = false`",
+                tenants(count), first.id.escape_debug()
             );
         }
     }
 
-    fn listed(&self, row: TenantRow) -> Result<Listed, String> {
+    fn placed(&self, row: TenantRow) -> Result<Listed, String> {
         let strategy = self.strategy(&row)?;
         let mut listed = Listed {
             server: Some(self.server.clone()),
@@ -180,12 +186,8 @@ impl FastapiTenancySource {
         listed.labels = BTreeMap::from([
             ("name".into(), row.name),
             ("status".into(), row.status),
-            ("identifier".into(), row.identifier.clone()),
+            ("identifier".into(), row.identifier),
         ]);
-        listed.id = match self.config.id {
-            FastapiId::Id => row.id,
-            FastapiId::Identifier => row.identifier,
-        };
         Ok(listed)
     }
 
@@ -238,10 +240,13 @@ fn warn_of_strange(rows: &[TenantRow]) {
         .collect();
     warn!(
         tenant.id = %first.id, count = rows.len(),
-        "{} left out, `{}` among them: fastapi-tenancy has no such status as {}; it knows {}",
-        if rows.len() == 1 { "1 tenant is".to_owned() } else { format!("{} tenants are", rows.len()) },
-        first.id.escape_debug(), counts.join(", "), STATUSES.join(", ")
+        "Left out {}, `{}` among them: fastapi-tenancy has no such status as {}; it knows {}",
+        tenants(rows.len()), first.id.escape_debug(), counts.join(", "), STATUSES.join(", ")
     );
+}
+
+fn tenants(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "tenant" } else { "tenants" })
 }
 
 fn check(config: &FastapiTenancyConfig) -> Result<(), String> {
@@ -395,7 +400,7 @@ mod tests {
             database_url: some(url),
             schema_name: some(schema),
         };
-        match source(text).expect("a source").listed(row) {
+        match source(text).expect("a source").placed(row) {
             Ok(t) => {
                 let url = t.url.as_ref().map(Secret::expose);
                 let fields = [t.schema.as_deref(), t.database.as_deref(), url];

@@ -174,9 +174,7 @@ fn from_record(headers: &csv::StringRecord, record: &csv::StringRecord) -> Resul
     let mut object = Map::new();
     for (name, value) in headers.iter().zip(record).filter(|(_, value)| !value.is_empty()) {
         let value = match field_of(name) {
-            Some("labels") => {
-                serde_json::from_str(value).map_err(|_| "`labels` is not a JSON object".to_owned())?
-            }
+            Some("labels") => serde_json::from_str(value).unwrap_or_else(|_| Value::from(value)),
             _ => Value::from(value),
         };
         object.insert(name.to_owned(), value);
@@ -278,12 +276,11 @@ fn from_object(object: Map<String, Value>) -> Result<Listed, String> {
     let labels = labels_of_object(labels);
     complaint = complaint.or(labels.as_ref().err().cloned());
     listed.labels = labels.unwrap_or_default();
-    match complaint {
-        _ if listed.id.is_empty() && complaint.is_none() => Err("`id` is missing or empty".into()),
-        Some(complaint) if listed.id.is_empty() => Err(complaint),
-        Some(complaint) => Err(format!("tenant `{}`: {complaint}", listed.id.escape_debug())),
-        None => Ok(listed),
+    if listed.id.is_empty() {
+        return Err(complaint.unwrap_or_else(|| "`id` is missing or empty".into()));
     }
+    listed.fault = complaint;
+    Ok(listed)
 }
 
 /// A name as text: a whole number counts as one. 1.10 and `true` do not: nobody can tell how they were written.
@@ -330,6 +327,9 @@ mod tests {
         for (name, value) in &t.labels {
             out += &format!(" [{name}={value}]");
         }
+        if let Some(fault) = &t.fault {
+            out += &format!(": {fault}");
+        }
         out
     }
 
@@ -354,7 +354,7 @@ mod tests {
         );
         assert_eq!(
             read(Format::Csv, "id,isolation\nx,scheme\n"),
-            "line 2: tenant `x`: unknown isolation `scheme`: it is schema, database or shared"
+            "x: unknown isolation `scheme`: it is schema, database or shared"
         );
         assert_eq!(
             read(Format::Csv, "id,a,A\nx,1,2\n"),
@@ -404,12 +404,12 @@ mod tests {
             (
                 Format::Json,
                 "[{\"id\": \"a\", \"schema\": [1]}]",
-                "entry 1: tenant `a`: `schema` is not a text",
+                "a: `schema` is not a text",
             ),
             (
                 Format::Json,
                 "[{\"id\": \"a\", \"labels\": {\"x\": {\"y\": 1}}}]",
-                "entry 1: tenant `a`: label `x` is not a text",
+                "a: label `x` is not a text",
             ),
             (
                 Format::Json,

@@ -2,7 +2,7 @@
 //!
 //! The query gives `id` and any of `schema`, `database`, `url`, `server`, `isolation` and `labels`, of whatever type:
 //! an id may be a text, a number or a uuid; labels are a JSON object or an hstore. Other columns are ignored, because
-//! `select *` on a catalog may well bring a password along, and labels are kept and shown. As in a file, the case of a column's
+//! `select *` on a catalog may well bring a password along, which no label may be. As in a file, the case of a column's
 //! name does not count. What is absent is null: an empty schema is an error, not a tenant that is a whole database.
 
 use std::collections::BTreeMap;
@@ -53,6 +53,9 @@ impl SqlSource {
         };
         if let Some(row) = rows.first() {
             check_columns(row).map_err(invalid)?;
+            if rows.iter().any(|other| !names(other).eq(names(row))) {
+                return Err(invalid("the query is more than one statement".into()));
+            }
         }
         let read =
             |(i, row): (usize, &PgRow)| listed(row).map_err(|e| invalid(format!("row {}: {e}", i + 1)));
@@ -88,8 +91,12 @@ fn query_for(query: &str, id: &str) -> String {
     format!("select * from (\n{query}\n) as tenants where tenants.id = '{id}'")
 }
 
+fn names(row: &PgRow) -> impl Iterator<Item = &str> {
+    row.columns().iter().map(Column::name)
+}
+
 fn check_columns(row: &PgRow) -> Result<(), String> {
-    let names: Vec<&str> = row.columns().iter().map(Column::name).collect();
+    let names: Vec<&str> = names(row).collect();
     let mut fields: Vec<&str> = names.iter().filter_map(|name| field_of(name)).collect();
     fields.sort_unstable();
     if let Some(twice) = fields.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -132,10 +139,8 @@ fn listed(row: &PgRow) -> Result<Listed, String> {
     if listed.id.is_empty() {
         return Err("`id` is null or empty".into());
     }
-    match complaint {
-        Some(complaint) => Err(format!("tenant `{}`: {complaint}", listed.id.escape_debug())),
-        None => Ok(listed),
-    }
+    listed.fault = complaint;
+    Ok(listed)
 }
 
 fn labels(text: &str) -> Result<BTreeMap<String, String>, String> {

@@ -620,6 +620,37 @@ async fn a_tool_that_tells_all_tells_no_secret() {
     found.assert_no_secret();
 }
 
+/// A forgotten `echo`, say.
+#[tokio::test]
+async fn a_tool_that_tells_a_secret_for_a_revision_tells_nobody() {
+    let safe = with_password(Tool::Command).await;
+    let mut found = Findings::default();
+    for what in ["$DATABASE_URL", "pw $PGPASSWORD"] {
+        safe.configure(|config| {
+            let runner = config["runner"].as_table_mut().expect("[runner]");
+            let tells = ["sh".to_owned(), "-c".into(), format!("echo \"{what}\"")];
+            runner.insert("current_command".into(), tells.to_vec().into());
+        });
+        assert_eq!(
+            found.herder(&safe, &["upgrade", "--local", "2", "-vvv"]).await,
+            Some(4),
+            "{:?}",
+            found.0.last()
+        );
+        for args in AFTERWARDS {
+            found.herder(&safe, args).await;
+        }
+    }
+    found.tables(&safe).await;
+    assert!(
+        found
+            .0
+            .iter()
+            .any(|(_, text)| text.contains("a text with a password in it"))
+    );
+    found.assert_no_secret();
+}
+
 /// Who may read the metrics may not learn who the customers are.
 #[tokio::test]
 async fn metrics_reveal_no_tenant() {

@@ -108,8 +108,7 @@ async fn the_table_of_fastapi_tenancy_feeds_a_run() {
         .await;
     feeds_a_run(&fleet, "source = 'fastapi-tenancy'\nurl = '{control}'").await;
     let told = fleet.herder(&["tenants"]).await.expect(0);
-    let left_out =
-        "2 tenants are left out, `e` among them: fastapi-tenancy has no such status as `ACTIVE` (2)";
+    let left_out = "Left out 2 tenants, `e` among them: fastapi-tenancy has no such status as `ACTIVE` (2)";
     assert!(told.stderr.contains(left_out), "{}", told.all());
 }
 
@@ -140,5 +139,48 @@ async fn a_list_that_makes_no_sense_leaves_no_run() {
         let output = fleet.herder(&["upgrade"]).await.expect(3);
         assert!(output.stderr.contains(words), "{words}: {}", output.all());
         assert_eq!(fleet.state().await, "none");
+    }
+}
+
+/// What is odd about a tenant that is left out is no concern of the others.
+#[tokio::test]
+async fn an_odd_tenant_can_be_left_out() {
+    let fleet = schemas().await;
+    fleet.tell("alter table tenants rename to catalog").await;
+    fleet.tell(include_str!("../fixtures/fastapi_tenancy.sql")).await;
+    let rows = "insert into tenants (id, identifier, name, status, isolation_strategy, schema_name, tenant_metadata) values
+        ('good', 'good', '', 'active', 'schema', 't001', '{}'),
+        ('bad', 'bad', '', 'active', 'hybrid', null, '{}'), ('slug', '2fast', '', 'active', null, null, '{}')";
+    fleet.tell(rows).await;
+    let query = "select 'good' as id, 't001' as schema, null as isolation union all select 'bad', 't002', 'odd' \
+                 union all select 'slug', '', 'schema'";
+    fs::write(
+        fleet.dir().join("odd.csv"),
+        "id,schema,labels\ngood,t001,\nbad,t002,[\nslug,pg_x,\n",
+    )
+    .expect("a file");
+    for source in [
+        "source = 'fastapi-tenancy'\nurl = '{control}'".to_owned(),
+        format!("source = 'sql'\nurl = '{{control}}'\nquery = \"{query}\""),
+        "source = 'file'\npath = 'odd.csv'".to_owned(),
+    ] {
+        let control = fleet.cluster.url(&fleet.database("control"));
+        let tenants: Table = source.replace("{control}", &control).parse().expect("TOML");
+        fleet.configure(|config| {
+            config.insert("tenants".into(), tenants.into());
+        });
+        let refused = fleet.herder(&["plan"]).await.expect(3);
+        for words in [
+            "2 things are wrong",
+            "tenant `bad` makes no sense",
+            "--exclude ID",
+        ] {
+            assert!(refused.stderr.contains(words), "{words}: {}", refused.all());
+        }
+        fleet.herder(&["plan", "--tenant", "good"]).await.expect(0);
+        fleet
+            .herder(&["plan", "--exclude", "bad", "--exclude", "slug"])
+            .await
+            .expect(0);
     }
 }

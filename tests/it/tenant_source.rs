@@ -135,11 +135,15 @@ async fn a_query_may_give_ids_of_any_type_and_labels() {
         ),
         (
             "select n as id, 'x' as isolation from t order by n",
-            "are wrong: row 1: tenant `7`: unknown isolation `x`: it is schema, database or shared",
+            "tenant `7` makes no sense in the tenant list: unknown isolation `x`: it is schema, database or shared",
         ),
         (
             "select n as id, '[1]'::json as labels from t order by n",
-            "are wrong: row 1: tenant `7`: `labels` is neither a JSON object nor an hstore",
+            "tenant `7` makes no sense in the tenant list: `labels` is neither a JSON object nor an hstore",
+        ),
+        (
+            "select 'm1' as id, 'a' as schema; select 2",
+            "are wrong: the query is more than one statement",
         ),
         ("select nope from t", ": column \"nope\" does not exist (42703)"),
         ("selec 1", ": syntax error at or near \"selec\" (42601)"),
@@ -380,7 +384,7 @@ async fn fastapi_tenancy_is_read_as_it_stands() {
         .await
         .expect_err("nobody can read it");
     assert!(
-        error.contains("tenant `e` (`epsilon`): its `database_url` is encrypted")
+        error.contains("tenant `e` makes no sense in the tenant list: identifier `epsilon`: its `database_url` is encrypted")
             && !error.contains("hunter2"),
         "{error}"
     );

@@ -183,3 +183,42 @@ async fn a_receiver_that_refuses_is_asked_three_times_and_no_more() {
     assert_eq!(worker.drain().await, Some(0));
     assert_eq!(listener.heard().len(), 6);
 }
+
+#[tokio::test]
+async fn a_message_that_comes_late_says_what_was_true_when_it_was_made() {
+    let fleet = Setup::schemas(3).migrations(Tool::Sql, steps(2)).start().await;
+    tell(&fleet.home, "drop table t001.effects; drop table t002.effects").await;
+    fleet.herder(&["upgrade", "--local", "1"]).await.expect(4);
+    tell(
+        &fleet.home,
+        "create table t002.effects (like t003.effects including all)",
+    )
+    .await;
+    fleet.herder(&["retry", "--local", "1"]).await.expect(4);
+    fleet.herder(&["retry"]).await.expect(0);
+    fleet.herder(&["cancel", "--yes"]).await.expect(0);
+    // Only now somebody has a webhook.
+    let listener = Listener::start(Manner::Takes).await;
+    notify(&fleet, &listener, "20s");
+    let worker = fleet.worker(&[]);
+    let told = messages(&listener, 4).await;
+    let finish = "finish failed";
+    assert_eq!(
+        texts(&told),
+        ["start running", finish, finish, "finish cancelled"]
+    );
+    let said: Vec<String> = told
+        .iter()
+        .map(|m| format!("{} {}", m["counts"], m["failed"]))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            r#"{"ready":3} []"#,
+            r#"{"failed":2,"succeeded":1} ["t001","t002"]"#,
+            r#"{"failed":1,"succeeded":2} ["t001"]"#,
+            r#"{"cancelled":1,"succeeded":2} []"#,
+        ]
+    );
+    assert_eq!(worker.drain().await, Some(0));
+}

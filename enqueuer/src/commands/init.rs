@@ -38,7 +38,11 @@ fn write(path: &Path, force: bool) -> anyhow::Result<()> {
             io::ErrorKind::AlreadyExists => Problem::usage(format!("{} already exists", path.display()))
                 .hint("--force replaces it; `herder init PATH` writes elsewhere")
                 .into(),
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied => {
+            io::ErrorKind::NotFound => Problem::usage(cannot())
+                .caused_by(error)
+                .hint("make its folder first: `herder init` makes none")
+                .into(),
+            io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied => {
                 Problem::usage(cannot()).caused_by(error).into()
             }
             _ => anyhow::Error::new(error).context(cannot()),

@@ -299,14 +299,19 @@ pub(crate) async fn cannot(
         "{what}: revision {target} is not in {}",
         project(&cx.config.runner)
     ));
-    let word = ["head", "base"]
-        .into_iter()
-        .find(|word| target.eq_ignore_ascii_case(word));
+    let word = match direction {
+        // sqlx's word for it.
+        Some(Direction::Downgrade) if target == "0" => Some("base"),
+        _ => ["head", "base"]
+            .into_iter()
+            .find(|word| target.eq_ignore_ascii_case(word)),
+    };
     match newest {
         Some(newest) => problem
             .caused_by(anyhow::anyhow!("the newest revision there is {newest}"))
             .hint(match direction {
                 _ if word.is_some() => format!("did you mean --to {}?", word.unwrap_or_default()),
+                _ if target.contains('@') => "a branch is no target: name the revision to go to".to_owned(),
                 Some(Direction::Upgrade) if target == "0" => {
                     "`herder downgrade --to 0` undoes all revisions".to_owned()
                 }

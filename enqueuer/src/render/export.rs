@@ -27,7 +27,10 @@ pub(crate) fn junit(run: &RunView, jobs: &[JobView]) -> String {
     };
     let failed = number(|state| state == JobState::Failed);
     let skipped = number(|state| !matches!(state, JobState::Failed | JobState::Succeeded));
-    let took = between(run.created_at, run.settled_at.unwrap_or(run.created_at)).as_secs_f64();
+    // A run that has not ended, a halted one say, took as long as to the last tenant that did.
+    let last = jobs.iter().filter_map(|job| job.settled_at).max();
+    let end = run.settled_at.or(last).unwrap_or(run.created_at);
+    let took = between(run.created_at, end).as_secs_f64();
     let name = xml(&format!("herder {} to {}", run.direction, run.target));
     let sums = format!(
         "tests=\"{}\" failures=\"{failed}\" skipped=\"{skipped}\"",
@@ -230,6 +233,15 @@ mod tests {
     fn a_run_reads_as_a_test_suite() {
         let run = run(RunState::Halted, &[(JobState::Failed, 1)]);
         insta::assert_snapshot!(junit(&run, &jobs()));
+    }
+
+    #[test]
+    fn a_halted_run_took_as_long_as_to_its_last_tenant() {
+        let run = run(RunState::Halted, &[(JobState::Failed, 1)]);
+        let mut jobs = jobs();
+        jobs[1].settled_at = Some(run.created_at + chrono::TimeDelta::seconds(7));
+        let text = junit(&run, &jobs);
+        assert!(text.contains("errors=\"0\" time=\"7.000\""), "{text}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 use herder::store::view::JobView;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::words::{between, duration, worker};
 
@@ -32,6 +32,11 @@ pub(crate) struct Bar {
 }
 
 impl Bar {
+    /// Whether stderr can show one: it is a terminal that can take back what it wrote, which one without a name cannot.
+    pub(crate) fn can_stand() -> bool {
+        !ProgressDrawTarget::stderr().is_hidden()
+    }
+
     /// A bar for so many tenants.
     pub(crate) fn new(total: usize) -> Self {
         let bars = MultiProgress::new();

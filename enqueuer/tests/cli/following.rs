@@ -183,6 +183,36 @@ fn ctrl_c_is_an_answer_to_a_question_after_a_wait_as_well() {
     assert_eq!(fleet.json(&["runs"])["runs"].as_array().map(Vec::len), Some(2));
 }
 
+/// A terminal that can take back nothing, and what was written there.
+const DUMB: &str = r"
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.environ['TERM'] = 'dumb'
+    os.execv(sys.argv[1], sys.argv[1:])
+try:
+    while said := os.read(terminal, 1024):
+        sys.stdout.buffer.write(said)
+except OSError:
+    pass
+os.waitpid(pid, 0)
+";
+
+#[test]
+fn a_terminal_without_a_bar_gets_the_lines() {
+    let fleet = Fleet::new(&["a"]);
+    let herder = env!("CARGO_BIN_EXE_herder");
+    for args in [&["upgrade", "--local", "1"][..], &["watch"]] {
+        let output = Command::new("python3")
+            .args([&["-c", DUMB, herder], args].concat())
+            .current_dir(fleet.dir.path())
+            .output()
+            .expect("Python");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains("MIGRATED"), "{args:?}: {said}");
+    }
+}
+
 #[test]
 fn ctrl_c_ends_the_wait_and_not_the_run() {
     let fleet = Fleet::new(&["a"]);

@@ -77,6 +77,12 @@ fn bad_arguments_do_nothing() {
             ),
             (&["rehearse", "--downgrade"], 2, "`head` is an upgrade target"),
             (&["plan", "--to", "HEAD"], 2, "did you mean --to head?"),
+            (&["plan", "--to", "eu@head"], 2, "a branch is no target"),
+            (
+                &["init", "no-such-folder/herder.toml"],
+                2,
+                "make its folder first",
+            ),
             (
                 &["upgrade", "--to", "0"],
                 2,
@@ -88,6 +94,7 @@ fn bad_arguments_do_nothing() {
     assert_eq!(fleet.json(&["status"])["run"]["state"], "running");
     assert_eq!(fleet.json(&["budget"])["servers"][0]["overridden"], Value::Null);
     fleet.herder(&["plan", "--to", "heads"]).ok();
+    assert_eq!(fleet.json(&["plan", "--to", "head-1"])["revision"], "1");
     fleet.herder(&["help", "upgrade"]).ok();
 }
 

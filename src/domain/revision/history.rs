@@ -132,7 +132,7 @@ impl History {
         match target {
             Target::Base => Ok(None),
             Target::Revision(name) if self.is_zero(name) => Ok(None),
-            Target::Revision(name) if self.opaque => Ok(Some(name.clone())),
+            Target::Revision(name) if self.opaque && !is_step_from_an_end(name) => Ok(Some(name.clone())),
             other if self.opaque => Err(HistoryError::NotListed(other.to_string())),
             Target::Head => match self.heads().as_slice() {
                 [] => Ok(None),
@@ -141,9 +141,32 @@ impl History {
                     several.iter().map(|s| (*s).to_owned()).collect(),
                 )),
             },
-            Target::Revision(name) => self.find(name).map(|r| Some(r.id.clone())),
-            Target::Relative(steps) => self.walk(*steps, ledger),
+            Target::Revision(name) => match self.find(name) {
+                Err(unknown @ HistoryError::UnknownTarget(_)) => self.beside(name)?.ok_or(unknown),
+                found => found.map(|r| Some(r.id.clone())),
+            },
+            Target::Relative(steps) => match self.current(ledger)?.as_slice() {
+                [] => self.walk(*steps, None),
+                [one] => self.walk(*steps, Some(one.clone())),
+                several => Err(HistoryError::AmbiguousStep(*steps, several.join(","))),
+            },
         }
+    }
+
+    /// The revision that `head-1`, `base+2` or `REV+1` names. None: it is no such name, or REV is no revision.
+    fn beside(&self, name: &str) -> Result<Option<Option<String>>, HistoryError> {
+        let Some((from, steps)) = split_step(name) else {
+            return Ok(None);
+        };
+        let from = match from.parse() {
+            Ok(end @ (Target::Head | Target::Base)) => self.resolve(&end, &Ledger::default())?,
+            _ => match self.find(from) {
+                // `2024-01` is no step back from `2024-02`, which begins as it does.
+                Ok(found) if found.id == from || !found.id.contains(['+', '-']) => Some(found.id.clone()),
+                _ => return Ok(None),
+            },
+        };
+        self.walk(steps, from).map(Some)
     }
 
     /// Whether it is sqlx's word for the base: the version below all others.
@@ -178,12 +201,8 @@ impl History {
         }
     }
 
-    fn walk(&self, steps: i64, ledger: &Ledger) -> Result<Option<String>, HistoryError> {
-        let mut at = match self.current(ledger)?.as_slice() {
-            [] => None,
-            [one] => Some(one.clone()),
-            several => return Err(HistoryError::AmbiguousStep(steps, several.join(","))),
-        };
+    /// So many revisions up or down from one. None: the base.
+    fn walk(&self, steps: i64, mut at: Option<String>) -> Result<Option<String>, HistoryError> {
         for _ in 0..steps.unsigned_abs() {
             let next: Vec<&str> = match (&at, steps > 0) {
                 (None, false) => return Ok(None),
@@ -407,4 +426,17 @@ impl History {
             .unwrap_or_else(|_| ledger.revisions.iter().cloned().collect());
         (!current.is_empty()).then(|| current.join(","))
     }
+}
+
+/// `REV` and `N` of `REV+N` or `REV-N`.
+fn split_step(name: &str) -> Option<(&str, i64)> {
+    let (from, step) = name.split_at(name.rfind(['+', '-'])?);
+    let steps = step.parse().ok().filter(|steps| *steps != 0)?;
+    (!from.is_empty()).then_some((from, steps))
+}
+
+/// Whether it is a step from the head or the base, which no revision is called.
+fn is_step_from_an_end(name: &str) -> bool {
+    let from = split_step(name).and_then(|(from, _)| from.parse().ok());
+    matches!(from, Some(Target::Head | Target::Base))
 }

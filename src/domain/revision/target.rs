@@ -49,7 +49,8 @@ pub enum Target {
     Head,
     /// Before the first revision.
     Base,
-    /// A revision, or a prefix that only one has.
+    /// A revision, or a prefix that only one has; or `REV+N`, `REV-N`: what that means only the history tells, for a
+    /// revision's own name may look like it.
     Revision(String),
     /// So many revisions up (positive) or down (negative) from where the tenant stands.
     Relative(i64),

@@ -82,7 +82,32 @@ fn a_target_is_found_by_id_prefix_number_and_step() {
     assert!(matches!(at("ab", &[]), Err(HistoryError::AmbiguousTarget { .. })));
     assert!(matches!(at("zz", &[]), Err(HistoryError::UnknownTarget(_))));
     assert!(matches!(at("+1", &["gone"]), Err(HistoryError::UnknownLedger(_))));
+    for (target, found) in [
+        ("head-1", Some("ab2")),
+        ("head-9", None),
+        ("heads+1", Some("c3")),
+        ("base+2", Some("ab2")),
+        ("c-1", Some("ab2")),
+        ("ab1+1", Some("ab2")),
+    ] {
+        assert_eq!(at(target, &["c3"]), Ok(found.map(str::to_owned)), "{target}");
+    }
+    for wrong in ["zz+1", "head-0", "head-", "head-x", "head@1"] {
+        let unknown = Err(HistoryError::UnknownTarget(wrong.into()));
+        assert_eq!(at(wrong, &[]), unknown, "{wrong}");
+    }
+    // A name counts for more than what it looks like.
+    let dated = line(&["2024-1", "2024-02", "2025"], LedgerForm::Heads);
+    let at = |name: &str| dated.resolve(&Target::Revision(name.into()), &ledger(&[]));
+    assert_eq!(at("2024-1"), Ok(Some("2024-1".into())));
+    assert_eq!(at("2024-02-1"), Ok(Some("2024-1".into())));
+    assert_eq!(at("202-1"), Err(HistoryError::UnknownTarget("202-1".into())));
+    assert_eq!(at("2025-1"), Ok(Some("2024-02".into())));
     let numbered = line(&["1", "2", "10"], LedgerForm::Applied);
+    assert_eq!(
+        numbered.resolve(&Target::Revision("0010-1".into()), &ledger(&[])),
+        Ok(Some("2".into()))
+    );
     assert_eq!(
         numbered.resolve(&Target::Revision("0002".into()), &ledger(&[])),
         Ok(Some("2".into()))
@@ -106,7 +131,9 @@ fn without_a_list_only_equality_counts() {
     let at = |t: &str| h.resolve(&t.parse().expect("target"), &ledger(&["v1"]));
     assert_eq!(at("v2"), Ok(Some("v2".into())));
     assert_eq!(at("base"), Ok(None));
+    assert_eq!(at("v2-1"), Ok(Some("v2-1".into())));
     assert_eq!(at("head"), Err(HistoryError::NotListed("head".into())));
+    assert_eq!(at("head-1"), Err(HistoryError::NotListed("head-1".into())));
     assert_eq!(at("-1"), Err(HistoryError::NotListed("-1".into())));
     let standing = |d, t, l: &[&str]| h.standing(d, t, &ledger(l)).expect("nothing is unknown");
     assert_eq!(

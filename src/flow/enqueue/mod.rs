@@ -11,7 +11,7 @@ use crate::{
     config::RunnerConfig,
     domain::{
         revision::{Direction, Target},
-        run::RunId,
+        run::{RunId, RunState},
         tenant::Place,
         trace::TraceContext,
         wave::Rollout,
@@ -22,6 +22,7 @@ use crate::{
         self, StoreError,
         commit::commit,
         job::{self, NewJob},
+        notice,
         run::{self, NewRun},
         server::{self, ServerRow},
     },
@@ -296,6 +297,7 @@ async fn write(
         }
     }
     job::insert_all(&mut tx, new.id, 0, &jobs).await?;
+    notice::write(&mut tx, new.id, RunState::Running, None).await?;
     job::push_deliveries(&mut tx, new.id, None).await?;
     commit(tx, &cx.pool).await?;
     Ok(Some(jobs.iter().filter(|job| job.current).count()))

@@ -14,6 +14,8 @@ const LONGEST_NAME: usize = 63;
 /// What is wrong with one tenant. It reads on from "tenant `acme` ".
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
+    #[error("makes no sense in the tenant list: {0}")]
+    Entry(String),
     #[error("gives neither schema, database nor url")]
     Nowhere,
     #[error("has isolation `schema`, but gives no schema")]
@@ -49,6 +51,9 @@ pub(super) fn isolation_of(entry: &Listed) -> Result<Isolation, ()> {
 
 /// Where an entry lives.
 pub(super) fn locate(entry: Listed, servers: &Servers) -> Result<Tenant, Fault> {
+    if let Some(fault) = entry.fault {
+        return Err(Fault::Entry(fault));
+    }
     let isolation = isolation_of(&entry).map_err(|()| Fault::Nowhere)?;
     let own_url = match &entry.url {
         Some(url) => Some(DatabaseUrl::for_database(url, entry.database.as_deref())?),

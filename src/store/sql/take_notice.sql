@@ -16,4 +16,5 @@ where id = (
     -- SKIP LOCKED: two who look at the same moment do not tell the same.
     for update skip locked
 )
-returning id, run_id, occasion as "occasion: Occasion", state as "state: RunState", reason, made_at, tries
+returning id, run_id, occasion as "occasion: Occasion", state as "state: RunState", reason,
+    counts as "counts: Json<BTreeMap<JobState, i64>>", failed, made_at, tries
