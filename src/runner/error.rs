@@ -287,6 +287,9 @@ impl RunnerError {
             }
             Self::Irreversible(revision) => Some(format!("write a down migration for revision {revision}")),
             Self::Database { sqlstate, message, .. } => match sqlstate.as_str() {
+                "42704" if message.contains("\"plpgsql\"") => {
+                    Some("create extension plpgsql in the tenant's database: Herder's own checks are written in it".into())
+                }
                 "42704" | "42883" => Some("search_path holds the tenant's schema only; if this is an extension's, name its schema in [runner] extra_search_path".into()),
                 "3F000" if message.contains("no schema has been selected") => {
                     Some("take RESET and SET search_path out of the migration: Herder sets it, for each tenant".into())
