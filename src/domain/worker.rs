@@ -1,5 +1,5 @@
 //! How Herder's own sessions call themselves on a server, so that anybody can tell whose they are, and their heirs end
-//! what they left. Those of an attempt are [`Claim::application_name`](super::job::Claim::application_name)'s.
+//! what they left. Those of an attempt are [`Claim::label`](super::job::Claim::label)'s.
 
 /// How many characters of a worker's id are random: they alone tell two processes apart.
 const RANDOM: usize = 32;
