@@ -19,6 +19,7 @@ use crate::{
     runner::{LedgerTable, RunnerError},
 };
 
+mod compiled;
 mod limits;
 
 use limits::ANSWER_LIMIT;
@@ -72,6 +73,8 @@ pub struct TenantSession {
     lock_key: i64,
     /// What was said of [`DEFAULTS`], once it was asked.
     defaults: Option<String>,
+    /// Whether its database's functions could mix up two tenants' types, once it was asked.
+    mixes_types: Option<bool>,
 }
 
 /// Who holds a tenant's lock.
@@ -148,6 +151,7 @@ impl TenantSession {
             search_path: None,
             lock_key: 0,
             defaults: None,
+            mixes_types: None,
         };
         session.turn_to(place, extra_search_path);
         Ok(session)
@@ -202,6 +206,7 @@ impl TenantSession {
                 message: no_usage(&schema),
                 revision: None,
                 statement: None,
+                session_lives: true,
             },
             false => RunnerError::SchemaMissing(schema),
         })

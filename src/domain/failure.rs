@@ -140,6 +140,14 @@ pub fn is_refusal(sqlstate: &str) -> bool {
     matches!(sqlstate, "53300" | "57P03")
 }
 
+/// Whether the code is that of a server, or a connection, which is gone. The server's own such words are FATAL; as an ERROR
+/// it is what a migration raises, or what it met on a connection of its own (`dblink`, `postgres_fdw`).
+pub fn is_about_server(sqlstate: &str) -> bool {
+    is_refusal(sqlstate)
+        || matches!(sqlstate, "57P01" | "57P02" | "57P05" | "25P03")
+        || sqlstate.starts_with("08")
+}
+
 /// A word for the codes that people meet most, else [`SQL_ERROR`].
 pub fn reason_of_sqlstate(sqlstate: &str, message: &str) -> &'static str {
     match sqlstate {

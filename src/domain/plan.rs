@@ -10,6 +10,9 @@ use super::revision::Direction;
 /// Stands for the tenant's schema in a plan's SQL. It needs quotes as an identifier, and occurs in nobody's SQL.
 pub const SCHEMA: &str = "Herder:Tenant";
 
+/// Stands for the number of a statement, in what is said to the ledger about it.
+pub const STATEMENT: &str = "Herder:Statement";
+
 /// Begins a comment line that says which revision the statements behind it belong to: `-- revision 0007`. Where a step
 /// takes several revisions, an error is laid to the last one that was named before it.
 pub const REVISION_MARK: &str = "-- revision ";
@@ -68,6 +71,10 @@ pub enum StepForm {
         /// Takes the announcement back, where the server refused the first statement whole.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         withdraw: Option<String>,
+        /// Said to the ledger where a statement is about to make what must be known again for its own: its number, from 0 on,
+        /// is that of [`STATEMENT`]. The announcement then gives a row: whether it was made before, and the number that was said last.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        begin: Option<String>,
         /// The statements.
         statements: Vec<String>,
         /// Said to the ledger after.

@@ -1,14 +1,14 @@
 //! Plans as workers hold them: read once each.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use sqlx::PgPool;
 
 use crate::{
-    domain::plan::Plan,
+    domain::{plan::Plan, tenant::Place},
     runner::{RunnerError, apply::leaves_residue},
     store,
 };
@@ -21,6 +21,25 @@ pub(super) struct Known {
     pub(super) plan: Plan,
     /// Whether it may leave something in its session that no SQL takes back.
     pub(super) leaves_residue: bool,
+    /// Databases, with their servers, whose functions could mix up the types of two tenants in one session.
+    mixing: Mutex<BTreeSet<(String, String)>>,
+}
+
+impl Known {
+    /// Whether each tenant of this place's database needs a connection of its own.
+    pub(super) fn mixes_types(&self, at: &Place) -> bool {
+        let place = (at.server.clone(), at.database.clone());
+        self.mixing().contains(&place)
+    }
+
+    /// Takes note of that.
+    pub(super) fn note_mixing(&self, at: &Place) {
+        self.mixing().insert((at.server.clone(), at.database.clone()));
+    }
+
+    fn mixing(&self) -> MutexGuard<'_, BTreeSet<(String, String)>> {
+        self.mixing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The plans that this worker has come upon.
@@ -45,7 +64,11 @@ impl Plans {
         let read = store::plan::load(&self.pool, id).await;
         let plan = read.map_err(|e| RunnerError::ControlDatabase(format!("cannot read its plan: {e}")))?;
         let leaves_residue = leaves_residue(&plan);
-        let read = Arc::new(Known { plan, leaves_residue });
+        let read = Arc::new(Known {
+            plan,
+            leaves_residue,
+            mixing: Mutex::default(),
+        });
         let mut known = self.known();
         if known.len() >= KEPT {
             known.clear();
@@ -54,7 +77,7 @@ impl Plans {
         Ok(read)
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Known>>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Known>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -278,7 +278,8 @@ impl Stage<'_> {
         let (result, held) = try_out(&mut here.session, &order).await;
         let tenant = &planned.tenant;
         let is_among_others = tenant.place.schema.is_some() && !tenant.own_url && here.tenants < RECYCLE;
-        if result.is_ok() && is_among_others && !leaves_residue(plan) {
+        let is_fit = result.is_ok() && is_among_others && !leaves_residue(plan);
+        if is_fit && matches!(here.session.mixes_types(self.ledger).await, Ok(false)) {
             *kept = Some(here);
         } else {
             here.session.close().await;

@@ -49,6 +49,10 @@ const RESET: &str = "reset session authorization; reset role; reset all";
 const FORGET: &str = "close all; unlisten *; deallocate all; discard temp; discard sequences; \
                       select pg_catalog.pg_advisory_unlock_all()";
 
+/// The setting in which a step's transaction finds when it began, in seconds since 1970: the server's own answer is the
+/// time of the whole message.
+pub(crate) const BEGAN: &str = "herder.began";
+
 /// What a plan is applied with.
 pub(crate) struct Order<'a> {
     /// The plan.
@@ -333,7 +337,7 @@ impl Applier<'_> {
         match self.status(&transaction).await?.as_deref() {
             Some("committed") => Ok(at + 1),
             Some("aborted") => Ok(at),
-            _ => Err(RunnerError::Dirty(self.order.plan.revision_of(at))),
+            _ => Err(self.half_done(at)),
         }
     }
 
@@ -343,6 +347,15 @@ impl Applier<'_> {
             .bind(transaction)
             .persistent(false);
         Ok(asked.fetch_one(self.session.connection()).await?)
+    }
+
+    /// That nobody knows how much of a step was done.
+    fn half_done(&self, at: usize) -> RunnerError {
+        let revision = self.order.plan.revision_of(at);
+        match self.order.ledger.half {
+            Some(_) => RunnerError::Dirty(revision),
+            None => RunnerError::Torn(revision),
+        }
     }
 
     /// What a step's transaction begins with.
@@ -367,8 +380,12 @@ impl Applier<'_> {
                 format!("{}{}", self.check(step, &lock), self.plan_check(first))
             }
         };
+        let began = format!(
+            "select pg_catalog.set_config('{BEGAN}', \
+             extract(epoch from pg_catalog.clock_timestamp())::pg_catalog.text, true)"
+        );
         // It must be there in the end. RELEASE fails where the transaction was ended in between, and another begun.
-        Ok(format!("{sql}; {checked}; savepoint herder"))
+        Ok(format!("{sql}; {checked}; {began}; savepoint herder"))
     }
 
     /// What the session is to a step, whatever it was to the one before it.

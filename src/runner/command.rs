@@ -326,6 +326,7 @@ fn history<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Arc<History>,
         file: None,
         down_file: None,
         checksum: None,
+        resumes: Vec::new(),
     });
     Ok(Arc::new(History::new(revisions.collect(), LedgerForm::Heads)?))
 }

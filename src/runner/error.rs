@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
 use crate::{
     domain::{
         failure::{
             CANCELLED, FailureClass, JobError, SQL_ERROR, STATEMENT_LIMIT, classify_sqlstate, cut,
-            is_refusal, reason_of_sqlstate,
+            is_about_server, is_refusal, reason_of_sqlstate,
         },
         revision::HistoryError,
     },
@@ -31,6 +33,8 @@ pub enum RunnerError {
         revision: Option<String>,
         /// The statement.
         statement: Option<String>,
+        /// Whether only the statement ended with it, and not the session: its severity is ERROR.
+        session_lives: bool,
     },
     /// No connection to the tenant's server, or it broke.
     #[error("{0}")]
@@ -81,6 +85,9 @@ pub enum RunnerError {
     /// A migration without a transaction broke in the middle.
     #[error("revision {0} is half applied: it ran without a transaction and failed")]
     Dirty(String),
+    /// The same, where the ledger knows nothing of it: only this run does.
+    #[error("revision {0} is half applied: a piece of it ran outside a transaction and broke off")]
+    Torn(String),
     /// There is no way down from this revision.
     #[error("revision {0} cannot be undone: it has no down migration")]
     Irreversible(String),
@@ -170,6 +177,7 @@ impl RunnerError {
             | Self::Untrusted { .. }
             | Self::Edited { .. }
             | Self::Dirty(_)
+            | Self::Torn(_)
             | Self::Irreversible(_)
             | Self::History(_)
             | Self::LedgerMismatch { .. }
@@ -179,15 +187,15 @@ impl RunnerError {
         }
     }
 
-    /// Whether a statement failed with the code of a server that lets nobody in, as a migration's own RAISE can: it was let in.
+    /// Whether a statement failed with the code of a server that lets nobody in or is gone, as a migration's own RAISE can: it
+    /// was let in.
     fn is_raised_refusal(&self) -> bool {
         match self {
             Self::Database {
                 sqlstate,
-                revision,
-                statement,
+                session_lives,
                 ..
-            } => is_refusal(sqlstate) && (revision.is_some() || statement.is_some()),
+            } => *session_lives && is_about_server(sqlstate),
             Self::Tool {
                 sqlstate: Some(sqlstate),
                 message,
@@ -226,7 +234,7 @@ impl RunnerError {
             Self::LockedByOther(_) => "locked_by_other",
             Self::Superseded => "superseded",
             Self::Edited { .. } => "edited_migration",
-            Self::Dirty(_) => "half_applied",
+            Self::Dirty(_) | Self::Torn(_) => "half_applied",
             Self::Irreversible(_) => "irreversible",
             Self::History(_) => "unknown_revision",
             Self::OtherMigrations => "other_migrations",
@@ -260,7 +268,15 @@ impl RunnerError {
                 Some(format!("create it (CREATE SCHEMA \"{}\"), or take the tenant off the list", schema.replace('"', "\"\"")))
             }
             Self::Edited { file, .. } => Some(format!("restore {file} as it was applied, and make the change in a new migration")),
-            Self::Dirty(revision) => Some(format!("see what revision {revision} left behind, finish or undo it by hand, then delete its row from the ledger")),
+            Self::Dirty(revision) => Some(format!(
+                "see what revision {revision} left behind, and finish or undo it by hand; then tell the tenant's ledger: where all of it \
+                 is applied now, update _sqlx_migrations set success = true, execution_time = 0 where version = {revision}; \
+                 where nothing of it is, delete from _sqlx_migrations where version = {revision}"
+            )),
+            Self::Torn(revision) => Some(format!(
+                "see what revision {revision} left behind; undo it by hand, or finish it and stamp the tenant with it; then start a new \
+                 run, because `herder retry` goes by what this one has noted"
+            )),
             Self::OtherMigrations => Some("deploy the same migrations to the workers; `herder retry` makes the run take up the ones that it finds".into()),
             Self::History(HistoryError::UnknownLedger(revision)) => {
                 Some(format!("build from a commit that has revision {revision}"))
@@ -271,6 +287,9 @@ impl RunnerError {
             }
             Self::Irreversible(revision) => Some(format!("write a down migration for revision {revision}")),
             Self::Database { sqlstate, message, .. } => match sqlstate.as_str() {
+                "42704" if message.contains("\"plpgsql\"") => {
+                    Some("create extension plpgsql in the tenant's database: Herder's own checks are written in it".into())
+                }
                 "42704" | "42883" => Some("search_path holds the tenant's schema only; if this is an extension's, name its schema in [runner] extra_search_path".into()),
                 "3F000" if message.contains("no schema has been selected") => {
                     Some("take RESET and SET search_path out of the migration: Herder sets it, for each tenant".into())
@@ -298,9 +317,10 @@ impl RunnerError {
                 ..
             } => (sqlstate.clone(), revision.clone(), statement.clone()),
             Self::SchemaMissing(_) => (Some("3F000".into()), None, None),
-            Self::Edited { revision, .. } | Self::Dirty(revision) | Self::Irreversible(revision) => {
-                (None, Some(revision.clone()), None)
-            }
+            Self::Edited { revision, .. }
+            | Self::Dirty(revision)
+            | Self::Torn(revision)
+            | Self::Irreversible(revision) => (None, Some(revision.clone()), None),
             _ => (None, None, None),
         };
         JobError {
@@ -319,10 +339,14 @@ impl RunnerError {
     pub fn at(self, at_revision: &str, at_statement: Option<&str>) -> Self {
         match self {
             Self::Database {
-                sqlstate, message, ..
+                sqlstate,
+                message,
+                session_lives,
+                ..
             } => Self::Database {
                 sqlstate,
                 message,
+                session_lives,
                 revision: Some(at_revision.to_owned()),
                 statement: at_statement.map(str::to_owned),
             },
@@ -339,13 +363,18 @@ impl From<sqlx::Error> for RunnerError {
                 message: e.message().to_owned(),
                 revision: None,
                 statement: None,
+                session_lives: e
+                    .try_downcast_ref::<PgDatabaseError>()
+                    .is_some_and(|e| e.severity() == PgSeverity::Error),
             },
             sqlx::Error::RowNotFound
             | sqlx::Error::TypeNotFound { .. }
             | sqlx::Error::ColumnIndexOutOfBounds { .. }
             | sqlx::Error::ColumnNotFound(_)
             | sqlx::Error::ColumnDecode { .. }
-            | sqlx::Error::Decode(_) => {
+            | sqlx::Error::Decode(_)
+            // Text in another encoding than UTF-8, after a SET client_encoding.
+            | sqlx::Error::Protocol(_) => {
                 Self::UnexpectedAnswer(format!("cannot make sense of what the server answered: {error}"))
             }
             // Everything else that sqlx can say about a query of ours is about the connection.

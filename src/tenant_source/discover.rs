@@ -2,7 +2,8 @@
 //! name.
 
 use async_trait::async_trait;
-use sqlx::Row;
+use sqlx::{Row, postgres::PgRow};
+use tracing::warn;
 
 use super::{Listed, TenantSource, TenantSourceError, catalog};
 use crate::{config::DiscoverConfig, database_url::DatabaseUrl, domain::tenant::Isolation, servers::Servers};
@@ -86,16 +87,33 @@ impl DiscoverSource {
         };
         let rows = catalog::fetch(&self.url, sqlx::query(statement).bind(name)).await;
         let rows = rows.map_err(|e| e.into_source_error(&self.name()))?;
-        let names: Result<Vec<String>, _> = rows.iter().map(|row| row.try_get(0)).collect();
-        let names = names.map_err(|e| TenantSourceError::Unreadable {
-            source_name: self.name(),
-            message: e.to_string(),
-        })?;
+        let names = rows.iter().filter_map(|row| self.readable(row));
         Ok(names
-            .into_iter()
             .filter(|name| self.wants(name))
             .map(|name| self.listed(name))
             .collect())
+    }
+
+    /// A name that is text. That of a database is whatever bytes its creator's own database took for a name; no client that
+    /// speaks UTF-8 can connect to it by that, and it must not hide the others.
+    fn readable(&self, row: &PgRow) -> Option<String> {
+        let raw = row.try_get_raw(0).and_then(|value| {
+            let bytes = value.as_bytes().map_err(sqlx::Error::Decode)?;
+            Ok(bytes.to_vec())
+        });
+        match String::from_utf8(raw.ok()?) {
+            Ok(name) => Some(name),
+            Err(error) => {
+                let name = String::from_utf8_lossy(error.as_bytes());
+                if self.wants(&name) {
+                    warn!(
+                        "Skipped `{name}` in {}: its name is not UTF-8. Rename it if it is a tenant",
+                        self.name()
+                    );
+                }
+                None
+            }
+        }
     }
 
     fn name(&self) -> String {

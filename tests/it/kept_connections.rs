@@ -117,3 +117,50 @@ async fn a_setting_that_no_reset_takes_back_reaches_no_other_tenant() {
     fleet.herder(&["upgrade", "--local", "2"]).await.expect(0);
     fleet.assert_effects(&["up 20250101"]).await;
 }
+
+/// PL/pgSQL compiles a function once for a session, with the types of the tenant that calls it first.
+#[tokio::test]
+async fn no_tenant_meets_the_types_of_another_in_a_shared_function() {
+    let step = steps(1).remove(0).then("insert into l values (shared.f())");
+    let fleet = Setup::schemas(3).migrations(Tool::Sql, vec![step]).start().await;
+    let mut sql = "create schema shared; set check_function_bodies = off;
+        create function shared.f() returns text language plpgsql as
+        $$ DECLARE s cfg.v%type; begin s := 123456.789; return s; end $$;"
+        .to_owned();
+    for (i, tenant) in fleet.tenants.iter().enumerate() {
+        let (schema, kind) = (tenant.schema_name(), if i == 0 { "int" } else { "numeric" });
+        sql += &format!("create table {schema}.cfg (v {kind}); create table {schema}.l (a text);");
+    }
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+        .execute(&fleet.home)
+        .await
+        .expect("a shared function");
+    fleet.herder(&["upgrade", "--local", "1"]).await.expect(0);
+    let mut written = Vec::new();
+    for tenant in &fleet.tenants {
+        written.extend(list(&fleet.home, &format!("select a from {}.l", tenant.schema_name())).await);
+    }
+    assert_eq!(written, ["123457", "123456.789", "123456.789"]);
+}
+
+/// What each tenant has for itself is compiled for each, and costs no connection.
+#[tokio::test]
+async fn functions_of_the_tenants_own_let_a_connection_serve_them_all() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let own =
+        "create function own() returns int language plpgsql as $$ declare a int = 1; begin return a; end $$";
+    let trace = "create table backend as select pg_backend_pid() as pid";
+    let setup = Setup::schemas(6).migrations(Tool::Sql, vec![first.then(own)]);
+    let fleet = setup.start().await;
+    fleet.herder(&["upgrade", "--local", "1"]).await.expect(0);
+    fleet
+        .project()
+        .rewrite(&[steps(1).remove(0).then(own), second.then(trace)]);
+    fleet.herder(&["upgrade", "--local", "1"]).await.expect(0);
+    let mut backends = BTreeSet::new();
+    for tenant in &fleet.tenants {
+        let pid = format!("select pid::text from {}.backend", tenant.schema_name());
+        backends.extend(list(&fleet.home, &pid).await);
+    }
+    assert!(backends.len() < 4, "{backends:?}");
+}

@@ -48,6 +48,7 @@ mod secrets;
 mod server;
 mod servers;
 mod sources;
+mod sql_outside;
 mod steering;
 mod tenant;
 mod tenant_source;

@@ -212,6 +212,36 @@ async fn what_is_half_undone_is_not_taken_for_current() {
     worker.drain().await;
 }
 
+/// What the next run would refuse is no plain step ahead; an index that it would take up again is.
+#[tokio::test]
+async fn what_is_half_applied_is_seen_before_a_run() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let second = second.outside("create table half (n int); vacuum nothing");
+    let fleet = Setup::schemas(2)
+        .migrations(Tool::Sql, vec![first.clone(), second])
+        .start()
+        .await;
+    let upgrade = ["upgrade", "--tenant", "t001", "--local", "1"];
+    fleet.herder(&upgrade).await.expect(4);
+    let statuses = async || {
+        let listed = ["tenants", "--revisions", "--output-format", "json"];
+        let listed = fleet.herder(&listed).await.expect(0).json();
+        [0, 1].map(|i| listed["tenants"][i]["status"].clone())
+    };
+    assert_eq!(statuses().await, ["unknown", "never_migrated"]);
+    let plan = fleet.herder(&["plan", "--check"]).await.expect(7);
+    assert!(plan.all().contains("half applied"), "{}", plan.all());
+    fleet.herder(&upgrade).await.expect(4);
+    assert_eq!(fleet.job("t001").await["error"]["reason"], "half_applied");
+
+    let index = steps(2)
+        .remove(1)
+        .outside("create index concurrently i on effects (step); analyze effects");
+    fleet.project().rewrite(&[first, index]);
+    assert_eq!(statuses().await, ["behind", "never_migrated"]);
+    fleet.herder(&upgrade).await.expect(0);
+}
+
 /// A tool that knows no target, and goes where it always goes.
 #[tokio::test]
 async fn a_tool_that_goes_past_the_target_has_not_succeeded() {

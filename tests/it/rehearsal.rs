@@ -239,3 +239,24 @@ async fn what_runs_live_is_not_rehearsed_and_says_why() {
     assert_eq!(report["live"][0]["tenants"].as_array().map(Vec::len), Some(3));
     fleet.assert_effects(&[]).await;
 }
+
+/// A run's steps begin with every constraint as it was declared.
+#[tokio::test]
+async fn what_is_deferred_in_a_rehearsal_is_what_a_run_defers() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let first = first
+        .then("create table p (id int primary key)")
+        .then("create table now (p int references p deferrable)")
+        .then("create table later (p int references p initially deferred)");
+    let second = second
+        .then("insert into later values (2)")
+        .then("insert into p values (1), (2)")
+        .then("insert into now values (1)")
+        .then("alter table now add column more int");
+    let fleet = Setup::schemas(2)
+        .migrations(Tool::Sql, vec![first, second])
+        .start()
+        .await;
+    fleet.herder(&["rehearse", "--all"]).await.expect(0);
+    fleet.herder(&["upgrade", "--local", "1"]).await.expect(0);
+}

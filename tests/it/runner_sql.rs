@@ -21,41 +21,45 @@ fn runner(folder: &Path) -> Arc<dyn MigrationRunner> {
 }
 
 /// A tenant in schema `acme`, and a project with these files.
-struct Bench {
-    folder: tempfile::TempDir,
-    runner: Arc<dyn MigrationRunner>,
-    tenant: Tenant,
+pub(crate) struct Bench {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) runner: Arc<dyn MigrationRunner>,
+    pub(crate) tenant: Tenant,
 }
 
 impl Bench {
-    async fn new(files: &[(&str, &str)]) -> Self {
+    pub(crate) async fn new(files: &[(&str, &str)]) -> Self {
+        Self::of(files, Tenant::new(Some("acme")).await)
+    }
+
+    fn of(files: &[(&str, &str)], tenant: Tenant) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         write(folder.path(), files);
         Self {
             runner: runner(folder.path()),
             folder,
-            tenant: Tenant::new(Some("acme")).await,
+            tenant,
         }
     }
 
-    async fn up(&self) -> Result<(), RunnerError> {
+    pub(crate) async fn up(&self) -> Result<(), RunnerError> {
         self.tenant
             .attempt(&*self.runner, Direction::Upgrade, "head")
             .await
     }
 
-    async fn down(&self, target: &str) -> Result<(), RunnerError> {
+    pub(crate) async fn down(&self, target: &str) -> Result<(), RunnerError> {
         self.tenant
             .attempt(&*self.runner, Direction::Downgrade, target)
             .await
     }
 
-    async fn ledger(&self) -> String {
+    pub(crate) async fn ledger(&self) -> String {
         self.tenant.ledger(&*self.runner).await.join(",")
     }
 
     /// sqlx's own migrator over the same files and schema.
-    async fn sqlx(&self) -> Result<(), MigrateError> {
+    pub(crate) async fn sqlx(&self) -> Result<(), MigrateError> {
         let mut migrator = Migrator::new(self.folder.path()).await?;
         migrator.set_locking(false);
         migrator.run(&mut self.tenant.application().await).await
@@ -352,175 +356,6 @@ async fn migrations_that_changed_since_the_history_was_read_are_not_run() {
     assert_eq!(bench.tenant.content().await, "");
 }
 
-const INDEX: &str = "-- no-transaction\ncreate unique index concurrently if not exists a_id on a (id)";
-
-const INVALID: &str = "select count(*)::text from pg_index where not indisvalid";
-
-#[tokio::test]
-async fn an_index_that_failed_is_built_anew_once_the_data_is_mended() {
-    let table = "create table a (id int); insert into a values (1), (1)";
-    let bench = Bench::new(&[("1_a.sql", table), ("2_index.sql", INDEX)]).await;
-    for _ in 0..2 {
-        let error = bench.up().await.expect_err("there are duplicates");
-        assert_eq!(
-            error.to_job_error().sqlstate.as_deref(),
-            Some("23505"),
-            "{error:?}"
-        );
-        assert_eq!(bench.tenant.value(INVALID).await, "1");
-        assert_eq!(bench.ledger().await, "1");
-    }
-    assert!(matches!(bench.sqlx().await, Err(MigrateError::Dirty(2))));
-    bench.tenant.execute("truncate a").await;
-    bench.up().await.expect("it is mended");
-    assert_eq!(bench.tenant.value(INVALID).await, "0");
-    assert_eq!(bench.ledger().await, "1,2");
-    bench.sqlx().await.expect("sqlx agrees");
-}
-
-#[tokio::test]
-async fn an_index_build_that_was_killed_is_taken_up_again() {
-    let files = [
-        ("1_a.sql", "create table a (id int); create table c (b int)"),
-        (
-            "2_index.up.sql",
-            "-- no-transaction\nset statement_timeout = 0;\ncreate index concurrently first on c (b);\n\
-             create index concurrently a_id on a (id);",
-        ),
-        (
-            "2_index.down.sql",
-            "-- no-transaction\ndrop index concurrently a_id; drop index concurrently first",
-        ),
-    ];
-    let bench = Bench::new(&files).await;
-    bench
-        .tenant
-        .attempt(&*bench.runner, Direction::Upgrade, "+1")
-        .await
-        .expect("a table");
-    for (direction, target, ledger) in [
-        (Direction::Upgrade, "head", "1,2"),
-        (Direction::Downgrade, "1", "1"),
-    ] {
-        // The build waits for this transaction, after it has made the index known as invalid.
-        let mut application = bench.tenant.application().await;
-        execute(&mut application, "begin; insert into a values (1)").await;
-        tokio::select! {
-            done = bench.tenant.attempt(&*bench.runner, direction, target) => panic!("it came back: {done:?}"),
-            () = bench.tenant.waits_for_a_lock() => {}
-        }
-        bench.tenant.is_left_alone().await;
-        execute(&mut application, "rollback").await;
-        bench
-            .tenant
-            .attempt(&*bench.runner, direction, target)
-            .await
-            .expect("the second try");
-        assert_eq!(bench.ledger().await, ledger);
-        assert_eq!(bench.tenant.value(INVALID).await, "0");
-    }
-    bench.up().await.expect("up again");
-    assert_eq!(
-        bench
-            .tenant
-            .value("select string_agg(relname, ' ' order by relname) from pg_class where relkind = 'i' and relname in ('first', 'a_id')")
-            .await,
-        "a_id first"
-    );
-}
-
-#[tokio::test]
-async fn an_index_of_that_name_which_nobody_announced_is_left_alone() {
-    let table = "create table a (id int); create index a_id on a (id)";
-    let index = "-- no-transaction\ncreate index concurrently a_id on a (id)";
-    let bench = Bench::new(&[("1_a.sql", table), ("2_index.sql", index)]).await;
-    let error = bench.up().await.expect_err("it is there already");
-    assert_eq!(
-        error.to_job_error().sqlstate.as_deref(),
-        Some("42P07"),
-        "{error:?}"
-    );
-}
-
-#[tokio::test]
-async fn a_half_done_file_without_a_transaction_is_never_done_again_by_itself() {
-    let call = "-- no-transaction\ninsert into a values (1);\ncall broken()";
-    let files = [
-        (
-            "1_a.sql",
-            "create table a (id int); create procedure broken() language sql as 'insert into a select 1 / (select 0)'",
-        ),
-        ("2_call.sql", call),
-    ];
-    let bench = Bench::new(&files).await;
-    let error = bench.up().await.expect_err("it breaks");
-    let record = error.to_job_error();
-    assert_eq!(
-        (record.sqlstate.as_deref(), record.statement.as_deref()),
-        (Some("22012"), Some("call broken()"))
-    );
-    let again = bench.up().await.expect_err("nobody knows");
-    assert!(
-        matches!(&again, RunnerError::Dirty(revision) if revision == "2"),
-        "{again:?}"
-    );
-    assert!(again.hint().is_some_and(|hint| hint.contains("delete its row")));
-    assert_eq!(bench.tenant.value("select count(*)::text from a").await, "1");
-    assert_eq!(bench.ledger().await, "1");
-    assert!(matches!(bench.sqlx().await, Err(MigrateError::Dirty(2))));
-
-    // As the hint says.
-    bench
-        .tenant
-        .execute("delete from a; delete from _sqlx_migrations where not success; create or replace procedure broken() language sql as ''")
-        .await;
-    bench.up().await.expect("it is mended");
-    assert_eq!(bench.ledger().await, "1,2");
-}
-
-#[tokio::test]
-async fn a_half_undone_file_without_a_transaction_still_counts_as_applied() {
-    let files = [
-        ("1_a.up.sql", "create table a (id int)"),
-        ("1_a.down.sql", "-- no-transaction\ndrop table a; vacuum nothing"),
-    ];
-    let bench = Bench::new(&files).await;
-    bench.up().await.expect("a table");
-    bench.down("base").await.expect_err("it breaks");
-    assert_eq!(bench.ledger().await, "1", "half undone is not undone");
-    let again = bench.down("base").await.expect_err("nobody knows");
-    assert!(
-        matches!(&again, RunnerError::Dirty(revision) if revision == "1"),
-        "{again:?}"
-    );
-}
-
-#[tokio::test]
-async fn a_file_without_a_transaction_that_did_nothing_may_be_tried_again() {
-    let bench = Bench::new(&[
-        ("1_a.sql", "create table a (id int)"),
-        (
-            "2_b.sql",
-            "-- no-transaction\nalter table a add column b int; alter table a add column b int",
-        ),
-    ])
-    .await;
-    for _ in 0..2 {
-        let error = bench.up().await.expect_err("there are two");
-        assert_eq!(
-            error.to_job_error().sqlstate.as_deref(),
-            Some("42701"),
-            "{error:?}"
-        );
-    }
-    write(
-        bench.folder.path(),
-        &[("2_b.sql", "-- no-transaction\nalter table a add column b int")],
-    );
-    bench.up().await.expect("it is mended");
-    bench.sqlx().await.expect("sqlx agrees");
-}
-
 #[tokio::test]
 async fn nothing_is_undone_where_one_step_has_no_way_down() {
     let bench = Bench::new(&[
@@ -539,4 +374,73 @@ async fn nothing_is_undone_where_one_step_has_no_way_down() {
     assert_eq!(bench.tenant.content().await, before);
     bench.down("-1").await.expect("2 has one");
     assert_eq!(bench.ledger().await, "1");
+}
+
+#[tokio::test]
+async fn each_file_s_time_is_its_own() {
+    let files = [
+        ("1_slow.sql", "select pg_sleep(1)"),
+        ("2_quick.sql", "reset all; select 1"),
+        ("3_quick.sql", "set datestyle = 'German'; select 1"),
+    ];
+    let bench = Bench::new(&files).await;
+    bench.up().await.expect("all three");
+    let times = "select bool_and(execution_time > 0) and max(execution_time) filter (where version = 3)
+                 < max(execution_time) filter (where version = 1) from _sqlx_migrations";
+    assert_eq!(
+        bench.tenant.value(&format!("select ({times})::text")).await,
+        "true"
+    );
+}
+
+/// As with psql, where the transaction ends in the role that the file has set.
+#[tokio::test]
+async fn what_a_file_defers_is_done_in_the_role_that_the_file_set() {
+    let role = format!("appr_{}", uuid::Uuid::new_v4().simple());
+    let table = format!(
+        "create table p (id int); create table log (who text);
+         create function tell() returns trigger language plpgsql as $$ begin insert into log values (current_user); return null; end $$;
+         create constraint trigger later after insert on p initially deferred for each row execute function tell();
+         create role {role}; grant usage on schema acme to {role}; grant all on p, log to {role}"
+    );
+    let insert = format!("set role {role}; insert into p values (1)");
+    let bench = Bench::new(&[("1_a.sql", &table), ("2_b.sql", &insert)]).await;
+    bench.up().await.expect("both");
+    assert_eq!(bench.tenant.value("select who from log").await, role);
+    let forget = format!("drop owned by {role}; drop role {role}");
+    bench.tenant.execute(&forget).await;
+}
+
+/// The server reads a message before it runs any of it: the first file has no part in what is wrong with the third.
+#[tokio::test]
+async fn a_character_that_the_database_cannot_hold_is_laid_to_its_file() {
+    let files = [
+        ("1_a.sql", "create table a (b text)"),
+        ("2_b.sql", "insert into a values ('é')"),
+        ("3_c.sql", "insert into a values ('€')"),
+    ];
+    let options = "encoding 'LATIN1' lc_collate 'C' lc_ctype 'C' template template0";
+    let bench = Bench::of(&files, Tenant::with(Some("acme"), options).await);
+    let error = bench
+        .up()
+        .await
+        .expect_err("there is no such character")
+        .to_job_error();
+    assert_eq!(
+        (error.sqlstate.as_deref(), error.revision.as_deref()),
+        (Some("22P05"), Some("3")),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_read_is_no_lost_connection() {
+    let raise = "set client_encoding = 'LATIN1'; do $$ begin raise exception 'é'; end $$";
+    let bench = Bench::new(&[("1_a.sql", raise)]).await;
+    let error = bench.up().await.expect_err("it says so");
+    assert_eq!(
+        (error.reason(), error.class()),
+        ("unexpected_answer", FailureClass::Permanent),
+        "{error:?}"
+    );
 }

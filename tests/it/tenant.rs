@@ -32,12 +32,17 @@ pub(crate) struct Tenant {
 impl Tenant {
     /// A tenant in this schema of a new database, or in all of one.
     pub(crate) async fn new(schema: Option<&str>) -> Self {
+        Self::with(schema, "").await
+    }
+
+    /// The same, with these options of CREATE DATABASE.
+    pub(crate) async fn with(schema: Option<&str>, options: &str) -> Self {
         let server = crate::server::shared().await;
         let run = RunId::new_v4();
         let database = format!("t{}", run.simple());
         execute(
             &mut connect(&server.url("postgres")).await,
-            &format!("create database {database}"),
+            &format!("create database {database} {options}"),
         )
         .await;
         let url = server.url(&database);

@@ -257,6 +257,17 @@ async fn schemas_are_discovered_by_pattern() {
     );
 }
 
+/// The name's bytes are those of the database that it was made from.
+#[tokio::test]
+async fn a_database_whose_name_is_not_utf_8_hides_no_other() {
+    let latin = "create database ts_latin encoding 'LATIN1' lc_collate 'C' lc_ctype 'C' template template0";
+    run("postgres", latin).await;
+    run("ts_latin", "create database \"ts_odd_é\"").await;
+    run("postgres", "create database ts_odd_a").await;
+    let odd = "source = 'databases'\npattern = 'ts_odd_*'";
+    assert_eq!(jobs("postgres", odd).await.len(), 1);
+}
+
 #[tokio::test]
 async fn databases_are_discovered_by_pattern() {
     for statement in [

@@ -328,6 +328,18 @@ impl History {
         Ok(current.into_iter().map(str::to_owned).collect())
     }
 
+    /// A revision that a tenant's ledger says is half done, where going this way, over these pending ones, does not take it up.
+    pub fn stuck(&self, direction: Direction, pending: &[String], ledger: &Ledger) -> Option<String> {
+        let half = ledger.half.as_ref()?;
+        // What is half undone still counts as applied, and what is half applied does not.
+        let was_going = match ledger.revisions.contains(half) {
+            true => Direction::Downgrade,
+            false => Direction::Upgrade,
+        };
+        let resumes = self.get(half).is_some_and(|r| r.resumes.contains(&direction));
+        (was_going != direction || !pending.contains(half) || !resumes).then(|| half.clone())
+    }
+
     /// What a run towards `target` would apply (or, downwards, undo) in a tenant with this ledger, in that order.
     /// Nothing where the revisions are not known: then only [`standing`](Self::standing) tells.
     ///

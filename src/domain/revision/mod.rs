@@ -31,6 +31,9 @@ pub struct Revision {
     pub down_file: Option<String>,
     /// SHA-256 or SHA-384 of its content in hex, where the tool has content.
     pub checksum: Option<String>,
+    /// In which directions it is taken up again where it broke off in the middle, instead of waiting for a person.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resumes: Vec<Direction>,
 }
 
 impl Revision {

@@ -9,7 +9,38 @@ fn revision(id: &str, down: &[&str]) -> Revision {
         file: None,
         down_file: None,
         checksum: None,
+        resumes: Vec::new(),
     }
+}
+
+#[test]
+fn a_half_done_revision_waits_for_a_person_unless_the_way_takes_it_up() {
+    let resumes = |directions: &[Direction]| Revision {
+        resumes: directions.to_vec(),
+        ..revision("2", &["1"])
+    };
+    let stuck = |directions: &[Direction], direction, rows: &[&str], pending: &[&str]| {
+        let history = History::new(vec![revision("1", &[]), resumes(directions)], LedgerForm::Applied);
+        let ledger = Ledger {
+            half: Some("2".into()),
+            revisions: rows.iter().map(|r| (*r).into()).collect(),
+        };
+        let pending: Vec<String> = pending.iter().map(|r| (*r).into()).collect();
+        history
+            .expect("a history")
+            .stuck(direction, &pending, &ledger)
+            .is_some()
+    };
+    let (up, down) = (Direction::Upgrade, Direction::Downgrade);
+    assert!(stuck(&[], up, &["1"], &["2"]));
+    assert!(!stuck(&[up], up, &["1"], &["2"]));
+    assert!(stuck(&[up], up, &["1"], &[]), "not by a run that stops before it");
+    assert!(
+        stuck(&[up, down], down, &["1"], &["1"]),
+        "not by one that goes the other way"
+    );
+    assert!(!stuck(&[down], down, &["1", "2"], &["2"]));
+    assert!(stuck(&[up, down], up, &["1", "2"], &[]));
 }
 
 /// As Alembic has it: whoever depends on a revision comes behind it, and stays when what follows that is undone.

@@ -139,11 +139,13 @@ impl Planner<'_> {
             let current = history.standing(direction, to.as_deref(), &ledger)? == Standing::AtTarget;
             Ok((to, current, pending.into_iter().map(|r| r.id.clone()).collect()))
         });
-        match thought.clone() {
-            // Nothing is left to do, as far as the tool counts.
-            Ok((_, true, _)) if ledger.half.is_some() => {
-                unknown(from, RunnerError::Dirty(ledger.half.unwrap_or_default()))
-            }
+        let thought = thought.clone();
+        if let Ok((.., pending)) = &thought
+            && let Some(half) = history.stuck(direction, pending, &ledger)
+        {
+            return unknown(from, RunnerError::Dirty(half));
+        }
+        match thought {
             Ok((to, current, pending)) => Planned {
                 way: (!current).then(|| {
                     let server = self.by_server.then(|| tenant.place.server.clone());

@@ -22,6 +22,7 @@ impl Attempt<'_> {
     pub(super) fn is_lasting(&self, known: &Known) -> bool {
         known.plan.is_in_messages()
             && !known.leaves_residue
+            && !known.mixes_types(&self.claim.place)
             && self.is_among_others()
             && self.claim.slots.len() == 1
             && self.cx.runner.ledger_table().is_some()
@@ -30,30 +31,47 @@ impl Attempt<'_> {
     /// Over a connection that outlives the attempt.
     pub(super) async fn by_lasting_plan(
         &self,
-        plan: &Plan,
+        known: &Known,
         ready: Option<KeptSession>,
     ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
         let mut again = false;
         if let Some(kept) = ready {
-            match self.over(kept, plan, false).await {
+            match self.over(kept, known, false).await {
                 // Over a new connection the ledger says whether the commit went through.
                 Err(error) if self.was_lost(&error).await => again = true,
                 done => return done,
             }
         }
         let kept = self.connect(&self.url().await?, &kept_label(self.worker)).await?;
-        self.over(kept, plan, again).await
+        self.over(kept, known, again).await
     }
 
     /// Applies a plan over a connection, and keeps that if all went well. `again`: another connection was lost over it.
     async fn over(
         &self,
         mut kept: KeptSession,
-        plan: &Plan,
+        known: &Known,
         again: bool,
     ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
-        let settled = self.unless_stopped(&mut kept, plan, true, again).await;
-        Self::keep(kept, true, settled).await
+        let settled = self.unless_stopped(&mut kept, &known.plan, true, again).await;
+        let is_as_new = settled.is_ok() && self.is_as_new(&mut kept, known).await;
+        Self::keep(kept, is_as_new, settled).await
+    }
+
+    /// Whether nothing of this tenant is left in a connection that has forgotten it. Asked behind the plan, which may have
+    /// made such a function itself.
+    async fn is_as_new(&self, kept: &mut KeptSession, known: &Known) -> bool {
+        let Some(ledger) = self.cx.runner.ledger_table() else {
+            return false;
+        };
+        let backend = kept.backend;
+        let asked = self
+            .while_wanted(backend, kept.session.mixes_types(&ledger))
+            .await;
+        if let Ok(true) = asked {
+            known.note_mixing(&self.claim.place);
+        }
+        matches!(asked, Ok(false))
     }
 
     /// With a plan: no migration tool is asked for anything, and none need be here.

@@ -128,7 +128,7 @@ impl Attempt<'_> {
         let ready = self.pick(inherited, is_lasting).await;
         let plan = plan?;
         let executed = match is_lasting {
-            true => self.by_lasting_plan(&plan.plan, ready).await?,
+            true => self.by_lasting_plan(&plan, ready).await?,
             false => (self.by_plan(&plan.plan).await?, None),
         };
         if let Settlement::Live { at, error } = &executed.0

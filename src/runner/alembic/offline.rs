@@ -218,6 +218,7 @@ impl Assembly {
             StepForm::Outside {
                 announce: None,
                 withdraw: None,
+                begin: None,
                 statements: settings.chain(statements).collect(),
                 record: Some(record).filter(|r| !r.is_empty()),
             }
@@ -349,6 +350,7 @@ mod tests {
                 form: StepForm::Outside {
                     announce: None,
                     withdraw: None,
+                    begin: None,
                     statements: [
                         "SET search_path TO \"Herder:Tenant\", public",
                         "create index concurrently i on t (x)",

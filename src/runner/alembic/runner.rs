@@ -440,6 +440,7 @@ fn to_revision(file: super::RevisionFile) -> Revision {
         file: Some(file.file),
         down_file: None,
         checksum: Some(file.sha256),
+        resumes: Vec::new(),
     }
 }
 

@@ -362,6 +362,7 @@ mod tests {
         let outside = Plan::of([StepForm::Outside {
             announce: None,
             withdraw: None,
+            begin: None,
             statements: vec!["create table t (a int)".into()],
             record: None,
         }]);

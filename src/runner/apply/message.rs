@@ -117,6 +117,16 @@ impl<'a> Message<'a> {
             Some(PgErrorPosition::Original(position)) => Some(byte_of(&self.text, position)),
             _ => None,
         };
+        // The server reads all of a message before it runs any: a character that its encoding lacks is said of no statement.
+        let unread = server.filter(|e| done == 0 && ["22P05", "22021"].contains(&e.code()));
+        let position = match unread {
+            Some(e) => match position.or_else(|| self.character(e.message())) {
+                Some(position) => Some(position),
+                None if self.parts.len() > 1 => return error.into(),
+                None => None,
+            },
+            None => position,
+        };
         let Some((part, statement)) = self.culprit(position, done) else {
             return error.into();
         };
@@ -148,6 +158,16 @@ impl<'a> Message<'a> {
             Some(revision) => error.at(revision, statement),
             None => error,
         })
+    }
+
+    /// Where the character stands whose bytes a message of the server's names, in whatever language: 0xe2 0x82 0xac.
+    fn character(&self, message: &str) -> Option<usize> {
+        let bytes: Vec<u8> = message
+            .split(|c: char| !c.is_ascii_alphanumeric())
+            .filter_map(|word| u8::from_str_radix(word.strip_prefix("0x")?, 16).ok())
+            .collect();
+        self.text
+            .find(std::str::from_utf8(&bytes).ok().filter(|c| !c.is_empty())?)
     }
 
     /// The part that an error is about, and the statement in it: the one at the server's position, else the one after
@@ -224,6 +244,18 @@ mod tests {
         assert_eq!(found(None, 5), is("1", "commit"));
         assert_eq!(found(Some(message.text.len() - 1), 0), is("2", "select ("));
         assert_eq!(found(None, 7), None);
+    }
+
+    #[test]
+    fn a_character_that_the_server_s_encoding_lacks_is_found_by_its_bytes() {
+        let (one, two) = (step(&["1"]), step(&["2"]));
+        let mut message = Message::default();
+        message.step(&one, "select 'ä'");
+        message.step(&two, "select '€'");
+        let said = "character with byte sequence 0xe2 0x82 0xac in encoding \"UTF8\" has no equivalent in encoding \"LATIN1\"";
+        assert_eq!(message.character(said), message.text.find('€'));
+        assert_eq!(message.character("no such bytes"), None);
+        assert_eq!(message.character("0xff"), None);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Steps outside transactions: announced, looked up in the catalog, done, verified, recorded.
 
+use sqlx::Row;
+
 use super::{Applier, RESET, message::Message, refusal::Refusal};
 use crate::{
-    domain::plan::{Note, PlanStep, StepForm},
+    domain::plan::{Note, PlanStep, STATEMENT, StepForm},
     runner::{
         RunnerError,
         copy::refuse_copy,
@@ -12,6 +14,33 @@ use crate::{
     session::quote,
 };
 
+/// How far former tries of a step got.
+struct Former {
+    /// Whether there was one that did not come to its end.
+    resumed: bool,
+    /// The statement that was begun last, of these very ones. Those before it are done.
+    last: Option<usize>,
+}
+
+impl Former {
+    /// By an announcement that does not tell one statement from the other.
+    fn all(resumed: bool) -> Self {
+        Self {
+            resumed,
+            last: resumed.then_some(usize::MAX),
+        }
+    }
+}
+
+/// An index as the catalog has it.
+struct Index {
+    /// Its full name.
+    name: String,
+    is_valid: bool,
+    /// Whether it is in the tenant's own schema. In any other, another tenant may be building it just now.
+    is_own: bool,
+}
+
 impl Applier<'_> {
     /// One step outside transactions. The session holds the tenant's lock.
     pub(super) async fn outside(&mut self, at: usize) -> Result<(), Refusal> {
@@ -19,6 +48,7 @@ impl Applier<'_> {
         let StepForm::Outside {
             announce,
             withdraw,
+            begin,
             statements,
             record,
         } = &step.form
@@ -30,15 +60,16 @@ impl Applier<'_> {
             refuse_copy(statement, None, step.revisions.last().map(String::as_str))?;
         }
         let earlier = self.noted.clone();
-        let resumed = self.announce(at, step, announce.as_deref()).await?;
-        if resumed && statements.iter().any(|s| kind_of(s) == Kind::Once) {
-            return Err(RunnerError::Dirty(self.order.plan.revision_of(at)).into());
+        let former = self.announce(at, step, announce.as_deref()).await?;
+        if former.resumed && statements.iter().any(|s| kind_of(s) == Kind::Once) {
+            return Err(self.half_done(at).into());
         }
         for (i, statement) in statements.iter().enumerate() {
             let statement = self.placed(statement)?;
-            if self.is_done(&statement, resumed).await? {
+            if self.is_done(i, &statement, &former).await? {
                 continue;
             }
+            self.say_begun(step, i, &statement, begin.as_deref()).await?;
             let mut message = Message::default();
             message.step(step, &statement);
             if let Err(error) = message.send(self.session.connection()).await {
@@ -51,7 +82,7 @@ impl Applier<'_> {
                     _ => false,
                 };
                 let nothing_before = statements[..i].iter().all(|s| kind_of(s) == Kind::Harmless);
-                if refused && nothing_before && !resumed {
+                if refused && nothing_before && !former.resumed {
                     // If even this fails, the announcement stays, and somebody will look: better than doing it twice.
                     let _ = self.take_back(step, withdraw.as_deref(), earlier).await;
                 }
@@ -85,14 +116,34 @@ impl Applier<'_> {
         Ok(())
     }
 
-    /// Makes ready, makes sure that the tenant is where the step begins, and says that it is about to. True: a former
-    /// attempt had said so, and did not come to its end.
+    /// Says that a statement is about to build an index, so that the next try knows that for its own. Not where there is one
+    /// of that name: it is somebody else's, and for the server to refuse.
+    async fn say_begun(
+        &mut self,
+        step: &PlanStep,
+        number: usize,
+        statement: &str,
+        begin: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let (Some(begin), Kind::CreateIndex { name, table }) = (begin, kind_of(statement)) else {
+            return Ok(());
+        };
+        if self.index(&name, &table).await?.is_none() {
+            let begin = self.placed(begin)?.replace(STATEMENT, &number.to_string());
+            let mut message = Message::default();
+            message.behind(step, &begin);
+            message.send(self.session.connection()).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes ready, makes sure that the tenant is where the step begins, and says that it is about to.
     async fn announce(
         &mut self,
         at: usize,
         step: &PlanStep,
         announce: Option<&str>,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<Former, Refusal> {
         let mut message = Message::default();
         for setting in self.settings("set") {
             message.before(step, &setting);
@@ -102,15 +153,22 @@ impl Applier<'_> {
             message.before(step, &self.placed(announce)?);
         }
         let reply = message.send(self.session.connection()).await?;
+        if let Some(row) = &reply.row {
+            let last: i64 = row.try_get(1)?;
+            return Ok(Former {
+                resumed: row.try_get(0)?,
+                last: usize::try_from(last).ok(),
+            });
+        }
         if announce.is_some() {
-            return Ok(reply.affected == 0);
+            return Ok(Former::all(reply.affected == 0));
         }
         let begun = Some(Note::of(at));
         let resumed = self.noted == begun;
         if !resumed {
             self.note(begun).await?;
         }
-        Ok(resumed)
+        Ok(Former::all(resumed))
     }
 
     /// Takes back the announcement of a step of which nothing was done.
@@ -131,21 +189,27 @@ impl Applier<'_> {
 
     /// Whether a statement needs no doing, by what the catalog says. Mends what a former try left behind: an invalid
     /// index serves no query, and `if not exists` would take it for a good one.
-    async fn is_done(&mut self, statement: &str, resumed: bool) -> Result<bool, RunnerError> {
+    async fn is_done(
+        &mut self,
+        number: usize,
+        statement: &str,
+        former: &Former,
+    ) -> Result<bool, RunnerError> {
+        let resumed = former.resumed;
         match kind_of(statement) {
             Kind::CreateIndex { name, table } => match self.index(&name, &table).await? {
-                // Our former try got this far: the announcement says so. Without one, the server decides.
-                Some((_, true)) => Ok(resumed),
-                Some((leftover, false)) => {
+                // Our former try got this far: it has said so. Otherwise the server decides.
+                Some(index) if index.is_valid => Ok(former.last.is_some_and(|last| number <= last)),
+                Some(leftover) if leftover.is_own => {
                     let mut message = Message::default();
-                    message.besides(&format!("drop index concurrently {leftover}"));
+                    message.besides(&format!("drop index concurrently {}", leftover.name));
                     message
                         .send(self.session.connection())
                         .await
                         .map_err(super::failed)?;
                     Ok(false)
                 }
-                None => Ok(false),
+                _ => Ok(false),
             },
             Kind::DropIndex { name } if resumed => {
                 let there = sqlx::query_scalar("select to_regclass($1) is not null").bind(name);
@@ -172,34 +236,42 @@ impl Applier<'_> {
             return Ok(());
         };
         match self.index(&name, &table).await? {
-            Some((index, false)) => Err(RunnerError::Tool {
-                message: format!("index {index} is there, but not valid"),
+            Some(index) if !index.is_valid => Err(RunnerError::Tool {
+                message: format!("index {} is there, but not valid", index.name),
                 sqlstate: None,
                 revision: step.revisions.first().cloned(),
                 statement: Some(statement.to_owned()),
-                hint: Some("somebody else may be building it; the next try drops what is left of it".into()),
+                hint: Some(match index.is_own {
+                    true => "somebody else may be building it; the next try drops what is left of it".into(),
+                    false => format!(
+                        "it is not in the tenant's schema, so Herder leaves it alone; once nobody is building it any more, \
+                         drop index concurrently {}, and `herder retry`",
+                        index.name
+                    ),
+                }),
             }),
             _ => Ok(()),
         }
     }
 
-    /// The index of this name on this table, if the table is the tenant's: its full name, and whether it is valid.
-    async fn index(&mut self, name: &str, table: &str) -> Result<Option<(String, bool)>, RunnerError> {
+    /// The index of this name on this table. The server cuts names that are too long, and so does its cast.
+    async fn index(&mut self, name: &str, table: &str) -> Result<Option<Index>, RunnerError> {
         let index: Option<(String, String, bool)> = sqlx::query_as(
             "select n.nspname::text, c.relname::text, i.indisvalid from pg_index i \
              join pg_class c on c.oid = i.indexrelid join pg_namespace n on n.oid = c.relnamespace \
-             where c.relname = $1 and i.indrelid = to_regclass($2) and ($3::text is null or n.nspname = $3)",
+             where c.relname = $1::text::name and i.indrelid = to_regclass($2)",
         )
         .bind(name)
         .bind(table)
-        .bind(self.session.schema().map(str::to_owned))
         .persistent(false)
         .fetch_optional(self.session.connection())
         .await?;
-        Ok(
-            index
-                .map(|(schema, index, is_valid)| (format!("{}.{}", quote(&schema), quote(&index)), is_valid)),
-        )
+        let own = self.session.schema();
+        Ok(index.map(|(schema, index, is_valid)| Index {
+            name: format!("{}.{}", quote(&schema), quote(&index)),
+            is_valid,
+            is_own: own.is_none_or(|own| own == schema),
+        }))
     }
 }
 

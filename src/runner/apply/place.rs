@@ -24,10 +24,11 @@ fn texts(form: &StepForm) -> Vec<&str> {
         StepForm::Outside {
             announce,
             withdraw,
+            begin,
             statements,
             record,
         } => {
-            let said = [announce, withdraw, record].into_iter().flatten();
+            let said = [announce, withdraw, begin, record].into_iter().flatten();
             said.chain(statements).map(String::as_str).collect()
         }
     }

@@ -2,18 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Applier, Checks, Message, Order, RESET, Refusal, failed};
+use super::{Applier, Checks, Message, Order, RESET, Refusal, block, failed};
 use crate::{
     domain::{
         plan::{PlanStep, StepForm},
         revision::Ledger,
     },
     runner::RunnerError,
-    session::{TenantSession, quote},
+    session::{TenantSession, literal, quote},
 };
-
-/// Between two steps, what their COMMIT would have done: check what was deferred. What comes may defer again.
-const AS_COMMITTED: &str = "set constraints all immediate; set constraints all deferred";
 
 /// What the server says where a step uses an enum's value that the same transaction has added.
 const UNSAFE_ENUM_VALUE: &str = "55P04";
@@ -113,8 +110,12 @@ impl Applier<'_> {
             message.before(step, &begin);
             message.step(step, &self.placed(sql)?);
             message.behind(step, &self.end(Checks::Careful));
-            message.behind(step, AS_COMMITTED);
+            // What its COMMIT would have done: check what was deferred. What comes may defer again.
+            message.behind(step, "set constraints all immediate");
             message.behind(step, RESET);
+            if i + 1 < steps.len() {
+                message.behind(step, &self.defer());
+            }
             if message.len() > super::MESSAGE_LIMIT {
                 std::mem::take(&mut message)
                     .send(self.session.connection())
@@ -133,6 +134,21 @@ impl Applier<'_> {
             None => 0.0,
         };
         Ok(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+    }
+
+    /// Defers what a transaction begins with as deferred, and nothing else: a table with anything pending cannot be altered. Other
+    /// tenants' constraints are none of this one's.
+    fn defer(&self) -> String {
+        let home = literal(&self.home);
+        let body = format!(
+            "select pg_catalog.string_agg(pg_catalog.format('%I.%I', n.nspname, c.conname), ', ') into herder_names \
+             from pg_catalog.pg_constraint c join pg_catalog.pg_namespace n on n.oid = c.connamespace \
+             where c.condeferred and pg_catalog.has_schema_privilege(n.oid, 'usage') and (n.nspname = {home} or not exists ( \
+               select from pg_catalog.pg_class l where l.relname = {} and l.relnamespace = n.oid)); \
+             if herder_names is not null then execute 'set constraints ' || herder_names || ' deferred'; end if;",
+            literal(&self.order.ledger.table)
+        );
+        block("herder_names pg_catalog.text;", &body)
     }
 
     /// How many steps come before the one that uses an enum's value too early. In a run, each commits before the next.

@@ -6,7 +6,7 @@
 //! none of them, so the plan's own words decide. In doubt they say yes: that costs a new connection for the next tenant.
 
 use crate::{
-    domain::plan::Plan,
+    domain::plan::{Plan, SCHEMA},
     runner::statement::{Token, split, tokens},
 };
 
@@ -60,8 +60,27 @@ fn speaks_of_it(text: &str) -> bool {
         _ => false,
     };
     tokens.iter().any(named)
-        || (0..tokens.len()).any(|at| sets(&tokens[at..]))
+        || (0..tokens.len()).any(|at| sets(&tokens[at..]) || shares_function(&tokens[at..]))
         || tokens.iter().filter_map(Token::inside).any(speaks_of_it)
+}
+
+/// Whether a function is made in a schema that it names, or put into one. A session compiles it for the first tenant that calls
+/// it (`TenantSession::mixes_types`), and other sessions were looked at before.
+fn shares_function(tokens: &[Token<'_>]) -> bool {
+    let routine = |token: &Token<'_>| ["function", "procedure"].iter().any(|word| token.is(word));
+    let made = |token: &Token<'_>| token.is("create") || token.is("replace");
+    match tokens {
+        [verb, what, schema, dot, ..] if made(verb) && routine(what) => {
+            dot.text == "." && schema.name().is_some_and(|name| name != SCHEMA)
+        }
+        [alter, what, rest @ ..] if alter.is("alter") && (routine(what) || what.is("routine")) => {
+            let statement = rest.split(|token| token.text == ";").next().unwrap_or_default();
+            statement
+                .windows(2)
+                .any(|pair| pair[0].is("set") && pair[1].is("schema"))
+        }
+        _ => false,
+    }
 }
 
 fn has_dot(name: &Token<'_>, behind: &Token<'_>) -> bool {
@@ -117,6 +136,9 @@ mod tests {
             "call fill()",
             "select enter_tenant('a')",
             "do $$ begin perform enter_tenant('a'); end $$",
+            "create or replace function shared.f() returns int language plpgsql as 'begin return 1; end'",
+            "do $$ begin execute 'create procedure \"Shared\".p() language sql as ''select 1'''; end $$",
+            "create function f() returns int language sql as 'select 1'; alter function f() set schema shared",
         ] {
             assert!(leaves(sql), "{sql}");
         }
@@ -125,6 +147,8 @@ mod tests {
             "set local lock_timeout = '1s'; update s.a set b = c.d from c where c.id in (1, 2)",
             "select pg_advisory_xact_lock_shared(1); select setval('s', (select max(id) from a))",
             "do $$ begin if not exists (select from a) then create type t as enum ('a'); end if; end $$",
+            "create function f() returns int language sql as 'select 1'; alter table f set schema shared",
+            "create function \"Herder:Tenant\".f() returns int language sql as 'select 1'",
         ] {
             assert_eq!(leaves(sql), sql.contains("'set app.x'"), "{sql}");
         }

@@ -24,6 +24,15 @@ pub(super) struct Migration {
     pub(super) down: Option<Script>,
 }
 
+impl Migration {
+    /// In which directions what broke off of it is taken up again.
+    fn resumes(&self) -> Vec<Direction> {
+        let up = self.up.is_resumable().then_some(Direction::Upgrade);
+        let down = self.down.as_ref().filter(|down| down.is_resumable());
+        up.into_iter().chain(down.map(|_| Direction::Downgrade)).collect()
+    }
+}
+
 /// The folder's content.
 #[derive(Debug)]
 pub(super) struct Directory {
@@ -139,6 +148,7 @@ impl Directory {
                 file: Some(migration.up.file.clone()),
                 down_file: migration.down.as_ref().map(|down| down.file.clone()),
                 checksum: Some(hex(&migration.checksum)),
+                resumes: migration.resumes(),
             });
             below = Some(&migration.id);
         }

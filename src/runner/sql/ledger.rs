@@ -2,13 +2,17 @@
 //! everywhere: what a migration did to `search_path` must not lead us elsewhere.
 //!
 //! A file that runs outside a transaction is announced first, and recorded once it is through. While it is announced,
-//! its row says `success = false`: what sqlx calls dirty, and refuses to build on. Undoing such a file is announced
+//! its row says `success = false`: what sqlx calls dirty, and refuses to build on; its `execution_time` says which of its
+//! statements was begun last. Undoing such a file is announced
 //! by an `execution_time` of its own instead, because a row without success would read as undone.
 
-use super::directory::{Migration, hex};
+use super::{
+    directory::{Migration, hex},
+    script::Script,
+};
 use crate::{
-    domain::plan::SCHEMA,
-    runner::apply::{DIRTY, EDITED, block, raise},
+    domain::plan::{SCHEMA, STATEMENT},
+    runner::apply::{BEGAN, DIRTY, EDITED, block, raise},
     session::{literal, quote},
 };
 
@@ -26,9 +30,14 @@ fn table() -> String {
     format!("{}.{}", quote(SCHEMA), quote(TABLE))
 }
 
-/// Nanoseconds since a moment.
+/// Nanoseconds since a moment, which is given as seconds since 1970.
 fn since(moment: &str) -> String {
-    format!("(extract(epoch from pg_catalog.clock_timestamp() - {moment}) * 1000000000)::pg_catalog.int8")
+    format!("((extract(epoch from pg_catalog.clock_timestamp()) - {moment}) * 1000000000)::pg_catalog.int8")
+}
+
+/// When a moment was, in seconds since 1970.
+fn epoch(moment: &str) -> String {
+    format!("extract(epoch from {moment})")
 }
 
 /// Makes the table, in sqlx's own words.
@@ -122,23 +131,48 @@ fn insert(m: &Migration, success: bool, took: &str) -> String {
     )
 }
 
-/// Records a migration, in its transaction. The file may have left its own role.
+/// Records a migration, in its transaction. The transaction's own time is that of the message, and of all files in it.
 pub(super) fn record(m: &Migration) -> String {
-    let took = since("pg_catalog.transaction_timestamp()");
-    format!(
-        "reset session authorization; reset role; {}",
-        insert(m, true, &took)
-    )
+    let began = format!("nullif(pg_catalog.current_setting('{BEGAN}', true), '')::pg_catalog.numeric");
+    let message = epoch("pg_catalog.transaction_timestamp()");
+    let took = since(&format!("coalesce({began}, {message}::pg_catalog.numeric)"));
+    format!("{}; {}", as_ourselves(&m.up), insert(m, true, &took))
 }
 
 /// The opposite of [`record`].
 pub(super) fn erase(m: &Migration) -> String {
-    format!("reset session authorization; reset role; {}", complete_undo(m))
+    let script = m.down.as_ref().unwrap_or(&m.up);
+    format!("{}; {}", as_ourselves(script), complete_undo(m))
 }
 
-/// Announces a migration that runs outside a transaction.
+/// Back to our own role, whatever the file left. What it deferred is done in its own, as it would be at its own commit.
+fn as_ourselves(script: &Script) -> String {
+    let back = "reset session authorization; reset role";
+    let body = script.body.to_ascii_lowercase();
+    match ["role", "authorization"].iter().any(|word| body.contains(word)) {
+        true => format!("set constraints all immediate; {back}"),
+        false => back.to_owned(),
+    }
+}
+
+/// Announces a migration that runs outside a transaction. Gives whether it was announced before, and the number of the
+/// statement that was begun last: negative if there is none, as in a file that was mended since.
 pub(super) fn announce(m: &Migration) -> String {
-    format!("{} on conflict (version) do nothing", insert(m, false, "-1"))
+    let insert = insert(m, false, "-1").replacen(" (", " as announced (", 1);
+    format!(
+        "{insert} on conflict (version) do update set checksum = excluded.checksum, execution_time = \
+         case when announced.checksum = excluded.checksum then announced.execution_time else -1 end \
+         returning xmax <> 0, -2 - execution_time"
+    )
+}
+
+/// Says that a statement of an announced migration is about to be done.
+pub(super) fn begin(m: &Migration) -> String {
+    format!(
+        "update {} set execution_time = -2 - {STATEMENT} where version = {} and not success",
+        table(),
+        m.version
+    )
 }
 
 /// Takes an announcement back: nothing was done.
@@ -156,7 +190,7 @@ pub(super) fn complete(m: &Migration) -> String {
         "update {} set success = true, execution_time = {}, description = {}, \
          checksum = pg_catalog.decode('{}', 'hex') where version = {}",
         table(),
-        since("installed_on"),
+        since(&epoch("installed_on")),
         literal(&m.description),
         hex(&m.checksum),
         m.version

@@ -108,22 +108,25 @@ fn form(
             sql: format!("{first}{}\n;\n{last}", script.body),
         });
     }
-    let (announce, withdraw, record) = if upwards {
+    let (announce, withdraw, begin, record) = if upwards {
         (
             ledger::announce(migration),
             ledger::withdraw(migration),
+            Some(ledger::begin(migration)),
             ledger::complete(migration),
         )
     } else {
         (
             ledger::announce_undo(migration),
             ledger::withdraw_undo(migration),
+            None,
             ledger::complete_undo(migration),
         )
     };
     Ok(StepForm::Outside {
         announce: Some(first + &announce),
         withdraw: Some(withdraw),
+        begin,
         statements: script.messages().iter().map(|m| m.to_string()).collect(),
         record: Some(record),
     })
