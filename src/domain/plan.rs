@@ -110,6 +110,9 @@ pub struct Note {
     /// Whether the step came to its end, where it is outside a transaction.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub done: bool,
+    /// The tenant's mark at that time: another one now, and it was changed since, so that the note says nothing about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<String>,
 }
 
 /// What the tool's own sessions begin with, where the plan was made.
@@ -131,12 +134,13 @@ impl Session {
 }
 
 impl Note {
-    /// That a step was begun.
-    pub fn of(step: usize) -> Self {
+    /// That a step was begun, in a tenant with this mark.
+    pub fn of(step: usize, mark: Option<String>) -> Self {
         Self {
             step: i32::try_from(step).unwrap_or(i32::MAX),
             transaction: None,
             done: false,
+            mark,
         }
     }
 

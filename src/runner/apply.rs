@@ -6,6 +6,7 @@
 //! schema nor ended the transaction. So it does not matter who is at work on the tenant besides, how often a step is
 //! sent, or whether the answer to a COMMIT gets lost: the ledger says so, and what it does not allow does not happen.
 
+mod mark;
 mod message;
 mod outside;
 mod place;
@@ -292,13 +293,19 @@ impl Applier<'_> {
         message.before(step, &self.begin(step, true, Checks::Careful)?);
         message.step(step, &self.placed(sql)?);
         message.behind(step, &self.end(Checks::Careful));
-        message.behind(step, "select pg_catalog.pg_current_xact_id()::pg_catalog.text");
+        message.behind(
+            step,
+            &format!(
+                "select pg_catalog.pg_current_xact_id()::pg_catalog.text, ({})",
+                self.mark(!step.before.is_empty())
+            ),
+        );
         let reply = message.send(self.session.connection()).await?;
-        let transaction: Option<String> = reply.row.as_ref().map(|row| row.try_get(0)).transpose()?;
+        let (transaction, mark) = (reply.text(0)?, reply.text(1)?);
         let former = self.noted.clone();
         self.note(Some(Note {
             transaction: transaction.clone(),
-            ..Note::of(at)
+            ..Note::of(at, mark)
         }))
         .await?;
         let mut message = Message::default();
@@ -325,15 +332,18 @@ impl Applier<'_> {
 
     /// Where to begin, by what a former attempt noted.
     async fn after_note(&mut self) -> Result<usize, RunnerError> {
-        let Some(note) = &self.noted else {
+        let Some(note) = self.noted.clone() else {
             return Ok(0);
         };
+        if !self.is_as_noted(&note).await? {
+            self.note(None).await?;
+            return Ok(0);
+        }
         let at = usize::try_from(note.step).unwrap_or_default();
-        let Some(transaction) = &note.transaction else {
+        let Some(transaction) = note.transaction else {
             return Ok(at + usize::from(note.done));
         };
         // Its backend is gone, so that it is one of the two.
-        let transaction = transaction.clone();
         match self.status(&transaction).await?.as_deref() {
             Some("committed") => Ok(at + 1),
             Some("aborted") => Ok(at),

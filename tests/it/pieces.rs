@@ -76,6 +76,62 @@ async fn a_retry_goes_on_behind_the_piece_that_was_done() {
     assert_eq!(worker.drain().await, Some(0));
 }
 
+/// What was noted of a tenant is about the tenant as it was: not about one that went there and back since, or was made anew.
+#[tokio::test]
+async fn a_retry_does_not_go_on_behind_a_piece_that_the_tenant_has_no_more() {
+    let fleet = torn_by(UNIQUE, 3).await;
+    let worker = before_it(&fleet).await;
+    for tenant in ["t001", "t002", "t003"] {
+        tell(
+            &fleet.home,
+            &format!("insert into {tenant}.doubles values (1), (1)"),
+        )
+        .await;
+    }
+    fleet.herder(&["upgrade", "--wait"]).await.expect(4);
+    fleet.assert_by_plan().await;
+    let undo = "truncate doubles; delete from effects where step = 'first piece'";
+    for (tenant, since) in [
+        (
+            "t001",
+            "update alembic_version set version_num = '20250203'; update alembic_version set version_num = '20250102'",
+        ),
+        (
+            "t002",
+            "drop schema t002 cascade; create schema t002; create table doubles (n int); create table locked (n int);
+             create table effects (n int generated always as identity, step text);
+             create table alembic_version (version_num varchar(32) primary key);
+             insert into alembic_version values ('20250102');
+             insert into effects (step) values ('up 20250101'), ('up 20250102')",
+        ),
+    ] {
+        tell(
+            &fleet.home,
+            &format!("set search_path = {tenant}; {undo}; {since}"),
+        )
+        .await;
+    }
+    // A note of an older build has nothing to compare: a person decides.
+    let unmarked: i64 = fleet
+        .ask(
+            "with unmarked as (update herder.job set plan_note = plan_note - 'mark'
+                               where tenant = 't003' and plan_note ? 'mark' returning 1)
+             select count(*) from unmarked",
+        )
+        .await;
+    assert_eq!(unmarked, 1);
+    fleet.herder(&["retry", "--wait"]).await.expect(4);
+    for tenant in ["t001", "t002"] {
+        assert_eq!(fleet.job(tenant).await["outcome"], "migrated");
+    }
+    assert_eq!(fleet.job("t003").await["error"]["reason"], "half_applied");
+    tell(&fleet.home, &format!("set search_path = t003; {undo}")).await;
+    fleet.herder(&["retry", "--wait"]).await.expect(0);
+    fleet.assert_effects(&ALL).await;
+    fleet.assert_by_plan().await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
 /// Nobody knows what doing it twice means. But the server refused it whole, so that it was not done once.
 #[tokio::test]
 async fn what_was_refused_outside_a_transaction_is_tried_again() {

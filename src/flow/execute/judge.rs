@@ -107,8 +107,8 @@ impl Attempt<'_> {
         if recorded.revision.as_deref() == Some(&revision) && recorded.reason != "half_applied" {
             recorded.hint.get_or_insert_with(|| {
                 format!(
-                    "the pieces of revision {revision} before this one are committed, and `herder retry` goes on behind them; \
-                     whoever undoes them by hand starts a new run instead"
+                    "the pieces of revision {revision} before this one are committed, and `herder retry` goes on behind them as long \
+                     as nobody moves the tenant's ledger; whoever undoes them by hand starts a new run instead"
                 )
             });
         }

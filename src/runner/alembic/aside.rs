@@ -1,5 +1,6 @@
-//! What an env.py may say besides its revisions though a plan does not: what a plan has its own word for, or what changes nothing. That
-//! it is neither is assumed of all that is not listed here.
+//! What an env.py may say besides its revisions though a plan does not: what a plan has its own word for, or what changes nothing and
+//! gives every tenant the same answer, today and tomorrow. What env.py makes of an answer, nobody sees. That it is neither is
+//! assumed of all that is not listed here.
 
 use crate::runner::statement::{Token, tokens};
 
@@ -12,8 +13,9 @@ const SETTINGS: [&str; 5] = [
     "client_encoding",
 ];
 
-/// Functions that change nothing but locks of the session's own, and whose result is the same for all tenants.
-const FUNCTIONS: [&str; 34] = [
+/// Functions that change nothing but locks of the session's own, and whose result is the same for all tenants. Whoever looks into a
+/// catalog is none of them.
+const FUNCTIONS: [&str; 25] = [
     "array_agg",
     "bool_or",
     "coalesce",
@@ -22,11 +24,7 @@ const FUNCTIONS: [&str; 34] = [
     "current_database",
     "current_schema",
     "current_schemas",
-    "current_setting",
     "format",
-    "has_database_privilege",
-    "has_schema_privilege",
-    "has_table_privilege",
     "hashtext",
     "hashtextextended",
     "lower",
@@ -35,17 +33,12 @@ const FUNCTIONS: [&str; 34] = [
     "now",
     "nullif",
     "pg_backend_pid",
-    "pg_get_userbyid",
     "pg_is_in_recovery",
     "pg_sleep",
     "quote_ident",
     "quote_literal",
     "string_agg",
-    "to_regclass",
     "to_regnamespace",
-    "to_regproc",
-    "to_regrole",
-    "to_regtype",
     "upper",
     "version",
 ];
@@ -60,53 +53,29 @@ const BEFORE_TEXT: [&str; 10] = [
     "and", "by", "else", "ilike", "like", "or", "select", "then", "when", "where",
 ];
 
-/// Keywords of queries that write, lock rows, or read what is not looked for here.
-const NEVER: [&str; 8] = [
-    "for", "into", "lateral", "only", "operator", "table", "values", "with",
-];
-
-/// Tables of PostgreSQL's that are the same in two schemas at the same revision.
-const CATALOGS: [&str; 18] = [
-    "pg_attribute",
-    "pg_class",
-    "pg_constraint",
-    "pg_database",
-    "pg_description",
-    "pg_enum",
-    "pg_extension",
-    "pg_index",
-    "pg_indexes",
-    "pg_matviews",
-    "pg_namespace",
-    "pg_proc",
-    "pg_roles",
-    "pg_settings",
-    "pg_tables",
-    "pg_trigger",
-    "pg_type",
-    "pg_views",
+/// Keywords of queries that write, lock rows, or read what is not looked for here; and what a tenant's schema has of its own.
+const NEVER: [&str; 11] = [
+    "for",
+    "into",
+    "lateral",
+    "nspacl",
+    "nspowner",
+    "only",
+    "operator",
+    "schema_owner",
+    "table",
+    "values",
+    "with",
 ];
 
 /// Types of PostgreSQL's that a value may be made one of.
-const TYPES: [&str; 14] = [
-    "bigint",
-    "bool",
-    "boolean",
-    "int",
-    "int4",
-    "int8",
-    "integer",
-    "name",
-    "oid",
-    "regclass",
-    "regnamespace",
-    "regtype",
-    "text",
-    "varchar",
+const TYPES: [&str; 11] = [
+    "bigint", "bool", "boolean", "int", "int4", "int8", "integer", "name", "oid", "text", "varchar",
 ];
 
-/// Whether a statement is such a one. `schema` is the tenant's, `ledger` its version table.
-pub(super) fn is_aside(statement: &str, schema: Option<&str>, ledger: &str) -> bool {
+/// Whether a statement is such a one. `texts` are those among the values that are sent beside it, `schema` is the tenant's, `ledger` its
+/// version table.
+pub(super) fn is_aside(statement: &str, texts: &[String], schema: Option<&str>, ledger: &str) -> bool {
     let tokens = tokens(statement);
     let is = |at: usize, word: &str| tokens.get(at).is_some_and(|token| token.is(word));
     let first = tokens.first().and_then(Token::name).unwrap_or_default();
@@ -121,7 +90,8 @@ pub(super) fn is_aside(statement: &str, schema: Option<&str>, ledger: &str) -> b
         "begin" | "start" | "commit" | "end" | "rollback" | "abort" | "savepoint" | "release" => {
             !is(1, "prepared")
         }
-        "show" => true,
+        // A setting with a dot is anybody's, and may be another in each database.
+        "show" => tokens.iter().all(|token| !names_own_setting(token.text)),
         "create" => {
             let names: Vec<_> = tokens.iter().map(Token::name).collect();
             let own = schema.map(str::to_owned);
@@ -130,6 +100,7 @@ pub(super) fn is_aside(statement: &str, schema: Option<&str>, ledger: &str) -> b
         }
         "select" => Query {
             tokens: &tokens,
+            texts,
             schema,
             ledger,
         }
@@ -142,20 +113,43 @@ fn is_setting(name: &str) -> bool {
     SETTINGS.contains(&name) || name.ends_with("_timeout")
 }
 
+fn names_own_setting(text: &str) -> bool {
+    text.contains('.')
+}
+
 /// A SELECT.
 struct Query<'a> {
     tokens: &'a [Token<'a>],
+    texts: &'a [String],
     schema: Option<&'a str>,
     ledger: &'a str,
 }
 
 impl Query<'_> {
-    /// Whether it only looks, and at nothing in which a tenant differs from a scratch one: at no rows of its own.
+    /// Whether it only looks, and at nothing in which a tenant differs from a scratch one: its ledger, and whether its schema is there.
     fn changes_nothing(&self) -> bool {
         let from = self.tokens.iter().position(|token| token.is("from"));
         // A comma behind a table would bring another one.
         let has_list = from.is_some_and(|from| self.tokens[from..].iter().any(|token| token.text == ","));
-        !has_list && (0..self.tokens.len()).all(|at| self.is_harmless(at))
+        !has_list
+            && (0..self.tokens.len()).all(|at| self.is_harmless(at))
+            && (!self.looks_for_schemas() || self.names_only_own())
+    }
+
+    /// Whether it asks which schemas there are.
+    fn looks_for_schemas(&self) -> bool {
+        const NAMES: [&str; 3] = ["pg_namespace", "schemata", "to_regnamespace"];
+        (0..self.tokens.len()).any(|at| NAMES.contains(&self.name(at).as_str()))
+    }
+
+    /// Whether no text in it is about another schema than the tenant's: what is not there today may be tomorrow.
+    fn names_only_own(&self) -> bool {
+        let literals = self.tokens.iter().filter(|token| token.is_text());
+        let mut literals = literals.map(|token| token.string().unwrap_or_default());
+        let is_own = |text: &str| Some(text.trim_matches('"')) == self.schema;
+        self.schema.is_some()
+            && literals.all(|text| is_own(&text))
+            && self.texts.iter().all(|text| is_own(text))
     }
 
     fn is_harmless(&self, at: usize) -> bool {
@@ -215,14 +209,18 @@ impl Query<'_> {
     }
 
     fn is_function(&self, at: usize, name: &str) -> bool {
+        let setting = || self.tokens.get(at + 2).and_then(Token::string);
         let sets = || {
-            let setting = self.tokens.get(at + 2).and_then(Token::string);
-            self.text(at + 3) == "," && setting.is_some_and(|name| is_setting(&name.to_ascii_lowercase()))
+            self.text(at + 3) == "," && setting().is_some_and(|name| is_setting(&name.to_ascii_lowercase()))
+        };
+        let asks = || {
+            [",", ")"].contains(&self.text(at + 3)) && setting().is_some_and(|name| !names_own_setting(&name))
         };
         FUNCTIONS.contains(&name)
             || name.starts_with("pg_advisory_")
             || name.starts_with("pg_try_advisory_")
             || name == "set_config" && sets()
+            || name == "current_setting" && asks()
     }
 
     /// Whether a scratch tenant finds there what any other one does.
@@ -232,22 +230,14 @@ impl Query<'_> {
         }
         let first = self.name(at);
         if self.text(at + 1) != "." {
-            return first == self.ledger || CATALOGS.contains(&first.as_str());
+            return first == self.ledger || first == "pg_namespace";
         }
         let second = self.name(at + 2);
-        match (first.as_str(), self.schema) {
-            ("information_schema", _) => true,
-            ("pg_catalog", _) => CATALOGS.contains(&second.as_str()),
-            (other, Some(own)) if other != own => self.is_same_for_all(own),
-            _ => second == self.ledger,
+        match first.as_str() {
+            "information_schema" => second == "schemata",
+            "pg_catalog" => second == "pg_namespace",
+            other => second == self.ledger && self.schema.is_none_or(|own| own == other),
         }
-    }
-
-    /// Whether a query of a shared table asks for nothing by a tenant's name, and calls no function as if it were a column.
-    fn is_same_for_all(&self, own: &str) -> bool {
-        let dots = self.tokens.iter().filter(|token| token.text == ".").count();
-        let mentions = |token: &Token<'_>| ["%", "$"].contains(&token.text) || token.text.contains(own);
-        dots == 1 && !self.tokens.iter().any(mentions)
     }
 }
 
@@ -256,7 +246,7 @@ mod tests {
     use super::*;
 
     fn is(statement: &str) -> bool {
-        is_aside(statement, Some("t_1"), "alembic_version")
+        is_aside(statement, &["t_1".into()], Some("t_1"), "alembic_version")
     }
 
     #[test]
@@ -274,10 +264,10 @@ mod tests {
             "SELECT pg_advisory_xact_lock(%(key)s::BIGINT)",
             "SELECT pg_catalog.set_config('search_path', $1::VARCHAR, false), set_config('lock_timeout', '1', true)",
             "select exists(select 1 from information_schema.schemata where schema_name = $1::VARCHAR)",
-            "SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_namespace n ON (n.oid = c.relnamespace) WHERE n.nspname <> 'x'",
-            "SELECT to_regclass('t_1.t') IS NOT NULL",
+            "SELECT nspname FROM pg_catalog.pg_namespace WHERE nspname = 't_1'",
+            "SELECT to_regnamespace('\"t_1\"') IS NULL",
             "SELECT max(version_num) FROM t_1.alembic_version",
-            "SELECT version FROM shared.fleet WHERE id >= 3",
+            "SELECT current_setting('server_version_num')::int, current_user",
         ] {
             assert!(is(statement), "{statement}");
         }
@@ -318,9 +308,24 @@ mod tests {
             "select 1 from pg_class join t on true",
             "select count(*) from t_1.t",
             "select n_live_tup from pg_stat_user_tables",
-            "select plan from shared.tenants where id = %(id)s",
+            // Another answer in each tenant, or tomorrow.
+            "select name from public.flags",
+            "select version_num from shared.alembic_version",
             "select plan from shared.tenants where id = 't_1'",
-            "select fleet.note from shared.fleet",
+            "select to_regclass('legacy')",
+            "select 'legacy'::regclass",
+            "select has_table_privilege('t', 'select')",
+            "select pg_get_userbyid(10)",
+            "select relname from pg_class",
+            "select 1 from pg_catalog.pg_extension",
+            "select 1 from information_schema.tables where table_schema = 't_1'",
+            "select 1 from information_schema.schemata where schema_name = 'audit'",
+            "select nspowner from pg_namespace where nspname = 't_1'",
+            "select to_regnamespace('audit')",
+            "select current_setting('app.flag', true)",
+            "select current_setting(%(name)s)",
+            "show app.flag",
+            "show \"app.flag\"",
             "select 1 === 2",
             "select 1 operator(t_1.=) 2",
             "select 'x'::mood",
@@ -341,14 +346,18 @@ mod tests {
             assert!(!is(statement), "{statement}");
         }
         // There, all schemas are the tenant's.
-        assert!(!is_aside(
+        for statement in [
             "select version from shared.fleet",
-            None,
-            "alembic_version"
-        ));
-        assert!(!is_aside(
+            "select nspname from pg_namespace",
             "create schema if not exists audit",
-            None,
+        ] {
+            assert!(!is_aside(statement, &[], None, "alembic_version"), "{statement}");
+        }
+        let exists = "select 1 from information_schema.schemata where schema_name = %(name)s";
+        assert!(!is_aside(
+            exists,
+            &["audit".into()],
+            Some("t_1"),
             "alembic_version"
         ));
     }

@@ -7,7 +7,7 @@ use std::process::ExitStatus;
 
 use serde::{Deserialize, Serialize};
 
-use super::said::Said;
+use super::said::{Beside, Said};
 use crate::domain::revision::Direction;
 
 /// An Alembic project: an ini file and the section of it that counts.
@@ -109,8 +109,10 @@ pub struct Whereabouts {
     pub session: BTreeMap<String, String>,
     /// An event of its engine that code of the user's listens to.
     pub listens: Option<String>,
-    /// What env.py says to it besides what it asks.
-    pub besides: Vec<String>,
+    /// The role that it works as, where that is not the one that it connects as.
+    pub role: Option<String>,
+    /// What env.py says to it.
+    pub besides: Vec<Beside>,
 }
 
 /// Why a plan cannot be rendered.
@@ -190,8 +192,8 @@ pub struct RevisionFile {
 /// What Alembic says it did. Only the tenant's own ledger knows whether it lasted.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Migrated {
-    /// What env.py said outside all revisions, besides what it asked. Only in a proof.
-    pub besides: Vec<String>,
+    /// What env.py said outside all revisions. Only in a proof.
+    pub besides: Vec<Beside>,
     /// What was said within revisions. Only in a proof.
     pub said: Vec<Said>,
     /// The revisions applied or undone, in that order. Empty: the tenant was there already.

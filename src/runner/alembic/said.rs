@@ -28,6 +28,17 @@ pub struct Said {
     pub autocommit: bool,
 }
 
+/// A statement of env.py's own, outside all revisions.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Beside {
+    /// Its text.
+    pub statement: String,
+    /// The texts among the values that are sent beside it.
+    pub texts: Vec<String>,
+    /// What SQLAlchemy was asked (`has_table`), where the text is its own.
+    pub question: Option<String>,
+}
+
 /// A statement, to be compared.
 struct Statement {
     text: String,
@@ -72,25 +83,34 @@ pub(super) struct Sides<'a> {
 }
 
 impl Sides<'_> {
-    /// What env.py says outside all revisions (a setting that triggers read, a refresh behind them) where a plan does not.
-    pub(super) fn missing(&self, besides: &[String]) -> Option<String> {
+    /// What env.py says outside all revisions (a setting that triggers read, a refresh behind them) where a plan does not, or asks
+    /// where tenants may answer one thing or another.
+    pub(super) fn missing(&self, besides: &[Beside]) -> Option<String> {
         self.missing_among(besides, &self.planned())
     }
 
-    fn missing_among(&self, besides: &[String], planned: &[Statement]) -> Option<String> {
-        let all = Statement::all(besides.iter().map(|text| (text.as_str(), false)));
-        let missing = all.iter().find(|said| {
-            let is_said = || {
-                planned
-                    .iter()
-                    .any(|planned| bare(&planned.exact) == bare(&said.exact))
+    fn missing_among(&self, besides: &[Beside], planned: &[Statement]) -> Option<String> {
+        besides.iter().find_map(|beside| {
+            let all = Statement::all(std::iter::once((beside.statement.as_str(), false)));
+            let is_said = |said: &Statement| {
+                let mut planned = planned.iter();
+                planned.any(|planned| bare(&planned.exact) == bare(&said.exact))
             };
-            !is_aside(&said.text, self.schema, self.ledger) && !is_said()
-        })?;
-        Some(format!(
-            "env.py says `{}` only where it is connected",
-            cut(&missing.text, 120)
-        ))
+            let missing = all.iter().find(|said| !self.is_aside(beside, said) && !is_said(said))?;
+            Some(match &beside.question {
+                Some(question) => format!(
+                    "env.py asks the database (`{question}`), which may give another answer in each tenant, or tomorrow"
+                ),
+                None => format!(
+                    "env.py says `{}` only where it is connected",
+                    cut(&missing.text, 120)
+                ),
+            })
+        })
+    }
+
+    fn is_aside(&self, beside: &Beside, said: &Statement) -> bool {
+        beside.question.is_none() && is_aside(&said.text, &beside.texts, self.schema, self.ledger)
     }
 
     fn planned(&self) -> Vec<Statement> {
@@ -103,14 +123,15 @@ impl Sides<'_> {
     }
 
     /// The first difference.
-    pub(super) fn difference(&self, said: &[Said], besides: &[String]) -> Option<String> {
+    pub(super) fn difference(&self, said: &[Said], besides: &[Beside]) -> Option<String> {
         let mut planned = self.planned().into_iter().peekable();
-        let aside: BTreeSet<Vec<String>> = Statement::all(besides.iter().map(|text| (text.as_str(), false)))
-            .iter()
-            .map(|said| bare(&said.exact))
-            .collect();
+        let aside: BTreeSet<Vec<String>> =
+            Statement::all(besides.iter().map(|said| (said.statement.as_str(), false)))
+                .iter()
+                .map(|said| bare(&said.exact))
+                .collect();
         let is_aside = |of: &Statement| {
-            is_aside(&of.text, self.schema, self.ledger)
+            is_aside(&of.text, &[], self.schema, self.ledger)
                 || is_ledgers(&of.exact, self.ledger)
                 || aside.contains(&bare(&of.exact))
         };

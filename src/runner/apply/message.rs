@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use futures_util::StreamExt;
 use sqlx::{
-    AssertSqlSafe, Either, PgConnection,
+    AssertSqlSafe, Either, PgConnection, Row,
     postgres::{PgDatabaseError, PgErrorPosition, PgRow},
 };
 
@@ -49,6 +49,14 @@ pub(super) struct Reply {
     pub(super) row: Option<PgRow>,
     /// How many rows the last statement changed or gave.
     pub(super) affected: u64,
+}
+
+impl Reply {
+    /// A column of the last row, if there is any.
+    pub(super) fn text(&self, column: usize) -> Result<Option<String>, sqlx::Error> {
+        let text = self.row.as_ref().map(|row| row.try_get(column)).transpose()?;
+        Ok(text.flatten())
+    }
 }
 
 impl<'a> Message<'a> {

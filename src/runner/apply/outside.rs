@@ -105,11 +105,15 @@ impl Applier<'_> {
         if let Some(record) = record {
             message.behind(step, &self.placed(record)?);
         }
-        message.send(self.session.connection()).await?;
-        if announce.is_none() && record.is_none() {
+        let is_noted = announce.is_none() && record.is_none();
+        if is_noted {
+            message.behind(step, &self.mark(!step.before.is_empty()));
+        }
+        let reply = message.send(self.session.connection()).await?;
+        if is_noted {
             self.note(Some(Note {
                 done: true,
-                ..Note::of(at)
+                ..Note::of(at, reply.text(0)?)
             }))
             .await?;
         }
@@ -151,6 +155,8 @@ impl Applier<'_> {
         message.before(step, &(self.check(step, "") + &self.plan_check(true)));
         if let Some(announce) = announce {
             message.before(step, &self.placed(announce)?);
+        } else {
+            message.before(step, &self.mark(!step.before.is_empty()));
         }
         let reply = message.send(self.session.connection()).await?;
         if let Some(row) = &reply.row {
@@ -163,7 +169,7 @@ impl Applier<'_> {
         if announce.is_some() {
             return Ok(Former::all(reply.affected == 0));
         }
-        let begun = Some(Note::of(at));
+        let begun = Some(Note::of(at, reply.text(0)?));
         let resumed = self.noted == begun;
         if !resumed {
             self.note(begun).await?;

@@ -29,7 +29,7 @@ fn env(before: &str, after: &str) -> String {
 
 /// What env.py says once its revisions are done, where there is a table to say it of.
 fn afterwards(statement: &str) -> String {
-    let looks = "if connection.execute(text(\"SELECT to_regclass('info')\")).scalar():";
+    let looks = "if context.get_context().get_current_revision():";
     env(
         "",
         &format!("{looks}\n    connection.execute(text({statement:?}))\n    connection.commit()"),
@@ -142,6 +142,54 @@ async fn an_engine_that_connects_in_a_way_of_its_own_makes_no_plan() {
     }
 }
 
+/// A scratch tenant does not have what the others have, and the revisions may go by that.
+#[tokio::test]
+async fn what_env_asks_where_tenants_may_answer_otherwise_makes_no_plan() {
+    let fleet = fleet().await;
+    for asked in [
+        "select to_regclass('legacy')",
+        "select version from shared.fleet",
+        "select count(*) from pg_catalog.pg_tables",
+    ] {
+        let keeps =
+            format!("context.config.attributes['legacy'] = connection.execute(text({asked:?})).scalar()");
+        assert_eq!(
+            fleet.with_env(&env(&keeps, "")).await.expect_err(asked),
+            format!("env.py says `{asked}` only where it is connected")
+        );
+    }
+    for (question, asked) in [
+        (
+            "has_table",
+            "inspect(connection).has_table('legacy', schema=schema)",
+        ),
+        (
+            "get_table_names",
+            "inspect(connection).get_table_names(schema=schema)",
+        ),
+        ("has_schema", "inspect(connection).has_schema('legacy')"),
+        ("has_table", "connection.dialect.has_table(connection, 'legacy')"),
+    ] {
+        let keeps = format!("context.config.attributes['legacy'] = {asked}");
+        assert_eq!(
+            fleet.with_env(&env(&keeps, "")).await.expect_err(asked),
+            format!(
+                "env.py asks the database (`{question}`), which may give another answer in each tenant, or tomorrow"
+            )
+        );
+    }
+    // Those of the whole product, in a database of its own.
+    let elsewhere = "with create_engine(url.rsplit('/', 1)[0] + '/postgres').connect() as other:\n    \
+                     context.config.attributes['flags'] = other.execute(text('select count(*) from pg_class')).scalar()";
+    assert_eq!(
+        fleet
+            .with_env(&env(elsewhere, ""))
+            .await
+            .expect_err("another database"),
+        "env.py says `select count(*) from pg_class` only where it is connected"
+    );
+}
+
 /// Such looks and settings are ordinary, and a plan has no need of them.
 #[tokio::test]
 async fn what_changes_nothing_is_no_obstacle() {
@@ -150,11 +198,9 @@ async fn what_changes_nothing_is_no_obstacle() {
                   connection.execute(text('select exists (select 1 from information_schema.schemata where schema_name = :s)'), {'s': schema})\n\
                   connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS \"{schema}\"'))\n\
                   connection.execute(text('SELECT current_database(), current_schema(), version()'))\n\
-                  connection.execute(text('select version from shared.fleet'))\n\
-                  tables = inspect(connection).get_table_names(schema=schema)\n\
-                  tables and inspect(connection).get_columns(tables[0], schema=schema)";
-    let after = "connection.execute(text('SELECT version_num FROM alembic_version')) if tables else None\n\
-                 context.get_context().get_current_revision()\n\
+                  assert inspect(connection).has_schema(schema) and schema in inspect(connection).get_schema_names()";
+    let after = "if context.get_context().get_current_revision():\n    \
+                     connection.execute(text('SELECT version_num FROM alembic_version'))\n\
                  connection.execute(text(\"SELECT pg_advisory_unlock(hashtext('migrations'))\"))\n\
                  connection.commit()";
     let fleet = fleet().await;

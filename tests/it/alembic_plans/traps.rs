@@ -91,6 +91,39 @@ async fn a_value_that_is_the_drivers_business_stays_live() {
     assert!(sql(&judge(&rows).await.expect("a proof")).contains("0.5"));
 }
 
+/// SQLAlchemy writes a literal as its column's type has it; a driver sends the value as it is. In a scratch tenant there is no row to show it.
+#[tokio::test]
+async fn a_value_of_another_type_than_its_column_s_stays_live() {
+    let table = "from decimal import Decimal\n\
+                 t = sa.table('t', sa.column('id', sa.BigInteger), sa.column('n', sa.Numeric), sa.column('x', sa.Text), \
+                 sa.column('b', sa.Boolean))\n";
+    let update = |values: &str| format!("{table}op.execute(t.update().where(t.c.id == 1).values({values}))");
+    for (values, value, of) in [
+        ("id=Decimal('1999.5')", "Decimal", "BigInteger"),
+        ("id='7'", "str", "BigInteger"),
+        ("id=True", "bool", "BigInteger"),
+        ("n='1.50'", "str", "Numeric"),
+        ("n=Decimal('NaN')", "Decimal", "Numeric"),
+        ("x=5", "int", "Text"),
+    ] {
+        assert_eq!(
+            refused(&update(values)).await,
+            format!(
+                "revision b: it gives a statement a value ({value}) that is written in another way than it is sent as {of}"
+            ),
+            "{values}"
+        );
+    }
+    let conflict = format!(
+        "{table}op.execute(pg.insert(t).values(id=1).on_conflict_do_update(index_elements=['id'], set_=dict(id=Decimal('2.5'))))"
+    );
+    assert!(refused(&conflict).await.contains("a value (Decimal)"));
+    let own = "op.execute('alter table t add n numeric, add b bool')\n".to_owned()
+        + &update("n=Decimal('1.50'), x='y', b=True")
+        + "\nop.execute(t.update().values(n=3, b=None))";
+    assert!(sql(&judge(&own).await.expect("a proof")).contains("n=1.50"));
+}
+
 /// psycopg says of each text that it is one. A literal would be compared as whatever stands on the other side, citext say.
 #[tokio::test]
 async fn a_text_has_the_type_that_the_driver_sends_with_it() {

@@ -11,7 +11,11 @@ use super::{
 };
 use crate::{
     domain::{plan::SCHEMA, revision::Direction},
-    runner::alembic::{WarmProcess, Whereabouts, fit, runner::settings, said::Sides},
+    runner::alembic::{
+        WarmProcess, Whereabouts, fit,
+        runner::settings,
+        said::{Beside, Sides},
+    },
     session::quote,
 };
 
@@ -27,6 +31,7 @@ impl Shadow<'_> {
             ledger,
             session,
             listens,
+            role,
             besides,
         } = self.asked(
             process
@@ -40,6 +45,12 @@ impl Shadow<'_> {
         }
         let own = self.live.schema.as_ref();
         if own.is_some_and(|own| schema.as_ref() != Some(own) || ledger.as_ref().is_some_and(|l| l != own)) {
+            // A schema in which a role may do nothing is passed over in its search_path.
+            if let Some(role) = role {
+                return refuted(format!(
+                    "env.py works as role `{role}`, which has no rights in a scratch schema"
+                ));
+            }
             return refuted(format!(
                 "env.py works in schema `{}` with its ledger in `{}`, not in the one that it is given",
                 schema.as_deref().unwrap_or("none"),
@@ -85,7 +96,7 @@ impl Shadow<'_> {
     }
 
     /// What env.py says outside all revisions, a plan must say, too.
-    pub(super) fn has_all(&self, besides: &[String], scratch: &Scratch) -> Result<(), Stop> {
+    pub(super) fn has_all(&self, besides: &[Beside], scratch: &Scratch) -> Result<(), Stop> {
         match self.sides(scratch).missing(besides) {
             None => Ok(()),
             Some(why) => refuted(why),

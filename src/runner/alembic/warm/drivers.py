@@ -9,8 +9,15 @@ import sys
 
 import sqlalchemy
 
-# What is the same as a literal and as a driver's parameter, in any expression.
+# What may be the same as a literal and as a driver's parameter, in any expression,
 PLAIN = (bool, int, str, decimal.Decimal, enum.Enum, type(None))
+# and is where SQLAlchemy's type for it is the value's own: as a literal of an Integer, 1999.5 is cut to 1999, and 'x' of a Numeric is a name.
+OWN = (
+    (sqlalchemy.Boolean, (bool,)),
+    (sqlalchemy.Integer, (int,)),
+    ((sqlalchemy.Numeric, sqlalchemy.Float), (int, decimal.Decimal)),
+    (sqlalchemy.String, (str,)),
+)
 
 
 def drivers_business(construct, dialect):
@@ -35,10 +42,25 @@ def drivers_business(construct, dialect):
         values = value if bind.expanding and isinstance(value, (list, tuple)) else [value]
         for value in values:
             sent = process(value) if process is not None else value
-            if not isinstance(value, PLAIN) or not isinstance(sent, PLAIN) or isinstance(bind.type, sqlalchemy.JSON):
-                kind = type(value).__name__ if value is not None else "JSON"
-                return "a value ({}) that each driver sends in its own way".format(kind)
+            kind = bind.type._unwrapped_dialect_impl(dialect)
+            if not isinstance(value, PLAIN) or not isinstance(sent, PLAIN) or isinstance(kind, sqlalchemy.JSON):
+                name = type(value).__name__ if value is not None else "JSON"
+                return "a value ({}) that each driver sends in its own way".format(name)
+            if not is_own(value, sent, kind, bind.type):
+                name, of = type(value).__name__, type(bind.type).__name__
+                return "a value ({}) that is written in another way than it is sent as {}".format(name, of)
     return None
+
+
+def is_own(value, sent, kind, declared):
+    """Whether a value is the same as a literal of its type as where a driver is given it."""
+    if value is None or sent is None:
+        return value is sent
+    if isinstance(declared, sqlalchemy.types.TypeDecorator):
+        if type(declared).process_literal_param is not sqlalchemy.types.TypeDecorator.process_literal_param:
+            return False
+    own = next((types for of, types in OWN if isinstance(kind, of)), ())
+    return type(sent) in own and (not isinstance(sent, decimal.Decimal) or sent.is_finite())
 
 
 def is_rows(construct):

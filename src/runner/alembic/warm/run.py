@@ -17,7 +17,8 @@ PLACE = """
     SELECT current_database(), current_schema(), array_to_json(current_schemas(false))::text,
            (SELECT json_object_agg(name, setting)::text FROM pg_settings
             WHERE source IN ('client', 'session') AND name NOT IN ('application_name', 'search_path', 'lock_timeout',
-                  'statement_timeout', 'client_connection_check_interval', 'client_encoding', 'extra_float_digits'))
+                  'statement_timeout', 'client_connection_check_interval', 'client_encoding', 'extra_float_digits')),
+           nullif(current_user, session_user)
 """
 
 
@@ -92,7 +93,7 @@ class Run:
         self.started = True
         row = context.connection.exec_driver_sql(PLACE).fetchone()
         ledger, session = ledger_schema(context), dict(json.loads(row[3] or "{}"), **session_of(context.connection))
-        self.place = {"database": row[0], "schema": row[1], "path": json.loads(row[2]), "ledger": ledger}
+        self.place = {"database": row[0], "schema": row[1], "path": json.loads(row[2]), "ledger": ledger, "role": row[4]}
         self.place["session"] = dict(session, **self.given)
         self.place["listens"] = listens(context.connection) or ("creator" if self.has_creator else None)
         return ()

@@ -52,31 +52,43 @@ LEDGERS = frozenset("_ensure_version_table get_current_heads _insert_version _de
 TOOLS = ("alembic.", "sqlalchemy.", "herder_warm.")
 
 
-def is_tools_own():
-    """Whether Alembic says it to keep its ledger, SQLAlchemy to learn what there is, or Herder. Who calls can tell; the words
-    could be anybody's."""
-    frame = sys._getframe(1)
+def asker():
+    """Who says it, as far as Alembic's, SQLAlchemy's and Herder's own code goes: whether it is one of Alembic's to keep its ledger, or
+    Herder; and the questions of a dialect's that it belongs to, the innermost first. Who calls can tell; the words could be anybody's."""
+    frame, asked = sys._getframe(1), []
     while frame is not None:
-        module = frame.f_globals.get("__name__", "")
+        module, name = frame.f_globals.get("__name__", ""), frame.f_code.co_name
         if not module.startswith(TOOLS):
-            return False
-        if module == "herder_warm.run" or module == "alembic.runtime.migration" and frame.f_code.co_name in LEDGERS:
-            return True
+            break
+        if module == "herder_warm.run" or module == "alembic.runtime.migration" and name in LEDGERS:
+            return True, asked
         if module.startswith("sqlalchemy.") and isinstance(frame.f_locals.get("self"), sqlalchemy.engine.Dialect):
-            return True
+            asked.append((name, frame.f_locals.get("schema")))
         frame = frame.f_back
-    return False
+    return False, asked
+
+
+def is_same_everywhere(run, question):
+    """Whether all tenants give a dialect the same answer: about the server, and about their own schema's existence."""
+    name, schema = question
+    about_schema = name == "has_schema" and schema == run.schema or name == "get_schema_names"
+    return name == "initialize" or about_schema and run.schema is not None
 
 
 def note(connection, statement, parameters, context):
     """What the user's own code says to a scratch tenant: in a revision, or outside all of them."""
     run = Run.current
-    if not run.is_tenants(connection) or is_tools_own():
+    is_tools_own, asked = asker()
+    if is_tools_own or any(is_same_everywhere(run, question) for question in asked):
         return
     if context is not None and context.compiled is not None and connection.dialect.paramstyle in ("format", "pyformat"):
         statement = statement.replace("%%", "%")
     if run.step is None:
-        run.besides.append(statement)
+        # What SQLAlchemy asks for env.py's sake is env.py's question. In a revision, a rendering refuses to answer.
+        question = asked[-1][0] if asked else None
+        run.besides.append({"statement": statement, "texts": list(texts(parameters)), "question": question})
+        return
+    if asked or not run.is_tenants(connection):
         return
     run.said.append(
         {
@@ -86,6 +98,15 @@ def note(connection, statement, parameters, context):
             "autocommit": bool(getattr(connection.connection, "autocommit", False)),
         }
     )
+
+
+def texts(parameters):
+    """The texts among a statement's parameters."""
+    if isinstance(parameters, str):
+        yield parameters
+    elif isinstance(parameters, (dict, list, tuple)):
+        for each in parameters.values() if isinstance(parameters, dict) else parameters:
+            yield from texts(each)
 
 
 def before_statement(connection, _cursor, statement, parameters, context, _many):
