@@ -44,7 +44,7 @@ impl Applier<'_> {
     pub(super) async fn is_as_noted(&mut self, note: &Note) -> Result<bool, RunnerError> {
         let Some(noted) = &note.mark else {
             let step = usize::try_from(note.step).unwrap_or_default();
-            return Err(RunnerError::Dirty(self.order.plan.revision_of(step)));
+            return Err(self.half_done(step));
         };
         let has_rows = !self
             .session

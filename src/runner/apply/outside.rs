@@ -153,21 +153,21 @@ impl Applier<'_> {
             message.before(step, &setting);
         }
         message.before(step, &(self.check(step, "") + &self.plan_check(true)));
-        if let Some(announce) = announce {
-            message.before(step, &self.placed(announce)?);
-        } else {
-            message.before(step, &self.mark(!step.before.is_empty()));
-        }
+        let said = match announce {
+            Some(announce) => self.placed(announce)?,
+            None => self.mark(!step.before.is_empty()),
+        };
+        message.before(step, &said);
         let reply = message.send(self.session.connection()).await?;
-        if let Some(row) = &reply.row {
+        if announce.is_some() {
+            let Some(row) = &reply.row else {
+                return Ok(Former::all(reply.affected == 0));
+            };
             let last: i64 = row.try_get(1)?;
             return Ok(Former {
                 resumed: row.try_get(0)?,
                 last: usize::try_from(last).ok(),
             });
-        }
-        if announce.is_some() {
-            return Ok(Former::all(reply.affected == 0));
         }
         let begun = Some(Note::of(at, reply.text(0)?));
         let resumed = self.noted == begun;
