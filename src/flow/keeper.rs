@@ -90,13 +90,7 @@ impl Keeper {
         waited_for: &mut BTreeSet<String>,
     ) -> Result<(), StoreError> {
         let pool = &self.cx.pool;
-        let mut connection = pool.acquire().await?;
-        let since = store::server_since(&mut connection).await?;
-        if self.health.may_judge(self.lease, since) {
-            let lost = job::rescue(&mut connection, self.cx.config.limits.max_starts).await?;
-            slot::suspect_lost(&mut connection).await?;
-            slot::reclaim_control(&mut connection).await?;
-            drop(connection);
+        if let Some(lost) = self.judge().await? {
             self.say_who_was_lost(lost).await?;
             if rounds.is_multiple_of(30) {
                 worker::remove_lost(pool).await?;
@@ -117,6 +111,20 @@ impl Keeper {
             self.say_who_waits(waited_for).await?;
         }
         Ok(())
+    }
+
+    /// Sends back the jobs of workers that were not heard of for their whole lease, and marks their slots, where this worker may judge.
+    /// All of it over one connection: the next one may lead to another server.
+    async fn judge(&self) -> Result<Option<Vec<Rescued>>, StoreError> {
+        let mut connection = self.cx.pool.acquire().await?;
+        let since = store::server_since(&mut connection).await?;
+        if !self.health.may_judge(self.lease, since) {
+            return Ok(None);
+        }
+        let lost = job::rescue(&mut connection, self.cx.config.limits.max_starts).await?;
+        slot::suspect_lost(&mut connection).await?;
+        slot::reclaim_control(&mut connection).await?;
+        Ok(Some(lost))
     }
 
     /// Says once of each server that its tenants wait for a worker whose config names it: a run that never moves looks like one

@@ -208,3 +208,23 @@ async fn a_connection_serves_one_tenant_after_the_other_and_brings_nothing_along
     .await;
     assert_eq!(locks, 0);
 }
+
+/// In its first lease it may judge nobody, and has other things to do. It has the connection of the claims, too, and must not wait
+/// for it while it holds it.
+#[tokio::test]
+async fn a_keeper_that_may_not_judge_yet_leaves_the_claims_their_connection() {
+    let setup = Setup::schemas(1)
+        .migrations(Tool::Sql, steps(1))
+        .set("worker.lease", "1h");
+    let fleet = setup.start().await;
+    let worker = fleet.worker_with(&[], &[("RUST_LOG", "herder=debug")]);
+    fleet.herder(&["upgrade", "--wait"]).await.expect(0);
+    // Its third round is over by then, and would have waited for 5 s.
+    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+    assert!(
+        !worker.log().contains("A keeper's round failed"),
+        "{}",
+        worker.log()
+    );
+    assert_eq!(worker.drain().await, Some(0));
+}
