@@ -238,13 +238,12 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_takes_no_time() {
+    fn a_long_text_comes_to_an_end() {
         let scrubber = Scrubber::of_url("postgres://u:%25%5C%26%27aaaaaaab@h/d");
         for unit in ["\\", "%25", "&amp;", "\\x{", "'", "a", "x://u:"] {
-            let text = unit.repeat(50_000);
-            let begin = std::time::Instant::now();
+            // A search that begins anew at each character would be at it for a day.
+            let text = unit.repeat(500_000);
             assert_eq!(scrubber.clean(&text), text);
-            assert!(begin.elapsed().as_secs() < 20, "{unit}: {:?}", begin.elapsed());
         }
     }
 

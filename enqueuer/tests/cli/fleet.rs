@@ -1,12 +1,14 @@
 //! A fleet of schema tenants with a config of its own, and `herder` to run on it.
 
 use std::{
+    io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{
-        LazyLock,
+        Arc, LazyLock, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -173,13 +175,17 @@ impl Fleet {
 
     /// Starts it, to be talked to while it runs.
     pub(crate) fn spawn(&self, args: &[&str]) -> Running {
-        let child = self
+        let mut child = self
             .command(args)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("herder starts");
-        Running { child }
+        Running {
+            stdout: Heard::from(child.stdout.take().expect("a pipe")),
+            stderr: Heard::from(child.stderr.take().expect("a pipe")),
+            child,
+        }
     }
 
     /// What a reading command says as JSON.
@@ -239,9 +245,30 @@ impl Drop for Held<'_> {
 /// A `herder` that runs.
 pub(crate) struct Running {
     child: Child,
+    stdout: Heard,
+    stderr: Heard,
 }
 
 impl Running {
+    /// Waits until it has said this, on stderr or stdout.
+    pub(crate) fn until_says(&self, text: &str) -> &Self {
+        let deadline = Instant::now() + LIMIT;
+        while Instant::now() < deadline {
+            if [&self.stderr, &self.stdout]
+                .iter()
+                .any(|heard| heard.so_far().contains(text))
+            {
+                return self;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!(
+            "no `{text}` in {LIMIT:?}: {}{}",
+            self.stdout.so_far(),
+            self.stderr.so_far()
+        );
+    }
+
     /// Ctrl-C.
     pub(crate) fn interrupt(&self) {
         let pid = self.child.id().to_string();
@@ -256,8 +283,45 @@ impl Running {
     }
 
     /// Waits for its end.
-    pub(crate) fn end(self) -> Ran {
-        Ran::from(self.child.wait_with_output().expect("an end"))
+    pub(crate) fn end(mut self) -> Ran {
+        Ran {
+            stdout: self.stdout.until_the_end(),
+            stderr: self.stderr.until_the_end(),
+            code: self.child.wait().expect("an end").code(),
+        }
+    }
+}
+
+/// What a process has said, read as it says it.
+struct Heard {
+    text: Arc<Mutex<String>>,
+    reader: JoinHandle<()>,
+}
+
+impl Heard {
+    fn from(pipe: impl Read + Send + 'static) -> Self {
+        let text = Arc::new(Mutex::new(String::new()));
+        let heard = text.clone();
+        let reader = std::thread::spawn(move || {
+            let mut pipe = BufReader::new(pipe);
+            let mut line = String::new();
+            while pipe.read_line(&mut line).expect("text") > 0 {
+                heard.lock().expect("a lock").push_str(&std::mem::take(&mut line));
+            }
+        });
+        Self { text, reader }
+    }
+
+    fn so_far(&self) -> String {
+        self.text.lock().expect("a lock").clone()
+    }
+
+    fn until_the_end(self) -> String {
+        self.reader.join().expect("its reader");
+        Arc::into_inner(self.text)
+            .expect("nobody else")
+            .into_inner()
+            .expect("a lock")
     }
 }
 

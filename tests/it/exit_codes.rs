@@ -1,0 +1,75 @@
+//! Every command ends with the code that says what became of it.
+
+use crate::fleet::{Setup, Tool, steps, tell};
+
+#[tokio::test]
+async fn what_cannot_be_done_ends_with_2_or_3_and_leaves_no_run() {
+    let fleet = Setup::schemas(2).start().await;
+    for args in [
+        &["upgrade", "--to", "20990101"][..],
+        &["upgrade", "--to", "2025010199"],
+        &["upgrade", "--to", "-1"],
+        &["downgrade", "--to", "+1", "--yes"],
+        &["downgrade", "--to", "base"],
+        &["upgrade", "--tenant", "t00l"],
+        &["upgrade", "--local", "0"],
+        &["upgrade", "--no-such-option"],
+        &["status", "ffff"],
+        &["status"],
+        &["no-such-command"],
+    ] {
+        fleet.herder(args).await.expect(2);
+    }
+    let config = std::fs::read_to_string(fleet.dir().join("herder.toml")).expect("herder.toml");
+    let unreachable = "postgresql://postgres@127.0.0.1:1/control";
+    let home = fleet.cluster.url(&fleet.database("home"));
+    let control = fleet.cluster.url(&fleet.database("control"));
+    for (what, text) in [
+        ("an unknown key", format!("{config}\n[limitz]\n")),
+        ("no TOML", "[control".to_owned()),
+        (
+            "a control database that is down",
+            config.replace(
+                &format!("[control]\nurl = \"{control}\""),
+                &format!("[control]\nurl = \"{unreachable}\""),
+            ),
+        ),
+        ("a database that is not set up", config.replace(&control, &home)),
+        (
+            "a folder that is not there",
+            config.replace("/project", "/no-project"),
+        ),
+    ] {
+        assert_ne!(text, config, "{what}");
+        std::fs::write(fleet.dir().join("wrong.toml"), text).expect("wrong.toml");
+        let output = fleet.herder(&["upgrade", "--config", "wrong.toml"]).await;
+        assert_eq!(output.code, Some(3), "{what}: {}", output.all());
+        let mut worker = fleet.worker(&["--config", "wrong.toml"]);
+        if what != "a folder that is not there" {
+            assert_eq!(worker.end().await.code(), Some(3), "{what}: {}", worker.log());
+        }
+    }
+    fleet
+        .herder(&["upgrade", "--config", "missing.toml"])
+        .await
+        .expect(3);
+    assert_eq!(fleet.state().await, "none");
+}
+
+#[tokio::test]
+async fn a_check_of_the_plan_ends_with_7_while_anything_is_pending() {
+    let fleet = Setup::schemas(3).migrations(Tool::Sql, steps(2)).start().await;
+    fleet.herder(&["plan"]).await.expect(0);
+    let plan = fleet.herder(&["plan", "--check"]).await.expect(7);
+    assert!(plan.stdout.contains("20250102"), "{}", plan.all());
+    fleet
+        .herder(&["upgrade", "--local", "2", "--exclude", "t002"])
+        .await
+        .expect(0);
+    fleet.herder(&["plan", "--check"]).await.expect(7);
+    fleet.herder(&["upgrade", "--local", "2"]).await.expect(0);
+    fleet.herder(&["plan", "--check"]).await.expect(0);
+    // What cannot be read is not known to be done.
+    tell(&fleet.home, "drop schema t003 cascade").await;
+    fleet.herder(&["plan", "--check"]).await.expect(7);
+}
