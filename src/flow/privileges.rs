@@ -16,8 +16,8 @@ pub struct Owner {
     pub schemas: i64,
     /// Whether we may act as it, or have what takes its place.
     pub ours: bool,
-    /// Its schemas, where it is [`DATABASE_OWNER`]: rights in them take the place of acting as it.
-    pub by_right: Vec<String>,
+    /// The schemas that are its own. Where it is [`DATABASE_OWNER`], rights in them take the place of acting as it.
+    pub names: Vec<String>,
 }
 
 /// The owners of these schemas and of what is in them; without any, those of the database that we are in.
@@ -31,14 +31,19 @@ pub async fn owners(connection: &mut PgConnection, schemas: &[&str]) -> Result<V
            select oid as place, nspowner as owner, nspname as schema from wanted
            union select relnamespace, relowner, null from pg_class
                  where relnamespace in (select oid from wanted) and relkind in ('r', 'p', 'v', 'm', 'S', 'f')
+           union select pronamespace, proowner, null from pg_proc
+                 where pronamespace in (select oid from wanted)
+                   and not exists (select from pg_depend where classid = 'pg_proc'::regclass and objid = pg_proc.oid and deptype = 'e')
+           union select typnamespace, typowner, null from pg_type
+                 where typnamespace in (select oid from wanted) and typtype in ('d', 'e', 'r')
+                   and not exists (select from pg_depend where classid = 'pg_type'::regclass and objid = pg_type.oid and deptype = 'e')
            union select oid, datdba, null from pg_database where datname = current_database() and $1 = '{}'
          )
          select role.rolname::text, role.rolsuper, count(distinct place),
-                pg_has_role(session_user, role.oid, 'usage')
-                  or role.rolname = $2 and bool_and(has_schema_privilege(session_user, place, 'usage')
-                                                    and has_schema_privilege(session_user, place, 'create')),
-                coalesce(array_agg(schema order by schema)
-                           filter (where schema is not null and role.rolname = $2), '{}')
+                pg_has_role(current_user, role.oid, 'usage')
+                  or role.rolname = $2 and bool_and(has_schema_privilege(current_user, place, 'usage')
+                                                    and has_schema_privilege(current_user, place, 'create')),
+                coalesce(array_agg(schema order by schema) filter (where schema is not null), '{}')
          from owned join pg_roles role on role.oid = owned.owner
          group by role.oid, role.rolname, role.rolsuper order by 3 desc, 1",
     )
@@ -53,7 +58,7 @@ pub async fn owners(connection: &mut PgConnection, schemas: &[&str]) -> Result<V
             superuser: row.try_get(1)?,
             schemas: row.try_get(2)?,
             ours: row.try_get(3)?,
-            by_right: row.try_get(4)?,
+            names: row.try_get(4)?,
         })
     };
     rows.into_iter().map(owner).collect()
@@ -67,8 +72,8 @@ pub async fn closed(connection: &mut PgConnection, schemas: &[&str]) -> Result<V
     sqlx::query_scalar(
         "select nspname::text from pg_namespace
          where nspname = any(case when $1 = '{}' then '{public}' else $1 end)
-           and not (has_schema_privilege(session_user, oid, 'usage')
-                    and has_schema_privilege(session_user, oid, 'create'))
+           and not (has_schema_privilege(current_user, oid, 'usage')
+                    and has_schema_privilege(current_user, oid, 'create'))
          order by 1",
     )
     .bind(schemas)

@@ -12,11 +12,11 @@ with own as materialized (
     where relname = $1 and relkind in ('r', 'p', 'v')
       and relnamespace is distinct from pg_catalog.to_regnamespace('public')
 ), known as materialized (
-    -- The body of a trigger's function is compiled for each trigger, which is one table's.
+    -- The body of a trigger's function is compiled for each trigger, which is one table's. An event trigger is everybody's.
     select p.oid, p.proname, p.pronamespace
     from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid = p.prolang
     where l.lanname not in ('internal', 'c', 'sql')
-      and not (l.lanname = 'plpgsql' and p.prorettype in ('trigger'::pg_catalog.regtype, 'event_trigger'::pg_catalog.regtype))
+      and not (l.lanname = 'plpgsql' and p.prorettype = 'trigger'::pg_catalog.regtype)
       and p.pronamespace not in (select oid from pg_catalog.pg_namespace
                                  where nspname in ('pg_catalog', 'information_schema', 'pg_toast'))
 ), shared as materialized (

@@ -143,6 +143,41 @@ async fn no_tenant_meets_the_types_of_another_in_a_shared_function() {
     assert_eq!(written, ["123457", "123456.789", "123456.789"]);
 }
 
+/// The function of an event trigger is compiled once for a session, too.
+#[tokio::test]
+async fn no_tenant_meets_the_types_of_another_in_an_event_trigger() {
+    let step = steps(1).remove(0).then("create view watched as select 1 as one");
+    let fleet = Setup::schemas(3).migrations(Tool::Sql, vec![step]).start().await;
+    let mut sql = "set check_function_bodies = off;
+        create function public.watch() returns event_trigger language plpgsql as $$
+          declare x cfg.rate%type; begin
+            x := 1.23456; execute format('insert into %I.audit values (%L)', current_schema(), x); end $$;
+        create event trigger watch on ddl_command_end when tag in ('CREATE VIEW') execute function public.watch();"
+        .to_owned();
+    for (i, tenant) in fleet.tenants.iter().enumerate() {
+        let (schema, scale) = (tenant.schema_name(), i + 1);
+        sql += &format!(
+            "create table {schema}.cfg (rate numeric(10, {scale})); create table {schema}.audit (p text);"
+        );
+    }
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+        .execute(&fleet.home)
+        .await
+        .expect("an event trigger");
+    fleet.herder(&["upgrade", "--local", "1"]).await.expect(0);
+    let mut written = Vec::new();
+    for tenant in &fleet.tenants {
+        written.extend(
+            list(
+                &fleet.home,
+                &format!("select p from {}.audit", tenant.schema_name()),
+            )
+            .await,
+        );
+    }
+    assert_eq!(written, ["1.2", "1.23", "1.235"]);
+}
+
 /// What each tenant has for itself is compiled for each, and costs no connection.
 #[tokio::test]
 async fn functions_of_the_tenants_own_let_a_connection_serve_them_all() {

@@ -38,6 +38,11 @@ const HARMLESS: [&str; 21] = [
     "where",
 ];
 
+/// What SQL that is put together while a migration runs may begin with and leave nothing behind.
+const COMMANDS: [&str; 10] = [
+    "alter", "analyze", "comment", "create", "delete", "drop", "grant", "insert", "revoke", "update",
+];
+
 /// Whether a plan may leave something in its session that no SQL takes back. What a trigger does, or a function that was there
 /// before the plan and that other statements than a query of its own call, is not seen.
 pub(crate) fn leaves_residue(plan: &Plan) -> bool {
@@ -98,11 +103,25 @@ fn calls_others(statement: &[Token<'_>]) -> bool {
         let body = tokens(body);
         (0..body.len()).any(|at| {
             (body[at].is("perform") || body[at].is("call")) && calls_other_than_harmless(&body[at + 1..])
+                || body[at].is("execute") && !begins_harmlessly(&body[at + 1..])
         })
     };
     is(&["load", "call", "execute"])
         || is(&["select", "with", "table"]) && calls_other_than_harmless(statement)
         || is(&["do"]) && statement.iter().filter_map(Token::inside).any(performs)
+}
+
+/// Whether what a body executes begins with a literal that says which command it is: `format('alter table %I …', …)`.
+fn begins_harmlessly(executed: &[Token<'_>]) -> bool {
+    let text = match executed {
+        [format, open, text, ..] if format.is("format") && open.text == "(" => text,
+        [text, ..] => text,
+        [] => return false,
+    };
+    let begin = text.inside().map(tokens).unwrap_or_default();
+    begin
+        .first()
+        .is_some_and(|first| COMMANDS.iter().any(|command| first.is(command)))
 }
 
 fn calls_other_than_harmless(tokens: &[Token<'_>]) -> bool {
@@ -136,6 +155,10 @@ mod tests {
             "call fill()",
             "select enter_tenant('a')",
             "do $$ begin perform enter_tenant('a'); end $$",
+            "do $$ begin execute format('set local %I = %L', 'app.region', 'eu'); end $$",
+            "do $$ begin execute 'set app' || '.x = 1'; end $$",
+            "do $$ declare q text := 'reset x'; begin execute q; end $$",
+            "do $$ begin execute 'select enter_tenant()'; end $$",
             "create or replace function shared.f() returns int language plpgsql as 'begin return 1; end'",
             "do $$ begin execute 'create procedure \"Shared\".p() language sql as ''select 1'''; end $$",
             "create function f() returns int language sql as 'select 1'; alter function f() set schema shared",
@@ -147,6 +170,7 @@ mod tests {
             "set local lock_timeout = '1s'; update s.a set b = c.d from c where c.id in (1, 2)",
             "select pg_advisory_xact_lock_shared(1); select setval('s', (select max(id) from a))",
             "do $$ begin if not exists (select from a) then create type t as enum ('a'); end if; end $$",
+            "do $$ begin execute format('alter table %I add c int', 'a'); execute 'drop table ' || 'a'; end $$",
             "create function f() returns int language sql as 'select 1'; alter table f set schema shared",
             "create function \"Herder:Tenant\".f() returns int language sql as 'select 1'",
         ] {

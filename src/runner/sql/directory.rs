@@ -50,7 +50,8 @@ pub(super) fn fingerprint(folder: &Path) -> Result<Fingerprint, RunnerError> {
         for entry in std::fs::read_dir(folder)? {
             let entry = entry?;
             // A link is followed: Kubernetes swaps the target of one to change a mounted ConfigMap.
-            let m = std::fs::metadata(entry.path())?;
+            let m = std::fs::metadata(entry.path())
+                .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", entry.file_name().display())))?;
             let times = (m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec());
             files.push((
                 entry.file_name(),

@@ -63,7 +63,15 @@ impl Needs<'_> {
             true => format!(
                 "CREATE ROLE {name} LOGIN CONNECTION LIMIT {budget};  -- then give it a password: \\password {name}\n"
             ),
-            false => format!("ALTER ROLE {name} CONNECTION LIMIT {budget};\n"),
+            // A member that does not inherit may do nothing as the owner.
+            false => {
+                let inherit = if self.owners.iter().all(|owner| owner.ours) {
+                    ""
+                } else {
+                    " INHERIT"
+                };
+                format!("ALTER ROLE {name}{inherit} CONNECTION LIMIT {budget};\n")
+            }
         }
     }
 
@@ -98,7 +106,7 @@ impl Needs<'_> {
         if owner.name == DATABASE_OWNER {
             let grant =
                 |schema: &String| format!("GRANT USAGE, CREATE ON SCHEMA {} TO {name};\n", quote(schema));
-            let grants: String = owner.by_right.iter().map(grant).collect();
+            let grants: String = owner.names.iter().map(grant).collect();
             return format!(
                 "-- Run this in the tenants' database. {its} stands for its owner and cannot be granted.\n{grants}"
             );
@@ -113,12 +121,28 @@ impl Needs<'_> {
         if owner.name == self.role.name {
             return String::new();
         }
+        let granted = format!("GRANT {its} TO {name};\n");
+        let Some(place) = self.place_of(owner) else {
+            return granted;
+        };
         format!(
-            "GRANT {its} TO {name};\n\
+            "{granted}\
              -- Objects that it creates belong to it: this gives the application access to them.\n\
-             ALTER DEFAULT PRIVILEGES FOR ROLE {name} GRANT ALL ON TABLES TO {its};\n\
-             ALTER DEFAULT PRIVILEGES FOR ROLE {name} GRANT ALL ON SEQUENCES TO {its};\n"
+             ALTER DEFAULT PRIVILEGES FOR ROLE {name}{place} GRANT ALL ON TABLES TO {its};\n\
+             ALTER DEFAULT PRIVILEGES FOR ROLE {name}{place} GRANT ALL ON SEQUENCES TO {its};\n"
         )
+    }
+
+    /// Where an owner gets what Herder makes. Nothing of another owner's: one that is alone has the whole database.
+    fn place_of(&self, owner: &Owner) -> Option<String> {
+        let ordinary = |o: &&Owner| !o.superuser && o.name != DATABASE_OWNER && !o.names.is_empty();
+        let shared = self.owners.iter().filter(ordinary).count() > 1
+            || owner.names.is_empty() && self.owners.iter().any(|o| !o.names.is_empty());
+        if !shared {
+            return Some(String::new());
+        }
+        let names: Vec<String> = owner.names.iter().map(|name| quote(name)).collect();
+        (!names.is_empty()).then(|| format!(" IN SCHEMA {}", names.join(", ")))
     }
 }
 
@@ -129,6 +153,53 @@ mod tests {
     use herder::domain::tenant::Place;
 
     use super::*;
+
+    #[test]
+    fn no_owner_gets_what_is_made_for_another() {
+        let owner = |name: &str, names: &[&str]| Owner {
+            name: name.into(),
+            superuser: false,
+            schemas: 1,
+            ours: false,
+            names: names.iter().map(|&name| name.to_owned()).collect(),
+        };
+        let role = Role {
+            name: "migrator".into(),
+            superuser: false,
+            not_ours: 0,
+            limit: None,
+        };
+        let sql = |owners: &[Owner]| {
+            let needs = Needs {
+                server: "main",
+                tenants: &[],
+                role: &role,
+                owners,
+                budget: 8,
+                proves: false,
+            };
+            needs.sql().expect("something to do")
+        };
+        let alone = sql(&[owner("a", &["t1", "t2"])]);
+        assert!(
+            alone.contains("FOR ROLE \"migrator\" GRANT ALL ON TABLES TO \"a\""),
+            "{alone}"
+        );
+        assert!(
+            alone.contains("ALTER ROLE \"migrator\" INHERIT CONNECTION LIMIT 8"),
+            "{alone}"
+        );
+        let several = sql(&[owner("a", &["t1", "t2"]), owner("b", &["t3"]), owner("c", &[])]);
+        assert!(
+            several.contains("IN SCHEMA \"t1\", \"t2\" GRANT ALL ON TABLES TO \"a\""),
+            "{several}"
+        );
+        assert!(
+            several.contains("IN SCHEMA \"t3\" GRANT ALL ON SEQUENCES TO \"b\""),
+            "{several}"
+        );
+        assert_eq!(several.matches("GRANT ALL").count(), 4, "{several}");
+    }
 
     #[test]
     fn every_database_is_granted_or_counted() {
