@@ -34,6 +34,16 @@ const KNOWN_TO_SQLX: [&str; 18] = [
     "options",
 ];
 
+/// Parameters that name a file with what the URL leaves out, and what to do in their place. Passed over, they would lead elsewhere.
+const ELSEWHERE: [(&str, &str); 3] = [
+    ("service", "write out host, port, database and user"),
+    ("servicefile", "write out host, port, database and user"),
+    (
+        "passfile",
+        "set PGPASSFILE, or write the password as ${NAME} or ${file:/path}",
+    ),
+];
+
 /// How much TLS there may be.
 const SSL_MODES: [&str; 6] = [
     "disable",
@@ -62,6 +72,9 @@ pub enum DatabaseUrlError {
     /// Which of them is the primary, only libpq would find out.
     #[error("names several hosts; give the one that takes writes, or a name that leads to it")]
     SeveralHosts,
+    /// Another program would read the rest of the URL from a file.
+    #[error("`{0}` is not read from a URL: {1}")]
+    Elsewhere(&'static str, &'static str),
     /// It names what the client library does not know.
     #[error("not usable: {0}")]
     Options(String),
@@ -86,6 +99,11 @@ impl DatabaseUrl {
         check_separators(rest)?;
         check_hosts(rest)?;
         let mut url = Self(Url::parse(&format!("postgresql://{}", with_host(rest)))?);
+        for (name, instead) in ELSEWHERE {
+            if url.parameter(name).is_some() {
+                return Err(DatabaseUrlError::Elsewhere(name, instead));
+            }
+        }
         url.spell_out();
         url.check_tls()?;
         url.options()?;
@@ -443,6 +461,21 @@ mod tests {
         let url = url.expect("a URL");
         assert_eq!(url.expose(), "postgresql://h:5432/my_app-1.0~x");
         assert_eq!(url.database(), "my_app-1.0~x");
+    }
+
+    #[test]
+    fn what_a_file_would_say_is_not_passed_over() {
+        for query in [
+            "service=svc",
+            "servicefile=/f&service=svc",
+            "sslmode=disable&passfile=/f",
+        ] {
+            let url = DatabaseUrl::parse(&format!("postgresql://h/d?{query}"));
+            assert!(
+                matches!(url, Err(DatabaseUrlError::Elsewhere(..))),
+                "{query}: {url:?}"
+            );
+        }
     }
 
     #[test]

@@ -26,11 +26,11 @@ const SCHEMAS: &str = "\
                         and d.deptype = 'e') \
     order by n.nspname";
 
-// A limit of -2 marks what a broken-off DROP DATABASE left behind. Databases that this role may not connect to are
-// listed: a tenant with a missing grant should fail, not be forgotten.
+// A limit of -2 marks what a broken-off DROP DATABASE left behind. Databases that this role may not connect to, or that are
+// closed, are listed: a tenant with a missing grant, or one in maintenance, should fail, not be forgotten.
 const DATABASES: &str = "\
     select datname::text from pg_database \
-    where datallowconn and not datistemplate and datname not like 'herder\\_shadow\\_%' and datconnlimit <> -2 and ($1 is null or datname = $1) \
+    where not datistemplate and datname not like 'herder\\_shadow\\_%' and datconnlimit <> -2 and ($1 is null or datname = $1) \
     order by datname";
 
 /// Looks what is there.

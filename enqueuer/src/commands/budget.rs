@@ -41,7 +41,8 @@ pub(crate) struct Server {
 
 pub(crate) async fn run(setting: &Setting, args: &args::Budget) -> anyhow::Result<Exit> {
     let cx = setting.context(None).await?;
-    let known = find(&cx, args.server.as_deref()).await?;
+    let empty = args.output.is_json() && args.set.is_none();
+    let known = find(&cx, args.server.as_deref(), empty).await?;
     let mut changed = None;
     if let Some(set) = args.set {
         let name = only(&known)?.server.clone();
@@ -49,7 +50,7 @@ pub(crate) async fn run(setting: &Setting, args: &args::Budget) -> anyhow::Resul
     }
     let known = match changed {
         None => known,
-        Some(_) => find(&cx, args.server.as_deref()).await?,
+        Some(_) => find(&cx, args.server.as_deref(), empty).await?,
     };
     let servers = look(&cx, known).await;
     if let Some((name, changed)) = &changed
@@ -71,8 +72,8 @@ pub(crate) async fn run(setting: &Setting, args: &args::Budget) -> anyhow::Resul
     Ok(Exit::Done)
 }
 
-/// The servers that runs were made for, or the one of that name.
-async fn find(cx: &Context, name: Option<&str>) -> anyhow::Result<Vec<BudgetView>> {
+/// The servers that runs were made for, or the one of that name; none at all only where that is an answer.
+async fn find(cx: &Context, name: Option<&str>, empty: bool) -> anyhow::Result<Vec<BudgetView>> {
     let known = server::budgets(&cx.pool, name).await?;
     match name {
         Some(name) if known.is_empty() && cx.servers.contains(name) => Err(Problem::usage(format!(
@@ -90,7 +91,7 @@ async fn find(cx: &Context, name: Option<&str>) -> anyhow::Result<Vec<BudgetView
                 })
                 .into())
         }
-        None if known.is_empty() => Err(Problem::usage(
+        None if known.is_empty() && !empty => Err(Problem::usage(
             "no run has been started yet, so no server has a budget",
         )
         .hint("`herder check` shows what the budgets will be")

@@ -9,11 +9,14 @@ use crate::{args, confirm, exit::Exit, output, render::words::count};
 const BATCH: i64 = 5_000;
 
 pub(crate) async fn run(setting: &Setting, args: &args::Prune) -> anyhow::Result<Exit> {
+    if !args.yes {
+        // Whether or not anything is old enough: a schedule is to fail on its first day.
+        confirm::on_terminal("prune")?;
+    }
     let (_, pool) = setting.control().await?;
     let age = args.older_than;
     let runs = prune::old_runs(&pool, age).await?;
     if !runs.is_empty() && !args.yes {
-        confirm::on_terminal("prune")?;
         let question = format!(
             "Delete {} that ended more than {} ago, with the records of {}? No tenant is touched.",
             count(runs.len() as u64, "run"),

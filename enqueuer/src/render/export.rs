@@ -69,8 +69,10 @@ pub(crate) fn junit(run: &RunView, jobs: &[JobView]) -> String {
                     xml(&details.join("\n"))
                 );
             }
-            (state, _) => {
-                text += &format!("{case}>\n      <skipped message=\"{state}\"/>\n    </testcase>\n");
+            (state, error) => {
+                let why = error.as_ref().map(|error| format!(": {}", xml(&why(error))));
+                let why = why.unwrap_or_default();
+                text += &format!("{case}>\n      <skipped message=\"{state}{why}\"/>\n    </testcase>\n");
             }
         }
     }

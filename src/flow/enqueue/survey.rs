@@ -261,7 +261,7 @@ async fn look(
                 });
             }
             Some(error) => warnings.push(format!(
-                "the budget of `{}` is {} until it can be asked: {}",
+                "the budget of `{}` is {} until a run or `herder budget --set` changes it, as it cannot be asked now: {}",
                 row.name,
                 row.budget,
                 chain(&error)
