@@ -172,7 +172,7 @@ union all
     -- Whatever else there is, at least by name; some names are numbers.
     select concat_ws(' ', 'object', (o).type, (o).identity)
     from (select pg_identify_object(classid, objid, 0) as o from thing) as named
-    where (o).identity !~ '(^pg_toast\.|RI_ConstraintTrigger_|pg_toast_\d)'
+    where (o).identity !~ '(^pg_toast\.|RI_ConstraintTrigger_|Unique_ConstraintTrigger_|PK_ConstraintTrigger_|Exclusion_ConstraintTrigger_|pg_toast_\d)'
 union all
     select concat_ws(' ', 'comment on', (o).type, (o).identity, description)
     from (select pg_identify_object(classoid, objoid, objsubid) as o, description from commented) as named

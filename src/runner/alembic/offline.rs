@@ -63,6 +63,11 @@ pub(super) fn steps(
         assembly.take(event, table)?;
     }
     assembly.close();
+    if let Some(place) = assembly.cut_off {
+        return Err(format!(
+            "{place} does for its transaction what a plan, which ends that earlier, would lose"
+        ));
+    }
     match assembly.lasting {
         Some((step, place)) if step + 1 < assembly.steps.len() => Err(format!(
             "{place} changes a setting of the session, which lasts longer than a step of a plan"
@@ -93,6 +98,8 @@ struct Assembly {
     remarks: Vec<String>,
     /// The first step in which a revision changes a setting for all that comes behind it.
     lasting: Option<(usize, String)>,
+    /// The place that does something for as long as its transaction, which a plan ends before a torn revision, and Alembic does not.
+    cut_off: Option<String>,
     /// What belongs to the next step.
     statements: Vec<String>,
     record: Vec<String>,
@@ -163,6 +170,12 @@ impl Assembly {
             // Before 1.20, Alembic drops the ledger's table at the base, but only offline.
         } else if self.transaction {
             self.statement(text);
+        } else if statements.len() > 1 {
+            // Drivers send them as one message, which is one transaction to the server.
+            return Err(format!(
+                "{} says several statements at once outside a transaction",
+                self.place()
+            ));
         } else {
             self.statements.extend(statements.into_iter().map(str::to_owned));
         }
@@ -189,6 +202,13 @@ impl Assembly {
         let own = std::mem::take(&mut self.before_it);
         if self.revision.is_some() && !self.revisions.is_empty() && self.transaction {
             let piece = self.statements.split_off(own);
+            let before = self
+                .statements
+                .iter()
+                .flat_map(|s| split(s).into_iter().map(|range| &s[range]));
+            if before.into_iter().any(ends_with_its_transaction) {
+                self.cut_off = Some(format!("revision {}", self.revisions.join(", ")));
+            }
             self.step(None);
             self.statements = piece;
         }
@@ -279,6 +299,18 @@ fn is_lasting(statement: &str) -> bool {
     is_called || is(0, "reset") || is_setting(statement) && is(0, "set") && !is(1, "local") && !is_limit
 }
 
+/// Whether what it does is over when its transaction is: a local setting, deferred constraints, a table's lock.
+fn ends_with_its_transaction(statement: &str) -> bool {
+    let tokens = tokens(statement);
+    let is = |i: usize, words: &[&str]| tokens.get(i).is_some_and(|t| words.iter().any(|word| t.is(word)));
+    is(0, &["set"]) && is(1, &["local", "constraints", "transaction"])
+        || is(0, &["lock"])
+        || tokens.iter().any(|t| t.is("set_config"))
+        || tokens
+            .windows(2)
+            .any(|pair| pair[0].is("on") && pair[1].is("commit"))
+}
+
 /// The setting where there is no transaction that it could be local to.
 fn for_session(setting: &str) -> Option<String> {
     let tokens = tokens(setting);
@@ -326,7 +358,7 @@ mod tests {
             {"is": "heads", "of": ["b"]},
             {"is": "step", "of": "c"}, {"is": "remark", "of": "-- Running upgrade b -> c"},
             {"is": "commit"},
-            {"is": "sql", "of": "create index concurrently i on t (x); select 1"},
+            {"is": "sql", "of": "create index concurrently i on t (x);"}, {"is": "sql", "of": "select 1"},
             {"is": "begin"}, {"is": "sql", "of": "alter table t add y int"}, {"is": "ledger", "of": "update w"},
             {"is": "heads", "of": ["c"]}, {"is": "end"}, {"is": "commit"},
         ]));
@@ -405,6 +437,42 @@ mod tests {
             unreachable!("it is in a transaction")
         };
         assert_eq!(sql, "set local x = 1;\n-- revision c\nselect 'c';\n");
+    }
+
+    #[test]
+    fn what_a_revision_does_for_its_transaction_is_not_cut_off_by_a_torn_one() {
+        let torn_behind = |sql: &str| {
+            script(serde_json::json!([
+                {"is": "begin"}, {"is": "step", "of": "b"}, {"is": "sql", "of": sql}, {"is": "ledger", "of": "update v"},
+                {"is": "heads", "of": ["b"]}, {"is": "step", "of": "c"}, {"is": "sql", "of": "select 'c'"},
+                {"is": "commit"}, {"is": "sql", "of": "vacuum"},
+            ]))
+        };
+        assert!(torn_behind("update t set a = 1").is_ok());
+        for sql in [
+            "update t set a = 1; set local app.by = 'me'",
+            "select set_config('app.by', 'me', true)",
+            "set constraints all deferred",
+            "lock table t",
+            "create temp table x (a int) on commit drop",
+        ] {
+            assert_eq!(
+                torn_behind(sql).expect_err(sql),
+                "revision b does for its transaction what a plan, which ends that earlier, would lose"
+            );
+        }
+    }
+
+    #[test]
+    fn statements_that_are_one_message_outside_a_transaction_are_no_plan() {
+        let events = serde_json::json!([
+            {"is": "step", "of": "b"}, {"is": "remark", "of": "-- up"},
+            {"is": "sql", "of": "insert into t values (1); update t set a = 1"},
+        ]);
+        assert_eq!(
+            script(events).expect_err("no plan"),
+            "revision b says several statements at once outside a transaction"
+        );
     }
 
     #[test]

@@ -96,8 +96,15 @@ impl Sides<'_> {
                 let mut planned = planned.iter();
                 planned.any(|planned| bare(&planned.exact) == bare(&said.exact))
             };
-            let missing = all.iter().find(|said| !self.is_aside(beside, said) && !is_said(said))?;
+            let is_repeated = |said: &Statement| self.plan.steps.len() > 1 && is_local(&said.exact);
+            let mut candidates = all.iter().filter(|said| !self.is_aside(beside, said));
+            let missing = candidates.find(|said| is_repeated(said) || !is_said(said))?;
             Some(match &beside.question {
+                None if is_said(missing) => format!(
+                    "env.py says `{}` for one transaction, and a plan in each of its {} steps",
+                    cut(&missing.text, 120),
+                    self.plan.steps.len()
+                ),
                 Some(question) => format!(
                     "env.py asks the database (`{question}`), which may give another answer in each tenant, or tomorrow"
                 ),
@@ -277,6 +284,13 @@ fn skip_type(tokens: &mut std::iter::Peekable<std::vec::IntoIter<Token<'_>>>) {
             break;
         }
     }
+}
+
+/// Whether it is a setting until its transaction ends.
+fn is_local(words: &[String]) -> bool {
+    let is = |i: usize, word: &str| words.get(i).is_some_and(|w| w == word);
+    let has = |word: &str| words.iter().any(|w| w == word);
+    is(0, "set") && is(1, "local") || has("set_config") && !has("false")
 }
 
 /// A setting without saying how long it lasts: a plan's are local to its steps.

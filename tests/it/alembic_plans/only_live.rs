@@ -204,3 +204,44 @@ async fn what_the_plan_does_as_well_is_proven_whatever_its_kind() {
     run(&mut fleet.admin().await, AROUND).await;
     fleet.up(&["a"], "b").await.expect("a proof");
 }
+
+/// What is one transaction to live Alembic is not two of a plan's, and the other way round.
+#[tokio::test]
+async fn what_a_plan_would_do_in_other_transactions_stays_live() {
+    let block = "with op.get_context().autocommit_block():\n    op.execute";
+    let why = refused(&format!(
+        "{block}(\"set local app.by = 'me'; update t set x = 1\")"
+    ))
+    .await;
+    assert!(
+        why.contains("revision b says several statements at once outside a transaction"),
+        "{why}"
+    );
+    let torn = format!("op.execute('update t set x = 1')\n{block}('create index concurrently i on t (x)')");
+    let set = "op.execute(\"set local app.by = 'me'\")";
+    let fleet = Fleet::new(ENV, &[("a", TABLE), ("b", set), ("c", &torn)]).await;
+    let why = fleet.up(&["a"], "c").await.expect_err("a setting");
+    assert!(
+        why.contains("revision b does for its transaction what a plan, which ends that earlier, would lose"),
+        "{why}"
+    );
+    let run = "context.run_migrations()";
+    let env = ENV.replace(
+        run,
+        &format!("context.execute(\"SET LOCAL app.by = 'me'\"); {run}"),
+    );
+    let fleet = Fleet::new(&env, &[("a", TABLE), ("b", "pass"), ("c", &torn)]).await;
+    fleet.up(&["a"], "b").await.expect("one step");
+    let why = fleet.up(&["b"], "c").await.expect_err("several steps");
+    assert!(
+        why.starts_with("env.py says `SET LOCAL app.by = 'me'` for one transaction"),
+        "{why}"
+    );
+}
+
+/// The server calls its trigger by a number.
+#[tokio::test]
+async fn a_deferrable_constraint_is_the_same_on_both_sides() {
+    let unique = "op.create_unique_constraint('uq', 't', ['x'], deferrable=True, initially='DEFERRED')";
+    judge(unique).await.expect("a proof");
+}
