@@ -35,13 +35,9 @@ const KNOWN_TO_SQLX: [&str; 18] = [
 ];
 
 /// Parameters that name a file with what the URL leaves out, and what to do in their place. Passed over, they would lead elsewhere.
-const ELSEWHERE: [(&str, &str); 3] = [
+const ELSEWHERE: [(&str, &str); 2] = [
     ("service", "write out host, port, database and user"),
     ("servicefile", "write out host, port, database and user"),
-    (
-        "passfile",
-        "set PGPASSFILE, or write the password as ${NAME} or ${file:/path}",
-    ),
 ];
 
 /// How much TLS there may be.
@@ -465,11 +461,7 @@ mod tests {
 
     #[test]
     fn what_a_file_would_say_is_not_passed_over() {
-        for query in [
-            "service=svc",
-            "servicefile=/f&service=svc",
-            "sslmode=disable&passfile=/f",
-        ] {
+        for query in ["service=svc", "servicefile=/f", "sslmode=disable&service=svc"] {
             let url = DatabaseUrl::parse(&format!("postgresql://h/d?{query}"));
             assert!(
                 matches!(url, Err(DatabaseUrlError::Elsewhere(..))),
