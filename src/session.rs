@@ -21,9 +21,11 @@ use crate::{
 
 mod compiled;
 mod limits;
+pub mod probe;
 
 use limits::ANSWER_LIMIT;
 pub(crate) use limits::{CLIENT_CHECK, EXIT_GRACE, LINGER, SILENCE, asking_settings, own_settings};
+use probe::{PROBE, Pooled};
 
 /// How long opening a connection may take. A server that does not answer for so long is down, as far as this attempt
 /// is concerned.
@@ -32,9 +34,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a guard says something while a tool works: well within the idle limit, and often enough that a tool does
 /// not go on for long without its guard.
 const PING: Duration = Duration::from_secs(1);
-
-/// What a connection is opened with to see whether that reaches the server. The setting does nothing.
-pub(crate) const PROBE: (&str, &str) = ("herder.probe", "on");
 
 /// The SQLSTATE of a privilege that is missing.
 pub(crate) const NO_PRIVILEGE: &str = "42501";
@@ -134,17 +133,27 @@ impl TenantSession {
             .options()
             .map_err(|e| RunnerError::Connection(e.to_string()))?
             .application_name(application_name)
-            .options(own_settings(limits.lock_timeout, limits.statement_timeout));
+            .options(own_settings(limits.lock_timeout, limits.statement_timeout))
+            .options([PROBE]);
         if place.schema.is_some() {
             // What a migration resets, or a transaction's end takes back, must not be `public`.
             options = options.options([("search_path", "")]);
         }
-        let connection = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
+        let connected = async {
+            let mut connection = PgConnection::connect_with(&options).await?;
+            let is_direct = probe::is_passed_on(&mut connection).await?;
+            Ok((connection, is_direct))
+        };
+        let (connection, is_direct) = tokio::time::timeout(CONNECT_TIMEOUT, connected)
             .await
             .map_err(|_| {
                 RunnerError::Connection(format!("{} did not answer in {CONNECT_TIMEOUT:?}", url.address()))
             })?
             .map_err(|e| connect_error(e, url))?;
+        if !is_direct {
+            let _ = tokio::time::timeout(ANSWER_LIMIT, connection.close()).await;
+            return Err(RunnerError::Pooled(Pooled::Stripped.to_string()));
+        }
         let mut session = Self {
             connection,
             schema: None,
@@ -535,6 +544,9 @@ pub(crate) fn connect_error(error: sqlx::Error, url: &DatabaseUrl) -> RunnerErro
             ),
             hint: hint.to_owned(),
         };
+    }
+    if let Some(pooled) = probe::refusal(&error) {
+        return RunnerError::Pooled(pooled.to_string());
     }
     match error {
         // Closed for now (ALTER DATABASE … ALLOW_CONNECTIONS false), which is no failure of its tenants'.

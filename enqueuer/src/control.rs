@@ -7,9 +7,10 @@ use herder::{
     config::{Config, ControlConfig},
     database_url::DatabaseUrl,
     domain::run::{RunId, short},
-    flow::pooler::{self, Pooled},
+    flow::pooler,
     handshake,
     runner::{POOLED_HINT, RunnerError},
+    session::probe::{self, Pooled},
     store::{
         self,
         run::Found,
@@ -63,7 +64,7 @@ pub(crate) async fn connect_unchecked(control: &ControlConfig) -> anyhow::Result
     match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(Ok(None)) => Ok(pool),
         Ok(Ok(Some(pooled))) => Err(pooled_control(pooled).into()),
-        Ok(Err(error)) => Err(match pooler::refusal(&error) {
+        Ok(Err(error)) => Err(match probe::refusal(&error) {
             Some(pooled) => pooled_control(pooled),
             None => refused(error, &url),
         }

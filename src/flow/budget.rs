@@ -16,7 +16,7 @@ use crate::{
     domain::{failure::chain, wave::Amount, worker::Errand},
     runner::RunnerError,
     servers::ServersError,
-    session::{PROBE, asking_settings, connect_error},
+    session::{asking_settings, connect_error, probe::PROBE},
     store::server::ServerRow,
 };
 
@@ -187,10 +187,7 @@ async fn connect(
     let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
         .await
         .map_err(|_| RunnerError::Connection(format!("{} did not answer", url.address())))?
-        .map_err(|e| match pooler::refusal(&e) {
-            Some(pooled) => RunnerError::Pooled(pooled.to_string()),
-            None => connect_error(e, url),
-        })?;
+        .map_err(|e| connect_error(e, url))?;
     if let Some(service) = service {
         service.clear(&mut connection).await?;
     }

@@ -3,46 +3,21 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
 use sqlx::{Connection, PgConnection, PgPool};
 
 use crate::{
     database_url::DatabaseUrl,
     domain::worker::Errand,
     runner::RunnerError,
-    session::{PROBE, asking_settings, connect_error},
+    session::{
+        asking_settings, connect_error,
+        probe::{PROBE, Pooled, refusal},
+    },
     store::StoreError,
 };
 
 /// How long the test may take. A pooler with no connection to spare lets its clients wait.
 const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What a session did that it must not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
-#[serde(rename_all = "snake_case")]
-pub enum Pooled {
-    /// What the connection was opened with did not reach the server.
-    #[error("the settings that a connection is opened with do not reach the server")]
-    Stripped,
-    /// Two sessions of ours were one on the server.
-    #[error("two sessions share one backend")]
-    Shared,
-    /// A session went on in another backend.
-    #[error("a session changes its backend from one transaction to the next")]
-    Moved,
-    /// What was set for a session was gone in the next transaction.
-    #[error("a setting does not last from one transaction to the next")]
-    Forgotten,
-    /// The driver's prepared statements are not where it left them.
-    #[error("a session does not find the statements that it prepared")]
-    Statements,
-}
-
-/// What a failed connect says about a pooler: PgBouncer refuses what it would have to pass on.
-pub fn refusal(error: &sqlx::Error) -> Option<Pooled> {
-    let says_so = |e: &dyn sqlx::error::DatabaseError| e.message().contains("startup parameter");
-    (is(error, &["08P01"]) && error.as_database_error().is_some_and(says_so)).then_some(Pooled::Stripped)
-}
 
 /// Looks at a session that was opened with the options of a probe. None: it is one, as far as one alone can tell. Every known pooler
 /// that shares sessions keeps what a connection is opened with to itself, so that alone is telling.

@@ -165,6 +165,8 @@ impl RunnerError {
             | Self::ControlDatabase(_)
             | Self::TenantSource(_)
             | Self::Silent(_)
+            // One that came in between during a run can go again.
+            | Self::Pooled(_)
             | Self::LockedByOther(_)
             | Self::Superseded
             | Self::Cancelled => FailureClass::Infrastructure,
@@ -173,7 +175,6 @@ impl RunnerError {
             Self::UnexpectedAnswer(_)
             | Self::SchemaMissing(_)
             | Self::OffTheList
-            | Self::Pooled(_)
             | Self::Untrusted { .. }
             | Self::Edited { .. }
             | Self::Dirty(_)

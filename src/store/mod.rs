@@ -68,7 +68,9 @@ pub fn pool(url: &Secret, application_name: &str, connections: u32) -> Result<Pg
             ("statement_timeout", "60s"),
             ("idle_in_transaction_session_timeout", "30s"),
             ("client_connection_check_interval", "1s"),
-            crate::session::PROBE,
+            crate::session::probe::PROBE,
+            // What is read behind a lock must not be older than the lock, whatever role and database say.
+            ("default_transaction_isolation", "read committed"),
             // All that we ask is few rows, found by an index. But the planner goes by what the tables were like when they
             // were last looked at: before a run, or in the middle of another. It would compile a claim for hundreds of
             // milliseconds, sort all that is ready for the first of it, or read a whole table for the rows of one job.

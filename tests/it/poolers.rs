@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use herder::database_url::DatabaseUrl;
-use herder::flow::pooler::{Pooled, look};
+use herder::flow::pooler::look;
+use herder::session::probe::Pooled;
 use sqlx::{Connection, PgConnection};
 
 use crate::fleet::{Cluster, Fleet, Setup};
@@ -172,4 +173,31 @@ async fn neither_tenants_nor_control_tables_are_used_through_one() {
         "{}",
         worker.log()
     );
+}
+
+/// A server that is moved behind one while a run goes on costs no tenant anything but time.
+#[tokio::test]
+async fn one_that_comes_in_between_during_a_run_is_waited_for() {
+    let Some(program) = program() else {
+        return;
+    };
+    let cluster = Cluster::shared().await;
+    let ignore = "ignore_startup_parameters = options,extra_float_digits";
+    let pooler = PgBouncer::start(&program, &cluster, "", ignore).await;
+    let fleet = Setup::schemas(3).start().await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    lead(&fleet, ["servers", "main"], &pooler.url(&fleet.database("home")));
+    let worker = fleet.worker(&[]);
+    let told = "select count(*) from herder.job
+                where error ->> 'message' like '%a pooler is in between%'";
+    fleet
+        .wait_until("every tenant waits", async || fleet.ask::<i64>(told).await == 3)
+        .await;
+    worker.drain().await;
+    lead(&fleet, ["servers", "main"], &cluster.url(&fleet.database("home")));
+    let _worker = fleet.worker(&[]);
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    for job in fleet.status().await["jobs"].as_array().expect("jobs") {
+        assert_eq!(job["attempts"], 1, "{job:#}");
+    }
 }

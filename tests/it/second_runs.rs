@@ -130,6 +130,28 @@ async fn of_two_runs_at_the_same_moment_one_is_made() {
     assert_eq!(fleet.ask::<i64>("select count(*) from herder.job").await, 50);
 }
 
+/// What is read behind a lock is no older than the lock, whatever the database's own default is.
+#[tokio::test]
+async fn of_two_runs_that_wait_for_their_turn_one_is_made() {
+    let fleet = Setup::schemas(3).start().await;
+    let default = "set default_transaction_isolation = 'repeatable read'";
+    let control = herder::session::quote(&fleet.database("control"));
+    tell(&fleet.home, &format!("alter database {control} {default}")).await;
+    let lock = "select pg_advisory_xact_lock(hashtextextended('herder/enqueue', 0))";
+    let mut turn = fleet.control.begin().await.expect("a transaction");
+    sqlx::query(lock).execute(&mut *turn).await.expect("a lock");
+    let [a, b] = [(); 2].map(|()| fleet.start_herder(&["upgrade"]));
+    let waiting = "select count(*) from pg_stat_activity where wait_event = 'advisory' and datname = current_database()";
+    fleet
+        .wait_until("both wait", async || fleet.ask::<i64>(waiting).await == 2)
+        .await;
+    turn.rollback().await.expect("an end");
+    let mut codes = [a.end().await.code, b.end().await.code];
+    codes.sort_unstable();
+    assert_eq!(codes, [Some(0), Some(REFUSED)]);
+    assert_eq!(fleet.ask::<i64>("select count(*) from herder.run").await, 1);
+}
+
 /// Waits until so many commands look whether the run before theirs has ended.
 async fn queued(fleet: &Fleet, commands: i64) {
     let looks = "select count(*) from pg_stat_activity
