@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sqlx::{Connection, PgConnection};
@@ -71,15 +71,19 @@ impl Keeper {
 
     async fn rounds(&self, judged: &Notify) {
         let (mut rounds, mut waited_for) = (0_u64, BTreeSet::new());
+        let mut rest = ROUND;
         loop {
             // With jitter, so that a hundred workers do not look at once.
-            tokio::time::sleep(ROUND.mul_f64(0.75 + rand::random::<f64>() / 2.0)).await;
+            tokio::time::sleep(rest.mul_f64(0.75 + rand::random::<f64>() / 2.0)).await;
+            let since = Instant::now();
             rounds += 1;
             let round = tokio::time::timeout(ROUND_LIMIT, self.round(rounds, judged, &mut waited_for)).await;
             if let Err(error) = round.unwrap_or(Err(StoreError::Silent(ROUND_LIMIT))) {
                 // The heartbeat says so where people look.
                 debug!(%error, "A keeper's round failed");
             }
+            // Over a slow link, claims and outcomes must not wait for the keeper all the time.
+            rest = ROUND.max(since.elapsed()).min(self.lease);
         }
     }
 

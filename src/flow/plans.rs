@@ -3,18 +3,22 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use sqlx::PgPool;
+use sqlx::PgConnection;
 
 use crate::{
     domain::{plan::Plan, tenant::Place},
     runner::{RunnerError, apply::leaves_residue},
-    store,
+    store::{self, line::Line},
 };
 
 /// How many plans are kept: far more than the runs that are open at a time have, far fewer than a year's.
 const KEPT: usize = 64;
+
+/// How long reading one may take.
+const READ_LIMIT: Duration = Duration::from_secs(60);
 
 /// A plan, and what is known of it.
 pub(super) struct Known {
@@ -44,24 +48,32 @@ impl Known {
 
 /// The plans that this worker has come upon.
 pub(super) struct Plans {
-    pool: PgPool,
+    line: Arc<Line>,
     known: Mutex<HashMap<String, Arc<Known>>>,
+    /// Held while one is read: a run's first jobs come together, and all of them ask for the same.
+    reading: tokio::sync::Mutex<()>,
 }
 
 impl Plans {
-    pub(super) fn new(pool: PgPool) -> Self {
+    pub(super) fn new(line: Arc<Line>) -> Self {
         Self {
-            pool,
+            line,
             known: Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
         }
     }
 
     /// A plan by its id. It never changes.
     pub(super) async fn get(&self, id: &str) -> Result<Arc<Known>, RunnerError> {
-        if let Some(known) = self.known().get(id) {
-            return Ok(Arc::clone(known));
+        if let Some(known) = self.known_as(id) {
+            return Ok(known);
         }
-        let read = store::plan::load(&self.pool, id).await;
+        let _reading = self.reading.lock().await;
+        if let Some(known) = self.known_as(id) {
+            return Ok(known);
+        }
+        let loading = async |line: &mut PgConnection| store::plan::load(line, id).await;
+        let read = self.line.with(READ_LIMIT, loading).await;
         let plan = read.map_err(|e| RunnerError::ControlDatabase(format!("cannot read its plan: {e}")))?;
         let leaves_residue = leaves_residue(&plan);
         let read = Arc::new(Known {
@@ -75,6 +87,10 @@ impl Plans {
         }
         known.insert(id.to_owned(), Arc::clone(&read));
         Ok(read)
+    }
+
+    fn known_as(&self, id: &str) -> Option<Arc<Known>> {
+        self.known().get(id).map(Arc::clone)
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Known>>> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::ACQUIRE_TIMEOUT;
 use crate::{
     database_url::{DatabaseUrl, DatabaseUrlError},
     handshake,
@@ -15,7 +16,7 @@ pub enum StoreError {
     #[error("the control database's URL is {0}")]
     Url(#[from] DatabaseUrlError),
     /// It cannot be reached, or refused a statement.
-    #[error("control database error: {0}")]
+    #[error("control database error: {}", told(.0))]
     Database(#[from] sqlx::Error),
     /// They were made by another role, which has not let this one use them.
     #[error("role `{role}` has no access to the control tables ({message})")]
@@ -105,5 +106,15 @@ impl StoreError {
         };
         let code = refusal.code();
         code.is_some_and(|code| classes.iter().any(|class| code.starts_with(class)))
+    }
+}
+
+/// What happened, where sqlx speaks of a pool that nobody has heard of.
+fn told(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::PoolTimedOut => {
+            format!("no connection to it was to be had in {ACQUIRE_TIMEOUT:?}: it is away, or slow to answer")
+        }
+        error => error.to_string(),
     }
 }

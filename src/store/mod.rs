@@ -55,6 +55,9 @@ pub async fn is_read_only(pool: &PgPool) -> Result<bool, StoreError> {
 /// How long a caller waits for a connection to the control database. Callers that must outlive it retry.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// For how long a connection is believed that came back alive.
+const BELIEVED: Duration = Duration::from_secs(1);
+
 /// A small pool of connections to the control database. None is opened before it is needed.
 ///
 /// # Errors
@@ -82,6 +85,15 @@ pub fn pool(url: &Secret, application_name: &str, connections: u32) -> Result<Pg
     Ok(PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                match meta.idle_for < BELIEVED {
+                    true => Ok(true),
+                    false => connection.ping().await.map(|()| true),
+                }
+            })
+        })
         .after_release(|connection, _| {
             // sqlx asks a connection that comes back whether it lives, and has all the time in the world: over a dead
             // link its place in the pool would be lost.

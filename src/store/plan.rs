@@ -28,12 +28,12 @@ pub async fn insert(tx: &mut PgConnection, plan: &Plan) -> Result<String, StoreE
 ///
 /// # Errors
 /// The control database fails, or has no such plan.
-pub async fn load(pool: &PgPool, id: &str) -> Result<Plan, StoreError> {
+pub async fn load(connection: &mut PgConnection, id: &str) -> Result<Plan, StoreError> {
     let row = sqlx::query_scalar!(
         r#"select body as "body: Json<Plan>" from herder.plan where id = $1"#,
         id
     );
-    Ok(row.fetch_one(pool).await?.0)
+    Ok(row.fetch_one(connection).await?.0)
 }
 
 /// Notes how far an attempt got. False: the job went on without it.

@@ -84,6 +84,8 @@ struct Shared {
     waiting: AtomicBool,
     /// Whether it was let in: before that, it has no room for a connection, whether or not anybody has told it so.
     admitted: AtomicBool,
+    /// To the control database, for what comes often.
+    line: Arc<Line>,
     plans: Plans,
     health: Arc<Health>,
     metrics: Metrics,
@@ -106,9 +108,11 @@ impl Worker {
         let label = control_label(&id);
         cx.pool
             .set_connect_options((*cx.pool.connect_options()).clone().application_name(&label));
+        let line = Line::new(cx.pool.clone());
         Self {
             shared: Arc::new(Shared {
-                plans: Plans::new(cx.pool.clone()),
+                plans: Plans::new(Arc::clone(&line)),
+                line,
                 kept: Kept::default(),
                 idle: Notify::default(),
                 waiting: AtomicBool::new(false),
@@ -229,7 +233,7 @@ impl Worker {
         let notifier = Notifier::new(&shared.cx.config.notify, shared.cx.pool.clone())
             .map(|notifier| tokio::spawn(notifier.run(silence.clone())));
         let claimer = Arc::new(Claimer {
-            line: Line::new(shared.cx.pool.clone()),
+            line: Arc::clone(&shared.line),
             filter,
             intake: Arc::clone(&shared) as Arc<dyn Intake>,
             drain: shared.drain.clone(),
