@@ -93,7 +93,7 @@ fn exit_of_one(cause: &(dyn StdError + 'static)) -> Option<Exit> {
             EnqueueError::Resolve(_)
             | EnqueueError::Source(_)
             | EnqueueError::Store(_)
-            | EnqueueError::Pooled { .. }
+            | EnqueueError::Unusable { .. }
             | EnqueueError::Budget { .. } => Exit::SetUp,
         });
     }
@@ -151,7 +151,7 @@ fn hint_of_one(cause: &(dyn StdError + 'static)) -> Option<String> {
             EnqueueError::Runner(RunnerError::History(HistoryError::SeveralHeads(_))) => {
                 Some("merge them, or name a revision with --to".into())
             }
-            EnqueueError::Runner(error) | EnqueueError::Pooled { source: error, .. } => error.hint(),
+            EnqueueError::Runner(error) | EnqueueError::Unusable { source: error, .. } => error.hint(),
             EnqueueError::Overlap { run, .. } => {
                 let id = short(run);
                 Some(format!(

@@ -362,3 +362,27 @@ async fn a_list_that_cannot_be_asked_is_no_fault_of_the_tenants_server() {
     assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
     assert_eq!(worker.drain().await, Some(0));
 }
+
+/// A config whose only server does not take its password makes no run: every tenant would fail by it.
+#[tokio::test]
+async fn a_config_with_a_wrong_password_makes_no_run() {
+    let fleet = Setup::schemas(2).start().await;
+    let role = fleet.database("mistyped");
+    let make = format!("create role {role} login password 'right' in role {WITH_PASSWORD} superuser");
+    tell(&fleet.home, &make).await;
+    let home = fleet.cluster.url(&fleet.database("home"));
+    let lead = |password: &str| {
+        let url = home.replace("postgres@", &format!("{role}:{password}@"));
+        fleet.configure(|config| config["servers"]["main"]["url"] = url.clone().into());
+    };
+    lead("wrong");
+    let refused = fleet.herder(&["upgrade"]).await.expect(3).all();
+    assert!(
+        refused.contains("server `main` cannot be used by its url")
+            && refused.contains("hint: check user and password in the URL"),
+        "{refused}"
+    );
+    assert_eq!(fleet.state().await, "none");
+    lead("right");
+    fleet.herder(&["upgrade"]).await.expect(0);
+}

@@ -94,9 +94,9 @@ pub enum EnqueueError {
         /// How many tenants they share.
         places: i64,
     },
-    /// Nothing that hangs on a session would hold there.
+    /// It leads to a pooler, where nothing that hangs on a session would hold, or its password is wrong.
     #[error("server `{server}` cannot be used by its url")]
-    Pooled {
+    Unusable {
         /// The server.
         server: String,
         /// What shows it.

@@ -230,7 +230,8 @@ async fn stand(cx: &Context, only: &[String], exclude: &[String]) -> Result<Foun
 
 /// The servers of these tenants, each with its budget, and the tenants' ledgers.
 ///
-/// Asked side by side: one that does not answer takes its time. A pooler that shares sessions is refused.
+/// Asked side by side: one that does not answer takes its time. A pooler that shares sessions is refused; and so is a config
+/// with no server that takes its password.
 async fn look(
     cx: &Context,
     tenants: &[Tenant],
@@ -250,14 +251,20 @@ async fn look(
             service.release().await;
             Ok::<_, StoreError>((row, refusal, read))
         });
+    let looks = on_each_server(looks).await;
+    let has_way = |look: &Result<(ServerRow, Option<RunnerError>, _), _>| match look {
+        Ok((row, Some(refusal), _)) => !(is_wrong_password(refusal) && cx.servers.contains(&row.name)),
+        _ => true,
+    };
+    let any_has_way = looks.iter().any(has_way);
     let (mut rows, mut reads) = (Vec::new(), Vec::with_capacity(tenants.len()));
-    for look in on_each_server(looks).await {
+    for look in looks {
         let (row, refusal, read) = look?;
         match refusal {
-            Some(pooled @ RunnerError::Pooled(_)) => {
-                return Err(EnqueueError::Pooled {
+            Some(source) if !any_has_way || matches!(source, RunnerError::Pooled(_)) => {
+                return Err(EnqueueError::Unusable {
                     server: row.name,
-                    source: pooled,
+                    source,
                 });
             }
             Some(error) => warnings.push(format!(
@@ -272,6 +279,11 @@ async fn look(
         reads.extend(read);
     }
     Ok((rows, in_order(tenants.len(), reads)))
+}
+
+/// Of all refusals, the one that is about the URL alone: whoever else asks by it gets the same answer.
+fn is_wrong_password(refusal: &RunnerError) -> bool {
+    matches!(refusal, RunnerError::Database { sqlstate, .. } if sqlstate == "28P01")
 }
 
 /// A server with its budget, and why it could not be asked for that.
