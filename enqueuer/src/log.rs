@@ -16,8 +16,7 @@ use crate::{
 
 /// What is logged unless asked. A command line says what it has to say by itself: what a worker in this very process
 /// logs of its tenants is said by their events, and what the server remarks on a migration is for whoever asks.
-const QUIET: &str =
-    "warn,herder::flow=off,apalis=off,apalis_core=off,sqlx::postgres::notice=error,sqlx::pool=error";
+const QUIET: &str = "warn,herder::flow=off,apalis=off,apalis_core=off,sqlx::postgres::notice=error,sqlx::pool=error,sqlx_core::pool=error";
 
 /// Starts logging.
 pub(crate) fn start(global: &Global) -> Telemetry {
@@ -28,7 +27,7 @@ pub(crate) fn start(global: &Global) -> Telemetry {
         _ => EnvFilter::new(match global.verbose {
             0 => QUIET,
             1 => {
-                "warn,herder=info,apalis=warn,apalis_core=warn,sqlx::postgres::notice=error,sqlx::pool=error"
+                "warn,herder=info,apalis=warn,apalis_core=warn,sqlx::postgres::notice=error,sqlx::pool=error,sqlx_core::pool=error"
             }
             2 => "info,herder=debug",
             _ => "trace",

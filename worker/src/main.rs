@@ -127,7 +127,7 @@ fn main() -> ExitCode {
 
 fn filter() -> EnvFilter {
     EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        EnvFilter::new("info,apalis=warn,apalis_core=warn,opentelemetry=warn,sqlx::postgres::notice=error,sqlx::pool=error")
+        EnvFilter::new("info,apalis=warn,apalis_core=warn,opentelemetry=warn,sqlx::postgres::notice=error,sqlx::pool=error,sqlx_core::pool=error")
     })
 }
 

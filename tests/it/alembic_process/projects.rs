@@ -96,6 +96,20 @@ async fn a_project_that_cannot_work_says_so_before_any_tenant_is_touched() {
         (error.kind, error.message.as_str()),
         (Config, "there is no /no/such/alembic.ini")
     );
+    // Configured by pyproject.toml alone.
+    let modern = with(
+        "pyproject.toml",
+        "[tool.alembic]\nscript_location = \"%(here)s/migrations\"\n",
+    );
+    let ini = modern.project().ini;
+    std::fs::remove_file(&ini).expect("a removal");
+    let error = tool(process.describe(&modern.project()).await);
+    let hint = error.hint.unwrap_or_default();
+    assert!(hint.contains("or a pyproject.toml"), "{hint}");
+    let described = process
+        .describe(&Project::new(ini.with_file_name("pyproject.toml")))
+        .await;
+    assert_eq!(described.expect("a description").heads, ["a"]);
     let error = tool(
         process
             .describe(&Project {

@@ -26,7 +26,9 @@ class Project:
     def open(cls, ini, section):
         """The project as it is on disk. Changes into its folder, as its users do."""
         if not os.path.isfile(ini):
-            raise Failure("config", "there is no {}".format(ini), "`[runner] config` names Alembic's ini file")
+            alone = os.path.isfile(os.path.join(os.path.dirname(ini), "pyproject.toml"))
+            hint = "`[runner] config` names Alembic's ini file" + (", or a pyproject.toml that has [tool.alembic]" if alone else "")
+            raise Failure("config", "there is no {}".format(ini), hint)
         os.chdir(os.path.dirname(ini))
         return cls(ini, section)
 
