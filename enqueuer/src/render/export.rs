@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use chrono::SecondsFormat;
 use herder::{
     domain::{
         job::JobState,
@@ -148,7 +149,8 @@ fn cell(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
-            '|' | '\\' | '`' | '*' | '_' | '[' | ']' | '#' => escaped.extend(['\\', c]),
+            '|' | '\\' | '`' | '*' | '_' | '[' | ']' | '#' | '~' => escaped.extend(['\\', c]),
+            '&' => escaped += "&amp;",
             '<' => escaped += "&lt;",
             '>' => escaped += "&gt;",
             c if c.is_control() => escaped.push(' '),
@@ -178,7 +180,9 @@ pub(crate) fn csv(jobs: &[JobView]) -> String {
             job.from.as_deref().unwrap_or_default(),
             job.to.as_deref().unwrap_or_default(),
             &job.seconds.map(|s| format!("{s:.3}")).unwrap_or_default(),
-            &job.settled_at.map(|at| at.to_rfc3339()).unwrap_or_default(),
+            &job.settled_at
+                .map(|at| at.to_rfc3339_opts(SecondsFormat::AutoSi, true))
+                .unwrap_or_default(),
             field(|e| Some(&e.reason)),
             field(|e| e.sqlstate.as_deref()),
             field(|e| e.revision.as_deref()),
@@ -221,6 +225,7 @@ mod tests {
     fn jobs() -> Vec<JobView> {
         let mut odd = broken("d<e>l|ta, \"x\"", JobState::Failed);
         odd.seconds = Some(0.412);
+        odd.settled_at = Some(chrono::DateTime::UNIX_EPOCH);
         vec![
             JobView {
                 members: vec!["beta".into(), "gamma".into()],
@@ -259,6 +264,14 @@ mod tests {
     #[test]
     fn a_run_reads_as_a_table() {
         insta::assert_snapshot!(csv(&jobs()));
+    }
+
+    #[test]
+    fn a_cell_shows_what_it_is_given() {
+        assert_eq!(
+            cell("a|b ~~c~~ &lt; <i>"),
+            "a\\|b \\~\\~c\\~\\~ &amp;lt; &lt;i&gt;"
+        );
     }
 
     #[test]
