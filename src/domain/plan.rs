@@ -181,6 +181,14 @@ impl Plan {
     }
 }
 
+/// Whether a step that fails leaves no revision half done: it is one transaction, and none of its revisions has a piece elsewhere.
+pub fn is_whole(steps: &[PlanStep], at: usize) -> bool {
+    let step = &steps[at];
+    let has_piece = |other: &PlanStep| other.revisions.iter().any(|id| step.revisions.contains(id));
+    let mut others = steps[..at].iter().chain(&steps[at + 1..]);
+    matches!(step.form, StepForm::Transaction { .. }) && !others.any(has_piece)
+}
+
 impl Plan {
     /// The revision that a step is a piece of.
     pub fn revision_of(&self, step: usize) -> String {
