@@ -190,6 +190,13 @@ pub fn is_whole(steps: &[PlanStep], at: usize) -> bool {
 }
 
 impl Plan {
+    /// Whether a failure in this revision leaves none half done.
+    pub fn undoes(&self, revision: &str) -> bool {
+        let named = |step: &PlanStep| step.revisions.iter().any(|id| id == revision);
+        let at = self.steps.iter().position(named);
+        at.is_some_and(|at| is_whole(&self.steps, at))
+    }
+
     /// The revision that a step is a piece of.
     pub fn revision_of(&self, step: usize) -> String {
         let revision = self.steps.get(step).and_then(|s| s.revisions.last());

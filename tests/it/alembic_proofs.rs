@@ -550,6 +550,31 @@ async fn what_the_search_path_has_by_now_is_made_by_no_plan() {
     }
 }
 
+/// A revision in pieces behind it changes nothing: none of them is begun.
+#[tokio::test]
+async fn what_the_search_path_has_is_left_to_the_tool_ahead_of_a_revision_in_pieces() {
+    let body = "    pg.ENUM('a', name='kind').create(bind)\n";
+    let fleet = after_one_that_looked(&steps(1), body).await;
+    let torn = "from alembic import op\nrevision = '20250203'\ndown_revision = '20250102'\n\n\
+                def upgrade():\n    with op.get_context().autocommit_block():\n        \
+                op.execute('create index concurrently i on effects (step)')\n\n\
+                def downgrade():\n    pass\n";
+    fleet.project().file("versions/20250203_step.py", torn);
+    fleet
+        .herder(&["upgrade", "--tenant", "t002", "--local", "1"])
+        .await
+        .expect(0);
+    assert_eq!(by_plan_and_live(&fleet).await, (1, 0));
+    tell(&fleet.home, "create type public.kind as enum ('a')").await;
+    fleet
+        .herder(&["upgrade", "--tenant", "t003", "--local", "1"])
+        .await
+        .expect(0);
+    assert_eq!(by_plan_and_live(&fleet).await, (0, 1));
+    assert!(own(&fleet, "t002").await.contains(&"kind".into()));
+    assert!(!own(&fleet, "t003").await.contains(&"kind".into()));
+}
+
 #[tokio::test]
 async fn a_plans_error_is_told_where_the_tool_cannot_be_asked() {
     let no_tool = half_with_the_type(Setup::schemas(2)).await;
