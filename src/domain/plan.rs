@@ -181,7 +181,22 @@ impl Plan {
     }
 }
 
+/// Whether a step that fails leaves no revision half done: it is one transaction, and none of its revisions has a piece elsewhere.
+pub fn is_whole(steps: &[PlanStep], at: usize) -> bool {
+    let step = &steps[at];
+    let has_piece = |other: &PlanStep| other.revisions.iter().any(|id| step.revisions.contains(id));
+    let mut others = steps[..at].iter().chain(&steps[at + 1..]);
+    matches!(step.form, StepForm::Transaction { .. }) && !others.any(has_piece)
+}
+
 impl Plan {
+    /// Whether a failure in this revision leaves none half done.
+    pub fn undoes(&self, revision: &str) -> bool {
+        let named = |step: &PlanStep| step.revisions.iter().any(|id| id == revision);
+        let at = self.steps.iter().position(named);
+        at.is_some_and(|at| is_whole(&self.steps, at))
+    }
+
     /// The revision that a step is a piece of.
     pub fn revision_of(&self, step: usize) -> String {
         let revision = self.steps.get(step).and_then(|s| s.revisions.last());

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use sqlx::AssertSqlSafe;
 use tempfile::TempDir;
 
-use crate::fleet::{Fleet, Setup, ask, list, steps, tell};
+use crate::fleet::{Fleet, Setup, Step, ask, list, steps, tell};
 
 /// Every scratch schema, and every session of a proof.
 const LEFT: &str = "
@@ -467,12 +467,112 @@ async fn half_with_the_type(setup: Setup) -> Fleet {
     fleet
 }
 
-/// A revision that looks first is rendered without its look. Whoever has the thing already is left to the tool.
+/// A revision that looks first has a plan that does. Whoever has the thing already is left to the tool.
 #[tokio::test]
 async fn what_is_there_already_is_left_to_the_tool() {
     let fleet = half_with_the_type(Setup::schemas(2)).await;
+    let shown = fleet.herder(&["plan", "--sql"]).await.expect(0).all();
+    let look = "if pg_catalog.to_regtype('\"kind\"') is not null then";
+    assert!(shown.contains(look), "{shown}");
     fleet.herder(&["upgrade", "--local", "2"]).await.expect(0);
     assert_eq!(by_plan_and_live(&fleet).await, (1, 1));
+}
+
+/// A fleet whose last revision makes something where it is missing. The first tenant is there already, by a plan: a proof is kept.
+async fn after_one_that_looked(steps: &[Step], body: &str) -> Fleet {
+    let setup = Setup::schemas(3).plans(steps.to_vec());
+    let fleet = setup.start().await;
+    let down = steps.last().map_or("", |step| step.id);
+    let body = format!(
+        "from alembic import op\nimport sqlalchemy as sa\nfrom sqlalchemy.dialects import postgresql as pg\n\
+         revision = '20250102'\ndown_revision = '{down}'\n\ndef upgrade():\n    bind = op.get_bind()\n{body}\n\
+         def downgrade():\n    pass\n"
+    );
+    fleet.project().file("versions/20250102_step.py", &body);
+    let first = ["upgrade", "--to", "20250102", "--tenant", "t001", "--local", "1"];
+    fleet.herder(&first).await.expect(0);
+    assert_eq!(by_plan_and_live(&fleet).await, (1, 0));
+    fleet
+}
+
+/// The tables and enums of a tenant's own that its last revision made.
+async fn own(fleet: &Fleet, schema: &str) -> Vec<String> {
+    let asked =
+        "select typname::text from pg_type where typnamespace = to_regnamespace($1) and typtype in ('c', 'e')
+                 and typname not in ('alembic_version', 'effects') order by typname collate \"C\"";
+    let asked = sqlx::query_scalar(asked).bind(schema);
+    asked.fetch_all(&fleet.home).await.expect("a look")
+}
+
+/// Live Alembic looks along the whole search_path. Whoever finds there what the revision makes is left to it, though the plan was proven
+/// when nobody did.
+#[tokio::test]
+async fn what_the_search_path_has_by_now_is_made_by_no_plan() {
+    let tables = "    metadata = sa.MetaData()\n    \
+                  for name in ('plain', 'Odd one'):\n        \
+                  sa.Table(name, metadata, sa.Column('kind', sa.Enum('a', name='kind')))\n    \
+                  metadata.create_all(bind)\n";
+    for (body, there, of_its_own) in [
+        (tables, "create table public.plain ()", &["Odd one", "kind"][..]),
+        (
+            tables,
+            "create type public.kind as enum ('a')",
+            &["Odd one", "plain"],
+        ),
+        (
+            "    pg.ENUM('a', name='Kind').create(bind)\n",
+            "create type public.\"Kind\" as enum ('a')",
+            &[],
+        ),
+    ] {
+        let fleet = after_one_that_looked(&steps(1), body).await;
+        tell(&fleet.home, there).await;
+        fleet
+            .herder(&["upgrade", "--tenant", "t002", "--local", "1"])
+            .await
+            .expect(0);
+        assert_eq!(by_plan_and_live(&fleet).await, (0, 1), "{there}");
+        let tried = "select count(*) from herder.attempt where result = 'replanned'";
+        assert_eq!(fleet.ask::<i64>(tried).await, 1, "{there}");
+        assert_eq!(
+            fleet.ask::<i64>("select count(*) from herder.proof").await,
+            1,
+            "{there}"
+        );
+        fleet.configure(|config| config["runner"]["plan"] = "never".into());
+        fleet
+            .herder(&["upgrade", "--tenant", "t003", "--local", "1"])
+            .await
+            .expect(0);
+        for tenant in ["t002", "t003"] {
+            assert_eq!(own(&fleet, tenant).await, of_its_own, "{tenant}, {there}");
+        }
+    }
+}
+
+/// A revision in pieces behind it changes nothing: none of them is begun.
+#[tokio::test]
+async fn what_the_search_path_has_is_left_to_the_tool_ahead_of_a_revision_in_pieces() {
+    let body = "    pg.ENUM('a', name='kind').create(bind)\n";
+    let fleet = after_one_that_looked(&steps(1), body).await;
+    let torn = "from alembic import op\nrevision = '20250203'\ndown_revision = '20250102'\n\n\
+                def upgrade():\n    with op.get_context().autocommit_block():\n        \
+                op.execute('create index concurrently i on effects (step)')\n\n\
+                def downgrade():\n    pass\n";
+    fleet.project().file("versions/20250203_step.py", torn);
+    fleet
+        .herder(&["upgrade", "--tenant", "t002", "--local", "1"])
+        .await
+        .expect(0);
+    assert_eq!(by_plan_and_live(&fleet).await, (1, 0));
+    tell(&fleet.home, "create type public.kind as enum ('a')").await;
+    fleet
+        .herder(&["upgrade", "--tenant", "t003", "--local", "1"])
+        .await
+        .expect(0);
+    assert_eq!(by_plan_and_live(&fleet).await, (0, 1));
+    assert!(own(&fleet, "t002").await.contains(&"kind".into()));
+    assert!(!own(&fleet, "t003").await.contains(&"kind".into()));
 }
 
 #[tokio::test]

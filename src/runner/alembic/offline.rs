@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::Event;
 use crate::{
-    domain::plan::{PlanStep, REVISION_MARK, SCHEMA, StepForm},
-    runner::statement::{split, tokens},
+    domain::plan::{PlanStep, REVISION_MARK, SCHEMA, StepForm, is_whole},
+    runner::statement::{Token, split, tokens},
 };
 
 /// The other made-up schema: of another length, with another beginning, and with all kinds of characters: whatever a revision
@@ -68,12 +68,26 @@ pub(super) fn steps(
             "{place} does for its transaction what a plan, which ends that earlier, would lose"
         ));
     }
+    if let Some(step) = look_in_pieces(&assembly.steps) {
+        return Err(format!(
+            "revision {} looks first what is there (`checkfirst`), and a revision in pieces cannot be left to Alembic half done",
+            step.revisions.join(", ")
+        ));
+    }
     match assembly.lasting {
         Some((step, place)) if step + 1 < assembly.steps.len() => Err(format!(
             "{place} changes a setting of the session, which lasts longer than a step of a plan"
         )),
         _ => Ok(assembly.steps),
     }
+}
+
+/// A step that looks at what is there where a revision may be half done.
+fn look_in_pieces(steps: &[PlanStep]) -> Option<&PlanStep> {
+    let has_look = |text: &str| split(text).into_iter().any(|range| looks(&text[range]));
+    let mut numbered = steps.iter().enumerate();
+    let found = numbered.find(|(at, step)| !is_whole(steps, *at) && step.form.statements().any(has_look));
+    found.map(|(_, step)| step)
 }
 
 #[derive(Default)]
@@ -299,6 +313,13 @@ fn is_lasting(statement: &str) -> bool {
     is_called || is(0, "reset") || is_setting(statement) && is(0, "set") && !is(1, "local") && !is_limit
 }
 
+/// Whether it is not a revision's, but what `warm/looks.py` says in place of the look of a revision's at what is there.
+pub(super) fn looks(statement: &str) -> bool {
+    let tokens = tokens(statement);
+    let is_body = |token: &Token<'_>| token.text.starts_with("$herder_checkfirst$");
+    tokens.first().is_some_and(|first| first.is("do")) && tokens.get(1).is_some_and(is_body)
+}
+
 /// Whether what it does is over when its transaction is: a local setting, deferred constraints, a table's lock.
 fn ends_with_its_transaction(statement: &str) -> bool {
     let tokens = tokens(statement);
@@ -437,6 +458,27 @@ mod tests {
             unreachable!("it is in a transaction")
         };
         assert_eq!(sql, "set local x = 1;\n-- revision c\nselect 'c';\n");
+    }
+
+    #[test]
+    fn a_look_is_not_in_one_transaction_with_a_piece_of_a_revision() {
+        let look = "-- checkfirst\ndo $herder_checkfirst$ begin end $herder_checkfirst$";
+        let torn_between = |before: &str, behind: &str| {
+            script(serde_json::json!([
+                {"is": "begin"}, {"is": "step", "of": "b"}, {"is": "sql", "of": before}, {"is": "ledger", "of": "update v"},
+                {"is": "heads", "of": ["b"]},
+                {"is": "step", "of": "c"}, {"is": "commit"}, {"is": "sql", "of": "vacuum"}, {"is": "begin"},
+                {"is": "ledger", "of": "update w"}, {"is": "heads", "of": ["c"]},
+                {"is": "step", "of": "d"}, {"is": "sql", "of": behind}, {"is": "ledger", "of": "update x"},
+                {"is": "heads", "of": ["d"]}, {"is": "end"}, {"is": "commit"},
+            ]))
+        };
+        assert!(torn_between(look, "select 1").is_ok());
+        let why = torn_between("select 1", look).expect_err("no plan");
+        assert!(
+            why.starts_with("revision c, d looks first what is there"),
+            "{why}"
+        );
     }
 
     #[test]

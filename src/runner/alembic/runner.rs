@@ -31,7 +31,7 @@ use crate::{
 const CLOCK_TICK: Duration = Duration::from_millis(1100);
 
 /// Goes up with every change to what a proof looks at: an older proof says nothing then.
-const PROOF_VERSION: &str = "6";
+const PROOF_VERSION: &str = "7";
 
 /// Runs a project's own `env.py`, one tenant at a time in each of a few processes.
 pub struct AlembicRunner {

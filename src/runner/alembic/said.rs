@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-use super::aside::is_aside;
+use super::{aside::is_aside, offline::looks};
 use crate::{
     domain::{
         failure::cut,
@@ -58,11 +58,13 @@ impl Statement {
         }
     }
 
-    /// Those of a text. Rows that are inserted one by one are taken together, as the other side may have them.
+    /// Those of a text, but for a plan's looks at what is there: live, they are SQLAlchemy's questions. Rows that are inserted one by
+    /// one are taken together, as the other side may have them.
     fn all<'a>(texts: impl Iterator<Item = (&'a str, bool)>) -> Vec<Self> {
         let mut all: Vec<Self> = texts
             .flat_map(|(text, is_outside)| {
                 let each = split(text).into_iter().map(move |range| &text[range]);
+                let each = each.filter(|text| !looks(text));
                 each.map(move |text| Self::new(text, is_outside))
             })
             .collect();

@@ -251,6 +251,101 @@ async fn a_bind_that_only_takes_statements_is_no_obstacle() {
     );
 }
 
+/// Each look is at the whole path: what is in the tenant's own schema, its CREATE would refuse.
+#[tokio::test]
+async fn a_look_that_a_revision_takes_first_is_the_plans_as_well() {
+    let body = "bind = op.get_bind()\nmetadata = sa.MetaData()\n\
+                odd = sa.Table('Odd \"one\\'s\" 5%', metadata, sa.Column('k', sa.Enum('a', name='kind')), sa.Column('n', sa.Integer, index=True))\n\
+                sa.Table('plain', metadata, sa.Column('n', sa.Integer, sa.Sequence('numbers')))\n\
+                metadata.create_all(bind)\n\
+                sa.Index('i', odd.c.k).create(bind, checkfirst=True)\n\
+                pg.DOMAIN('percent', sa.Integer).create(bind)\n\
+                sa.Sequence('Seq').create(bind)\n\
+                sa.Table('free', sa.MetaData(), sa.Column('n', sa.Integer)).create(bind, checkfirst=False)";
+    let fleet = Fleet::new(ENV, &[("a", TABLE), ("b", body)]).await;
+    let plan = fleet.up(&["a"], "b").await.expect("a proof");
+    let mut on = fleet.admin().await;
+    run(&mut on, "create schema acme").await;
+    let sql = sql(&plan).replace("\"Herder:Tenant\"", "acme").replace(
+        "SET LOCAL search_path TO acme",
+        "SET LOCAL search_path TO acme, public",
+    );
+    let version = "create table acme.alembic_version as select 'a'::text as version_num";
+    run(&mut on, &format!("create table acme.t (); {version}")).await;
+    for (there, refused) in [
+        ("create table free ()", None),
+        ("create index numbers_n on many (n)", None),
+        ("create type \"KIND\" as enum ()", None),
+        (
+            "create table \"Odd \"\"one's\"\" 5%\" ()",
+            Some(("42P07", "relation \"Odd \"one's\" 5%\" already exists")),
+        ),
+        (
+            "create view plain as select 1",
+            Some(("42P07", "relation \"plain\" already exists")),
+        ),
+        (
+            "create sequence numbers",
+            Some(("42P07", "relation \"numbers\" already exists")),
+        ),
+        (
+            "create sequence \"Seq\"",
+            Some(("42P07", "relation \"Seq\" already exists")),
+        ),
+        (
+            "create type kind as enum ()",
+            Some(("42710", "type \"kind\" already exists")),
+        ),
+        (
+            "create table kind ()",
+            Some(("42710", "type \"kind\" already exists")),
+        ),
+        (
+            "create domain percent as int",
+            Some(("42710", "type \"percent\" already exists")),
+        ),
+    ] {
+        run(
+            &mut on,
+            &format!("begin; set local search_path = public; create table many (n int); {there}"),
+        )
+        .await;
+        let done = on.execute(AssertSqlSafe(sql.clone())).await.map(drop);
+        let error = done
+            .err()
+            .map(|error| error.into_database_error().expect("the server's"));
+        let found = error
+            .as_ref()
+            .map(|e| (e.code().unwrap_or_default(), e.message()));
+        assert_eq!(
+            found,
+            refused.map(|(code, message)| (code.into(), message)),
+            "{there}"
+        );
+        run(&mut on, "rollback").await;
+    }
+}
+
+/// Where one of its pieces is done, nobody else can take over.
+#[tokio::test]
+async fn a_revision_in_pieces_that_looks_first_stays_live() {
+    let body = "with op.get_context().autocommit_block():\n    op.execute('vacuum t')\n\
+                pg.ENUM('a', name='kind').create(op.get_bind())";
+    assert_eq!(
+        refused(body).await,
+        "revision b looks first what is there (`checkfirst`), and a revision in pieces cannot be left to Alembic half done"
+    );
+}
+
+#[tokio::test]
+async fn whoever_looks_by_itself_stays_live() {
+    let body = "bind = op.get_bind()\nif not bind.dialect.has_table(bind, 'u'):\n    op.create_table('u')";
+    assert_eq!(
+        refused(body).await,
+        "revision b: it asks the database (`has_table`)"
+    );
+}
+
 #[tokio::test]
 async fn whoever_asks_for_the_mode_stays_live() {
     let asks = "revision b: it asks whether it runs offline";

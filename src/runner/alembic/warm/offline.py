@@ -18,6 +18,7 @@ from sqlalchemy.engine.mock import MockConnection
 
 from herder_warm.drivers import drivers_business, guard_drivers, literals
 from herder_warm.errors import Failure, explain
+from herder_warm.looks import answer, creates
 from herder_warm.migrate import prepare
 from herder_warm.own import modules
 from herder_warm.project import Project
@@ -166,6 +167,7 @@ class Script:
         # What the server would have said of itself in a connection: strings take backslashes as they are.
         context.dialect._backslash_escapes = False
         context.on_version_apply_callbacks = tuple(context.on_version_apply_callbacks) + (self.note_heads,)
+        answer(self, context.dialect)
         impl = context.impl
         for kind in ("begin", "commit"):
             setattr(impl, "emit_" + kind, lambda kind=kind: self.add(kind))
@@ -246,6 +248,12 @@ class Bind(MockConnection):
             obj = obj.bindparams(**parameters)
         self._execute_impl(obj)
         return NoResult()
+
+    def _run_ddl_visitor(self, visitorcallable, element, **kwargs):
+        """SQLAlchemy's own looks at nothing first."""
+        if not creates(visitorcallable):
+            kwargs["checkfirst"] = False
+        visitorcallable(self.dialect, self, **kwargs).traverse_single(element)
 
     def __getattr__(self, name):
         caller = sys._getframe(1).f_globals.get("__name__", "")
