@@ -12,12 +12,14 @@ use std::{
     collections::BTreeMap,
     env,
     ffi::OsString,
+    os::unix::process::ExitStatusExt as _,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
+use rustix::process::Signal;
 use tokio::sync::Mutex;
 
 use self::{
@@ -178,6 +180,10 @@ impl CommandRunner {
             true => format!("`{name}` ended with {ended} and said nothing"),
             false => format!("`{name}` ended with {ended}: {words}"),
         };
+        if finished.status.signal() == Some(Signal::KILL.as_raw()) {
+            // Out of memory, most likely: nothing that it could have said, and nothing of the tenant's.
+            return Err(RunnerError::ToolDied(message));
+        }
         let sqlstate = sqlstate(&talk);
         if sqlstate.is_none() && lost_connection(&talk) {
             return Err(RunnerError::Connection(message));

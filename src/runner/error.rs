@@ -88,6 +88,16 @@ pub enum RunnerError {
     /// The same, where the ledger knows nothing of it: only this run does.
     #[error("revision {0} is half applied: a piece of it ran outside a transaction and broke off")]
     Torn(String),
+    /// The same, where the migration tool committed a part of it, which its ledger does not know of.
+    #[error(
+        "revision {revision} is half applied: a part of it was committed, and what came behind that failed: {why}"
+    )]
+    Left {
+        /// The revision.
+        revision: String,
+        /// What failed.
+        why: String,
+    },
     /// There is no way down from this revision.
     #[error("revision {0} cannot be undone: it has no down migration")]
     Irreversible(String),
@@ -179,6 +189,7 @@ impl RunnerError {
             | Self::Edited { .. }
             | Self::Dirty(_)
             | Self::Torn(_)
+            | Self::Left { .. }
             | Self::Irreversible(_)
             | Self::History(_)
             | Self::LedgerMismatch { .. }
@@ -235,7 +246,7 @@ impl RunnerError {
             Self::LockedByOther(_) => "locked_by_other",
             Self::Superseded => "superseded",
             Self::Edited { .. } => "edited_migration",
-            Self::Dirty(_) | Self::Torn(_) => "half_applied",
+            Self::Dirty(_) | Self::Torn(_) | Self::Left { .. } => "half_applied",
             Self::Irreversible(_) => "irreversible",
             Self::History(_) => "unknown_revision",
             Self::OtherMigrations => "other_migrations",
@@ -277,6 +288,10 @@ impl RunnerError {
             Self::Torn(revision) => Some(format!(
                 "see what revision {revision} left behind; undo it by hand, or finish it and stamp the tenant with it; then start a new \
                  run, because `herder retry` goes by what this one has noted"
+            )),
+            Self::Left { revision, .. } => Some(format!(
+                "see what revision {revision} left behind; undo it by hand, or finish it and stamp the tenant with it; then `herder retry` \
+                 goes on from what the ledger says"
             )),
             Self::OtherMigrations => Some("deploy the same migrations to the workers; `herder retry` makes the run take up the ones that it finds".into()),
             Self::History(HistoryError::UnknownLedger(revision)) => {
@@ -321,6 +336,7 @@ impl RunnerError {
             Self::Edited { revision, .. }
             | Self::Dirty(revision)
             | Self::Torn(revision)
+            | Self::Left { revision, .. }
             | Self::Irreversible(revision) => (None, Some(revision.clone()), None),
             _ => (None, None, None),
         };

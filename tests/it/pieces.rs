@@ -334,3 +334,70 @@ async fn a_tool_that_goes_past_the_target_has_not_succeeded() {
     assert_eq!(error["reason"], "ledger_mismatch", "{error}");
     worker.drain().await;
 }
+
+fn live(fleet: &Fleet) {
+    fleet.configure(|config| config["runner"]["plan"] = "never".into());
+}
+
+/// Alembic itself notes nothing between the pieces: another try would do the first one again.
+async fn left_behind(fleet: &Fleet, why: &str) {
+    let job = fleet.job("t001").await;
+    let error = &job["error"];
+    assert_eq!(
+        (&job["attempts"], &error["reason"], &error["revision"]),
+        (&1.into(), &"half_applied".into(), &"20250203".into()),
+        "{job:#}"
+    );
+    assert!(
+        error["message"].as_str().is_some_and(|m| m.contains(why)),
+        "{job:#}"
+    );
+    assert_eq!(
+        list(&fleet.home, "select step from t001.effects order by ctid").await,
+        ALL[..3]
+    );
+    tell(&fleet.home, "delete from t001.effects where step = 'first piece'").await;
+}
+
+#[tokio::test]
+async fn what_alembic_itself_has_committed_is_not_done_again() {
+    let fleet = torn_by("update doubles set n = n + 1", 1).await;
+    live(&fleet);
+    let (worker, busy) = impatient_with_a_lock(&fleet, "doubles").await;
+    fleet.herder(&["upgrade", "--wait"]).await.expect(4);
+    left_behind(&fleet, "lock timeout (55P03)").await;
+    busy.rollback().await.expect("an end");
+    fleet.herder(&["retry", "--wait"]).await.expect(0);
+    fleet.assert_effects(&ALL).await;
+    assert_eq!(list(&fleet.home, "select n::text from t001.doubles").await, ["2"]);
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn nor_is_it_where_its_connection_is_lost() {
+    let fleet = torn_by(UNIQUE, 1).await;
+    live(&fleet);
+    let worker = before_it(&fleet).await;
+    let mut busy = fleet.home.begin().await.expect("a transaction");
+    sqlx::raw_sql("lock table t001.doubles in exclusive mode")
+        .execute(&mut *busy)
+        .await
+        .expect("a lock");
+    fleet.herder(&["upgrade"]).await.expect(0);
+    let waiting = "select pid from pg_stat_activity where wait_event_type = 'Lock' and query ilike 'create unique index concurrently%'";
+    fleet
+        .wait_until("it builds its index", async || {
+            let ended = format!("select count(pg_terminate_backend(pid)) from ({waiting}) as waiting");
+            sqlx::query_scalar::<_, i64>(AssertSqlSafe(ended))
+                .fetch_one(&fleet.home)
+                .await
+                .is_ok_and(|n| n > 0)
+        })
+        .await;
+    assert_eq!(fleet.over().await, "failed", "{}", fleet.last_seen().await);
+    left_behind(&fleet, "").await;
+    busy.rollback().await.expect("an end");
+    fleet.herder(&["retry", "--wait"]).await.expect(0);
+    fleet.assert_effects(&ALL).await;
+    assert_eq!(worker.drain().await, Some(0));
+}

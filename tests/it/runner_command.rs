@@ -301,6 +301,10 @@ async fn a_signal_is_named() {
         error.to_string(),
         "`sh` ended with signal: 9 (SIGKILL) and said nothing"
     );
+    assert_eq!(
+        (error.class(), error.reason()),
+        (FailureClass::Transient, "tool_died")
+    );
 }
 
 #[tokio::test]

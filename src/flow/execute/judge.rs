@@ -23,8 +23,11 @@ impl Attempt<'_> {
         match self.stop.reason() {
             Some(StopReason::Superseded) => return None,
             Some(StopReason::RunCancelled) => return Some(Settlement::Cancelled),
-            Some(StopReason::Drain) => return Some(Settlement::Returned),
-            None => {}
+            // Whoever took it up would do a part of it again.
+            Some(StopReason::Drain) if !matches!(error, RunnerError::Left { .. }) => {
+                return Some(Settlement::Returned);
+            }
+            Some(StopReason::Drain) | None => {}
         }
         if matches!(error, RunnerError::Superseded) {
             return None;

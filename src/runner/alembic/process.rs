@@ -32,7 +32,7 @@ const STARTER: &str = "import sys; sys.path[:] = filter(None, sys.path); source 
 const BOOTSTRAP: &str = include_str!("warm/bootstrap.py");
 
 /// The other end of the pipe. It travels over the pipe too: no file, so a read-only file system will do.
-const MODULES: [(&str, &str); 23] = [
+const MODULES: [(&str, &str); 24] = [
     ("herder_warm", ""),
     ("herder_warm.child", include_str!("warm/child.py")),
     ("herder_warm.clean", include_str!("warm/clean.py")),
@@ -40,6 +40,7 @@ const MODULES: [(&str, &str); 23] = [
     ("herder_warm.connections", include_str!("warm/connections.py")),
     ("herder_warm.drivers", include_str!("warm/drivers.py")),
     ("herder_warm.errors", include_str!("warm/errors.py")),
+    ("herder_warm.halves", include_str!("warm/halves.py")),
     ("herder_warm.home", include_str!("warm/home.py")),
     ("herder_warm.leftovers", include_str!("warm/leftovers.py")),
     ("herder_warm.looks", include_str!("warm/looks.py")),
@@ -132,6 +133,8 @@ pub struct WarmProcess {
     scrubber: Scrubber,
     versions: Versions,
     last_id: u64,
+    /// What is committed of a revision that is not done, as of the last request.
+    half: Option<String>,
     usable: bool,
 }
 
@@ -164,6 +167,7 @@ impl WarmProcess {
                 sqlalchemy: String::new(),
             },
             last_id: 0,
+            half: None,
             usable: true,
         };
         process.versions = process.greet().await.map_err(|error| match error {
@@ -185,6 +189,12 @@ impl WarmProcess {
     /// Whether it can take another request: no request broke off, and it still lives.
     pub fn is_usable(&self) -> bool {
         self.usable && !self.has_exited()
+    }
+
+    /// The revision of which a part is committed, while the ledger does not say so yet, by what was heard of the last request before
+    /// it failed, or was broken off.
+    pub(super) fn half(&self) -> Option<&str> {
+        self.half.as_deref()
     }
 
     /// The end of what it wrote to standard error during the last request, without passwords.
@@ -330,6 +340,7 @@ impl WarmProcess {
             return Err(self.misunderstood("it was ended before".to_owned()));
         }
         self.last_id += 1;
+        self.half = None;
         request["id"] = self.last_id.into();
         self.scrubber = scrubber;
         self.stderr.lock().clear();
@@ -352,28 +363,38 @@ impl WarmProcess {
     }
 
     async fn receive<T: DeserializeOwned>(&mut self) -> Result<T, WarmError> {
-        let mut line = Vec::new();
-        loop {
-            tokio::select! {
-                read = self.answers.read_until(b'\n', &mut line) => match read {
-                    Ok(_) if line.ends_with(b"\n") => break,
-                    _ => return Err(self.died().await),
-                },
-                () = sleep(PULSE) => if self.has_exited() { return Err(self.died().await) },
+        let answer = loop {
+            let line = self.line().await?;
+            let answer: Answer = match self.read(&line) {
+                Ok(answer) => answer,
+                Err(error) => return Err(self.misunderstood(format!("its answer is not one: {error}"))),
+            };
+            if answer.id != self.last_id {
+                return Err(self.misunderstood(format!("answer {} to request {}", answer.id, self.last_id)));
             }
-        }
-        let answer: Answer = match self.read(&line) {
-            Ok(answer) => answer,
-            Err(error) => return Err(self.misunderstood(format!("its answer is not one: {error}"))),
+            match answer.half {
+                Some(half) => self.half = half,
+                None => break answer,
+            }
         };
-        if answer.id != self.last_id {
-            return Err(self.misunderstood(format!("answer {} to request {}", answer.id, self.last_id)));
-        }
         self.stderr.wait_for_mark(answer.id).await;
         match (answer.result, answer.error) {
             (_, Some(error)) => Err(WarmError::Tool(error)),
             (result, None) => serde_json::from_value(result.unwrap_or_default())
                 .map_err(|error| self.misunderstood(format!("its answer lacks something: {error}"))),
+        }
+    }
+
+    async fn line(&mut self) -> Result<Vec<u8>, WarmError> {
+        let mut line = Vec::new();
+        loop {
+            tokio::select! {
+                read = self.answers.read_until(b'\n', &mut line) => match read {
+                    Ok(_) if line.ends_with(b"\n") => return Ok(line),
+                    _ => return Err(self.died().await),
+                },
+                () = sleep(PULSE) => if self.has_exited() { return Err(self.died().await) },
+            }
         }
     }
 

@@ -33,6 +33,9 @@ const CLOCK_TICK: Duration = Duration::from_millis(1100);
 /// Goes up with every change to what a proof looks at: an older proof says nothing then.
 const PROOF_VERSION: &str = "7";
 
+/// How often a proof is tried that something is in the way of.
+const PROOF_TRIES: u32 = 3;
+
 /// Runs a project's own `env.py`, one tenant at a time in each of a few processes.
 pub struct AlembicRunner {
     pool: WarmPool,
@@ -164,6 +167,33 @@ impl AlembicRunner {
     async fn describe(&self) -> Result<Description, RunnerError> {
         let mut process = self.pool.checkout().await.map_err(to_error)?;
         process.describe(&self.project).await.map_err(to_error)
+    }
+
+    /// What became of a revision of which a part is committed. Another try would do that part again, unless the ledger says that
+    /// the rest was committed as well, and only the answer to that was lost.
+    async fn left(
+        &self,
+        session: &mut TenantSession,
+        work: &Work<'_>,
+        half: &str,
+        error: RunnerError,
+    ) -> RunnerError {
+        let is_done = async {
+            session.ping().await?;
+            let ledger = self.read_ledger(session, work.subject()).await?;
+            let pending = work.history.pending(work.claim.direction, work.to, &ledger)?;
+            Ok::<_, RunnerError>(pending.iter().all(|revision| revision.id != half))
+        };
+        match is_done.await.unwrap_or(false) {
+            true => error,
+            false => RunnerError::Left {
+                revision: half.to_owned(),
+                why: match error.to_job_error().sqlstate {
+                    Some(sqlstate) => format!("{error} ({sqlstate})"),
+                    None => error.to_string(),
+                },
+            },
+        }
     }
 
     /// What the tool did, seen with suspicion: success without effect is what a lost commit, a lost URL and another
@@ -316,11 +346,15 @@ impl MigrationRunner for AlembicRunner {
             settings: &settings,
         };
         // Dropping the migration ends its process with all that it started.
-        let done = session
+        let migrated = session
             .guarded(work.cancel, process.migrate(&self.project, &migration))
-            .await?
-            .map_err(to_error)?;
-        self.check(session, work, &done).await
+            .await
+            .and_then(|done| done.map_err(to_error));
+        match (migrated, process.half()) {
+            (Ok(done), _) => self.check(session, work, &done).await,
+            (Err(error), None) => Err(error),
+            (Err(error), Some(half)) => Err(self.left(session, work, half, error).await),
+        }
     }
 }
 
@@ -390,7 +424,14 @@ impl PlanProver for AlembicRunner {
     async fn prove(&self, plan: &Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Verdict, RunnerError> {
         let began = Instant::now();
         let target = to.unwrap_or("base");
-        let verdict = Shadow::new(self, ground, plan, target)?.prove().await?;
+        let mut tries = 1;
+        let verdict = loop {
+            match Shadow::new(self, ground, plan, target)?.prove().await? {
+                shadow::End::Found(verdict) => break verdict,
+                shadow::End::Hindered(_) if tries < PROOF_TRIES => tries += 1,
+                shadow::End::Hindered(why) => break Verdict::Unproven { why },
+            }
+        };
         if verdict != Verdict::Proven {
             return Ok(verdict);
         }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     database_url::DatabaseUrl,
-    domain::plan::Plan,
+    domain::{failure::FailureClass, plan::Plan},
     runner::{
         RunnerError,
         proof::{Ground, Verdict},
@@ -45,7 +45,16 @@ const LIMIT: Duration = Duration::from_secs(10 * 60);
 enum Stop {
     Refuted(String),
     Unproven(String),
+    Hindered(String),
     Error(RunnerError),
+}
+
+/// How a proof ended.
+pub(super) enum End {
+    /// It found this.
+    Found(Verdict),
+    /// Somebody was in its way: another one may find more.
+    Hindered(String),
 }
 
 impl From<RunnerError> for Stop {
@@ -62,6 +71,14 @@ impl From<sqlx::Error> for Stop {
 
 fn unproven<T>(why: impl Into<String>) -> Result<T, Stop> {
     Err(Stop::Unproven(why.into()))
+}
+
+/// It failed, and may have done so for what others do at the same time: a long transaction keeps an index from being built.
+fn failed<T>(class: FailureClass, why: String) -> Result<T, Stop> {
+    match class {
+        FailureClass::Transient => Err(Stop::Hindered(why)),
+        FailureClass::Infrastructure | FailureClass::Permanent => unproven(why),
+    }
 }
 
 /// It lies in the project, and not in the server that the proof is made on.
@@ -119,7 +136,7 @@ impl<'a> Shadow<'a> {
     }
 
     /// Proves the plan. Whatever happens, the scratch schemas are gone afterwards, if that can be had at all.
-    pub(super) async fn prove(self) -> Result<Verdict, RunnerError> {
+    pub(super) async fn prove(self) -> Result<End, RunnerError> {
         let cancel = self.ground.cancel;
         let proven = tokio::select! {
             proven = tokio::time::timeout(LIMIT, self.run()) => proven
@@ -134,9 +151,10 @@ impl<'a> Shadow<'a> {
         }
         match proven {
             Err(Stop::Error(error)) => Err(error),
-            Err(Stop::Refuted(why)) => Ok(Verdict::Refuted { why }),
-            Err(Stop::Unproven(why)) => Ok(Verdict::Unproven { why }),
-            Ok(()) => Ok(Verdict::Proven),
+            Err(Stop::Refuted(why)) => Ok(End::Found(Verdict::Refuted { why })),
+            Err(Stop::Unproven(why)) => Ok(End::Found(Verdict::Unproven { why })),
+            Err(Stop::Hindered(why)) => Ok(End::Hindered(why)),
+            Ok(()) => Ok(End::Found(Verdict::Proven)),
         }
     }
 

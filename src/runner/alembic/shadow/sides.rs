@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
 use super::{
-    Shadow, Stop,
+    Shadow, Stop, failed,
     outside::{OUTSIDE, about_outside, kept_inside, nothing_outside},
     refuted,
     scratch::{Scratch, close, open},
@@ -136,14 +136,14 @@ impl Shadow<'_> {
                 at(error.revision.as_deref()),
                 error.message[OUTSIDE.len()..].trim(),
             )),
-            Err(WarmError::Tool(error)) => unproven(format!(
-                "live Alembic fails in a scratch {}: {error}",
-                if self.ground.place.schema.is_some() {
-                    "schema"
-                } else {
-                    "database"
-                }
-            )),
+            Err(WarmError::Tool(error)) => {
+                let scratch = match self.ground.place.schema {
+                    Some(_) => "schema",
+                    None => "database",
+                };
+                let why = format!("live Alembic fails in a scratch {scratch}: {error}");
+                failed(to_error(error.into()).class(), why)
+            }
             Err(other) => Err(to_error(other).into()),
         }
     }
@@ -183,26 +183,29 @@ impl Shadow<'_> {
             Ok(Applied::Done(ledger)) if ledger.revisions == self.plan.after => Ok(()),
             Ok(_) => unproven("the plan does not get to its own end"),
             Err(error @ (RunnerError::Connection(_) | RunnerError::Cancelled)) => Err(error.into()),
-            Err(error) => unproven(match (about_outside(&error), &error) {
-                (Some(what), RunnerError::Database { revision, .. }) => {
-                    format!("{}{what}", at(revision.as_deref()))
-                }
-                (
-                    _,
-                    RunnerError::Database {
-                        sqlstate,
-                        message,
-                        revision,
-                        ..
-                    },
-                ) => {
-                    format!(
-                        "{}the plan fails: {message} ({sqlstate})",
-                        at(revision.as_deref())
-                    )
-                }
-                (_, other) => format!("the plan fails: {other}"),
-            }),
+            Err(error) => failed(
+                error.class(),
+                match (about_outside(&error), &error) {
+                    (Some(what), RunnerError::Database { revision, .. }) => {
+                        format!("{}{what}", at(revision.as_deref()))
+                    }
+                    (
+                        _,
+                        RunnerError::Database {
+                            sqlstate,
+                            message,
+                            revision,
+                            ..
+                        },
+                    ) => {
+                        format!(
+                            "{}the plan fails: {message} ({sqlstate})",
+                            at(revision.as_deref())
+                        )
+                    }
+                    (_, other) => format!("the plan fails: {other}"),
+                },
+            ),
         }
     }
 

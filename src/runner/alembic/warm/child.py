@@ -4,6 +4,7 @@ must go on migrating for nobody.
 """
 
 import atexit
+import functools
 import json
 import mmap
 import os
@@ -15,7 +16,7 @@ from herder_warm.clean import Beginning
 from herder_warm.errors import Failure, describe_error
 from herder_warm.migrate import look, migrate
 from herder_warm.offline import render
-from herder_warm.pipes import end_at_once, read_request, send
+from herder_warm.pipes import end_at_once, read_request, send, send_line
 from herder_warm.plain import is_plain_ini
 from herder_warm.project import describe
 from herder_warm.session import session
@@ -35,6 +36,7 @@ def answer_all(requests, answers, legacy):
             break
         codes.forget()
         request = read_request(requests)
+        request["tell"] = functools.partial(tell_half, answers, request["id"])
         legacy.withdraw()
         answer = answer_one(request)
         # Before the answer: behind it, there may be no time for anything.
@@ -45,6 +47,10 @@ def answer_all(requests, answers, legacy):
             break
         beginning.restore()
     end()
+
+
+def tell_half(answers, request, half):
+    send_line(answers, {"id": request, "half": half})
 
 
 def answer_one(request):

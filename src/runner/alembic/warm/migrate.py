@@ -9,6 +9,7 @@ from sqlalchemy.engine import make_url
 
 from herder_warm.connections import close_left_open
 from herder_warm.errors import Failure, explain
+from herder_warm.halves import Halves
 from herder_warm.project import Project
 from herder_warm.run import Run
 from herder_warm.urls import sqlalchemy_url
@@ -26,7 +27,7 @@ def migrate(request):
         revisions = script._upgrade_revs if request["direction"] == "upgrade" else script._downgrade_revs
         return run.watch(lambda heads: revisions(request["target"], heads))
 
-    run, left_open = run_env(request, steps)
+    run, left_open = run_env(request, steps, Halves(request["tell"]))
     return {
         "besides": run.besides,
         "said": run.said,
@@ -40,16 +41,17 @@ def migrate(request):
 
 def look(request):
     """Where env.py leads: what an unqualified name would mean there. Alembic changes nothing, wherever that is."""
-    run, _ = run_env(request, lambda _script, run: run.look, dont_mutate=True)
+    run, _ = run_env(request, lambda _script, run: run.look, None, dont_mutate=True)
     return dict(run.place, besides=run.besides)
 
 
-def run_env(request, steps, **options):
+def run_env(request, steps, halves, **options):
     """Runs env.py with these steps, and closes what it leaves open."""
     project = Project.open(request["ini"], request["section"])
     scheme = request["scheme"] or project.url_scheme() or "postgresql"
     url = sqlalchemy_url(request["url"], scheme)
     run = Run.current = Run(request, url)
+    run.halves = halves
     target, script = request["target"], project.script
     try:
         config = prepare(project, request, url, target)

@@ -53,6 +53,10 @@ def send(answers, answer):
         os.write(2, b"\x1e%d\n" % answer["id"])
     except OSError:
         pass
+    send_line(answers, answer)
+
+
+def send_line(answers, answer):
     # Half a surrogate (from an odd file name, say) is no UTF-8, and the other side would refuse the line.
     answers.write(json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
     answers.flush()

@@ -48,6 +48,7 @@ class Run:
         self.within = request.get("within")  # What is said before each commit, where it is a proof's.
         self.besides = []  # What env.py says besides, where it is a proof's.
         self.said = []  # What its revisions say, where it is a proof's.
+        self.halves = None  # What is committed of a revision that is not done, where anybody wants to know.
         self.reached_out = None  # The failure of that, or of what is done elsewhere than in the tenant.
         self.database_failure = None  # What the database said last, other than 25P02.
         self.at_home = set()  # The connections whose search_path is known to lead to the tenant's schema.

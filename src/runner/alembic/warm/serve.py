@@ -22,7 +22,7 @@ except ImportError as error:
     send(answers, {"id": 0, "ok": False, "error": failure})
     sys.exit(0)
 
-from herder_warm import codes, connections, home, leftovers, own, within
+from herder_warm import codes, connections, halves, home, leftovers, own, within
 from herder_warm.child import Legacy, answer_all
 from herder_warm.project import versions
 
@@ -42,6 +42,7 @@ connections.listen()
 home.listen()
 leftovers.listen()
 within.listen()
+halves.listen()
 send(answers, {"id": 0, "ok": True, "result": versions()})
 legacy = Legacy()
 while True:
