@@ -123,7 +123,12 @@ fn refused(error: sqlx::Error, url: &DatabaseUrl) -> Problem {
         )),
         Some("53300") => Problem::set_up(format!("the server at {} has no free connections", url.address()))
             .hint("wait until connections are free, or raise max_connections"),
-        _ => unreachable(url),
+        Some(_) => Problem::set_up(format!(
+            "the control database at {} lets nobody in",
+            url.address()
+        ))
+        .hint("the server's log says more"),
+        None => unreachable(url),
     };
     problem.caused_by(cause(error))
 }

@@ -7,7 +7,7 @@ use herder::{
     config::ConfigError,
     domain::{revision::HistoryError, run::short},
     flow::{context::ContextError, enqueue::EnqueueError, resolve::ResolveError},
-    runner::RunnerError,
+    runner::{READ_ONLY, RunnerError},
     store::StoreError,
     throwaway::ThrowawayError,
 };
@@ -104,12 +104,17 @@ fn exit_of_one(cause: &(dyn StdError + 'static)) -> Option<Exit> {
     set_up.then_some(Exit::SetUp)
 }
 
+/// What the control database said, if it is that.
+fn store_error<'a>(cause: &'a (dyn StdError + 'static)) -> Option<&'a StoreError> {
+    match cause.downcast_ref::<EnqueueError>() {
+        Some(EnqueueError::Store(error)) => Some(error),
+        _ => cause.downcast_ref::<StoreError>(),
+    }
+}
+
 /// Whether nobody can tell if what was asked for was done.
 fn is_in_doubt(cause: &(dyn StdError + 'static)) -> bool {
-    matches!(
-        cause.downcast_ref::<EnqueueError>(),
-        Some(EnqueueError::Store(StoreError::InDoubt(_)))
-    ) || matches!(cause.downcast_ref::<StoreError>(), Some(StoreError::InDoubt(_)))
+    matches!(store_error(cause), Some(StoreError::InDoubt(_)))
 }
 
 /// Before there is a run, a runner can only complain about the target or about its project.
@@ -142,6 +147,9 @@ fn hint_of_one(cause: &(dyn StdError + 'static)) -> Option<String> {
         return Some(format!(
             "run `herder setup --grant {role}` as the role that created the tables"
         ));
+    }
+    if store_error(cause).is_some_and(StoreError::is_about_read_only) {
+        return Some(READ_ONLY.into());
     }
     if is_in_doubt(cause) {
         return Some("`herder runs` shows what was done".into());

@@ -15,6 +15,10 @@ use crate::{
     handshake,
 };
 
+/// What to do about a server that takes no changes.
+pub const READ_ONLY: &str = "it takes no changes now: a standby, a failover on its way, or `default_transaction_read_only` of the \
+                             server, the database or the role";
+
 /// What to do about a pooler in between.
 pub const POOLED_HINT: &str =
     "give a url that leads to the server itself, or to a pooler in session mode that passes on `options`";
@@ -310,6 +314,7 @@ impl RunnerError {
                 "3F000" if message.contains("no schema has been selected") => {
                     Some("take RESET and SET search_path out of the migration: Herder sets it, for each tenant".into())
                 }
+                "25006" => Some(READ_ONLY.into()),
                 "42501" => Some("`herder check` prints the privileges that the role needs".into()),
                 code => handshake::refused(code, message).map(str::to_owned),
             },

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-pub use self::error::{POOLED_HINT, RunnerError};
+pub use self::error::{POOLED_HINT, READ_ONLY, RunnerError};
 pub use self::proof::{Ground, Verdict};
 use self::{command::CommandRunner, sql::SqlRunner};
 use crate::{

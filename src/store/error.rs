@@ -65,6 +65,11 @@ impl StoreError {
         }
     }
 
+    /// Whether the control database takes no changes.
+    pub fn is_about_read_only(&self) -> bool {
+        self.is_of_class(&["25006"])
+    }
+
     /// Whether the control database cannot answer now, but may later.
     pub fn is_away(&self) -> bool {
         let Self::Database(error) = self else {

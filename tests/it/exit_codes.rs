@@ -73,3 +73,16 @@ async fn a_check_of_the_plan_ends_with_7_while_anything_is_pending() {
     tell(&fleet.home, "drop schema t003 cascade").await;
     fleet.herder(&["plan", "--check"]).await.expect(7);
 }
+
+#[tokio::test]
+async fn a_control_database_that_takes_no_changes_says_why_that_may_be() {
+    let fleet = Setup::schemas(1).start().await;
+    let control = herder::session::quote(&fleet.database("control"));
+    let set = format!("alter database {control} set default_transaction_read_only = on");
+    tell(&fleet.home, &set).await;
+    let refused = fleet.herder(&["upgrade"]).await.expect(3).all();
+    assert!(
+        refused.contains("hint: it takes no changes now: a standby"),
+        "{refused}"
+    );
+}

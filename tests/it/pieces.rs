@@ -401,3 +401,35 @@ async fn nor_is_it_where_its_connection_is_lost() {
     fleet.assert_effects(&ALL).await;
     assert_eq!(worker.drain().await, Some(0));
 }
+
+/// A long transaction keeps the proof's own index from being built. That says nothing about the plan.
+#[tokio::test]
+async fn a_proof_that_is_hindered_is_tried_again() {
+    let fleet = torn_by(UNIQUE, 1).await;
+    fleet.configure(|config| {
+        let limits: toml::Table = "lock_timeout = '300ms'".parse().expect("TOML");
+        config.insert("limits".into(), limits.into());
+    });
+    let mut report = fleet.home.begin().await.expect("a transaction");
+    sqlx::raw_sql("set transaction isolation level repeatable read; select 1 from pg_class limit 1")
+        .execute(&mut *report)
+        .await
+        .expect("a snapshot");
+    let plan = fleet.start_herder(&["plan", "--output-format", "json"]);
+    let scratch =
+        "select coalesce(min(nspname::text), '') from pg_namespace where nspname like 'herder\\_shadow\\_%'";
+    let made = || async { list(&fleet.home, scratch).await.concat() };
+    let first = std::cell::RefCell::new(String::new());
+    fleet
+        .wait_until("its second try", async || {
+            let now = made().await;
+            if first.borrow().is_empty() {
+                first.replace(now.clone());
+            }
+            !now.is_empty() && now != *first.borrow()
+        })
+        .await;
+    report.rollback().await.expect("an end");
+    let plan = plan.end().await.expect(0).json();
+    assert_eq!(plan["groups"][0]["by"], "plan", "{plan:#}");
+}
