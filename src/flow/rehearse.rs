@@ -247,6 +247,11 @@ impl Stage<'_> {
             Err(error) if error.class() == FailureClass::Infrastructure => {
                 tried.why = Some(chain(&error));
             }
+            Err(error) if self.cx.runner.knows_better(plan, &error) => {
+                tried.why = Some(format!(
+                    "its plan does not fit there ({error}): the migration tool will see to it"
+                ));
+            }
             Err(error) => {
                 tried.forecast = Forecast::WouldFail;
                 tried.may_pass = error.class() == FailureClass::Transient;

@@ -235,6 +235,21 @@ pub trait MigrationRunner: Send + Sync {
         self.prover().is_some()
     }
 
+    /// Whether the tool may succeed where a plan fails: where a revision says so (`checkfirst`), it looks first whether something is
+    /// there, and a plan is for those where nothing is. It would begin a half done revision anew.
+    fn knows_better(&self, plan: &Plan, error: &RunnerError) -> bool {
+        // duplicate_table, duplicate_object (a type), duplicate_schema; undefined_table, undefined_object.
+        const CHECKED: [&str; 5] = ["42P07", "42710", "42P06", "42P01", "42704"];
+        let RunnerError::Database {
+            sqlstate, revision, ..
+        } = error
+        else {
+            return false;
+        };
+        let is_undone = || revision.as_deref().is_some_and(|revision| plan.undoes(revision));
+        self.is_rendered() && CHECKED.contains(&sqlstate.as_str()) && (plan.is_in_messages() || is_undone())
+    }
+
     /// Brings the tenant to `work.to`, under the tenant's lock that `session` holds. Migrating twice is the same as
     /// once, and killed midway and run again ends at the target. Returns soon after `work.cancel` is told, with
     /// nothing of its own left running. After an error, a cancel or a drop, `session` may be in the middle of

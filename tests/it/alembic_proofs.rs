@@ -474,6 +474,23 @@ async fn what_is_there_already_is_left_to_the_tool() {
     let shown = fleet.herder(&["plan", "--sql"]).await.expect(0).all();
     let look = "if pg_catalog.to_regtype('\"kind\"') is not null then";
     assert!(shown.contains(look), "{shown}");
+    let rehearsal = fleet
+        .herder(&["rehearse", "--all", "--output-format", "json"])
+        .await
+        .expect(0)
+        .json();
+    let forecasts = rehearsal["tenants"].as_array().expect("tenants");
+    let left: Vec<_> = forecasts
+        .iter()
+        .filter(|tenant| tenant["forecast"] == "not_rehearsed")
+        .collect();
+    assert!(
+        left.len() == 1
+            && left[0]["why"]
+                .as_str()
+                .is_some_and(|why| why.contains("its plan does not fit there")),
+        "{rehearsal:#}"
+    );
     fleet.herder(&["upgrade", "--local", "2"]).await.expect(0);
     assert_eq!(by_plan_and_live(&fleet).await, (1, 1));
 }

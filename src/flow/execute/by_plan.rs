@@ -133,7 +133,7 @@ impl Attempt<'_> {
         };
         for _ in 0..LOCK_TRIES {
             let applied = match apply(session, &order).await {
-                Err(error) if self.knows_better(plan, &error) => {
+                Err(error) if self.cx.runner.knows_better(plan, &error) => {
                     return Ok(Settlement::Live {
                         at: format!("a place where its plan fails ({error})"),
                         error: Some(error.to_job_error()),
@@ -168,22 +168,5 @@ impl Attempt<'_> {
             });
         }
         Err(RunnerError::LockedByOther("a session that comes and goes".into()))
-    }
-
-    /// Whether the migration tool may succeed where a plan fails: where a revision says so (`checkfirst`), the tool looks first
-    /// whether something is there, and a plan is for those where nothing is. The tool would begin a half done revision anew.
-    fn knows_better(&self, plan: &Plan, error: &RunnerError) -> bool {
-        // duplicate_table, duplicate_object (a type), duplicate_schema; undefined_table, undefined_object.
-        const CHECKED: [&str; 5] = ["42P07", "42710", "42P06", "42P01", "42704"];
-        let RunnerError::Database {
-            sqlstate, revision, ..
-        } = error
-        else {
-            return false;
-        };
-        let is_undone = || revision.as_deref().is_some_and(|revision| plan.undoes(revision));
-        self.cx.runner.is_rendered()
-            && CHECKED.contains(&sqlstate.as_str())
-            && (plan.is_in_messages() || is_undone())
     }
 }
