@@ -20,7 +20,7 @@ use herder::{
 };
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 use tracing::{Level, enabled, error, info, warn};
 use tracing_subscriber::{EnvFilter, Layer, fmt};
@@ -175,6 +175,9 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         tokio::spawn(http::serve(listener, worker.clone(), metrics.clone()));
     }
     let gauges = tokio::spawn(refresh(Arc::clone(&cx), worker.clone(), metrics));
+    // Before it says that it is there: whoever reads that may send one.
+    let signals =
+        signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
     info!(
         worker = worker.id(),
         concurrency = options.concurrency,
@@ -182,7 +185,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         worker.id(),
         options.concurrency
     );
-    let signals = tokio::spawn(listen_for_signals(worker.clone()));
+    let signals = tokio::spawn(obey(signals, worker.clone()));
     let ran = worker.run().await;
     gauges.abort();
     signals.abort();
@@ -224,11 +227,13 @@ async fn refresh(cx: Arc<Context>, worker: Worker, metrics: Metrics) {
 }
 
 /// The first signal drains; the second gives back what runs; a third ends the process.
-async fn listen_for_signals(worker: Worker) {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        warn!("Cannot listen for signals");
-        return;
+async fn obey(signals: std::io::Result<(Signal, Signal)>, worker: Worker) {
+    let (mut term, mut int) = match signals {
+        Ok(signals) => signals,
+        Err(error) => {
+            warn!(%error, "Cannot listen for signals");
+            return;
+        }
     };
     let mut count = 0;
     loop {
