@@ -94,13 +94,14 @@ pub enum RunnerError {
     Torn(String),
     /// The same, where the migration tool committed a part of it, which its ledger does not know of.
     #[error(
-        "revision {revision} is half applied: a part of it was committed, and what came behind that failed: {why}"
+        "revision {revision} is half applied: a part of it was committed, and what came behind that failed: {}",
+        .cause.with_code()
     )]
     Left {
         /// The revision.
         revision: String,
         /// What failed.
-        why: String,
+        cause: Box<RunnerError>,
     },
     /// There is no way down from this revision.
     #[error("revision {0} cannot be undone: it has no down migration")]
@@ -224,6 +225,14 @@ impl RunnerError {
                 is_refusal(sqlstate) && (revision.is_some() || statement.is_some() || said)
             }
             _ => false,
+        }
+    }
+
+    /// What went wrong, with the server's code where there is one.
+    fn with_code(&self) -> String {
+        match self.to_job_error().sqlstate {
+            Some(sqlstate) => format!("{self} ({sqlstate})"),
+            None => self.to_string(),
         }
     }
 

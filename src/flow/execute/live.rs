@@ -184,10 +184,14 @@ impl Attempt<'_> {
         if migrated.is_err() && self.cx.runner.connections() > 1 {
             // The tool is gone, but the server may not have noticed yet.
             if let Err(lost) = session.end_tool(&claim.label().to_string()).await {
-                // Our own session broke as well: whatever the tool made of that, it was not the tenant's fault. But what it left is.
-                if !matches!(migrated, Err(RunnerError::Left { .. })) {
-                    migrated = Err(lost);
-                }
+                // Our own session broke as well: whatever the tool made of that, it was not the tenant's fault.
+                migrated = Err(match migrated {
+                    Err(RunnerError::Left { revision, .. }) => RunnerError::Left {
+                        revision,
+                        cause: Box::new(lost),
+                    },
+                    _ => lost,
+                });
             }
         }
         match self.stop.reason() {

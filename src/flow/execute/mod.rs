@@ -112,7 +112,11 @@ impl Attempt<'_> {
 
     /// Whether the server may still be at work for this attempt, because it was broken off. Its slot is not free as long.
     fn may_linger(&self, error: &RunnerError) -> bool {
-        (is_broken(error) || matches!(error, RunnerError::Cancelled))
+        let ended = match error {
+            RunnerError::Left { cause, .. } => cause,
+            error => error,
+        };
+        (is_broken(ended) || matches!(ended, RunnerError::Cancelled))
             && self.connected.load(Ordering::Relaxed)
     }
 
@@ -306,6 +310,7 @@ fn is_broken(error: &RunnerError) -> bool {
 pub(super) fn linger(error: &RunnerError) -> Duration {
     match error {
         RunnerError::Silent(_) => SILENCE,
+        RunnerError::Left { cause, .. } => linger(cause),
         _ => LINGER,
     }
 }

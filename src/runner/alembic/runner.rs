@@ -188,10 +188,7 @@ impl AlembicRunner {
             true => error,
             false => RunnerError::Left {
                 revision: half.to_owned(),
-                why: match error.to_job_error().sqlstate {
-                    Some(sqlstate) => format!("{error} ({sqlstate})"),
-                    None => error.to_string(),
-                },
+                cause: Box::new(error),
             },
         }
     }
