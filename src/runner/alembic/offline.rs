@@ -74,6 +74,12 @@ pub(super) fn steps(
             step.revisions.join(", ")
         ));
     }
+    if let Some((step, word)) = of_its_own_message(&assembly.steps) {
+        return Err(format!(
+            "revision {} says `{word}`, which means something else in the one message of a plan",
+            step.revisions.join(", ")
+        ));
+    }
     match assembly.lasting {
         Some((step, place)) if step + 1 < assembly.steps.len() => Err(format!(
             "{place} changes a setting of the session, which lasts longer than a step of a plan"
@@ -88,6 +94,55 @@ fn look_in_pieces(steps: &[PlanStep]) -> Option<&PlanStep> {
     let mut numbered = steps.iter().enumerate();
     let found = numbered.find(|(at, step)| !is_whole(steps, *at) && step.form.statements().any(has_look));
     found.map(|(_, step)| step)
+}
+
+/// A step that says what means something else where the server is told all transactions of a plan in one message: it reads a
+/// message before it does the first of it, and its clock stands still meanwhile, from one transaction to the next as well.
+fn of_its_own_message(steps: &[PlanStep]) -> Option<(&PlanStep, &'static str)> {
+    const READ_BY: [&str; 3] = [
+        "standard_conforming_strings",
+        "backslash_quote",
+        "client_encoding",
+    ];
+    const ABOUT_IT: [&str; 2] = ["statement_timestamp", "current_query"];
+    const CLOCKS: [&str; 4] = [
+        "now()",
+        "current_timestamp",
+        "transaction_timestamp",
+        "localtimestamp",
+    ];
+    const WRITES: [&str; 5] = ["insert", "update", "delete", "merge", "with"];
+    let says = |step: &PlanStep, words: &[&'static str], which: &dyn Fn(&str) -> bool| {
+        let said: Vec<String> = step
+            .form
+            .statements()
+            .flat_map(|text| split(text).into_iter().map(|range| text[range].to_owned()))
+            .filter(|statement| which(statement))
+            .map(|statement| statement.to_ascii_lowercase())
+            .collect();
+        let found = words
+            .iter()
+            .find(|word| said.iter().any(|statement| statement.contains(**word)));
+        found.copied()
+    };
+    let anywhere = [READ_BY.as_slice(), ABOUT_IT.as_slice()].concat();
+    let writes = |statement: &str| {
+        let tokens = tokens(statement);
+        tokens
+            .first()
+            .is_some_and(|first| WRITES.iter().any(|word| first.is(word)))
+    };
+    let told = steps
+        .iter()
+        .find_map(|step| Some((step, says(step, &anywhere, &|_| true)?)));
+    // The first transaction's own clock is right.
+    let timed = || {
+        let mut timed = steps
+            .iter()
+            .filter_map(|step| Some((step, says(step, &CLOCKS, &writes)?)));
+        timed.nth(1)
+    };
+    told.or_else(timed)
 }
 
 #[derive(Default)]
@@ -458,6 +513,38 @@ mod tests {
             unreachable!("it is in a transaction")
         };
         assert_eq!(sql, "set local x = 1;\n-- revision c\nselect 'c';\n");
+    }
+
+    #[test]
+    fn what_means_something_else_in_one_message_is_no_plan() {
+        let two = |first: &str, second: &str| {
+            script(serde_json::json!([
+                {"is": "begin"}, {"is": "step", "of": "b"}, {"is": "sql", "of": first}, {"is": "ledger", "of": "update v"},
+                {"is": "heads", "of": ["b"]}, {"is": "commit"},
+                {"is": "begin"}, {"is": "step", "of": "c"}, {"is": "sql", "of": second}, {"is": "ledger", "of": "update w"},
+                {"is": "heads", "of": ["c"]}, {"is": "commit"}, {"is": "end"},
+            ]))
+        };
+        let why = |first, second| two(first, second).expect_err("no plan");
+        assert!(
+            why("set local standard_conforming_strings = off", "select 1")
+                .starts_with("revision b says `standard")
+        );
+        assert!(
+            why("select 1", "update t set at = Statement_Timestamp()")
+                .starts_with("revision c says `statement_")
+        );
+        assert!(
+            why("update t set at = now()", "delete from t where at < now()")
+                .starts_with("revision c says `now()`")
+        );
+        assert!(
+            two(
+                "update t set at = now()",
+                "create table u (at timestamptz default now())"
+            )
+            .is_ok()
+        );
     }
 
     #[test]
