@@ -163,3 +163,16 @@ async fn a_proof_is_kept_under_all_that_it_hangs_on() {
     std::fs::write(env, format!("{ENV}\n# touched\n")).expect("env.py");
     assert_ne!(first, key().await);
 }
+
+#[tokio::test]
+async fn the_isolation_that_a_transaction_has_anyway_is_no_setting() {
+    for (level, is_ours) in [("READ COMMITTED", true), ("REPEATABLE READ", false)] {
+        let engine = format!("poolclass=pool.NullPool, isolation_level='{level}'");
+        let env = ENV.replace("poolclass=pool.NullPool", &engine);
+        let fleet = Fleet::new(&env, &[("a", TABLE)]).await;
+        let plan = fleet.up(&[], "a").await;
+        let why = plan.err().unwrap_or_default();
+        assert_eq!(why.contains("transaction_isolation repeatable read"), !is_ours, "{why}");
+        assert_eq!(why.is_empty(), is_ours, "{why}");
+    }
+}

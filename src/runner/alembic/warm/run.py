@@ -17,7 +17,9 @@ PLACE = """
     SELECT current_database(), current_schema(), array_to_json(current_schemas(false))::text,
            (SELECT json_object_agg(name, setting)::text FROM pg_settings
             WHERE source IN ('client', 'session') AND name NOT IN ('application_name', 'search_path', 'lock_timeout',
-                  'statement_timeout', 'client_connection_check_interval', 'client_encoding', 'extra_float_digits')),
+                  'statement_timeout', 'client_connection_check_interval', 'client_encoding', 'extra_float_digits')
+              -- A transaction that says what it would be anyway.
+              AND (name, setting) <> ('transaction_isolation', current_setting('default_transaction_isolation'))),
            nullif(current_user, session_user)
 """
 
