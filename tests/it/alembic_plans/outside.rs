@@ -124,6 +124,52 @@ async fn what_reaches_out_of_its_schema_is_not_proven_and_not_done() {
     fleet.up(&["a"], "b").await.expect("a proof");
 }
 
+#[tokio::test]
+async fn what_is_committed_as_it_is_done_reaches_out_nowhere_either() {
+    let shared = "create schema shared; create table shared.n (n int); create index old on shared.n (n);
+                  create function shared.adds() returns void language sql as 'insert into shared.n values (1)';
+                  create procedure shared.adds_and_commits() language plpgsql as $$ begin
+                      insert into shared.n values (1); commit;
+                  end $$";
+    let reaches = "shared.n, outside the tenant";
+    for (sql, what) in [
+        ("insert into shared.n values (1)", reaches),
+        ("select shared.adds()", reaches),
+        ("create index concurrently i on shared.n (n)", reaches),
+        (
+            "create index concurrently on shared.n (n)",
+            "where its proof cannot look first",
+        ),
+        (
+            "drop index concurrently shared.old",
+            "shared.old, outside the tenant",
+        ),
+        (
+            "call shared.adds_and_commits()",
+            "invalid transaction termination",
+        ),
+        (
+            "do 'begin insert into shared.n values (1); commit; end'",
+            "invalid transaction termination",
+        ),
+    ] {
+        let body = format!("with op.get_context().autocommit_block():\n    op.execute({sql:?})");
+        let revisions = [("a", TABLE), ("b", &body), ("c", "op.execute('select 1')")];
+        let fleet = Fleet::new(ENV, &revisions).await;
+        run(&mut fleet.admin().await, shared).await;
+        let why = fleet.up(&["a"], "b").await.expect_err(what);
+        assert!(why.contains(what), "{sql}: {why}");
+        // One that stands below what is planned.
+        fleet.up(&["b"], "c").await.expect_err(what);
+        let left = "select string_agg(distinct relname, ' ') || (select count(*) from shared.n)
+                    from pg_class where relnamespace = 'shared'::regnamespace";
+        let left = sqlx::query_scalar::<_, String>(left)
+            .fetch_one(&mut fleet.admin().await)
+            .await;
+        assert_eq!(left.expect("what is left"), "n old0", "{sql}");
+    }
+}
+
 /// An env.py that notes in a table for all tenants how far they are, in its online mode only.
 async fn noting(driver: &str, note: &str) -> (Fleet, Result<Plan, String>) {
     let env = ENV

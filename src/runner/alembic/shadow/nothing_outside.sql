@@ -73,6 +73,12 @@ begin
         select 'makes or changes ' || (named).type || ' ' || (named).identity
         from (select pg_catalog.pg_identify_object(classid, objid, subid) as named from changed) as all_changed
         where pg_catalog.strpos((named).identity, {schema}) = 0 and coalesce((named).schema, (named).identity) !~ '^pg_(toast_)?temp'
+        union all
+        -- What whoever asks is about to change in no transaction.
+        select 'changes or writes ' || n.nspname || '.' || c.relname
+        from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+        where c.oid = pg_catalog.to_regclass(nullif(pg_catalog.current_setting('herder.target', true), ''))
+            and n.oid not in (select oid from own)
         limit 1
     ) as all_changes;
     if what is not null then

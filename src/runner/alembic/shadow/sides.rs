@@ -6,13 +6,14 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
 use super::{
     Shadow, Stop, failed,
-    outside::{OUTSIDE, about_outside, kept_inside, nothing_outside},
+    outside::{OUTSIDE, about_outside, kept_inside, kept_inside_alone, nothing_outside},
     refuted,
     scratch::{Scratch, close, open},
     unproven,
 };
 use crate::{
     domain::{
+        failure::cut,
         plan::{SCHEMA, StepForm},
         revision::Direction,
         tenant::Place,
@@ -152,9 +153,22 @@ impl Shadow<'_> {
     /// nothing outside the schema changes: afterwards it would be too late.
     pub(super) async fn apply(&self) -> Result<(), Stop> {
         let mut plan = self.plan.clone();
-        for step in &mut plan.steps {
-            if let (StepForm::Transaction { sql }, Some(_)) = (&mut step.form, &self.planned.schema) {
-                *sql = kept_inside(&self.planned, sql);
+        for step in plan.steps.iter_mut().filter(|_| self.planned.schema.is_some()) {
+            match &mut step.form {
+                StepForm::Transaction { sql } => *sql = kept_inside(&self.planned, sql),
+                StepForm::Outside { statements, .. } => {
+                    let mut kept = Vec::new();
+                    for statement in statements.iter() {
+                        let Some(inside) = kept_inside_alone(&self.planned, statement) else {
+                            let said = cut(statement, 120);
+                            return unproven(format!(
+                                "it says `{said}` outside a transaction, where its proof cannot look first"
+                            ));
+                        };
+                        kept.extend(inside);
+                    }
+                    *statements = kept;
+                }
             }
         }
         let place = Place {

@@ -20,6 +20,13 @@ ALONE = re.compile(
     r"|begin\b|start\b|commit\b|end\b|rollback\b|abort\b|(?:create|alter|drop)\s+(?:database|tablespace|system|subscription)\b",
     re.IGNORECASE | re.DOTALL,
 )
+# What such a statement is about to change.
+NAME = r'(?:"(?:[^"]|"")*"|[\w$]+)'
+INDEXES = re.compile(
+    r"(?:create\s+(?:unique\s+)?index\s+concurrently\b.*?\bon\s+(?:only\s+)?|drop\s+index\s+concurrently\s+(?:if\s+exists\s+)?)"
+    rf"({NAME}(?:\s*\.\s*{NAME})*)",
+    re.IGNORECASE | re.DOTALL,
+)
 COMMITS = re.compile(r"(?:commit|end|prepare\s+transaction)\b", re.IGNORECASE)
 REMARKS = re.compile(REMARK + "*", re.DOTALL)
 
@@ -117,9 +124,17 @@ def before_statement(connection, _cursor, statement, parameters, context, _many)
     note(connection, statement, parameters, context)
     if COMMITS.match(words):
         check(connection)
-    elif getattr(connection.connection, "autocommit", False) and not ALONE.match(words):
+    elif not getattr(connection.connection, "autocommit", False):
+        return
+    elif not ALONE.match(words):
         say(connection, "BEGIN")
         context.herder_began = True
+    elif index := INDEXES.match(words):
+        target = index[1].replace("'", "''")
+        say(connection, "BEGIN")
+        say(connection, f"SET LOCAL herder.target = '{target}'")
+        check(connection)
+        say(connection, "COMMIT")
 
 
 def after_statement(connection, _cursor, _statement, _parameters, context, _many):
@@ -133,5 +148,15 @@ def say(connection, statement):
     cursor = connection.connection.cursor()
     try:
         cursor.execute(statement)
+    finally:
+        cursor.close()
+
+
+def answer(connection, question):
+    """The one value that the server answers with to what no event tells of."""
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(question)
+        return cursor.fetchone()[0]
     finally:
         cursor.close()
