@@ -334,6 +334,12 @@ impl RunnerError {
     /// What is recorded of it.
     pub fn to_job_error(&self) -> JobError {
         let (sqlstate, revision, statement) = match self {
+            Self::Left { revision, cause } => {
+                let JobError {
+                    sqlstate, statement, ..
+                } = cause.to_job_error();
+                (sqlstate, Some(revision.clone()), statement)
+            }
             Self::Database {
                 sqlstate,
                 revision,
@@ -350,7 +356,6 @@ impl RunnerError {
             Self::Edited { revision, .. }
             | Self::Dirty(revision)
             | Self::Torn(revision)
-            | Self::Left { revision, .. }
             | Self::Irreversible(revision) => (None, Some(revision.clone()), None),
             _ => (None, None, None),
         };

@@ -1,6 +1,6 @@
 """What a revision has committed before it is done: behind an `autocommit_block()`, say. Until the ledger says that the revision is
 applied, whoever tries again does that part a second time. The worker is told before it is committed, and again once it does not count
-any more, because the ledger has moved: so it knows how much is left behind, whatever becomes of this process.
+any more, because the server has refused it, or the ledger has moved: so it knows how much is left behind, whatever becomes of this process.
 """
 
 import re
@@ -8,16 +8,52 @@ import re
 import sqlalchemy
 from sqlalchemy import event
 
+from herder_warm.errors import sqlstate_of
 from herder_warm.run import Run
-from herder_warm.within import COMMITS, REMARKS, asker
+from herder_warm.within import COMMITS, REMARKS, answer, asker
 
-# What leaves nothing, or may be said again.
-HARMLESS = re.compile(
-    r"(?:select|show|explain|set|reset|lock|analyze|vacuum|reindex|refresh|comment|notify|listen|unlisten|discard|checkpoint"
-    r"|begin|start|savepoint|release|rollback|abort)\b|(?:create|alter|drop)\b[^'$]*\bif\s+(?:not\s+)?exists\b|create\s+or\s+replace\b",
+# What leaves nothing, where it is all that is said and calls nobody.
+READS = re.compile(
+    r"\(*\s*(?:(?:select|values|table)\b(?!.*\binto\b)|with\b(?!.*\b(?:into|insert|update|delete|merge)\b)|explain\b(?!.*\banaly[sz]e\b))",
     re.IGNORECASE | re.DOTALL,
 )
+# What may be said again.
+AGAIN = re.compile(
+    r"(?:show|set|reset|lock|analyze|vacuum|reindex|refresh|comment|notify|listen|unlisten|discard|checkpoint)\b"
+    r"|(?:begin|start|savepoint|release|rollback|abort)\b"
+    r"|(?:create|drop)\b[^'$]*?\bif\s+(?:not\s+)?exists\b|create\s+or\s+replace\b"
+    r"|alter\s+type\b[^'$]*?\badd\s+value\s+if\s+not\s+exists\b",
+    re.IGNORECASE | re.DOTALL,
+)
+TEXTS = re.compile(r"\$(\w*)\$.*?\$\1\$|'[^']*'", re.DOTALL)
+CALLS = re.compile(r'("(?:[^"]|"")+"|\w+)\s*\(')
+OWN = (
+    "select exists (select from pg_catalog.pg_proc where provolatile = 'v' and pronamespace <> 'pg_catalog'::pg_catalog.regnamespace"
+    " and pg_catalog.lower(proname) in ({}))"
+)
 WRITES = re.compile(r"insert|update|delete", re.IGNORECASE)
+# What may have committed a part of itself where it fails. An index that is built alongside is looked for by the next try.
+MAY_COMMIT = re.compile(r"call\b|.*\bcommit\b", re.IGNORECASE | re.DOTALL)
+BESIDE = re.compile(r".*\bconcurrently\b", re.IGNORECASE | re.DOTALL)
+# The server is about to go: whether it has still committed nobody knows.
+GOING = ("08", "57")
+
+
+def is_harmless(connection, words):
+    """Whether it is one statement that leaves nothing, or may be said again."""
+    bare = TEXTS.sub("''", words).strip().rstrip(";")
+    if ";" in bare:
+        return False
+    return AGAIN.match(bare) is not None or READS.match(bare) is not None and not calls_own(connection, bare)
+
+
+def calls_own(connection, words):
+    """Whether it calls a function that is somebody's own, and may write."""
+    names = {name.strip('"').replace("'", "''").lower() for name in CALLS.findall(words)}
+    if not names:
+        return False
+    literals = ", ".join(f"'{name}'" for name in sorted(names))
+    return answer(connection, OWN.format(literals))
 
 
 class Halves:
@@ -27,40 +63,55 @@ class Halves:
         self.tell = tell
         self.begun = None  # The revision that has done something in the transaction that is open.
         self.half = None  # The one of which a part is committed.
-        self.is_moving = False  # The open transaction moves the ledger past that one,
-        self.is_past = False  # and is being committed.
+        self.moved = None  # The one that the open transaction has moved the ledger past.
+        self.before = {}  # `begun` at each savepoint.
+        self.asked = None  # What is said and not answered: `half` as it was, and whether a refusal undoes it.
+        self.is_past = False  # An unanswered commit moves the ledger past `half`.
 
-    def does(self, revision, alone):
-        """A statement of a revision's was done: in a transaction, or for good."""
-        if alone:
-            self.leaves(revision)
-        else:
+    def does(self, revision):
+        """A statement of a revision's was done in a transaction. What comes behind its ledger's row goes with that."""
+        if revision != self.moved:
             self.begun = revision
 
-    def moves(self, alone):
+    def does_alone(self, revision, is_undone):
+        """Before a statement that is committed as it is done."""
+        if revision != self.moved:
+            self.asked = (self.half, is_undone)
+            self.leaves(revision)
+
+    def moves(self, revision, alone):
         """The ledger is written: the revision is done with whatever it did."""
-        self.begun = None
+        self.begun, self.moved = None, revision
         if alone:
             self.leaves(None)
-        else:
-            self.is_moving = True
 
     def commits(self):
-        """Before a commit: from here on, nobody can tell whether it was done."""
+        """Before a commit."""
+        self.asked = (self.half, True)
         if self.begun is not None:
             self.leaves(self.begun)
-        elif self.is_moving:
-            self.is_past = True
-        self.begun, self.is_moving = None, False
+        else:
+            self.is_past = self.moved is not None
+        self.begun = self.moved = None
+        self.before.clear()
 
     def goes_on(self):
-        """Something is said, so that what came before was answered."""
+        """What was said is done."""
         if self.is_past:
             self.leaves(None)
-        self.is_past = False
+        self.asked, self.is_past = None, False
+
+    def fails(self, sqlstate):
+        """What was said is not done; or nobody knows, where its answer was lost."""
+        asked, self.asked, self.is_past = self.asked, None, False
+        if asked is not None and sqlstate is not None and not sqlstate.startswith(GOING):
+            half, is_undone = asked
+            if is_undone:
+                self.leaves(half)
 
     def rolls_back(self):
-        self.begun, self.is_moving = None, False
+        self.begun = self.moved = None
+        self.before.clear()
 
     def leaves(self, revision):
         if revision != self.half:
@@ -70,43 +121,69 @@ class Halves:
 
 def listen():
     """Watches all engines of this process, whoever makes them."""
-    event.listen(sqlalchemy.engine.Engine, "before_cursor_execute", before_statement)
-    event.listen(sqlalchemy.engine.Engine, "after_cursor_execute", after_statement)
-    event.listen(sqlalchemy.engine.Engine, "commit", before_commit)
-    event.listen(sqlalchemy.engine.Engine, "rollback", after_rollback)
+    for name, function in (
+        ("before_cursor_execute", before_statement),
+        ("after_cursor_execute", after_statement),
+        ("commit", before_commit),
+        ("rollback", after_rollback),
+        ("savepoint", before_savepoint),
+        ("rollback_savepoint", after_rollback_to),
+        ("handle_error", after_failure),
+    ):
+        event.listen(sqlalchemy.engine.Engine, name, function)
 
 
 def halves_of(connection):
     """What is known of the run, where the connection is one of a tenant's."""
     run = Run.current
-    return run.halves if run is not None and run.started and run.is_tenants(connection) else None
+    is_known = run is not None and run.started and connection is not None and run.is_tenants(connection)
+    return run.halves if is_known else None
+
+
+def is_alone(connection):
+    return bool(getattr(connection.connection, "autocommit", False))
+
+
+def words_of(statement):
+    return statement[REMARKS.match(statement).end() :]
 
 
 def before_statement(connection, _cursor, statement, _parameters, _context, _many):
-    halves = halves_of(connection)
-    if halves is not None:
-        halves.goes_on()
-        if COMMITS.match(statement[REMARKS.match(statement).end() :]):
-            halves.commits()
+    halves, run = halves_of(connection), Run.current
+    if halves is None:
+        return
+    halves.goes_on()
+    words = words_of(statement)
+    if COMMITS.match(words):
+        halves.commits()
+    elif run.step is not None and is_alone(connection) and not BESIDE.match(words):
+        is_tools_own, asked = asker()
+        if not is_tools_own and not asked and not is_harmless(connection, words):
+            halves.does_alone(run.step, is_undone=MAY_COMMIT.match(words) is None)
 
 
 def after_statement(connection, _cursor, statement, _parameters, _context, _many):
     halves, run = halves_of(connection), Run.current
-    if halves is None or run.step is None:
+    if halves is None:
         return
-    words = statement[REMARKS.match(statement).end() :]
-    alone = bool(getattr(connection.connection, "autocommit", False))
+    halves.goes_on()
+    words, alone = words_of(statement), is_alone(connection)
+    if run.step is None or COMMITS.match(words):
+        return
     is_tools_own, asked = asker()
-    if is_tools_own:
-        if WRITES.match(words):
-            halves.moves(alone)
-    elif not asked and not HARMLESS.match(words) and not COMMITS.match(words):
-        halves.does(run.step, alone)
+    if is_tools_own and WRITES.match(words):
+        halves.moves(run.step, alone)
+    elif not is_tools_own and not asked and not is_harmless(connection, words):
+        if alone:
+            halves.does_alone(run.step, is_undone=False)
+        else:
+            halves.does(run.step)
 
 
 def before_commit(connection):
     halves = halves_of(connection)
     if halves is not None:
+        halves.goes_on()
         halves.commits()
 
 
@@ -114,3 +191,21 @@ def after_rollback(connection):
     halves = halves_of(connection)
     if halves is not None:
         halves.rolls_back()
+
+
+def before_savepoint(connection, name):
+    halves = halves_of(connection)
+    if halves is not None:
+        halves.before[name] = halves.begun
+
+
+def after_rollback_to(connection, name, _context):
+    halves = halves_of(connection)
+    if halves is not None:
+        halves.begun = halves.before.get(name)
+
+
+def after_failure(context):
+    halves = halves_of(context.connection)
+    if halves is not None:
+        halves.fails(sqlstate_of(context.sqlalchemy_exception or context.original_exception))
