@@ -89,6 +89,22 @@ pub struct Subject<'a> {
     pub url: &'a DatabaseUrl,
 }
 
+/// Where it is noted that a part of a revision is about to be committed, while the ledger does not say so. It outlives the attempt:
+/// whoever comes next must not do that part again.
+#[async_trait]
+pub trait Halves: Send + Sync {
+    /// Notes the revision, in place of the one before. None: nothing is left behind any more. When this returns, it is safe.
+    async fn leave(&self, revision: Option<&str>) -> Result<(), RunnerError>;
+}
+
+/// For what nobody comes back to.
+#[async_trait]
+impl Halves for () {
+    async fn leave(&self, _: Option<&str>) -> Result<(), RunnerError> {
+        Ok(())
+    }
+}
+
 /// One piece of work: what is pending in one tenant.
 pub struct Work<'a> {
     /// The attempt.
@@ -107,6 +123,8 @@ pub struct Work<'a> {
     pub limits: &'a LimitsConfig,
     /// Told to stop: a drain that ran out of time, a cancelled run, a lost lease.
     pub cancel: &'a CancellationToken,
+    /// Where it is noted what is half committed.
+    pub halves: &'a dyn Halves,
 }
 
 impl<'a> Work<'a> {

@@ -190,12 +190,34 @@ pub async fn claim(
                     .map(serde_json::from_value)
                     .transpose()
                     .map_err(|e| wrong(e.to_string()))?,
+                half: row.half,
                 // One that makes no sense costs a run its trace, not its tenants.
                 trace: row.traceparent.and_then(|text| text.parse().ok()),
                 slots: row.slots,
             })
         })
         .collect()
+}
+
+/// Notes of which revision a part may be committed, while the tenant's ledger does not say so. None: of none any more. False: the job
+/// went on without this attempt.
+///
+/// # Errors
+/// The control database fails.
+pub async fn note_half(
+    pool: &PgPool,
+    attempt: AttemptId,
+    worker: &str,
+    half: Option<&str>,
+) -> Result<bool, StoreError> {
+    let done = sqlx::query!(
+        "update herder.job set half = $4 where id = $1 and epoch = $2 and worker = $3 and state = 'running'",
+        attempt.job,
+        attempt.epoch,
+        worker,
+        half,
+    );
+    Ok(done.execute(pool).await?.rows_affected() == 1)
 }
 
 /// Freezes where a job goes, and where its tenant stood: from then on, a relative target means the same to every attempt.

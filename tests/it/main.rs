@@ -18,6 +18,7 @@ mod failover;
 mod failures;
 mod fleet;
 mod growth;
+mod halves;
 mod handmade;
 mod hostile_names;
 mod kept_connections;

@@ -3,8 +3,7 @@
 
 use sqlx::{AssertSqlSafe, Postgres, Transaction};
 
-use crate::fleet::{Fleet, Setup, Tool, Worker, list, steps, tell};
-use crate::handmade::{DRIVERS, SYNC_ENV};
+use crate::fleet::{Fleet, Setup, Tool, Worker, ask, list, steps, tell};
 
 /// Tenants at the second of three revisions, and plans for the third, which has this outside a transaction.
 async fn torn_by(outside: &str, tenants: usize) -> Fleet {
@@ -44,14 +43,17 @@ async fn impatient_with_a_lock(fleet: &Fleet, table: &str) -> (Worker, Transacti
     });
     let worker = before_it(fleet).await;
     tell(&fleet.home, "insert into t001.doubles values (1)").await;
+    (worker, locked(fleet, table).await)
+}
+
+async fn locked(fleet: &Fleet, table: &str) -> Transaction<'static, Postgres> {
     let mut busy = fleet.home.begin().await.expect("a transaction");
-    sqlx::raw_sql(AssertSqlSafe(format!(
-        "lock table t001.{table} in exclusive mode"
-    )))
-    .execute(&mut *busy)
-    .await
-    .expect("a lock");
-    (worker, busy)
+    let lock = format!("lock table t001.{table} in exclusive mode");
+    sqlx::raw_sql(AssertSqlSafe(lock))
+        .execute(&mut *busy)
+        .await
+        .expect("a lock");
+    busy
 }
 
 const ALL: [&str; 4] = ["up 20250101", "up 20250102", "first piece", "last piece"];
@@ -374,25 +376,19 @@ async fn what_alembic_itself_has_committed_is_not_done_again() {
     assert_eq!(worker.drain().await, Some(0));
 }
 
+const BUILDING: &str = "select pid from pg_stat_activity where wait_event_type = 'Lock' and query ilike 'create unique index concurrently%'";
+
 #[tokio::test]
 async fn nor_is_it_where_its_connection_is_lost() {
     let fleet = torn_by(UNIQUE, 1).await;
     live(&fleet);
     let worker = before_it(&fleet).await;
-    let mut busy = fleet.home.begin().await.expect("a transaction");
-    sqlx::raw_sql("lock table t001.doubles in exclusive mode")
-        .execute(&mut *busy)
-        .await
-        .expect("a lock");
+    let busy = locked(&fleet, "doubles").await;
     fleet.herder(&["upgrade"]).await.expect(0);
-    let waiting = "select pid from pg_stat_activity where wait_event_type = 'Lock' and query ilike 'create unique index concurrently%'";
     fleet
         .wait_until("it builds its index", async || {
-            let ended = format!("select count(pg_terminate_backend(pid)) from ({waiting}) as waiting");
-            sqlx::query_scalar::<_, i64>(AssertSqlSafe(ended))
-                .fetch_one(&fleet.home)
-                .await
-                .is_ok_and(|n| n > 0)
+            let ended = format!("select count(pg_terminate_backend(pid)) from ({BUILDING}) as waiting");
+            ask::<i64>(&fleet.home, &ended).await > 0
         })
         .await;
     assert_eq!(fleet.over().await, "failed", "{}", fleet.last_seen().await);
@@ -401,6 +397,33 @@ async fn nor_is_it_where_its_connection_is_lost() {
     fleet.herder(&["retry", "--wait"]).await.expect(0);
     fleet.assert_effects(&ALL).await;
     assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn nor_is_it_where_its_worker_is_killed() {
+    let fleet = torn_by(UNIQUE, 1).await;
+    live(&fleet);
+    let worker = before_it(&fleet).await;
+    let busy = locked(&fleet, "doubles").await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    fleet
+        .wait_until("it builds its index", async || {
+            ask::<i64>(
+                &fleet.home,
+                &format!("select count(*) from ({BUILDING}) as waiting"),
+            )
+            .await
+                > 0
+        })
+        .await;
+    worker.kill().await;
+    let heir = fleet.worker(&[]);
+    assert_eq!(fleet.over().await, "failed", "{}", fleet.last_seen().await);
+    left_behind(&fleet, "the worker that was at it was lost").await;
+    busy.rollback().await.expect("an end");
+    fleet.herder(&["retry", "--wait"]).await.expect(0);
+    fleet.assert_effects(&ALL).await;
+    assert_eq!(heir.drain().await, Some(0));
 }
 
 /// A long transaction keeps the proof's own index from being built. That says nothing about the plan.
@@ -434,118 +457,3 @@ async fn a_proof_that_is_hindered_is_tried_again() {
     let plan = plan.end().await.expect(0).json();
     assert_eq!(plan["groups"][0]["by"], "plan", "{plan:#}");
 }
-
-/// A revision that is refused twice for a while behind `before`, in Alembic itself: what it has counted in the end, and whether it was
-/// given up as half applied.
-async fn counted((scheme, env): (&str, &str), before: &str) -> (i64, bool) {
-    let fleet = Setup::schemas(1)
-        .migrations(Tool::Alembic, steps(1))
-        .set("limits.backoff", "50ms")
-        .set("runner.url_scheme", scheme)
-        .start()
-        .await;
-    tell(
-        &fleet.home,
-        "create sequence t001.refusals; create table t001.counts (n int); create table t001.heard (n int);
-         create function t001.refuse() returns void language plpgsql as $$ begin
-           if nextval('refusals') < 3 then raise exception 'not now' using errcode = '55P03'; end if;
-         end $$;
-         create function t001.adds() returns void language sql as 'insert into t001.counts values (1)';
-         create procedure t001.commits() language plpgsql as $$ begin
-           insert into counts values (1); commit; perform refuse();
-         end $$;
-         create function t001.refuses() returns trigger language plpgsql as $$ begin perform refuse(); return null; end $$;
-         create table t001.late (n int);
-         create constraint trigger late after insert on t001.late deferrable initially deferred
-           for each row execute function t001.refuses()",
-    )
-    .await;
-    let body = format!(
-        "from alembic import op\nrevision = '20250102'\ndown_revision = '20250101'\nCOUNT = 'insert into counts values (1)'\n\n\
-         def alone(sql):\n    with op.get_context().autocommit_block():\n        op.execute(sql)\n\n\
-         def upgrade():\n    {before}\n    op.execute('select refuse()')\n\ndef downgrade():\n    pass\n"
-    );
-    fleet.project().file("versions/20250102_step.py", &body);
-    let configure = "    context.configure(";
-    let searching = format!(
-        "    connection.exec_driver_sql('set search_path to t001'); connection.commit()\n{configure}"
-    );
-    fleet
-        .project()
-        .file("env.py", &env.replace(configure, &searching));
-    fleet.herder(&["upgrade", "--local", "1"]).await;
-    let job = fleet.job("t001").await;
-    let counts = list(&fleet.home, "select n::text from t001.counts").await.len();
-    (
-        counts as i64,
-        job["error"]["reason"] == "half_applied" && job["state"] == "failed",
-    )
-}
-
-#[tokio::test]
-async fn what_counts_as_committed_is_what_the_server_has_committed() {
-    let half = [
-        "op.execute(COUNT); alone('select 1')",
-        "alone(COUNT)",
-        "alone('explain analyze ' + COUNT)",
-        "alone('with w as (' + COUNT + ' returning n) select n from w')",
-        "alone('select adds()')",
-        "op.execute('select adds()'); alone('select 1')",
-        "alone('call commits()')",
-        "nested = op.get_bind().begin_nested(); op.execute(COUNT); nested.commit(); alone('select 1')",
-    ];
-    let half_in_one = [
-        "alone(\"set statement_timeout = '1min'; \" + COUNT)",
-        "alone('create table if not exists q (i int); ' + COUNT)",
-    ];
-    let again = [
-        "op.execute(COUNT)",
-        "op.execute('select 1'); alone('select 1'); op.execute(COUNT)",
-        "op.execute('(select 1)'); op.execute('values (1)'); alone('select 1'); op.execute(COUNT)",
-        "op.execute('with w as (select lower(current_user)) select * from w'); alone('select count(*) from late'); op.execute(COUNT)",
-        "nested = op.get_bind().begin_nested(); op.execute(COUNT); nested.rollback(); alone('select 1'); op.execute(COUNT)",
-        "op.execute('insert into late values (1)'); op.execute(COUNT); alone('select 1'); op.execute('delete from late')",
-        "alone('create or replace function f() returns int language sql as $$ select 1; select 2 $$'); op.execute(COUNT)",
-    ];
-    for driver in [DRIVERS[0], DRIVERS[3]] {
-        // The others send a statement as one that is prepared, which can be one only.
-        let in_one = if driver.0.ends_with("psycopg2") {
-            &half_in_one[..]
-        } else {
-            &[]
-        };
-        for before in half.iter().chain(in_one) {
-            assert_eq!(counted(driver, before).await, (1, true), "{} {before}", driver.0);
-        }
-        for before in again {
-            assert_eq!(counted(driver, before).await, (1, false), "{} {before}", driver.0);
-        }
-    }
-    // An env.py that goes on with its connection, whatever became of the last COMMIT; and one that writes behind the ledger's row.
-    let late = "op.execute('insert into late values (1)'); return";
-    let going_on = SYNC_ENV.replace(MIGRATES, GOING_ON);
-    let driver = (DRIVERS[0].0, going_on.as_str());
-    assert_eq!(counted(driver, &format!("alone(COUNT); {late}")).await, (1, true));
-    let writing = SYNC_ENV.replace("(connection=connection", WRITING);
-    let driver = (DRIVERS[0].0, writing.as_str());
-    assert_eq!(
-        counted(driver, &format!("op.execute(COUNT); {late}")).await,
-        (1, false)
-    );
-}
-
-const WRITING: &str = "(connection=connection,
-        on_version_apply=lambda ctx, **_: ctx.connection.exec_driver_sql('insert into heard values (1)')";
-
-const MIGRATES: &str = "    with context.begin_transaction():
-        context.run_migrations()
-";
-
-const GOING_ON: &str = "    try:
-        with context.begin_transaction():
-            context.run_migrations()
-    finally:
-        connection.rollback()
-        connection.exec_driver_sql('select 1')
-        connection.commit()
-";

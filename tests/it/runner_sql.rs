@@ -347,6 +347,7 @@ async fn migrations_that_changed_since_the_history_was_read_are_not_run() {
         url: &bench.tenant.url,
         limits: &bench.tenant.limits,
         cancel: &bench.tenant.cancel,
+        halves: &(),
     };
     let done = bench
         .runner

@@ -110,6 +110,7 @@ impl Tenant {
             blocked: None,
             plan: None,
             note: None,
+            half: None,
             trace: None,
             slots: vec![1],
         }
@@ -194,6 +195,7 @@ impl Tenant {
             url: &self.url,
             limits: &self.limits,
             cancel: &self.cancel,
+            halves: &(),
         };
         runner.migrate(session, &work).await
     }

@@ -108,6 +108,12 @@ impl Attempt<'_> {
             return self.nothing_to_do(course);
         }
 
+        if let Some(half) = claim.half.as_ref().filter(|half| course.pending.contains(half)) {
+            return Err(RunnerError::Left {
+                revision: half.clone(),
+                cause: Box::new(RunnerError::ToolDied("the worker that was at it was lost".into())),
+            });
+        }
         self.begin();
         self.run_tool(session, &course, url, history).await?;
 
@@ -179,6 +185,7 @@ impl Attempt<'_> {
             url,
             limits: &self.cx.config.limits,
             cancel: self.stop.token(),
+            halves: self,
         };
         let mut migrated = self.cx.runner.migrate(session, &work).await;
         if migrated.is_err() && self.cx.runner.connections() > 1 {

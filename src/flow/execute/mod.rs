@@ -23,7 +23,7 @@ use crate::{
         revision::{Direction, Ledger},
     },
     metrics::Metrics,
-    runner::{RunnerError, apply::Journal},
+    runner::{Halves, RunnerError, apply::Journal},
     session::{LINGER, SILENCE, TenantSession},
     store,
 };
@@ -289,6 +289,19 @@ impl Journal for Attempt<'_> {
             Ok(false) => Err(RunnerError::Superseded),
             Err(e) => Err(RunnerError::ControlDatabase(format!(
                 "cannot note how far it got: {e}"
+            ))),
+        }
+    }
+}
+
+#[async_trait]
+impl Halves for Attempt<'_> {
+    async fn leave(&self, revision: Option<&str>) -> Result<(), RunnerError> {
+        match store::job::note_half(&self.cx.pool, self.claim.attempt, self.worker, revision).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(RunnerError::Superseded),
+            Err(e) => Err(RunnerError::ControlDatabase(format!(
+                "cannot note what is half done: {e}"
             ))),
         }
     }

@@ -20,6 +20,7 @@ use super::protocol::{
 };
 use crate::database_url::RESERVED;
 use crate::domain::plan::Session;
+use crate::runner::Halves;
 use crate::scrub::Scrubber;
 use crate::session::DEFAULTS;
 
@@ -223,6 +224,17 @@ impl WarmProcess {
         self.ask_about("migrate", project, migration, None).await
     }
 
+    /// The same, where what is half done is noted before it is committed.
+    pub(super) async fn migrate_noting(
+        &mut self,
+        project: &Project,
+        migration: &Migration<'_>,
+        halves: &dyn Halves,
+    ) -> Result<Migrated, WarmError> {
+        let (request, scrubber) = request_about("migrate", project, migration, None);
+        self.ask_noting(request, scrubber, halves).await
+    }
+
     /// Migrates a scratch tenant: `within` is said before each commit, and what fails then is not committed.
     pub(super) async fn migrate_within(
         &mut self,
@@ -263,15 +275,8 @@ impl WarmProcess {
         migration: &Migration<'_>,
         besides: Option<(&str, &str)>,
     ) -> Result<T, WarmError> {
-        let mut request = json!(migration);
-        if let Some((name, value)) = besides {
-            request[name] = value.into();
-        }
-        request["do"] = what.into();
-        request["ini"] = json!(project.ini.to_string_lossy());
-        request["section"] = json!(project.section);
-        request["x"] = json!(project.x);
-        self.ask(request, Scrubber::of_url(migration.url)).await
+        let (request, scrubber) = request_about(what, project, migration, besides);
+        self.ask(request, scrubber).await
     }
 
     /// Renders what Alembic would say to a tenant, in its own offline mode. Connects to nothing.
@@ -309,10 +314,8 @@ impl WarmProcess {
         .to_string();
         let script = format!("{}\n{BOOTSTRAP}{}\n{modules}", BOOTSTRAP.len(), modules.len());
         let exchange = async {
-            if self.requests.write_all(script.as_bytes()).await.is_err() {
-                return Err(self.died().await);
-            }
-            self.receive().await
+            self.say(&script).await?;
+            self.receive(&()).await
         };
         match timeout(START_LIMIT, exchange).await {
             Ok(greeting) => greeting,
@@ -331,10 +334,15 @@ impl WarmProcess {
         }
     }
 
-    async fn ask<T: DeserializeOwned>(
+    async fn ask<T: DeserializeOwned>(&mut self, request: Value, scrubber: Scrubber) -> Result<T, WarmError> {
+        self.ask_noting(request, scrubber, &()).await
+    }
+
+    async fn ask_noting<T: DeserializeOwned>(
         &mut self,
         mut request: Value,
         scrubber: Scrubber,
+        halves: &dyn Halves,
     ) -> Result<T, WarmError> {
         if !self.usable {
             return Err(self.misunderstood("it was ended before".to_owned()));
@@ -350,19 +358,28 @@ impl WarmProcess {
             process: self,
             landed: false,
         };
-        let answer = flight.process.exchange(&line).await;
+        let answer = flight.process.exchange(&line, halves).await;
         flight.landed = matches!(answer, Ok(_) | Err(WarmError::Tool(_)));
         answer
     }
 
-    async fn exchange<T: DeserializeOwned>(&mut self, line: &str) -> Result<T, WarmError> {
-        if self.requests.write_all(line.as_bytes()).await.is_err() {
-            return Err(self.died().await);
-        }
-        self.receive().await
+    async fn exchange<T: DeserializeOwned>(
+        &mut self,
+        line: &str,
+        halves: &dyn Halves,
+    ) -> Result<T, WarmError> {
+        self.say(line).await?;
+        self.receive(halves).await
     }
 
-    async fn receive<T: DeserializeOwned>(&mut self) -> Result<T, WarmError> {
+    async fn say(&mut self, line: &str) -> Result<(), WarmError> {
+        match self.requests.write_all(line.as_bytes()).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.died().await),
+        }
+    }
+
+    async fn receive<T: DeserializeOwned>(&mut self, halves: &dyn Halves) -> Result<T, WarmError> {
         let answer = loop {
             let line = self.line().await?;
             let answer: Answer = match self.read(&line) {
@@ -372,10 +389,17 @@ impl WarmProcess {
             if answer.id != self.last_id {
                 return Err(self.misunderstood(format!("answer {} to request {}", answer.id, self.last_id)));
             }
-            match answer.half {
-                Some(half) => self.half = half,
-                None => break answer,
-            }
+            let Some(half) = answer.half else {
+                break answer;
+            };
+            // It waits: what is not noted is not committed.
+            self.half = self.half.take().filter(|_| half.is_some());
+            halves
+                .leave(half.as_deref())
+                .await
+                .map_err(|error| WarmError::Unnoted(Box::new(error)))?;
+            self.half = half;
+            self.say("{\"noted\": true}\n").await?;
         };
         self.stderr.wait_for_mark(answer.id).await;
         match (answer.result, answer.error) {
@@ -462,6 +486,24 @@ impl Drop for WarmProcess {
         self.kill_group();
         self.stderr_reader.abort();
     }
+}
+
+/// A request about a tenant, and what must not be seen of it.
+fn request_about(
+    what: &str,
+    project: &Project,
+    migration: &Migration<'_>,
+    besides: Option<(&str, &str)>,
+) -> (Value, Scrubber) {
+    let mut request = json!(migration);
+    if let Some((name, value)) = besides {
+        request[name] = value.into();
+    }
+    request["do"] = what.into();
+    request["ini"] = json!(project.ini.to_string_lossy());
+    request["section"] = json!(project.section);
+    request["x"] = json!(project.x);
+    (request, Scrubber::of_url(migration.url))
 }
 
 /// A request under way. Dropped before its answer arrived, it takes the process with it.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::said::{Beside, Said};
 use crate::domain::revision::Direction;
+use crate::runner::RunnerError;
 
 /// An Alembic project: an ini file and the section of it that counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -321,6 +322,9 @@ pub enum WarmError {
     /// It answered: this failed.
     #[error(transparent)]
     Tool(#[from] ToolError),
+    /// It was ended before it committed a part of a revision, because that could not be noted.
+    #[error(transparent)]
+    Unnoted(Box<RunnerError>),
 }
 
 impl WarmError {
@@ -332,7 +336,7 @@ impl WarmError {
                 Some("pip install alembic there, or set [runner] python to an interpreter that has it")
             }
             Self::Tool(error) => error.hint.as_deref(),
-            Self::Died { .. } | Self::Protocol { .. } => None,
+            Self::Died { .. } | Self::Protocol { .. } | Self::Unnoted(_) => None,
         }
     }
 }

@@ -344,7 +344,10 @@ impl MigrationRunner for AlembicRunner {
         };
         // Dropping the migration ends its process with all that it started.
         let migrated = session
-            .guarded(work.cancel, process.migrate(&self.project, &migration))
+            .guarded(
+                work.cancel,
+                process.migrate_noting(&self.project, &migration, work.halves),
+            )
             .await
             .and_then(|done| done.map_err(to_error));
         match (migrated, process.half()) {
@@ -512,6 +515,7 @@ pub(super) fn to_error(error: WarmError) -> RunnerError {
             hint: hint.unwrap_or_else(|| "set [runner] python to the interpreter that has Alembic".into()),
         },
         WarmError::Died { .. } | WarmError::Protocol { .. } => RunnerError::ToolDied(error.to_string()),
+        WarmError::Unnoted(error) => *error,
         WarmError::Tool(tool) => match tool.kind {
             ToolErrorKind::Connect if tool.sqlstate.is_none() => RunnerError::Connection(tool.message),
             ToolErrorKind::Config | ToolErrorKind::Script => RunnerError::Setup {

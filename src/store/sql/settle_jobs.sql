@@ -30,6 +30,8 @@ settled as (
         -- It outlives a failure, for a retry. What is half applied is mended by hand, and then it says nothing any more.
         plan_note = case when not ended.live and ended.state in ('ready', 'failed')
                               and ended.error ->> 'reason' is distinct from 'half_applied' then job.plan_note end,
+        -- Whoever has ended has said what it left behind.
+        half = null,
         connections = case when ended.live then (select connections from herder.run where run.id = job.run_id)
                            else job.connections end,
         orphaned = (job.orphaned or ended.in_doubt) and ended.state <> 'succeeded',

@@ -172,7 +172,11 @@ async fn the_isolation_that_a_transaction_has_anyway_is_no_setting() {
         let fleet = Fleet::new(&env, &[("a", TABLE)]).await;
         let plan = fleet.up(&[], "a").await;
         let why = plan.err().unwrap_or_default();
-        assert_eq!(why.contains("transaction_isolation repeatable read"), !is_ours, "{why}");
+        assert_eq!(
+            why.contains("transaction_isolation repeatable read"),
+            !is_ours,
+            "{why}"
+        );
         assert_eq!(why.is_empty(), is_ours, "{why}");
     }
 }

@@ -1,6 +1,7 @@
 """What a revision has committed before it is done: behind an `autocommit_block()`, say. Until the ledger says that the revision is
 applied, whoever tries again does that part a second time. The worker is told before it is committed, and again once it does not count
-any more, because the server has refused it, or the ledger has moved: so it knows how much is left behind, whatever becomes of this process.
+any more, because the server has refused it, or the ledger has moved; what it has not noted is not committed. So it is known what is left
+behind, whatever becomes of this process, or of the worker.
 """
 
 import re

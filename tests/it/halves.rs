@@ -1,0 +1,119 @@
+//! What counts as committed of a revision that fails in Alembic itself: whether another try would do it again.
+
+use crate::fleet::{Setup, Tool, list, steps, tell};
+use crate::handmade::{DRIVERS, SYNC_ENV};
+
+/// A revision that is refused twice for a while behind `before`, in Alembic itself: what it has counted in the end, and whether it was
+/// given up as half applied.
+async fn counted((scheme, env): (&str, &str), before: &str) -> (i64, bool) {
+    let fleet = Setup::schemas(1)
+        .migrations(Tool::Alembic, steps(1))
+        .set("limits.backoff", "50ms")
+        .set("runner.url_scheme", scheme)
+        .start()
+        .await;
+    tell(
+        &fleet.home,
+        "create sequence t001.refusals; create table t001.counts (n int); create table t001.heard (n int);
+         create function t001.refuse() returns void language plpgsql as $$ begin
+           if nextval('refusals') < 3 then raise exception 'not now' using errcode = '55P03'; end if;
+         end $$;
+         create function t001.adds() returns void language sql as 'insert into t001.counts values (1)';
+         create procedure t001.commits() language plpgsql as $$ begin
+           insert into counts values (1); commit; perform refuse();
+         end $$;
+         create function t001.refuses() returns trigger language plpgsql as $$ begin perform refuse(); return null; end $$;
+         create table t001.late (n int);
+         create constraint trigger late after insert on t001.late deferrable initially deferred
+           for each row execute function t001.refuses()",
+    )
+    .await;
+    let body = format!(
+        "from alembic import op\nrevision = '20250102'\ndown_revision = '20250101'\nCOUNT = 'insert into counts values (1)'\n\n\
+         def alone(sql):\n    with op.get_context().autocommit_block():\n        op.execute(sql)\n\n\
+         def upgrade():\n    {before}\n    op.execute('select refuse()')\n\ndef downgrade():\n    pass\n"
+    );
+    fleet.project().file("versions/20250102_step.py", &body);
+    let configure = "    context.configure(";
+    let searching = format!(
+        "    connection.exec_driver_sql('set search_path to t001'); connection.commit()\n{configure}"
+    );
+    fleet
+        .project()
+        .file("env.py", &env.replace(configure, &searching));
+    fleet.herder(&["upgrade", "--local", "1"]).await;
+    let job = fleet.job("t001").await;
+    let counts = list(&fleet.home, "select n::text from t001.counts").await.len();
+    (
+        counts as i64,
+        job["error"]["reason"] == "half_applied" && job["state"] == "failed",
+    )
+}
+
+#[tokio::test]
+async fn what_counts_as_committed_is_what_the_server_has_committed() {
+    let half = [
+        "op.execute(COUNT); alone('select 1')",
+        "alone(COUNT)",
+        "alone('explain analyze ' + COUNT)",
+        "alone('with w as (' + COUNT + ' returning n) select n from w')",
+        "alone('select adds()')",
+        "op.execute('select adds()'); alone('select 1')",
+        "alone('call commits()')",
+        "nested = op.get_bind().begin_nested(); op.execute(COUNT); nested.commit(); alone('select 1')",
+    ];
+    let half_in_one = [
+        "alone(\"set statement_timeout = '1min'; \" + COUNT)",
+        "alone('create table if not exists q (i int); ' + COUNT)",
+    ];
+    let again = [
+        "op.execute(COUNT)",
+        "op.execute('select 1'); alone('select 1'); op.execute(COUNT)",
+        "op.execute('(select 1)'); op.execute('values (1)'); alone('select 1'); op.execute(COUNT)",
+        "op.execute('with w as (select lower(current_user)) select * from w'); alone('select count(*) from late'); op.execute(COUNT)",
+        "nested = op.get_bind().begin_nested(); op.execute(COUNT); nested.rollback(); alone('select 1'); op.execute(COUNT)",
+        "op.execute('insert into late values (1)'); op.execute(COUNT); alone('select 1'); op.execute('delete from late')",
+        "alone('create or replace function f() returns int language sql as $$ select 1; select 2 $$'); op.execute(COUNT)",
+    ];
+    for driver in [DRIVERS[0], DRIVERS[3]] {
+        // The others send a statement as one that is prepared, which can be one only.
+        let in_one = if driver.0.ends_with("psycopg2") {
+            &half_in_one[..]
+        } else {
+            &[]
+        };
+        for before in half.iter().chain(in_one) {
+            assert_eq!(counted(driver, before).await, (1, true), "{} {before}", driver.0);
+        }
+        for before in again {
+            assert_eq!(counted(driver, before).await, (1, false), "{} {before}", driver.0);
+        }
+    }
+    // An env.py that goes on with its connection, whatever became of the last COMMIT; and one that writes behind the ledger's row.
+    let late = "op.execute('insert into late values (1)'); return";
+    let going_on = SYNC_ENV.replace(MIGRATES, GOING_ON);
+    let driver = (DRIVERS[0].0, going_on.as_str());
+    assert_eq!(counted(driver, &format!("alone(COUNT); {late}")).await, (1, true));
+    let writing = SYNC_ENV.replace("(connection=connection", WRITING);
+    let driver = (DRIVERS[0].0, writing.as_str());
+    assert_eq!(
+        counted(driver, &format!("op.execute(COUNT); {late}")).await,
+        (1, false)
+    );
+}
+
+const WRITING: &str = "(connection=connection,
+        on_version_apply=lambda ctx, **_: ctx.connection.exec_driver_sql('insert into heard values (1)')";
+
+const MIGRATES: &str = "    with context.begin_transaction():
+        context.run_migrations()
+";
+
+const GOING_ON: &str = "    try:
+        with context.begin_transaction():
+            context.run_migrations()
+    finally:
+        connection.rollback()
+        connection.exec_driver_sql('select 1')
+        connection.commit()
+";
