@@ -19,6 +19,7 @@ use crate::{
     runner::{LedgerTable, RunnerError},
 };
 
+mod blockers;
 mod compiled;
 mod limits;
 pub mod probe;

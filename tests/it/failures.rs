@@ -61,10 +61,17 @@ async fn a_held_lock_is_recorded_and_waited_for_with_a_command() {
     a_held_lock_is_waited_for(Tool::Command).await;
 }
 
-#[tokio::test]
-async fn a_lock_that_is_held_for_ever_fails_its_tenant_and_a_retry_begins_anew() {
-    let fleet = locking(Tool::Sql).set("limits.max_attempts", 3).start().await;
-    let holder = hold_lock(&fleet).await;
+async fn a_lock_that_is_held_for_ever_fails_its_tenant(tool: Tool) {
+    let fleet = locking(tool).set("limits.max_attempts", 3).start().await;
+    let mut holder = hold_lock(&fleet).await;
+    sqlx::raw_sql("set application_name = 'report'")
+        .execute(&mut *holder)
+        .await
+        .expect("a name");
+    let pid: i32 = sqlx::query_scalar("select pg_backend_pid()")
+        .fetch_one(&mut *holder)
+        .await
+        .expect("a pid");
     let output = fleet.herder(&["upgrade", "--local", "2"]).await.expect(4);
     assert!(output.stderr.contains("55P03"), "{}", output.all());
     let job = fleet.job("t002").await;
@@ -75,11 +82,30 @@ async fn a_lock_that_is_held_for_ever_fails_its_tenant_and_a_retry_begins_anew()
     );
     assert_eq!(job["error"]["sqlstate"], "55P03", "{job:#}");
     let hint = job["error"]["hint"].as_str().unwrap_or_default();
-    assert!(hint.contains("herder retry"), "{job:#}");
+    let who = format!("pid {pid} (`report`: idle in transaction, its transaction was ");
+    assert!(
+        hint.starts_with(&who) && hint.contains("had a lock on t002.") && hint.contains("herder retry"),
+        "{job:#}"
+    );
     holder.rollback().await.expect("a rollback");
     fleet.herder(&["retry", "--local", "2"]).await.expect(0);
     assert_eq!(fleet.state().await, "succeeded");
     fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+}
+
+#[tokio::test]
+async fn a_lock_that_is_held_for_ever_fails_its_tenant_and_a_retry_begins_anew() {
+    a_lock_that_is_held_for_ever_fails_its_tenant(Tool::Sql).await;
+}
+
+#[tokio::test]
+async fn a_lock_that_is_held_for_ever_fails_its_tenant_in_alembic() {
+    a_lock_that_is_held_for_ever_fails_its_tenant(Tool::Alembic).await;
+}
+
+#[tokio::test]
+async fn a_lock_that_is_held_for_ever_fails_its_tenant_with_a_command() {
+    a_lock_that_is_held_for_ever_fails_its_tenant(Tool::Command).await;
 }
 
 #[tokio::test]

@@ -139,7 +139,11 @@ impl Attempt<'_> {
                         error: Some(error.to_job_error()),
                     });
                 }
-                applied => applied?,
+                Err(error) => {
+                    self.look_who_was_in_the_way(session, &error).await;
+                    return Err(error);
+                }
+                Ok(applied) => applied,
             };
             let (outcome, from) = match applied {
                 Applied::Locked => {

@@ -46,19 +46,20 @@ impl Attempt<'_> {
             }
             FailureClass::Permanent => Some(Settlement::Failed(recorded)),
             FailureClass::Transient if claim.failures + 1 >= limits.max_attempts => {
-                recorded.hint.get_or_insert_with(|| {
-                    format!(
-                        "it was tried {} times; `herder retry` tries again",
-                        claim.failures + 1
-                    )
-                });
+                let tries = claim.failures + 1;
+                let tried = format!("it was tried {tries} times; `herder retry` tries again");
+                let hint: Vec<String> = self.in_the_way().into_iter().chain([tried]).collect();
+                recorded.hint.get_or_insert(hint.join("; "));
                 Some(Settlement::Failed(recorded))
             }
-            FailureClass::Transient => Some(Settlement::Retry {
-                error: recorded,
-                delay: backoff(claim.failures + 1),
-                counts: true,
-            }),
+            FailureClass::Transient => {
+                recorded.hint = recorded.hint.or_else(|| self.in_the_way());
+                Some(Settlement::Retry {
+                    error: recorded,
+                    delay: backoff(claim.failures + 1),
+                    counts: true,
+                })
+            }
             FailureClass::Infrastructure if recorded.is_backpressure() => Some(Settlement::Retry {
                 error: recorded,
                 delay: backoff(1),

@@ -201,6 +201,9 @@ impl Attempt<'_> {
                 });
             }
         }
+        if let Err(error) = &migrated {
+            self.look_who_was_in_the_way(session, error).await;
+        }
         match self.stop.reason() {
             Some(_) => Err(migrated.err().unwrap_or(RunnerError::Cancelled)),
             None => migrated,

@@ -52,6 +52,8 @@ pub(super) struct Attempt<'a> {
     pub(super) begun: AtomicBool,
     /// How far it got, or a former one, where the tenant's ledger cannot say so.
     pub(super) noted: Mutex<Option<Note>>,
+    /// Who was in the way of a lock that it waited for in vain.
+    pub(super) in_the_way: Mutex<Option<String>>,
 }
 
 /// How an attempt ended.
@@ -265,6 +267,24 @@ impl Attempt<'_> {
                 "its server has ended the session: the link to it was cut without a word".into()
             )),
         }
+    }
+
+    /// Looks who was in the way, where a lock was waited for in vain. The session is good for closing only.
+    async fn look_who_was_in_the_way(&self, session: &mut TenantSession, error: &RunnerError) {
+        if error.to_job_error().sqlstate.as_deref() != Some("55P03") {
+            return;
+        }
+        match session.oldest_with_locks(&self.claim.label().to_string()).await {
+            Ok(found) => *self.in_the_way.lock().unwrap_or_else(PoisonError::into_inner) = found,
+            Err(error) => debug!(%error, "Cannot see who has locks"),
+        }
+    }
+
+    fn in_the_way(&self) -> Option<String> {
+        self.in_the_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn noted(&self) -> MutexGuard<'_, Option<Note>> {

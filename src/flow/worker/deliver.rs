@@ -85,6 +85,7 @@ impl Shared {
             connected: AtomicBool::new(false),
             begun: AtomicBool::new(false),
             noted: Mutex::new(claim.note.clone()),
+            in_the_way: Mutex::new(None),
         };
         let inherited = self.kept.take(claim).await;
         match AssertUnwindSafe(attempt.execute(inherited)).catch_unwind().await {
