@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::{
     Migration, Rendered, Rendering, WarmError, offline,
     runner::{AlembicRunner, settings, to_error, why},
+    words::is_setting,
 };
 use crate::{
     domain::{
@@ -78,7 +79,7 @@ pub(super) fn deviation(plan: &Plan, session: &BTreeMap<String, String>) -> Opti
         let settings = split(sql)
             .into_iter()
             .map(|range| &sql[range])
-            .filter(|text| offline::is_setting(text));
+            .filter(|text| is_setting(text));
         let mut settings = settings.map(|text| text.to_lowercase().replace(' ', ""));
         settings.any(|text| text.contains(&name.to_lowercase()))
     };

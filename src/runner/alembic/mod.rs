@@ -24,6 +24,7 @@ mod protocol;
 mod runner;
 mod said;
 mod shadow;
+mod words;
 
 pub use pool::{WarmGuard, WarmPool};
 pub use process::{Launch, WarmProcess};

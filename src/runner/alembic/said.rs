@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-use super::{aside::is_aside, offline::looks};
+use super::{aside::is_aside, words::looks};
 use crate::{
     domain::{
         failure::cut,

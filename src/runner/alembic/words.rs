@@ -1,0 +1,91 @@
+//! What a statement of a rendering does, by its words, as far as it matters for where a plan may have it.
+
+use crate::runner::statement::{Token, tokens};
+
+/// The word by which a statement begins or ends a transaction.
+pub(super) fn transaction_word(statement: &str) -> Option<String> {
+    const WORDS: [&str; 8] = [
+        "begin",
+        "start",
+        "commit",
+        "end",
+        "rollback",
+        "abort",
+        "savepoint",
+        "release",
+    ];
+    let first = tokens(statement).into_iter().next()?;
+    WORDS
+        .into_iter()
+        .find(|word| first.is(word))
+        .map(str::to_ascii_uppercase)
+}
+
+/// Whether it only changes a setting: `SET …`, or `SELECT set_config(…)`.
+pub(super) fn is_setting(statement: &str) -> bool {
+    let tokens = tokens(statement);
+    let is = |i: usize, word: &str| tokens.get(i).is_some_and(|t| t.is(word));
+    let other_set = is(1, "transaction") || is(1, "constraints") || is(1, "characteristics");
+    (is(0, "set") && !other_set)
+        || (is(0, "select") && (is(1, "set_config") || (is(1, "pg_catalog") && is(3, "set_config"))))
+}
+
+/// Whether it changes a setting beyond its transaction, and not a limit.
+pub(super) fn is_lasting(statement: &str) -> bool {
+    let tokens = tokens(statement);
+    let is = |i: usize, word: &str| tokens.get(i).is_some_and(|t| t.is(word));
+    let is_called = tokens.iter().any(|t| t.is("set_config")) && !tokens.iter().any(|t| t.is("true"));
+    is_called
+        || is(0, "reset")
+        || is_setting(statement) && is(0, "set") && !is(1, "local") && !is_limit(&tokens)
+}
+
+/// Whether it sets one of the limits, of which nothing hangs but how long something may take.
+fn is_limit(set: &[Token<'_>]) -> bool {
+    let name = set.iter().skip(1).find(|t| !t.is("local") && !t.is("session"));
+    name.is_some_and(|t| t.text.to_ascii_lowercase().ends_with("_timeout"))
+}
+
+/// Whether it is not a revision's, but what `warm/looks.py` says in place of the look of a revision's at what is there.
+pub(super) fn looks(statement: &str) -> bool {
+    let tokens = tokens(statement);
+    let is_body = |token: &Token<'_>| token.text.starts_with("$herder_checkfirst$");
+    tokens.first().is_some_and(|first| first.is("do")) && tokens.get(1).is_some_and(is_body)
+}
+
+/// Whether what it does is over when its transaction is: a local setting, deferred constraints, a table's lock.
+pub(super) fn ends_with_its_transaction(statement: &str) -> bool {
+    let tokens = tokens(statement);
+    let is = |i: usize, words: &[&str]| tokens.get(i).is_some_and(|t| words.iter().any(|word| t.is(word)));
+    is(0, &["set"]) && is(1, &["local", "constraints", "transaction"]) && !is_limit(&tokens)
+        || is(0, &["lock"])
+        || tokens.iter().any(|t| t.is("set_config"))
+        || tokens
+            .windows(2)
+            .any(|pair| pair[0].is("on") && pair[1].is("commit"))
+}
+
+/// The setting where there is no transaction that it could be local to.
+pub(super) fn for_session(setting: &str) -> Option<String> {
+    let tokens = tokens(setting);
+    let second = tokens.get(1)?;
+    match (tokens[0].is("set"), second.is("local")) {
+        (true, true) => Some(format!("SET {}", rest_after(setting, second.text)?)),
+        (true, false) => Some(setting.to_owned()),
+        (false, _) => None,
+    }
+}
+
+/// What comes behind a word of a text that the word is a part of.
+fn rest_after<'a>(text: &'a str, word: &str) -> Option<&'a str> {
+    let end = (word.as_ptr() as usize).checked_sub(text.as_ptr() as usize)? + word.len();
+    text.get(end..).map(str::trim_start)
+}
+
+/// Whether the schema's name stands somewhere without quotes: there, a tenant's name would be read as SQL.
+pub(super) fn names_schema_without_quotes(text: &str) -> bool {
+    let tokens = tokens(text);
+    tokens
+        .windows(3)
+        .any(|t| t[0].text.ends_with("Herder") && t[1].text == ":" && t[2].text.starts_with("Tenant"))
+}
