@@ -18,6 +18,10 @@ async fn counted((scheme, env): (&str, &str), before: &str) -> (i64, bool) {
          create function t001.refuse() returns void language plpgsql as $$ begin
            if nextval('refusals') < 3 then raise exception 'not now' using errcode = '55P03'; end if;
          end $$;
+         create function t001.times_out() returns bool language plpgsql as $$ begin
+           if nextval('refusals') < 3 then raise exception 'canceling statement due to statement timeout' using errcode = '57014'; end if;
+           return true;
+         end $$;
          create function t001.adds() returns void language sql as 'insert into t001.counts values (1)';
          create procedure t001.commits() language plpgsql as $$ begin
            insert into counts values (1); commit; perform refuse();
@@ -67,6 +71,7 @@ async fn what_counts_as_committed_is_what_the_server_has_committed() {
         "alone('create table if not exists q (i int); ' + COUNT)",
     ];
     let again = [
+        "alone('insert into counts select 1 where times_out()'); return",
         "op.execute(COUNT)",
         "op.execute('select 1'); alone('select 1'); op.execute(COUNT)",
         "op.execute('(select 1)'); op.execute('values (1)'); alone('select 1'); op.execute(COUNT)",

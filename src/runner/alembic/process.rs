@@ -33,7 +33,7 @@ const STARTER: &str = "import sys; sys.path[:] = filter(None, sys.path); source 
 const BOOTSTRAP: &str = include_str!("warm/bootstrap.py");
 
 /// The other end of the pipe. It travels over the pipe too: no file, so a read-only file system will do.
-const MODULES: [(&str, &str); 24] = [
+const MODULES: [(&str, &str); 25] = [
     ("herder_warm", ""),
     ("herder_warm.child", include_str!("warm/child.py")),
     ("herder_warm.clean", include_str!("warm/clean.py")),
@@ -42,6 +42,7 @@ const MODULES: [(&str, &str); 24] = [
     ("herder_warm.drivers", include_str!("warm/drivers.py")),
     ("herder_warm.errors", include_str!("warm/errors.py")),
     ("herder_warm.halves", include_str!("warm/halves.py")),
+    ("herder_warm.harmless", include_str!("warm/harmless.py")),
     ("herder_warm.home", include_str!("warm/home.py")),
     ("herder_warm.leftovers", include_str!("warm/leftovers.py")),
     ("herder_warm.looks", include_str!("warm/looks.py")),
