@@ -376,7 +376,9 @@ async fn what_alembic_itself_has_committed_is_not_done_again() {
     assert_eq!(worker.drain().await, Some(0));
 }
 
-const BUILDING: &str = "select pid from pg_stat_activity where wait_event_type = 'Lock' and query ilike 'create unique index concurrently%'";
+/// The sessions that build their index, or are about to.
+const BUILDING: &str = "select pid from pg_stat_activity where datname = current_database()
+    and wait_event_type = 'Lock' and query ilike 'create unique index concurrently%'";
 
 #[tokio::test]
 async fn nor_is_it_where_its_connection_is_lost() {
