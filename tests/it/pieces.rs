@@ -428,6 +428,44 @@ async fn nor_is_it_where_its_worker_is_killed() {
     assert_eq!(heir.drain().await, Some(0));
 }
 
+/// What cannot be noted is not committed: the next try finds nothing done.
+#[tokio::test]
+async fn what_cannot_be_noted_is_not_committed() {
+    let fleet = torn_by(UNIQUE, 1).await;
+    live(&fleet);
+    let worker = before_it(&fleet).await;
+    let first_piece = locked(&fleet, "effects").await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    let at_it = "select count(*) from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock' and query ilike 'insert into effects%'";
+    fleet
+        .wait_until("it waits for its first piece", async || {
+            ask::<i64>(&fleet.home, at_it).await > 0
+        })
+        .await;
+    let mut job = fleet.control.begin().await.expect("a transaction");
+    sqlx::raw_sql("select from herder.job where state = 'running' for update")
+        .execute(&mut *job)
+        .await
+        .expect("a lock");
+    first_piece.rollback().await.expect("an end");
+    let noting = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock' and query ilike 'update herder.job set half%'";
+    fleet
+        .wait_until("it cannot note it", async || fleet.ask::<i64>(noting).await > 0)
+        .await;
+    job.rollback().await.expect("an end");
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    assert!(
+        fleet
+            .ask::<i32>("select epoch from herder.job order by id desc limit 1")
+            .await
+            > 1
+    );
+    fleet.assert_effects(&ALL).await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
 /// A long transaction keeps the proof's own index from being built. That says nothing about the plan.
 #[tokio::test]
 async fn a_proof_that_is_hindered_is_tried_again() {

@@ -18,10 +18,10 @@ AGAIN = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 TEXTS = re.compile(r"\$(\w*)\$.*?\$\1\$|'[^']*'", re.DOTALL)
-CALLS = re.compile(r'("(?:[^"]|"")+"|\w+)\s*\(')
+CALLS = re.compile(r'(?:"((?:[^"]|"")+)"|(\w+))\s*\(')
 OWN = (
     "select exists (select from pg_catalog.pg_proc where provolatile = 'v' and pronamespace <> 'pg_catalog'::pg_catalog.regnamespace"
-    " and pg_catalog.lower(proname) in ({}))"
+    " and proname in ({}))"
 )
 
 
@@ -35,8 +35,8 @@ def is_harmless(connection, words):
 
 def calls_own(connection, words):
     """Whether it calls a function that is somebody's own, and may write."""
-    names = {name.strip('"').replace("'", "''").lower() for name in CALLS.findall(words)}
+    names = {quoted.replace('""', '"') or name.lower() for quoted, name in CALLS.findall(words)}
     if not names:
         return False
-    literals = ", ".join(f"'{name}'" for name in sorted(names))
+    literals = ", ".join("'" + name.replace("'", "''") + "'" for name in sorted(names))
     return answer(connection, OWN.format(literals))

@@ -22,8 +22,9 @@ ALONE = re.compile(
 )
 # What such a statement is about to change.
 NAME = r'(?:"(?:[^"]|"")*"|[\w$]+)'
-INDEXES = re.compile(
-    r"(?:create\s+(?:unique\s+)?index\s+concurrently\b.*?\bon\s+(?:only\s+)?|drop\s+index\s+concurrently\s+(?:if\s+exists\s+)?)"
+TARGETS = re.compile(
+    r"(?:create\s+(?:unique\s+)?index\s+concurrently\b.*?\bon\s+(?:only\s+)?|drop\s+index\s+concurrently\s+(?:if\s+exists\s+)?"
+    r"|alter\s+table\s+(?:if\s+exists\s+)?(?:only\s+)?)"
     rf"({NAME}(?:\s*\.\s*{NAME})*)",
     re.IGNORECASE | re.DOTALL,
 )
@@ -129,10 +130,10 @@ def before_statement(connection, _cursor, statement, parameters, context, _many)
     elif not ALONE.match(words):
         say(connection, "BEGIN")
         context.herder_began = True
-    elif index := INDEXES.match(words):
-        target = index[1].replace("'", "''")
+    elif target := TARGETS.match(words):
+        name = target[1].replace("'", "''")
         say(connection, "BEGIN")
-        say(connection, f"SET LOCAL herder.target = '{target}'")
+        say(connection, f"SET LOCAL herder.target = '{name}'")
         check(connection)
         say(connection, "COMMIT")
 
