@@ -63,12 +63,18 @@ async fn what_counts_as_committed_is_what_the_server_has_committed() {
         "alone('with w as (' + COUNT + ' returning n) select n from w')",
         "alone('select adds()')",
         "op.execute('select adds()'); alone('select 1')",
-        "alone('call commits()')",
+        "alone('call commits() /* concurrently */')",
+        "alone('do $$ begin call commits(); end $$')",
+        "op.execute(COUNT); op.get_bind().engine.connect().close(); alone('select 1')",
+        "op.execute('select adds /* */ ()'); alone('select 1')",
         "nested = op.get_bind().begin_nested(); op.execute(COUNT); nested.commit(); alone('select 1')",
     ];
-    let half_in_one = [
+    let half_by_psycopg2 = [
         "alone(\"set statement_timeout = '1min'; \" + COUNT)",
         "alone('create table if not exists q (i int); ' + COUNT)",
+        "op.execute('begin; ' + COUNT + '; commit')",
+        "op.execute(COUNT + '; commit; select refuse()')",
+        "op.execute('commit'); op.execute(COUNT)",
     ];
     let again = [
         "alone('insert into counts select 1 where times_out()'); return",
@@ -83,7 +89,7 @@ async fn what_counts_as_committed_is_what_the_server_has_committed() {
     for driver in [DRIVERS[0], DRIVERS[3]] {
         // The others send a statement as one that is prepared, which can be one only.
         let in_one = if driver.0.ends_with("psycopg2") {
-            &half_in_one[..]
+            &half_by_psycopg2[..]
         } else {
             &[]
         };

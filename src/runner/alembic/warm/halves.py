@@ -10,29 +10,44 @@ import sqlalchemy
 from sqlalchemy import event
 
 from herder_warm.errors import sqlstate_of
-from herder_warm.harmless import is_harmless
+from herder_warm.harmless import bare_of, is_harmless
+from herder_warm.leftovers import BUILDS
 from herder_warm.run import Run
-from herder_warm.within import COMMITS, REMARKS, asker
+from herder_warm.within import COMMITS, REMARKS, answer, asker
 
 WRITES = re.compile(r"insert|update|delete", re.IGNORECASE)
-# What may have committed a part of itself where it fails. An index that is built alongside is looked for by the next try.
-MAY_COMMIT = re.compile(r"call\b|.*\bcommit\b", re.IGNORECASE | re.DOTALL)
-BESIDE = re.compile(r".*\bconcurrently\b", re.IGNORECASE | re.DOTALL)
+CALLS = re.compile(r"call\b", re.IGNORECASE)
+# A block of code that may commit a part of itself.
+BLOCKS = re.compile(r"do\b.*\b(?:call|commit)\b", re.IGNORECASE | re.DOTALL)
+BESIDE = re.compile(r"\bconcurrently\b", re.IGNORECASE)
+DROPS = re.compile(r"drop\s+index\s+concurrently\b", re.IGNORECASE)
 # The server is about to go: whether it has still committed nobody knows.
 GOING = ("08", "57P")
 
 
 class Halves:
-    """The revisions of a run, as far as their parts are committed."""
+    """The revision of a run of which a part is committed, whatever connection did that."""
 
     def __init__(self, tell):
         self.tell = tell
+        self.half = None
+
+    def leaves(self, revision):
+        if revision != self.half:
+            self.half = revision
+            self.tell(revision)
+
+
+class Open:
+    """What is done over one connection, and not committed."""
+
+    def __init__(self, run):
+        self.run, self.halves = run, run.halves
         self.begun = None  # The revision that has done something in the transaction that is open.
-        self.half = None  # The one of which a part is committed.
         self.moved = None  # The one that the open transaction has moved the ledger past.
         self.before = {}  # `begun` at each savepoint.
-        self.asked = None  # What is said and not answered: `half` as it was, and whether a refusal undoes it.
-        self.is_past = False  # An unanswered commit moves the ledger past `half`.
+        self.asked = None  # What is said and not answered: the half as it was, and whether a refusal undoes it.
+        self.is_past = False  # An unanswered commit moves the ledger past the half.
 
     def does(self, revision):
         """A statement of a revision's was done in a transaction. What comes behind its ledger's row goes with that."""
@@ -42,29 +57,30 @@ class Halves:
     def does_alone(self, revision, is_undone):
         """Before a statement that is committed as it is done."""
         if revision != self.moved:
-            self.asked = (self.half, is_undone)
-            self.leaves(revision)
+            self.asked = (self.halves.half, is_undone)
+            self.halves.leaves(revision)
 
     def moves(self, revision, alone):
         """The ledger is written: the revision is done with whatever it did."""
         self.begun, self.moved = None, revision
         if alone:
-            self.leaves(None)
+            self.halves.leaves(None)
 
-    def commits(self):
+    def commits(self, connection):
         """Before a commit."""
-        self.asked = (self.half, True)
+        self.asked = (self.halves.half, True)
+        if self.begun is not None and self.moved is None and has_written_nothing(connection):
+            self.begun = None
         if self.begun is not None:
-            self.leaves(self.begun)
+            self.halves.leaves(self.begun)
         else:
             self.is_past = self.moved is not None
-        self.begun = self.moved = None
-        self.before.clear()
+        self.rolls_back()
 
     def goes_on(self):
         """What was said is done."""
         if self.is_past:
-            self.leaves(None)
+            self.halves.leaves(None)
         self.asked, self.is_past = None, False
 
     def fails(self, sqlstate):
@@ -73,16 +89,11 @@ class Halves:
         if asked is not None and sqlstate is not None and not sqlstate.startswith(GOING):
             half, is_undone = asked
             if is_undone:
-                self.leaves(half)
+                self.halves.leaves(half)
 
     def rolls_back(self):
         self.begun = self.moved = None
         self.before.clear()
-
-    def leaves(self, revision):
-        if revision != self.half:
-            self.half = revision
-            self.tell(revision)
 
 
 def listen():
@@ -99,79 +110,117 @@ def listen():
         event.listen(sqlalchemy.engine.Engine, name, function)
 
 
-def halves_of(connection):
-    """What is known of the run, where the connection is one of a tenant's."""
+def open_of(connection):
+    """What is known of a connection, where it is one of a tenant's."""
     run = Run.current
-    is_known = run is not None and run.started and connection is not None and run.is_tenants(connection)
-    return run.halves if is_known else None
+    if run is None or run.halves is None or not run.started or connection is None or not run.is_tenants(connection):
+        return None
+    known = connection.info.get("herder_open")
+    if known is None or known.run is not run:
+        known = connection.info["herder_open"] = Open(run)
+    return known
 
 
 def is_alone(connection):
     return bool(getattr(connection.connection, "autocommit", False))
 
 
+def is_over(connection):
+    """Whether the driver has no transaction open, behind a statement: somebody has ended it in words."""
+    driver = connection.connection.dbapi_connection
+    driver = getattr(driver, "_connection", driver)  # Within SQLAlchemy's own, where the driver is an async one.
+    if hasattr(driver, "is_in_transaction"):
+        return not driver.is_in_transaction()
+    return getattr(getattr(driver, "info", None), "transaction_status", None) == 0
+
+
+def has_written_nothing(connection):
+    """Whether a commit would leave nothing, whatever was said before."""
+    try:
+        return answer(connection, "select pg_catalog.txid_current_if_assigned() is null")
+    except Exception:  # It has failed, and cannot be asked.
+        return False
+
+
+def commits_within(bare):
+    """Whether one of several statements in a message ends a transaction."""
+    return ";" in bare and any(COMMITS.match(piece.strip()) for piece in bare.split(";"))
+
+
+def is_undone(words, bare, many):
+    """Whether nothing of it is left where the server refuses it, and no transaction is around it."""
+    return not (many or CALLS.match(bare) or BLOCKS.match(words) or BESIDE.search(bare) or commits_within(bare))
+
+
 def words_of(statement):
     return statement[REMARKS.match(statement).end() :]
 
 
-def before_statement(connection, _cursor, statement, _parameters, _context, _many):
-    halves, run = halves_of(connection), Run.current
-    if halves is None:
+def before_statement(connection, _cursor, statement, _parameters, _context, many):
+    known = open_of(connection)
+    if known is None:
         return
-    halves.goes_on()
+    known.goes_on()
     words = words_of(statement)
-    if COMMITS.match(words):
-        halves.commits()
-    elif run.step is not None and is_alone(connection) and not BESIDE.match(words):
-        is_tools_own, asked = asker()
-        if not is_tools_own and not asked and not is_harmless(connection, words):
-            halves.does_alone(run.step, is_undone=MAY_COMMIT.match(words) is None)
+    bare = bare_of(words)
+    if ";" not in bare and COMMITS.match(words):
+        known.commits(connection)
+        return
+    # The next try looks for an index that it builds alongside, and drops what is left.
+    is_repeated = ";" not in bare and (BUILDS.match(words) or DROPS.match(words))
+    if known.run.step is None or is_repeated or not (is_alone(connection) or commits_within(bare)):
+        return
+    is_tools_own, asked = asker()
+    if not is_tools_own and not asked and not is_harmless(connection, bare):
+        known.does_alone(known.run.step, is_undone(words, bare, many))
 
 
 def after_statement(connection, _cursor, statement, _parameters, _context, _many):
-    halves, run = halves_of(connection), Run.current
-    if halves is None:
+    known = open_of(connection)
+    if known is None:
         return
-    halves.goes_on()
-    words, alone = words_of(statement), is_alone(connection)
-    if run.step is None or COMMITS.match(words):
+    known.goes_on()
+    words = words_of(statement)
+    bare = bare_of(words)
+    if known.run.step is None or ";" not in bare and COMMITS.match(words):
         return
+    alone = is_alone(connection) or is_over(connection)
     is_tools_own, asked = asker()
     if is_tools_own and WRITES.match(words):
-        halves.moves(run.step, alone)
-    elif not is_tools_own and not asked and not is_harmless(connection, words):
+        known.moves(known.run.step, alone)
+    elif not is_tools_own and not asked and not is_harmless(connection, bare):
         if alone:
-            halves.does_alone(run.step, is_undone=False)
+            known.does_alone(known.run.step, False)
         else:
-            halves.does(run.step)
+            known.does(known.run.step)
 
 
 def before_commit(connection):
-    halves = halves_of(connection)
-    if halves is not None:
-        halves.goes_on()
-        halves.commits()
+    known = open_of(connection)
+    if known is not None:
+        known.goes_on()
+        known.commits(connection)
 
 
 def after_rollback(connection):
-    halves = halves_of(connection)
-    if halves is not None:
-        halves.rolls_back()
+    known = open_of(connection)
+    if known is not None:
+        known.rolls_back()
 
 
 def before_savepoint(connection, name):
-    halves = halves_of(connection)
-    if halves is not None:
-        halves.before[name] = halves.begun
+    known = open_of(connection)
+    if known is not None:
+        known.before[name] = known.begun
 
 
 def after_rollback_to(connection, name, _context):
-    halves = halves_of(connection)
-    if halves is not None:
-        halves.begun = halves.before.get(name)
+    known = open_of(connection)
+    if known is not None:
+        known.begun = known.before.get(name)
 
 
 def after_failure(context):
-    halves = halves_of(context.connection)
-    if halves is not None:
-        halves.fails(sqlstate_of(context.sqlalchemy_exception or context.original_exception))
+    known = open_of(context.connection)
+    if known is not None:
+        known.fails(sqlstate_of(context.sqlalchemy_exception or context.original_exception))

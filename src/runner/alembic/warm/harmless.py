@@ -3,6 +3,7 @@
 import re
 
 from herder_warm.within import answer
+from herder_warm.words import COMMENT
 
 # What leaves nothing, where it is all that is said and calls nobody.
 READS = re.compile(
@@ -17,25 +18,30 @@ AGAIN = re.compile(
     r"|alter\s+type\b[^'$]*?\badd\s+value\s+if\s+not\s+exists\b",
     re.IGNORECASE | re.DOTALL,
 )
-TEXTS = re.compile(r"\$(\w*)\$.*?\$\1\$|'[^']*'", re.DOTALL)
-CALLS = re.compile(r'(?:"((?:[^"]|"")+)"|(\w+))\s*\(')
+# What is no word of the statement itself: comments, and texts.
+TEXTS = re.compile(rf"{COMMENT}|\$(\w*)\$.*?\$\1\$|'[^']*'", re.DOTALL)
+CALLS = re.compile(r'(?:"((?:[^"]|"")+)"|([\w$]+))\s*\(')
 OWN = (
     "select exists (select from pg_catalog.pg_proc where provolatile = 'v' and pronamespace <> 'pg_catalog'::pg_catalog.regnamespace"
     " and proname in ({}))"
 )
 
 
-def is_harmless(connection, words):
+def bare_of(words):
+    """Without comments, and with empty texts."""
+    return TEXTS.sub(lambda found: "''" if found[0][0] in "$'" else " ", words).strip().rstrip("; ")
+
+
+def is_harmless(connection, bare):
     """Whether it is one statement that leaves nothing, or may be said again."""
-    bare = TEXTS.sub("''", words).strip().rstrip(";")
     if ";" in bare:
         return False
     return AGAIN.match(bare) is not None or READS.match(bare) is not None and not calls_own(connection, bare)
 
 
-def calls_own(connection, words):
+def calls_own(connection, bare):
     """Whether it calls a function that is somebody's own, and may write."""
-    names = {quoted.replace('""', '"') or name.lower() for quoted, name in CALLS.findall(words)}
+    names = {quoted.replace('""', '"') or name.lower() for quoted, name in CALLS.findall(bare)}
     if not names:
         return False
     literals = ", ".join("'" + name.replace("'", "''") + "'" for name in sorted(names))

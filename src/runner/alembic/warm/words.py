@@ -2,7 +2,8 @@
 
 NAME = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
 # Each text is one in one way only: with two, a file that begins with many of them would be tried in all combinations.
-REMARK = r"(?:\s|--[^\n]*\n|/\*[^*]*\*+(?:[^/*][^*]*\*+)*/)"
+COMMENT = r"(?:--[^\n]*\n|/\*[^*]*\*+(?:[^/*][^*]*\*+)*/)"
+REMARK = rf"(?:\s|{COMMENT})"
 
 
 def literal(text):
