@@ -127,7 +127,8 @@ def is_alone(connection):
 
 def is_over(connection):
     """Whether the driver has no transaction open, behind a statement: somebody has ended it in words."""
-    driver = connection.connection.dbapi_connection
+    pooled = connection.connection
+    driver = pooled.dbapi_connection if hasattr(pooled, "dbapi_connection") else pooled.connection  # Before SQLAlchemy 1.4.24.
     driver = getattr(driver, "_connection", driver)  # Within SQLAlchemy's own, where the driver is an async one.
     if hasattr(driver, "is_in_transaction"):
         return not driver.is_in_transaction()
