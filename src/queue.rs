@@ -35,6 +35,7 @@ use crate::{
         StoreError,
         job::{ClaimFilter, ClaimLimits, claim},
         line::Line,
+        run,
     },
 };
 
@@ -72,6 +73,10 @@ pub struct Delivery {
     pub room: Arc<OwnedSemaphorePermit>,
 }
 
+/// How many times within a poll a worker glances whether there is a run, while there is none. Such a glance costs a fraction of a
+/// claim, and what it finds late is what somebody waits for who has just started a run.
+const GLANCES: u32 = 3;
+
 /// What tells the rest of the worker about claims, in the moment that they are made.
 pub trait Intake: Send + Sync + 'static {
     /// How many more jobs may be taken of each server, now.
@@ -100,6 +105,17 @@ pub struct Claimer {
 }
 
 impl Claimer {
+    /// Claims where there is a run to claim of. None: there is not.
+    async fn look(&self, room: Vec<Arc<OwnedSemaphorePermit>>) -> Result<Option<Vec<Delivery>>, StoreError> {
+        let glancing = async |line: &mut PgConnection| run::is_any_running(line, self.filter.run).await;
+        if self.line.with(CLAIM_TIMEOUT, glancing).await? {
+            return self.claim(room).await.map(Some);
+        }
+        self.intake.answered();
+        self.intake.claimed(Vec::new(), None);
+        Ok(None)
+    }
+
     /// One look at the control database, for no more jobs than there is room for. What is claimed takes the first of it.
     ///
     /// # Errors
@@ -271,20 +287,24 @@ impl Claims {
         // In a task of its own: once apalis is told to stop, it polls this future no longer, and a claim left half way would keep the
         // line from whoever writes outcomes.
         let claimer = Arc::clone(&self.claimer);
-        let claimed = tokio::spawn(async move { claimer.claim(room).await });
+        let claimed = tokio::spawn(async move { claimer.look(room).await });
         let claimed = claimed.await.unwrap_or_else(|panicked| {
             error!(error = %panicked, "A claim panicked, which is a bug in Herder");
-            Ok(Vec::new())
+            Ok(Some(Vec::new()))
         });
         let pause = match claimed {
-            Ok(deliveries) if !deliveries.is_empty() => {
+            Ok(Some(deliveries)) if !deliveries.is_empty() => {
                 self.faults = 0;
                 return deliveries;
             }
-            Ok(_) => {
+            Ok(found) => {
                 self.faults = 0;
+                let poll = match found {
+                    Some(_) => self.poll,
+                    None => self.poll / GLANCES,
+                };
                 // With jitter, so that workers that started together do not ask together.
-                self.poll.mul_f64(0.75 + rand::random::<f64>() / 2.0)
+                poll.mul_f64(0.75 + rand::random::<f64>() / 2.0)
             }
             Err(error) => {
                 self.faults += 1;

@@ -32,7 +32,7 @@ use crate::{
 const POLL: Duration = Duration::from_millis(300);
 
 /// How often to glance at the run's state between two looks, which is one row: a command that waits ends with its run.
-const GLANCE: Duration = Duration::from_millis(75);
+const GLANCE: Duration = Duration::from_millis(40);
 
 /// How rarely to look at most, however long a look takes.
 const MAX_POLL: Duration = Duration::from_secs(5);

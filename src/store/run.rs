@@ -342,6 +342,18 @@ pub async fn running(pool: &PgPool) -> Result<Vec<RunId>, StoreError> {
     )
 }
 
+/// Whether there is any, or this one is.
+///
+/// # Errors
+/// The control database fails.
+pub async fn is_any_running(connection: &mut PgConnection, only: Option<RunId>) -> Result<bool, StoreError> {
+    let any = sqlx::query_scalar!(
+        r#"select exists (select from herder.run where state = 'running' and ($1::uuid is null or id = $1)) as "any!""#,
+        only,
+    );
+    Ok(any.fetch_one(connection).await?)
+}
+
 /// Stops a run for now: nothing new is taken, what runs finishes. False: it was not running.
 ///
 /// # Errors
