@@ -84,13 +84,18 @@ def database_failure(chain, run):
 
 
 def sqlstate_of(error):
-    """The SQLSTATE that an exception carries itself: asyncpg's and psycopg's `sqlstate`, psycopg2's `pgcode`."""
+    """The SQLSTATE that an exception carries itself: asyncpg's and psycopg's `sqlstate`, psycopg2's `pgcode`, pg8000's field `C`."""
     for holder in (error, getattr(error, "orig", None)):
-        for name in ("sqlstate", "pgcode"):
-            value = getattr(holder, name, None)
+        for value in (getattr(holder, "sqlstate", None), getattr(holder, "pgcode", None), fields_of(holder).get("C")):
             if isinstance(value, str) and len(value) == 5:
                 return value
     return None
+
+
+def fields_of(error):
+    """The server's answer by the letters of its protocol, which is what pg8000 raises."""
+    fields = next(iter(getattr(error, "args", ())), None)
+    return fields if isinstance(fields, dict) else {}
 
 
 def primary_message(error):
@@ -101,6 +106,8 @@ def primary_message(error):
     if message:
         return one_line(message)
     module = type(error).__module__
+    if module.startswith("pg8000"):
+        return one_line(fields_of(error)["M"]) if "M" in fields_of(error) else None
     if module.startswith("asyncpg"):
         return one_line(error.args[0]) if error.args else None
     if module.startswith("psycopg"):
