@@ -380,8 +380,9 @@ async fn what_alembic_itself_has_committed_is_not_done_again() {
 const BUILDING: &str = "select pid from pg_stat_activity where datname = current_database()
     and wait_event_type = 'Lock' and query ilike 'create unique index concurrently%'";
 
-#[tokio::test]
-async fn nor_is_it_where_its_connection_is_lost() {
+/// A worker in a revision that builds an index beside what it has committed, which waits for the lock that is given back with it.
+/// `told`: what the server is asked of that session.
+async fn building(told: &str) -> (Fleet, Worker, Transaction<'static, Postgres>) {
     let fleet = torn_by(UNIQUE, 1).await;
     live(&fleet);
     let worker = before_it(&fleet).await;
@@ -389,42 +390,35 @@ async fn nor_is_it_where_its_connection_is_lost() {
     fleet.herder(&["upgrade"]).await.expect(0);
     fleet
         .wait_until("it builds its index", async || {
-            let ended = format!("select count(pg_terminate_backend(pid)) from ({BUILDING}) as waiting");
-            ask::<i64>(&fleet.home, &ended).await > 0
+            let asked = format!("select count({told}) from ({BUILDING}) as waiting");
+            ask::<i64>(&fleet.home, &asked).await > 0
         })
         .await;
+    (fleet, worker, busy)
+}
+
+/// The run fails with what was left behind; once that is undone by hand, a retry does all of it.
+async fn mended_by_hand(fleet: &Fleet, busy: Transaction<'static, Postgres>, why: &str) {
     assert_eq!(fleet.over().await, "failed", "{}", fleet.last_seen().await);
-    left_behind(&fleet, "").await;
+    left_behind(fleet, why).await;
     busy.rollback().await.expect("an end");
     fleet.herder(&["retry", "--wait"]).await.expect(0);
     fleet.assert_effects(&ALL).await;
+}
+
+#[tokio::test]
+async fn nor_is_it_where_its_connection_is_lost() {
+    let (fleet, worker, busy) = building("pg_terminate_backend(pid)").await;
+    mended_by_hand(&fleet, busy, "").await;
     assert_eq!(worker.drain().await, Some(0));
 }
 
 #[tokio::test]
 async fn nor_is_it_where_its_worker_is_killed() {
-    let fleet = torn_by(UNIQUE, 1).await;
-    live(&fleet);
-    let worker = before_it(&fleet).await;
-    let busy = locked(&fleet, "doubles").await;
-    fleet.herder(&["upgrade"]).await.expect(0);
-    fleet
-        .wait_until("it builds its index", async || {
-            ask::<i64>(
-                &fleet.home,
-                &format!("select count(*) from ({BUILDING}) as waiting"),
-            )
-            .await
-                > 0
-        })
-        .await;
+    let (fleet, worker, busy) = building("pid").await;
     worker.kill().await;
     let heir = fleet.worker(&[]);
-    assert_eq!(fleet.over().await, "failed", "{}", fleet.last_seen().await);
-    left_behind(&fleet, "the worker that was at it was lost").await;
-    busy.rollback().await.expect("an end");
-    fleet.herder(&["retry", "--wait"]).await.expect(0);
-    fleet.assert_effects(&ALL).await;
+    mended_by_hand(&fleet, busy, "the worker that was at it was lost").await;
     assert_eq!(heir.drain().await, Some(0));
 }
 

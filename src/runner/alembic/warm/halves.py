@@ -153,18 +153,23 @@ def is_undone(words, bare, many):
     return not (many or CALLS.match(bare) or BLOCKS.match(words) or BESIDE.search(bare) or commits_within(bare))
 
 
-def words_of(statement):
-    return statement[REMARKS.match(statement).end() :]
+def heard(connection, statement):
+    """What is known of a tenant's connection over which this is said, its words, those that count, and whether they are a commit."""
+    known = open_of(connection)
+    if known is None:
+        return None
+    known.goes_on()
+    words = statement[REMARKS.match(statement).end() :]
+    bare = bare_of(words)
+    return known, words, bare, ";" not in bare and COMMITS.match(words)
 
 
 def before_statement(connection, _cursor, statement, _parameters, _context, many):
-    known = open_of(connection)
-    if known is None:
+    said = heard(connection, statement)
+    if said is None:
         return
-    known.goes_on()
-    words = words_of(statement)
-    bare = bare_of(words)
-    if ";" not in bare and COMMITS.match(words):
+    known, words, bare, is_commit = said
+    if is_commit:
         known.commits(connection)
         return
     # The next try looks for an index that it builds alongside, and drops what is left.
@@ -177,13 +182,11 @@ def before_statement(connection, _cursor, statement, _parameters, _context, many
 
 
 def after_statement(connection, _cursor, statement, _parameters, _context, _many):
-    known = open_of(connection)
-    if known is None:
+    said = heard(connection, statement)
+    if said is None:
         return
-    known.goes_on()
-    words = words_of(statement)
-    bare = bare_of(words)
-    if known.run.step is None or ";" not in bare and COMMITS.match(words):
+    known, words, bare, is_commit = said
+    if known.run.step is None or is_commit:
         return
     alone = is_alone(connection) or is_over(connection)
     is_tools_own, asked = asker()

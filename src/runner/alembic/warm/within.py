@@ -12,7 +12,7 @@ from sqlalchemy import event
 
 from herder_warm.errors import Failure, database_failure, describe_error
 from herder_warm.run import Run
-from herder_warm.words import REMARK
+from herder_warm.words import NAME, REMARK
 
 # What the server does in no transaction block, or what ends one.
 ALONE = re.compile(
@@ -21,7 +21,6 @@ ALONE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 # What such a statement is about to change.
-NAME = r'(?:"(?:[^"]|"")*"|[\w$]+)'
 TARGETS = re.compile(
     r"(?:create\s+(?:unique\s+)?index\s+concurrently\b.*?\bon\s+(?:only\s+)?|drop\s+index\s+concurrently\s+(?:if\s+exists\s+)?"
     r"|alter\s+table\s+(?:if\s+exists\s+)?(?:only\s+)?)"
