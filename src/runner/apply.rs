@@ -21,7 +21,7 @@ use sqlx::Row;
 
 use self::{
     message::Message,
-    refusal::{LOCKED, MOVED, NO_SCHEMA, Refusal, WANDERED, expect},
+    refusal::{LOCKED, MOVED, NO_SCHEMA, Refusal, WANDERED, expect, unended},
 };
 pub(crate) use self::{
     place::{fits, placed},
@@ -53,6 +53,11 @@ const FORGET: &str = "close all; unlisten *; deallocate all; discard temp; disca
 /// The setting in which a step's transaction finds when it began, in seconds since 1970: the server's own answer is the
 /// time of the whole message.
 pub(crate) const BEGAN: &str = "herder.began";
+
+/// What a step's transaction begins with, and is told by in the end: whoever ends it and begins another has none. It means nothing
+/// in one that writes, and neither SET nor RESET can change it behind the first statement. A savepoint would tell as much, and give
+/// what the step writes another transaction's number: that of its own transaction is what a versioning trigger looks for.
+const BEGIN: &str = "begin isolation level read committed, deferrable";
 
 /// What a plan is applied with.
 pub(crate) struct Order<'a> {
@@ -372,7 +377,7 @@ impl Applier<'_> {
     fn begin(&self, step: &PlanStep, first: bool, checks: Checks) -> Result<String, RunnerError> {
         // READ COMMITTED: what is read behind a lock must not be older than the lock.
         let enter = self.enter(step, first, checks)?;
-        Ok(format!("begin isolation level read committed; {enter}"))
+        Ok(format!("{BEGIN}; {enter}"))
     }
 
     /// What a step's transaction begins with, behind its BEGIN.
@@ -394,8 +399,7 @@ impl Applier<'_> {
             "select pg_catalog.set_config('{BEGAN}', \
              extract(epoch from pg_catalog.clock_timestamp())::pg_catalog.text, true)"
         );
-        // It must be there in the end. RELEASE fails where the transaction was ended in between, and another begun.
-        Ok(format!("{sql}; {checked}; {began}; savepoint herder"))
+        Ok(format!("{sql}; {checked}; {began}"))
     }
 
     /// What the session is to a step, whatever it was to the one before it.
@@ -498,10 +502,10 @@ impl Applier<'_> {
 
     /// What a step's transaction ends with, before its COMMIT.
     fn end(&self, checks: Checks) -> String {
-        let release = "release savepoint herder";
+        let unended = unended();
         match self.place_check(checks) {
-            Some(check) => format!("{release}; {check}"),
-            None => release.to_owned(),
+            Some(check) => format!("{unended}; {check}"),
+            None => unended,
         }
     }
 

@@ -171,6 +171,29 @@ async fn what_a_file_does_to_its_session_stays_in_it() {
         .await;
 }
 
+/// A versioning trigger tells by the number of its transaction what was changed in it already.
+#[tokio::test]
+async fn what_a_file_writes_has_the_number_of_its_transaction() {
+    let bench = Bench::new(&[
+        (
+            "1_versions.sql",
+            "create table a (n int); create table versions (n int); insert into a values (1);
+             create function keep() returns trigger language plpgsql as $$ begin
+               if old.xmin::text::bigint <> txid_current() % 4294967296 then
+                 insert into versions values (old.n);
+               end if;
+               return new;
+             end $$;
+             create trigger keep before update on a for each row execute function keep()",
+        ),
+        ("2_twice.sql", "update a set n = n * 10; update a set n = n + 1"),
+    ])
+    .await;
+    bench.up().await.expect("two files");
+    let versions = "select (select n from a) || ' ' || string_agg(n::text, ',') from versions";
+    assert_eq!(bench.tenant.value(versions).await, "11 1");
+}
+
 #[tokio::test]
 async fn a_file_that_wanders_off_to_another_schema_is_undone() {
     let wander = "create table here (a int); set search_path = public; create table there (a int)";

@@ -42,8 +42,9 @@ pub(super) async fn fit(
     ground: Ground<'_>,
 ) -> Result<Offer, RunnerError> {
     let schema = ground.place.schema.as_deref();
-    let is_plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    if schema.is_none_or(is_plain) {
+    // Quotes, and what a driver doubles, are written in a literal otherwise than in a name.
+    let is_comparable = |name: &str| !name.contains(['"', '\'', '\\', '%']);
+    if schema.is_none_or(is_comparable) {
         let real = match rendered(runner, &plan, target, ground.place).await {
             Ok(steps) => steps,
             Err(why) => return Ok(Offer::Live { why }),

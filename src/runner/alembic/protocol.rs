@@ -112,6 +112,8 @@ pub struct Whereabouts {
     pub listens: Option<String>,
     /// The role that it works as, where that is not the one that it connects as.
     pub role: Option<String>,
+    /// Who it connects as.
+    pub user: String,
     /// What env.py says to it.
     pub besides: Vec<Beside>,
 }

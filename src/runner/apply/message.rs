@@ -9,7 +9,7 @@ use sqlx::{
     postgres::{PgDatabaseError, PgErrorPosition, PgRow},
 };
 
-use super::refusal::{Refusal, is_unexpected, refusal};
+use super::refusal::{Refusal, is_ended, is_unexpected, refusal};
 use crate::{
     domain::plan::{PlanStep, REVISION_MARK},
     runner::{
@@ -149,7 +149,7 @@ impl<'a> Message<'a> {
         if let Some(refusal) = server.and_then(|e| refusal(e, revision.as_deref())) {
             return refusal;
         }
-        if part.whose == Whose::Behind && server.is_some_and(|e| ["3B001", "25P01"].contains(&e.code())) {
+        if part.whose == Whose::Behind && server.is_some_and(is_ended) {
             return Refusal::Failed(RunnerError::Tool {
                 message: "it ended the transaction that it was run in".into(),
                 sqlstate: None,

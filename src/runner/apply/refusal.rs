@@ -87,20 +87,45 @@ pub(super) fn refusal(error: &PgDatabaseError, revision: Option<&str>) -> Option
 /// What stands in the error of a quick check.
 const UNEXPECTED: &str = "herder: not as the plan wants it";
 
-/// A statement that fails unless `condition` is true. Without PL/pgSQL, which is compiled anew each time; it can only say
-/// that something is wrong: by a cast that fails, of a text that nobody knows before it runs.
+/// What stands in the error of a step that ended its transaction.
+const ENDED: &str = "herder: it ended its transaction";
+
+/// A statement that fails unless `condition` is true, so that its careful form is asked.
 pub(super) fn expect(condition: &str) -> String {
+    unless(condition, UNEXPECTED)
+}
+
+/// A statement that fails unless its transaction is the one that a step began with.
+pub(super) fn unended() -> String {
+    unless(
+        "pg_catalog.current_setting('transaction_deferrable') = 'on'",
+        ENDED,
+    )
+}
+
+/// Without PL/pgSQL, which is compiled anew each time; it can only say that something is wrong: by a cast that fails, of a text that
+/// nobody knows before it runs.
+fn unless(condition: &str, words: &str) -> String {
     format!(
         "select case when ({condition}) is not true \
-         then pg_catalog.concat(pg_catalog.current_schema(), ' {UNEXPECTED}')::pg_catalog.int4 end"
+         then pg_catalog.concat(pg_catalog.current_schema(), ' {words}')::pg_catalog.int4 end"
     )
+}
+
+/// Whether a statement of ours found that a step had ended its transaction.
+pub(super) fn is_ended(error: &PgDatabaseError) -> bool {
+    says(error, ENDED)
+}
+
+fn says(error: &PgDatabaseError, words: &str) -> bool {
+    error.code() == "22P02" && error.message().contains(words)
 }
 
 /// Whether a statement of ours that came `before` a step, or behind it, failed for being a quick one.
 pub(super) fn is_unexpected(error: &PgDatabaseError, before: bool) -> bool {
     // A ledger that is not there cannot be locked.
     let missing = before && error.code() == "42P01";
-    missing || (error.code() == "22P02" && error.message().contains(UNEXPECTED))
+    missing || says(error, UNEXPECTED)
 }
 
 /// The PL/pgSQL that refuses, with a detail that is an SQL expression.

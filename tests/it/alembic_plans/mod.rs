@@ -60,6 +60,8 @@ struct Fleet {
     runner: AlembicRunner,
     url: DatabaseUrl,
     isolation: Isolation,
+    /// The schema of a tenant.
+    tenant: &'static str,
     /// Whose proofs they are. Those of one owner come one after the other, so each test is another.
     owner: String,
     _folder: Option<TempDir>,
@@ -115,6 +117,7 @@ impl Fleet {
             runner: AlembicRunner::new(&config, 1),
             url: DatabaseUrl::parse(&server.url(&database)).expect("a URL"),
             isolation,
+            tenant: "acme",
             owner: format!("{:08x}", rand::random::<u32>()),
             _folder: folder,
         }
@@ -131,7 +134,7 @@ impl Fleet {
         Place {
             server: "main".into(),
             database: self.url.database(),
-            schema: (self.isolation != Isolation::Database).then(|| "acme".into()),
+            schema: (self.isolation != Isolation::Database).then(|| self.tenant.into()),
         }
     }
 

@@ -61,6 +61,25 @@ async fn what_a_connection_brings_along_is_seen() {
         fleet.up(&[], "a").await.expect_err("a listener"),
         "env.py has a `connect` of its own for its engine, and a plan is sent by another client"
     );
+    // Who sees what a policy hides, and owns what is made.
+    let other = format!("u{}", uuid::Uuid::new_v4().simple());
+    let connected = format!("create_engine(make_url(url).set(username='{other}'), poolclass");
+    let importing = "from sqlalchemy.engine import make_url\nfrom sqlalchemy import";
+    let env = ENV
+        .replace(engine, &connected)
+        .replacen("from sqlalchemy import", importing, 1);
+    let fleet = Fleet::new(&env, &[("a", TABLE)]).await;
+    run(
+        &mut fleet.admin().await,
+        &format!("create role {other} superuser login"),
+    )
+    .await;
+    let why = fleet.up(&[], "a").await.expect_err("another user");
+    run(&mut fleet.admin().await, &format!("drop role {other}")).await;
+    let seen = format!(
+        "env.py connects as `{other}`, and a plan would as `postgres`, who may see and own other things"
+    );
+    assert_eq!(why, seen);
     // An operator of an extension's is found in `public`, or it is not.
     let further = ENV.replace(
         "SET search_path TO \"{schema}\"'))",

@@ -389,10 +389,20 @@ async fn a_default_that_python_computes_stays_live() {
 async fn what_is_made_of_a_name_stays_live() {
     let body = "schema = context.get_x_argument(as_dictionary=True)['schema']\n\
                 op.execute(\"insert into t values (1, '%s')\" % schema.removeprefix('ac'))";
-    assert_eq!(
-        refused(body).await,
-        "it renders other SQL for `acme` than for other names"
-    );
+    for tenant in ["acme", "ac-1.é", "ac \u{fc}"] {
+        let mut fleet = Fleet::new(ENV, &[("a", TABLE), ("b", body)]).await;
+        fleet.tenant = tenant;
+        assert_eq!(
+            fleet.up(&["a"], "b").await.expect_err(tenant),
+            format!("it renders other SQL for `{tenant}` than for other names")
+        );
+    }
+    // One that is used as it is.
+    let used = "schema = context.get_x_argument(as_dictionary=True)['schema']\n\
+                op.execute('insert into \"%s\".t values (1, \\'%s\\')' % (schema, schema))";
+    let mut fleet = Fleet::new(ENV, &[("a", TABLE), ("b", used)]).await;
+    fleet.tenant = "ac-1.é";
+    fleet.up(&["a"], "b").await.expect("a plan");
 }
 
 #[tokio::test]

@@ -32,6 +32,7 @@ impl Shadow<'_> {
             session,
             listens,
             role,
+            user,
             besides,
         } = self.asked(
             process
@@ -58,7 +59,7 @@ impl Shadow<'_> {
             ));
         }
         self.has_all(&besides, &self.live)?;
-        self.searches(&path).await?;
+        self.is_alike(&user, &path).await?;
         if let Some(event) = listens {
             return unproven(format!(
                 "env.py has a `{event}` of its own for its engine, and a plan is sent by another client"
@@ -70,26 +71,32 @@ impl Shadow<'_> {
         }
     }
 
-    /// Whether a plan looks for names in the same schemas as env.py's connection: an operator that is not found makes another
-    /// comparison, and `IF EXISTS` nothing at all.
-    async fn searches(&self, live: &[String]) -> Result<(), Stop> {
+    /// Whether a plan works as the same user as env.py's connection, who sees and owns as much, and looks for names in the same schemas:
+    /// an operator that is not found makes another comparison, and `IF EXISTS` nothing at all.
+    async fn is_alike(&self, user: &str, path: &[String]) -> Result<(), Stop> {
         let mut on = open(&self.live.url, &self.ground).await?;
-        let path = fit::search_path(self.plan)
+        let said = fit::search_path(self.plan)
             .map(|path| path.replace(SCHEMA, self.live.schema.as_deref().unwrap_or(SCHEMA)))
             .or_else(|| self.live.schema.as_deref().map(quote));
-        if let Some(path) = path {
-            on.execute(AssertSqlSafe(format!("set search_path to {path}")))
+        if let Some(said) = said {
+            on.execute(AssertSqlSafe(format!("set search_path to {said}")))
                 .await?;
         }
-        let planned: Vec<String> = sqlx::query_scalar("select current_schemas(false)::text[]")
-            .fetch_one(&mut on)
-            .await?;
+        let (ours, planned): (String, Vec<String>) =
+            sqlx::query_as("select session_user::text, current_schemas(false)::text[]")
+                .fetch_one(&mut on)
+                .await?;
         close(on).await;
-        match planned == live {
+        if ours != user {
+            return unproven(format!(
+                "env.py connects as `{user}`, and a plan would as `{ours}`, who may see and own other things"
+            ));
+        }
+        match planned == path {
             true => Ok(()),
             false => unproven(format!(
                 "env.py's connection searches the schemas [{}], its script [{}]: let both set the same search_path",
-                live.join(", "),
+                path.join(", "),
                 planned.join(", ")
             )),
         }

@@ -20,7 +20,7 @@ PLACE = """
                   'statement_timeout', 'client_connection_check_interval', 'client_encoding', 'extra_float_digits')
               -- A transaction that says what it would be anyway.
               AND (name, setting) <> ('transaction_isolation', current_setting('default_transaction_isolation'))),
-           nullif(current_user, session_user)
+           nullif(current_user, session_user), session_user
 """
 
 
@@ -96,7 +96,7 @@ class Run:
         self.started = True
         row = context.connection.exec_driver_sql(PLACE).fetchone()
         ledger, session = ledger_schema(context), dict(json.loads(row[3] or "{}"), **session_of(context.connection))
-        self.place = {"database": row[0], "schema": row[1], "path": json.loads(row[2]), "ledger": ledger, "role": row[4]}
+        self.place = {"database": row[0], "schema": row[1], "path": json.loads(row[2]), "ledger": ledger, "role": row[4], "user": row[5]}
         self.place["session"] = dict(session, **self.given)
         self.place["listens"] = listens(context.connection) or ("creator" if self.has_creator else None)
         return ()
