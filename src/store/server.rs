@@ -64,6 +64,24 @@ pub async fn ensure(tx: &mut PgConnection, server: &ServerRow) -> Result<(), Sto
     fit_slots(tx, &server.name).await
 }
 
+/// Writes a server that is not known yet, so that its service connection can be held. One that is known stays as its runs have it.
+///
+/// # Errors
+/// The control database fails.
+pub async fn introduce(pool: &PgPool, server: &ServerRow) -> Result<(), StoreError> {
+    let mut tx = pool.begin().await?;
+    let introduced = sqlx::query!(
+        "insert into herder.server (name, address, budget, configured) values ($1, $2, $3, $3) on conflict do nothing",
+        server.name,
+        server.address,
+        server.budget,
+    );
+    if introduced.execute(&mut *tx).await?.rows_affected() > 0 {
+        fit_slots(&mut tx, &server.name).await?;
+    }
+    commit(tx, pool).await
+}
+
 /// Makes the slots of a budget. A smaller one takes free slots away at once, and taken ones when they are freed: a claim
 /// looks at no slot above it.
 async fn fit_slots(tx: &mut PgConnection, server: &str) -> Result<(), StoreError> {

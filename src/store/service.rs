@@ -16,7 +16,7 @@ pub enum Service {
     },
     /// Somebody else holds it.
     Taken,
-    /// The server is not known yet: no run was ever made for it, so there is nobody to share with.
+    /// The server is not known yet: no run or proof was ever made for it, so there is nobody to share with.
     Unknown,
 }
 

@@ -21,7 +21,10 @@ use crate::{
         service::{Service, on_each_server},
     },
     runner::{Offer, RunnerError, apply::fits},
-    store::{StoreError, server::ServerRow},
+    store::{
+        StoreError,
+        server::{self, ServerRow},
+    },
 };
 
 /// A tenant, and what a run would do in it.
@@ -101,6 +104,12 @@ pub async fn plan(
     exclude: &[String],
 ) -> Result<Plan, EnqueueError> {
     let (mut plan, ways) = read(cx, direction, Some(target), only, exclude).await?;
+    if cx.runner.is_rendered() && !ways.is_empty() {
+        // Two who prove at once would take each other's scratch schemas for left over.
+        for row in &plan.servers {
+            server::introduce(&cx.pool, row).await?;
+        }
+    }
     plan.ways = offers(cx, direction, ways, &mut plan.tenants, &plan.own_urls).await?;
     Ok(plan)
 }
