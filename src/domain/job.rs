@@ -184,8 +184,8 @@ pub struct Claim {
     pub plan: Option<String>,
     /// How far a former attempt got with that plan, where the ledger cannot say so.
     pub note: Option<Note>,
-    /// The revision of which the tool may have committed a part in a former attempt, which was lost before it could say more.
-    pub half: Option<String>,
+    /// The revisions of which the tool may have committed a part in a former attempt, which was lost before it could say more.
+    pub halves: Vec<String>,
     /// The trace of whoever made the run.
     pub trace: Option<TraceContext>,
     /// The numbers of the slots that it holds on its server.

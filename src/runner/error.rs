@@ -10,7 +10,7 @@ use crate::{
             CANCELLED, FailureClass, JobError, SQL_ERROR, STATEMENT_LIMIT, classify_sqlstate, cut,
             is_about_server, is_refusal, reason_of_sqlstate,
         },
-        revision::HistoryError,
+        revision::{Direction, HistoryError},
     },
     handshake,
 };
@@ -94,12 +94,15 @@ pub enum RunnerError {
     Torn(String),
     /// The same, where the migration tool committed a part of it, which its ledger does not know of.
     #[error(
-        "revision {revision} is half applied: a part of it was committed, and what came behind that failed: {}",
+        "{} half applied: a part was committed, or may have been, and what came behind that failed: {}",
+        are(revisions),
         .cause.with_code()
     )]
     Left {
-        /// The revision.
-        revision: String,
+        /// The revisions, in order. More than one, where all were to be in one transaction.
+        revisions: Vec<String>,
+        /// Which way they were going.
+        direction: Direction,
         /// What failed.
         cause: Box<RunnerError>,
     },
@@ -302,10 +305,21 @@ impl RunnerError {
                 "see what revision {revision} left behind; undo it by hand, or finish it and stamp the tenant with it; then start a new \
                  run, because `herder retry` goes by what this one has noted"
             )),
-            Self::Left { revision, .. } => Some(format!(
-                "see what revision {revision} left behind; undo it by hand, or finish it and stamp the tenant with it; then `herder retry` \
-                 goes on from what the ledger says"
-            )),
+            Self::Left {
+                revisions, direction, ..
+            } => {
+                let (of, last) = (named(revisions), revisions.last().map_or("", String::as_str));
+                Some(match direction {
+                    Direction::Upgrade => format!(
+                        "undo by hand what {of} left behind: then `herder retry` applies all that the ledger lacks; or finish by hand \
+                         all that it lacks up to {last}, and stamp the tenant with {last} before that"
+                    ),
+                    Direction::Downgrade => format!(
+                        "put back by hand what undoing {of} took away: then `herder retry` undoes all from where the ledger is; or \
+                         finish by hand all that is to be undone down to {last}, and stamp the tenant with what is below it before that"
+                    ),
+                })
+            }
             Self::OtherMigrations => Some("deploy the same migrations to the workers; `herder retry` makes the run take up the ones that it finds".into()),
             Self::History(HistoryError::UnknownLedger(revision)) => {
                 Some(format!("build from a commit that has revision {revision}"))
@@ -334,11 +348,11 @@ impl RunnerError {
     /// What is recorded of it.
     pub fn to_job_error(&self) -> JobError {
         let (sqlstate, revision, statement) = match self {
-            Self::Left { revision, cause } => {
+            Self::Left { revisions, cause, .. } => {
                 let JobError {
                     sqlstate, statement, ..
                 } = cause.to_job_error();
-                (sqlstate, Some(revision.clone()), statement)
+                (sqlstate, revisions.first().cloned(), statement)
             }
             Self::Database {
                 sqlstate,
@@ -417,4 +431,15 @@ impl From<sqlx::Error> for RunnerError {
             other => Self::Connection(other.to_string()),
         }
     }
+}
+
+/// `revision a`, or `revisions a, b`.
+fn named(revisions: &[String]) -> String {
+    let s = if revisions.len() == 1 { "" } else { "s" };
+    format!("revision{s} {}", revisions.join(", "))
+}
+
+fn are(revisions: &[String]) -> String {
+    let are = if revisions.len() == 1 { "is" } else { "are" };
+    format!("{} {are}", named(revisions))
 }

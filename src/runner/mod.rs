@@ -93,14 +93,14 @@ pub struct Subject<'a> {
 /// whoever comes next must not do that part again.
 #[async_trait]
 pub trait Halves: Send + Sync {
-    /// Notes the revision, in place of the one before. None: nothing is left behind any more. When this returns, it is safe.
-    async fn leave(&self, revision: Option<&str>) -> Result<(), RunnerError>;
+    /// Notes the revisions, in place of those before. None: nothing is left behind any more. When this returns, it is safe.
+    async fn leave(&self, revisions: &[String]) -> Result<(), RunnerError>;
 }
 
 /// For what nobody comes back to.
 #[async_trait]
 impl Halves for () {
-    async fn leave(&self, _: Option<&str>) -> Result<(), RunnerError> {
+    async fn leave(&self, _: &[String]) -> Result<(), RunnerError> {
         Ok(())
     }
 }

@@ -190,7 +190,12 @@ pub async fn claim(
                     .map(serde_json::from_value)
                     .transpose()
                     .map_err(|e| wrong(e.to_string()))?,
-                half: row.half,
+                halves: row
+                    .half
+                    .iter()
+                    .flat_map(|text| text.lines())
+                    .map(str::to_owned)
+                    .collect(),
                 // One that makes no sense costs a run its trace, not its tenants.
                 trace: row.traceparent.and_then(|text| text.parse().ok()),
                 slots: row.slots,
@@ -199,23 +204,24 @@ pub async fn claim(
         .collect()
 }
 
-/// Notes of which revision a part may be committed, while the tenant's ledger does not say so. None: of none any more. False: the job
-/// went on without this attempt.
+/// Notes of which revisions a part may be committed, while the tenant's ledger does not say so. False: the job went on without this
+/// attempt.
 ///
 /// # Errors
 /// The control database fails.
-pub async fn note_half(
+pub async fn note_halves(
     pool: &PgPool,
     attempt: AttemptId,
     worker: &str,
-    half: Option<&str>,
+    halves: &[String],
 ) -> Result<bool, StoreError> {
+    let halves = (!halves.is_empty()).then(|| halves.join("\n"));
     let done = sqlx::query!(
         "update herder.job set half = $4 where id = $1 and epoch = $2 and worker = $3 and state = 'running'",
         attempt.job,
         attempt.epoch,
         worker,
-        half,
+        halves,
     );
     Ok(done.execute(pool).await?.rows_affected() == 1)
 }

@@ -1,11 +1,22 @@
 //! What counts as committed of a revision that fails in Alembic itself: whether another try would do it again.
 
-use crate::fleet::{Setup, Tool, list, steps, tell};
+use crate::fleet::{Fleet, Setup, Tool, list, steps, tell};
 use crate::handmade::{DRIVERS, SYNC_ENV};
 
 /// A revision that is refused twice for a while behind `before`, in Alembic itself: what it has counted in the end, and whether it was
 /// given up as half applied.
-async fn counted((scheme, env): (&str, &str), before: &str) -> (i64, bool) {
+async fn counted(driver: (&str, &str), before: &str) -> (i64, bool) {
+    let (fleet, counts) = behind(driver, "pass", before).await;
+    (counts, is_half(&fleet).await)
+}
+
+async fn is_half(fleet: &Fleet) -> bool {
+    let job = fleet.job("t001").await;
+    job["error"]["reason"] == "half_applied" && job["state"] == "failed"
+}
+
+/// The same, behind a revision that does `first`.
+async fn behind((scheme, env): (&str, &str), first: &str, before: &str) -> (Fleet, i64) {
     let fleet = Setup::schemas(1)
         .migrations(Tool::Alembic, steps(1))
         .set("limits.backoff", "50ms")
@@ -32,12 +43,23 @@ async fn counted((scheme, env): (&str, &str), before: &str) -> (i64, bool) {
            for each row execute function t001.refuses()",
     )
     .await;
-    let body = format!(
-        "from alembic import op\nrevision = '20250102'\ndown_revision = '20250101'\nCOUNT = 'insert into counts values (1)'\n\n\
-         def alone(sql):\n    with op.get_context().autocommit_block():\n        op.execute(sql)\n\n\
-         def upgrade():\n    {before}\n    op.execute('select refuse()')\n\ndef downgrade():\n    pass\n"
-    );
-    fleet.project().file("versions/20250102_step.py", &body);
+    let revision = |id: &str, down: &str, body: &str| {
+        format!(
+            "import sqlalchemy as sa\nfrom alembic import op\nrevision = '{id}'\ndown_revision = '{down}'\n\
+             COUNT = 'insert into t001.counts values (1)'\n\n\
+             def alone(sql):\n    with op.get_context().autocommit_block():\n        op.execute(sql)\n\n\
+             def elsewhere():\n    with sa.create_engine(op.get_bind().engine.url).begin() as other:\n        other.exec_driver_sql(COUNT)\n\n\
+             def upgrade():\n    {body}\n\ndef downgrade():\n    pass\n"
+        )
+    };
+    let refused = format!("{before}\n    op.execute('select refuse()')");
+    for (id, down, body) in [
+        ("20250102", "20250101", first),
+        ("20250103", "20250102", &*refused),
+    ] {
+        let file = format!("versions/{id}_step.py");
+        fleet.project().file(&file, &revision(id, down, body));
+    }
     let configure = "    context.configure(";
     let searching = format!(
         "    connection.exec_driver_sql('set search_path to t001'); connection.commit()\n{configure}"
@@ -46,12 +68,74 @@ async fn counted((scheme, env): (&str, &str), before: &str) -> (i64, bool) {
         .project()
         .file("env.py", &env.replace(configure, &searching));
     fleet.herder(&["upgrade", "--local", "1"]).await;
-    let job = fleet.job("t001").await;
     let counts = list(&fleet.home, "select n::text from t001.counts").await.len();
-    (
-        counts as i64,
-        job["error"]["reason"] == "half_applied" && job["state"] == "failed",
-    )
+    (fleet, counts as i64)
+}
+
+/// What the row of one revision says in the ledger is nothing about what another one has committed.
+#[tokio::test]
+async fn what_an_earlier_revision_has_done_hides_nothing() {
+    let per_revision = SYNC_ENV.replace(
+        "(connection=connection",
+        "(connection=connection, transaction_per_migration=True",
+    );
+    let alone = SYNC_ENV.replace("poolclass=", "isolation_level='AUTOCOMMIT', poolclass=");
+    let (psycopg2, asyncpg) = (DRIVERS[0], DRIVERS[3]);
+    let (per_revision, alone) = ((psycopg2.0, &*per_revision), (psycopg2.0, &*alone));
+    let index = "alone('create index concurrently if not exists by_n on t001.heard (n)')";
+    let in_words = "op.execute(COUNT); op.execute('COMMIT')";
+    for (driver, first, before, halves) in [
+        (psycopg2, "op.execute('COMMIT')", in_words, "revision 20250103 is"),
+        (asyncpg, "op.execute('COMMIT')", in_words, "revision 20250103 is"),
+        (
+            alone,
+            "op.execute('select 1')",
+            "op.execute(COUNT)",
+            "revision 20250103 is",
+        ),
+        (
+            psycopg2,
+            "op.execute('select 1')",
+            &format!("elsewhere(); {index}"),
+            "revision 20250103 is",
+        ),
+        (
+            per_revision,
+            "op.execute('create table heard_of ()')",
+            "elsewhere()",
+            "revision 20250103 is",
+        ),
+        // All in one transaction: what was done elsewhere in the first one is left behind as well.
+        (
+            psycopg2,
+            "elsewhere()",
+            "elsewhere()",
+            "revisions 20250102, 20250103 are",
+        ),
+    ] {
+        let (fleet, counts) = behind(driver, first, before).await;
+        let job = fleet.job("t001").await;
+        assert!(
+            is_half(&fleet).await,
+            "{} {first}; {before}: {counts} {job:#}",
+            driver.0
+        );
+        assert_eq!(
+            counts,
+            if halves.contains(',') { 2 } else { 1 },
+            "{} {before}",
+            driver.0
+        );
+        let message = job["error"]["message"].as_str().unwrap_or_default();
+        assert!(
+            message.starts_with(&format!("{halves} half applied")),
+            "{message}"
+        );
+    }
+    // It ends well, and its last transaction was let go of.
+    let let_go = "op.execute(COUNT); op.get_bind().commit(); return";
+    let (fleet, _) = behind(psycopg2, "pass", let_go).await;
+    assert!(is_half(&fleet).await, "{:#}", fleet.job("t001").await);
 }
 
 #[tokio::test]
@@ -67,6 +151,7 @@ async fn what_counts_as_committed_is_what_the_server_has_committed() {
         "alone('do $$ begin call commits(); end $$')",
         "op.execute(COUNT); op.get_bind().engine.connect().close(); alone('select 1')",
         "op.execute('select adds /* */ ()'); alone('select 1')",
+        "alone(\"select E'it\\\\'s', adds()\")",
         "nested = op.get_bind().begin_nested(); op.execute(COUNT); nested.commit(); alone('select 1')",
     ];
     let half_by_psycopg2 = [

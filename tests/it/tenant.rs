@@ -110,7 +110,7 @@ impl Tenant {
             blocked: None,
             plan: None,
             note: None,
-            half: None,
+            halves: Vec::new(),
             trace: None,
             slots: vec![1],
         }

@@ -22,12 +22,11 @@ impl Attempt<'_> {
     pub(super) async fn judge(&self, error: RunnerError) -> Option<Settlement> {
         match self.stop.reason() {
             Some(StopReason::Superseded) => return None,
+            // Whoever took it up, or began anew, would do a part of it again.
+            _ if matches!(error, RunnerError::Left { .. }) => {}
             Some(StopReason::RunCancelled) => return Some(Settlement::Cancelled),
-            // Whoever took it up would do a part of it again.
-            Some(StopReason::Drain) if !matches!(error, RunnerError::Left { .. }) => {
-                return Some(Settlement::Returned);
-            }
-            Some(StopReason::Drain) | None => {}
+            Some(StopReason::Drain) => return Some(Settlement::Returned),
+            None => {}
         }
         if matches!(error, RunnerError::Superseded) {
             return None;

@@ -108,9 +108,12 @@ impl Attempt<'_> {
             return self.nothing_to_do(course);
         }
 
-        if let Some(half) = claim.half.as_ref().filter(|half| course.pending.contains(half)) {
+        let is_pending = |half: &&String| course.pending.contains(half);
+        let revisions: Vec<String> = claim.halves.iter().filter(is_pending).cloned().collect();
+        if !revisions.is_empty() {
             return Err(RunnerError::Left {
-                revision: half.clone(),
+                revisions,
+                direction: claim.direction,
                 cause: Box::new(RunnerError::ToolDied("the worker that was at it was lost".into())),
             });
         }
@@ -193,8 +196,11 @@ impl Attempt<'_> {
             if let Err(lost) = session.end_tool(&claim.label().to_string()).await {
                 // Our own session broke as well: whatever the tool made of that, it was not the tenant's fault.
                 migrated = Err(match migrated {
-                    Err(RunnerError::Left { revision, .. }) => RunnerError::Left {
-                        revision,
+                    Err(RunnerError::Left {
+                        revisions, direction, ..
+                    }) => RunnerError::Left {
+                        revisions,
+                        direction,
                         cause: Box::new(lost),
                     },
                     _ => lost,

@@ -5,7 +5,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -32,6 +32,12 @@ mod by_plan;
 mod guard;
 mod judge;
 mod live;
+
+/// How long a control database that is away is waited for, where something is to be noted before it is committed: a restart takes less.
+const NOTING_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often it is tried meanwhile.
+const NOTING_PAUSE: Duration = Duration::from_millis(500);
 
 /// What an attempt needs besides its claim.
 pub(super) struct Attempt<'a> {
@@ -316,13 +322,21 @@ impl Journal for Attempt<'_> {
 
 #[async_trait]
 impl Halves for Attempt<'_> {
-    async fn leave(&self, revision: Option<&str>) -> Result<(), RunnerError> {
-        match store::job::note_half(&self.cx.pool, self.claim.attempt, self.worker, revision).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(RunnerError::Superseded),
-            Err(e) => Err(RunnerError::ControlDatabase(format!(
-                "cannot note what is half done: {e}"
-            ))),
+    async fn leave(&self, revisions: &[String]) -> Result<(), RunnerError> {
+        let until = Instant::now() + NOTING_LIMIT;
+        loop {
+            let noted = store::job::note_halves(&self.cx.pool, self.claim.attempt, self.worker, revisions);
+            match noted.await {
+                Ok(true) => return Ok(()),
+                Ok(false) => return Err(RunnerError::Superseded),
+                // The tool waits as well, and its transaction with it.
+                Err(e) if e.is_away() && Instant::now() < until => tokio::time::sleep(NOTING_PAUSE).await,
+                Err(e) => {
+                    return Err(RunnerError::ControlDatabase(format!(
+                        "cannot note what is half done: {e}"
+                    )));
+                }
+            }
         }
     }
 }

@@ -135,8 +135,8 @@ pub struct WarmProcess {
     scrubber: Scrubber,
     versions: Versions,
     last_id: u64,
-    /// What is committed of a revision that is not done, as of the last request.
-    half: Option<String>,
+    /// The revisions that are committed by half, as of the last request.
+    halves: Vec<String>,
     usable: bool,
 }
 
@@ -169,7 +169,7 @@ impl WarmProcess {
                 sqlalchemy: String::new(),
             },
             last_id: 0,
-            half: None,
+            halves: Vec::new(),
             usable: true,
         };
         process.versions = process.greet().await.map_err(|error| match error {
@@ -193,10 +193,10 @@ impl WarmProcess {
         self.usable && !self.has_exited()
     }
 
-    /// The revision of which a part is committed, while the ledger does not say so yet, by what was heard of the last request before
-    /// it failed, or was broken off.
-    pub(super) fn half(&self) -> Option<&str> {
-        self.half.as_deref()
+    /// The revisions of which a part is committed, or may be, while the ledger does not say so yet, by what was heard of the last
+    /// request.
+    pub(super) fn halves(&self) -> &[String] {
+        &self.halves
     }
 
     /// The end of what it wrote to standard error during the last request, without passwords.
@@ -349,7 +349,7 @@ impl WarmProcess {
             return Err(self.misunderstood("it was ended before".to_owned()));
         }
         self.last_id += 1;
-        self.half = None;
+        self.halves.clear();
         request["id"] = self.last_id.into();
         self.scrubber = scrubber;
         self.stderr.lock().clear();
@@ -390,16 +390,16 @@ impl WarmProcess {
             if answer.id != self.last_id {
                 return Err(self.misunderstood(format!("answer {} to request {}", answer.id, self.last_id)));
             }
-            let Some(half) = answer.half else {
+            let Some(left) = answer.halves else {
                 break answer;
             };
-            // It waits: what is not noted is not committed.
-            self.half = self.half.take().filter(|_| half.is_some());
+            // It waits: what is not noted is not committed. What is there no more is so already.
+            self.halves.retain(|half| left.contains(half));
             halves
-                .leave(half.as_deref())
+                .leave(&left)
                 .await
                 .map_err(|error| WarmError::Unnoted(Box::new(error)))?;
-            self.half = half;
+            self.halves = left;
             self.say("{\"noted\": true}\n").await?;
         };
         self.stderr.wait_for_mark(answer.id).await;

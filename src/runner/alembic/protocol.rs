@@ -347,14 +347,8 @@ impl WarmError {
 #[derive(Deserialize)]
 pub(super) struct Answer {
     pub(super) id: u64,
-    /// No answer yet, but what is committed of a revision that is not done: its id; or that nothing is any more.
-    #[serde(default, deserialize_with = "there")]
-    pub(super) half: Option<Option<String>>,
+    /// No answer yet, but the revisions of which a part is about to be committed, or that there are fewer by now.
+    pub(super) halves: Option<Vec<String>>,
     pub(super) result: Option<serde_json::Value>,
     pub(super) error: Option<ToolError>,
-}
-
-/// What is there is there, even if it is nothing.
-fn there<'de, D: serde::Deserializer<'de>>(half: D) -> Result<Option<Option<String>>, D::Error> {
-    Option::deserialize(half).map(Some)
 }

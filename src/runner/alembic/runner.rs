@@ -169,28 +169,38 @@ impl AlembicRunner {
         process.describe(&self.project).await.map_err(to_error)
     }
 
-    /// What became of a revision of which a part is committed. Another try would do that part again, unless the ledger says that
-    /// the rest was committed as well, and only the answer to that was lost.
+    /// What became of revisions of which a part is committed. Another try would do that part again, unless the ledger says that
+    /// the rest was committed as well, and only the answer to that was lost. An env.py may also have let go of the rest, and said
+    /// nothing.
     async fn left(
         &self,
         session: &mut TenantSession,
         work: &Work<'_>,
-        half: &str,
-        error: RunnerError,
-    ) -> RunnerError {
-        let is_done = async {
+        halves: &[String],
+        migrated: Result<(), RunnerError>,
+    ) -> Result<(), RunnerError> {
+        let still = async {
             session.ping().await?;
             let ledger = self.read_ledger(session, work.subject()).await?;
             let pending = work.history.pending(work.claim.direction, work.to, &ledger)?;
-            Ok::<_, RunnerError>(pending.iter().all(|revision| revision.id != half))
+            let is_pending = |half: &&String| pending.iter().any(|revision| revision.id == **half);
+            let at = work.history.describe(&ledger);
+            Ok::<_, RunnerError>((halves.iter().filter(is_pending).cloned().collect(), at))
         };
-        match is_done.await.unwrap_or(false) {
-            true => error,
-            false => RunnerError::Left {
-                revision: half.to_owned(),
-                cause: Box::new(error),
-            },
+        let (revisions, at): (Vec<_>, _) = still.await.unwrap_or_else(|_| (halves.to_vec(), None));
+        if revisions.is_empty() {
+            return migrated;
         }
+        let unsaid = || RunnerError::LedgerMismatch {
+            wanted: work.to.unwrap_or("base").to_owned(),
+            found: at.unwrap_or_else(|| "base".into()),
+            hint: None,
+        };
+        Err(RunnerError::Left {
+            revisions,
+            direction: work.claim.direction,
+            cause: Box::new(migrated.err().unwrap_or_else(unsaid)),
+        })
     }
 
     /// What the tool did, seen with suspicion: success without effect is what a lost commit, a lost URL and another
@@ -350,10 +360,13 @@ impl MigrationRunner for AlembicRunner {
             )
             .await
             .and_then(|done| done.map_err(to_error));
-        match (migrated, process.half()) {
-            (Ok(done), _) => self.check(session, work, &done).await,
-            (Err(error), None) => Err(error),
-            (Err(error), Some(half)) => Err(self.left(session, work, half, error).await),
+        let migrated = match migrated {
+            Ok(done) => self.check(session, work, &done).await,
+            Err(error) => Err(error),
+        };
+        match process.halves() {
+            [] => migrated,
+            halves => self.left(session, work, halves, migrated).await,
         }
     }
 }

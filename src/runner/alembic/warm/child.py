@@ -36,7 +36,7 @@ def answer_all(requests, answers, legacy):
             break
         codes.forget()
         request = read_request(requests)
-        request["tell"] = functools.partial(tell_half, requests, answers, request["id"])
+        request["tell"] = functools.partial(tell_halves, requests, answers, request["id"])
         legacy.withdraw()
         answer = answer_one(request)
         # Before the answer: behind it, there may be no time for anything.
@@ -49,9 +49,9 @@ def answer_all(requests, answers, legacy):
     end()
 
 
-def tell_half(requests, answers, request, half):
+def tell_halves(requests, answers, request, halves):
     """Goes on when it is noted."""
-    send_line(answers, {"id": request, "half": half})
+    send_line(answers, {"id": request, "halves": halves})
     read_request(requests)
 
 

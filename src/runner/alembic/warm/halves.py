@@ -26,16 +26,28 @@ GOING = ("08", "57P")
 
 
 class Halves:
-    """The revision of a run of which a part is committed, whatever connection did that."""
+    """The revisions of a run of which a part is committed and their ledger's row is not, whatever connection did that."""
 
     def __init__(self, tell):
         self.tell = tell
-        self.half = None
+        self.left = []  # In the order in which they were begun.
+        self.passed = set()  # Those whose row is committed.
 
     def leaves(self, revision):
-        if revision != self.half:
-            self.half = revision
-            self.tell(revision)
+        """A part of it is about to be committed. Told each time: whoever has lost the tenant meanwhile is not answered."""
+        if revision not in self.left:
+            self.left = self.left + [revision]
+        self.tell(self.left)
+
+    def passes(self, revisions):
+        """Their ledger's rows are committed."""
+        self.passed.update(revisions)
+        self.keeps([revision for revision in self.left if revision not in revisions])
+
+    def keeps(self, left):
+        if left != self.left:
+            self.left = left
+            self.tell(left)
 
 
 class Open:
@@ -44,55 +56,61 @@ class Open:
     def __init__(self, run):
         self.run, self.halves = run, run.halves
         self.begun = None  # The revision that has done something in the transaction that is open.
-        self.moved = None  # The one that the open transaction has moved the ledger past.
-        self.before = {}  # `begun` at each savepoint.
-        self.asked = None  # What is said and not answered: the half as it was, and whether a refusal undoes it.
-        self.is_past = False  # An unanswered commit moves the ledger past the half.
+        self.moved = []  # Those that the open transaction has moved the ledger past.
+        self.before = {}  # The two at each savepoint.
+        self.asked = None  # What is said and not answered: what was left before that, and whether a refusal undoes it.
+        self.past = []  # What an unanswered commit moves the ledger past.
+
+    def is_past(self, revision):
+        """Whether its ledger's row is written: what comes behind that goes with it."""
+        return revision in self.moved or revision in self.past or revision in self.halves.passed
 
     def does(self, revision):
-        """A statement of a revision's was done in a transaction. What comes behind its ledger's row goes with that."""
-        if revision != self.moved:
+        """A statement of a revision's was done in a transaction."""
+        if not self.is_past(revision):
             self.begun = revision
 
     def does_alone(self, revision, is_undone):
         """Before a statement that is committed as it is done."""
-        if revision != self.moved:
-            self.asked = (self.halves.half, is_undone)
+        if not self.is_past(revision):
+            self.asked = (self.halves.left, is_undone)
             self.halves.leaves(revision)
 
     def moves(self, revision, alone):
         """The ledger is written: the revision is done with whatever it did."""
-        self.begun, self.moved = None, revision
+        self.begun = None
         if alone:
-            self.halves.leaves(None)
+            self.halves.passes([revision])
+        else:
+            self.moved = self.moved + [revision]
 
     def commits(self, connection):
         """Before a commit."""
-        self.asked = (self.halves.half, True)
-        if self.begun is not None and self.moved is None and has_written_nothing(connection):
+        self.asked = (self.halves.left, True)
+        if self.begun is not None and not self.moved and has_written_nothing(connection):
             self.begun = None
         if self.begun is not None:
             self.halves.leaves(self.begun)
-        else:
-            self.is_past = self.moved is not None
+        past = self.moved
         self.rolls_back()
+        self.past = past
 
     def goes_on(self):
         """What was said is done."""
-        if self.is_past:
-            self.halves.leaves(None)
-        self.asked, self.is_past = None, False
+        if self.past:
+            self.halves.passes(self.past)
+        self.asked, self.past = None, []
 
     def fails(self, sqlstate):
         """What was said is not done; or nobody knows, where its answer was lost."""
-        asked, self.asked, self.is_past = self.asked, None, False
+        asked, self.asked, self.past = self.asked, None, []
         if asked is not None and sqlstate is not None and not sqlstate.startswith(GOING):
-            half, is_undone = asked
+            left, is_undone = asked
             if is_undone:
-                self.halves.leaves(half)
+                self.halves.keeps(left)
 
     def rolls_back(self):
-        self.begun = self.moved = None
+        self.begun, self.moved = None, []
         self.before.clear()
 
 
@@ -215,13 +233,13 @@ def after_rollback(connection):
 def before_savepoint(connection, name):
     known = open_of(connection)
     if known is not None:
-        known.before[name] = known.begun
+        known.before[name] = known.begun, known.moved
 
 
 def after_rollback_to(connection, name, _context):
     known = open_of(connection)
     if known is not None:
-        known.begun = known.before.get(name)
+        known.begun, known.moved = known.before.get(name, (None, []))
 
 
 def after_failure(context):

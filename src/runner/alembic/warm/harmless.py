@@ -19,17 +19,17 @@ AGAIN = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 # What is no word of the statement itself: comments, and texts.
-TEXTS = re.compile(rf"{COMMENT}|\$(\w*)\$.*?\$\1\$|'[^']*'", re.DOTALL)
+TEXTS = re.compile(rf"{COMMENT}|\$(\w*)\$.*?\$\1\$|\b[eE]'(?:[^'\\]|\\.)*'|'[^']*'", re.DOTALL)
 CALLS = re.compile(r'(?:"((?:[^"]|"")+)"|([\w$]+))\s*\(')
 OWN = (
-    "select exists (select from pg_catalog.pg_proc where provolatile = 'v' and pronamespace <> 'pg_catalog'::pg_catalog.regnamespace"
-    " and proname in ({}))"
+    "select exists (select from pg_catalog.pg_proc where provolatile = 'v' and proname in ({})"
+    " and (pronamespace <> 'pg_catalog'::pg_catalog.regnamespace or proname ~ '^(setval|lowrite|lo_.*)$'))"
 )
 
 
 def bare_of(words):
     """Without comments, and with empty texts."""
-    return TEXTS.sub(lambda found: "''" if found[0][0] in "$'" else " ", words).strip().rstrip("; ")
+    return TEXTS.sub(lambda found: "''" if found[0][0] in "$'eE" else " ", words).strip().rstrip("; ")
 
 
 def is_harmless(connection, bare):
@@ -40,7 +40,7 @@ def is_harmless(connection, bare):
 
 
 def calls_own(connection, bare):
-    """Whether it calls a function that is somebody's own, and may write."""
+    """Whether it calls a function that is somebody's own and may write, or one of the server's that does."""
     names = {quoted.replace('""', '"') or name.lower() for quoted, name in CALLS.findall(bare)}
     if not names:
         return False
