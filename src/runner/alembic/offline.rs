@@ -504,7 +504,9 @@ mod tests {
         for sql in [
             "update t set a = 1; set local app.by = 'me'",
             "select set_config('app.by', 'me', true)",
+            "do $$ begin perform set_config('app.by', 'me', true); end $$",
             "set constraints all deferred",
+            "create table u (a int references t deferrable initially deferred)",
             "lock table t",
             "create temp table x (a int) on commit drop",
         ] {
@@ -548,6 +550,8 @@ mod tests {
         assert!(set("set statement_timeout = '1h'", more.clone()).is_ok());
         assert!(set("select set_config('TimeZone', 'Asia/Tokyo', true)", more.clone()).is_ok());
         assert!(set("select set_config('TimeZone', 'Asia/Tokyo', false)", more.clone()).is_err());
+        let block = "do $$ begin perform set_config('TimeZone', 'Asia/Tokyo', false), true; end $$";
+        assert!(set(block, more.clone()).is_err());
         assert!(set("reset timezone", more).is_err());
         assert!(set("SET TIME ZONE 'Asia/Tokyo'", serde_json::json!([])).is_ok());
     }

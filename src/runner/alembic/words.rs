@@ -34,10 +34,17 @@ pub(super) fn is_setting(statement: &str) -> bool {
 pub(super) fn is_lasting(statement: &str) -> bool {
     let tokens = tokens(statement);
     let is = |i: usize, word: &str| tokens.get(i).is_some_and(|t| t.is(word));
-    let is_called = tokens.iter().any(|t| t.is("set_config")) && !tokens.iter().any(|t| t.is("true"));
-    is_called
+    let is_called = says(&tokens, "set_config");
+    is_called && (!says(&tokens, "true") || is(0, "do") && says(&tokens, "false"))
         || is(0, "reset")
         || is_setting(statement) && is(0, "set") && !is(1, "local") && !is_limit(&tokens)
+}
+
+/// Whether a word stands in it, or in the body of a DO.
+fn says(tokens: &[Token<'_>], word: &str) -> bool {
+    let is_block = tokens.first().is_some_and(|t| t.is("do"));
+    let in_body = |t: &Token<'_>| is_block && t.text.to_ascii_lowercase().contains(word);
+    tokens.iter().any(|t| t.is(word) || in_body(t))
 }
 
 /// Whether it sets one of the limits, of which nothing hangs but how long something may take.
@@ -59,10 +66,10 @@ pub(super) fn ends_with_its_transaction(statement: &str) -> bool {
     let is = |i: usize, words: &[&str]| tokens.get(i).is_some_and(|t| words.iter().any(|word| t.is(word)));
     is(0, &["set"]) && is(1, &["local", "constraints", "transaction"]) && !is_limit(&tokens)
         || is(0, &["lock"])
-        || tokens.iter().any(|t| t.is("set_config"))
-        || tokens
-            .windows(2)
-            .any(|pair| pair[0].is("on") && pair[1].is("commit"))
+        || says(&tokens, "set_config")
+        || tokens.windows(2).any(|pair| {
+            pair[0].is("on") && pair[1].is("commit") || pair[0].is("initially") && pair[1].is("deferred")
+        })
 }
 
 /// The setting where there is no transaction that it could be local to.
