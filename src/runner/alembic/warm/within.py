@@ -88,8 +88,9 @@ def note(connection, statement, parameters, context):
     is_tools_own, asked = asker()
     if is_tools_own or any(is_same_everywhere(run, question) for question in asked):
         return
+    is_sent_as_it_is = not parameters and getattr(context, "no_parameters", False)
     if context is not None and context.compiled is not None and connection.dialect.paramstyle in ("format", "pyformat"):
-        statement = statement.replace("%%", "%")
+        statement = statement if is_sent_as_it_is else statement.replace("%%", "%")
     if run.step is None:
         # What SQLAlchemy asks for env.py's sake is env.py's question. In a revision, a rendering refuses to answer.
         question = asked[-1][0] if asked else None
