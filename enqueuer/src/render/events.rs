@@ -285,7 +285,7 @@ fn what(kind: Kind, event: &Event) -> String {
         Kind::Replanned => {
             let why = match &event.error {
                 Some(error) => format!("its plan failed, using the migration tool: {}", brief(error)),
-                None => "no longer at the revision its plan starts from; using the migration tool".into(),
+                None => "its plan does not fit it; using the migration tool".into(),
             };
             format!("{why}{}", next())
         }
