@@ -23,7 +23,10 @@ async fn what_only_a_connected_migration_says_stays_live() {
     assert!(why.contains("`update t set x = 1` runs only where"), "{why}");
     // The driver is not asked to take the doubled signs back.
     let options = "execution_options={'no_parameters': True}";
-    let why = refused(&format!("op.execute(\"update t set x = 2 where '50%' = ''\", {options})")).await;
+    let why = refused(&format!(
+        "op.execute(\"update t set x = 2 where '50%' = ''\", {options})"
+    ))
+    .await;
     assert!(why.contains("where '50%%' = ''` runs only where"), "{why}");
     let why = refused(&format!("if context.config.cmd_opts.sql:\n    {update}")).await;
     assert_eq!(why, "`update t set x = 1` is only in its script");

@@ -81,6 +81,15 @@ async fn a_value_that_is_the_drivers_business_stays_live() {
     let subquery = "t = sa.table('t', sa.column('x'))\n\
                     op.execute(sa.insert(t).values(x=sa.select(sa.func.sum(t.c.x) * 0.5).scalar_subquery()))";
     assert!(refused(subquery).await.contains("a value (float)"));
+    for reads in [
+        "sa.text('insert into t (id) values (total(:x))').bindparams(x=0.5)",
+        "sa.text('insert into t (id) values ((table t limit 1) * :x)').bindparams(x=0.5)",
+        "sa.insert(sa.table('t', sa.column('x'))).values(x=sa.func.lower(sa.cast(sa.literal(0.5), sa.Text)))",
+        "sa.insert(sa.table('t', sa.column('x'))).values(x=sa.literal_column('(select max(x) from t)') + sa.literal(0.5))",
+    ] {
+        let why = refused(&format!("op.execute({reads})")).await;
+        assert!(why.contains("a value (float)"), "{reads}: {why}");
+    }
     let plain = update("x=sa.case((t.c.x == 'p', sa.literal('q')), else_=t.c.x)");
     assert!(sql(&judge(&plain).await.expect("a proof")).contains("t.x = 'p'"));
     // What it leaves behind is seen where it is compared.

@@ -19,6 +19,13 @@ OWN = (
     (sqlalchemy.String, (str,)),
 )
 
+# What an INSERT of rows may call: it means the same for a literal.
+CALLS = ("now", "current_timestamp", "current_date", "cast")
+ROWS = re.compile(
+    r"(?is)\s*insert\b(?!.*\b(?:select|table|on\s+conflict)\b)"
+    r"(?!.*\bvalues\b.*(?:\b(?!(?:values|{})\s*\()[\w$]+|\")\s*\()".format("|".join(CALLS))
+)
+
 
 def drivers_business(construct, dialect):
     """A value that means something else as a literal than as a driver's parameter: `x * 0.5` rounds
@@ -66,14 +73,21 @@ def is_own(value, sent, kind, declared):
 def is_rows(construct):
     """Whether it is an INSERT of rows, and of nothing that a tenant's own rows have a part in."""
     if getattr(construct, "is_insert", False):
-        reads = any(each.__visit_name__ in ("select", "cte") for each in sqlalchemy.sql.visitors.iterate(construct))
+        reads = any(may_read(each) for each in sqlalchemy.sql.visitors.iterate(construct))
         # Rows that were given as a list are not visited.
         for rows in getattr(construct, "_multi_values", ()):
             values = (value for row in rows for value in (row.values() if isinstance(row, dict) else row))
             reads = reads or any(isinstance(value, sqlalchemy.sql.ClauseElement) for value in values)
         return not reads and construct.select is None and getattr(construct, "_post_values_clause", None) is None
     text = getattr(construct, "text", "")
-    return isinstance(text, str) and re.match(r"(?is)\s*insert\b(?!.*\b(select|on\s+conflict)\b)", text) is not None
+    return isinstance(text, str) and ROWS.match(text) is not None
+
+
+def may_read(element):
+    """Whether it may have to do with what a tenant has: a function of the product's own may be called otherwise by a literal."""
+    if element.__visit_name__ == "function":
+        return element.name.lower() not in CALLS
+    return element.__visit_name__ in ("select", "cte", "textclause") or getattr(element, "is_literal", False)
 
 
 @contextlib.contextmanager
