@@ -234,19 +234,11 @@ fn words(text: &str, masked: bool) -> Vec<String> {
             (true, _) if words.ends_with(&["?".into(), ".".into()]) => {
                 words.pop();
             }
-            (true, _) => {
-                if words.last().is_some_and(|last| last == "-") {
-                    words.pop();
-                }
-                match words.ends_with(&["?".into(), ",".into()]) {
-                    true => drop(words.pop()),
-                    false => words.push("?".into()),
-                }
-            }
+            (true, _) => push_value(&mut words),
             // A plan has negative numbers in brackets.
             (_, ")") if words.ends_with(&["(".into(), "?".into()]) => {
                 words.truncate(words.len() - 2);
-                words.push("?".into());
+                push_value(&mut words);
             }
             (_, ":") if words.last().is_some_and(|last| last == "?") && follows(&mut tokens, ":") => {
                 skip_type(&mut tokens);
@@ -257,6 +249,17 @@ fn words(text: &str, masked: bool) -> Vec<String> {
         }
     }
     words
+}
+
+/// A value, whatever its sign: one for all of a list.
+fn push_value(words: &mut Vec<String>) {
+    if words.last().is_some_and(|last| last == "-") {
+        words.pop();
+    }
+    match words.ends_with(&["?".into(), ",".into()]) {
+        true => drop(words.pop()),
+        false => words.push("?".into()),
+    }
 }
 
 /// What a name or a keyword is, in quotes or not; anything else as it stands.
@@ -350,13 +353,13 @@ mod tests {
     #[test]
     fn values_are_the_same_however_they_are_sent() {
         let sql = "SET LOCAL search_path TO \"Herder:Tenant\";\n\
-                   UPDATE \"Herder:Tenant\".t SET a=(-1.50)::NUMERIC, b='it''s'::VARCHAR(9), c=NULL WHERE t.d IN (1, 2);\n\
+                   UPDATE \"Herder:Tenant\".t SET a=(-1.50)::NUMERIC, b='it''s'::VARCHAR(9), c=NULL, d=t.d - (-3) WHERE t.d IN (1, (-2), 3);\n\
                    INSERT INTO t (a) VALUES (1);\nINSERT INTO t (a) VALUES (2);\n\
                    ALTER TABLE t ADD COLUMN e INTEGER DEFAULT 3;\n\
                    UPDATE alembic_version SET version_num='a' WHERE alembic_version.version_num = 'b';";
         let live = [
             said(
-                "UPDATE t_1.t SET a=%(a)s::NUMERIC(9, 2), b=%(b)s::VARCHAR, c=%(c)s WHERE t.d IN (%(d_1)s, %(d_2)s)",
+                "UPDATE t_1.t SET a=%(a)s::NUMERIC(9, 2), b=%(b)s::VARCHAR, c=%(c)s, d=t.d - %(d)s WHERE t.d IN (%(d_1)s, %(d_2)s, %(d_3)s)",
                 true,
             ),
             said("INSERT INTO t (a) VALUES ($1::INTEGER)", true),
