@@ -49,6 +49,32 @@ async fn the_next_proof_clears_away_what_a_killed_one_left() {
     fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
 }
 
+/// Nobody has ever made a run of this fleet, so that there would be nothing to hold its service connection by.
+#[tokio::test]
+async fn two_proofs_of_a_new_fleet_wait_for_each_other() {
+    let (fleet, gate, first) = proving().await;
+    let second = fleet.start_herder(&["plan"]);
+    fleet
+        .wait_until("the second asks for the service connection", async || {
+            let asking = "select count(distinct pid) from pg_stat_activity
+                where datname = current_database() and query like '%service_holder%' and pid <> pg_backend_pid()";
+            fleet.ask::<i64>(asking).await > 1
+        })
+        .await;
+    // Time enough to clear away what it took for left over.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    gate.open().await;
+    first.end().await.expect(0);
+    second.end().await.expect(0);
+    assert_eq!(fleet.ask::<i64>("select count(*) from herder.proof").await, 1);
+    assert_eq!(
+        fleet
+            .ask::<i64>("select count(*) from herder.job where plan_id is not null")
+            .await,
+        3
+    );
+}
+
 #[tokio::test]
 async fn a_proof_is_made_once_for_the_same_migrations() {
     let fleet = Setup::schemas(3).plans(steps(2)).start().await;
