@@ -304,6 +304,107 @@ async fn what_drops_things_outside_its_schema_is_not_proven_and_not_done() {
     fleet.up(&["a"], "b").await.expect("a proof");
 }
 
+/// Where nothing can be rendered or rehearsed before, only live Alembic's own connection can tell.
+#[tokio::test]
+async fn what_an_older_revision_drops_outside_its_schema_is_not_dropped() {
+    let shared = "create schema shared; create table shared.legacy (); create collation shared.c (locale = 'C');
+                  create function shared.lf() returns int language sql as 'select 1'; create table shared.n (n int);
+                  create function shared.drops() returns void language sql as 'drop table if exists shared.legacy'";
+    let asks = "for i in op.get_bind().execute(sa.text('select 1')): pass\n";
+    let alone = |sql: &str| format!("with op.get_context().autocommit_block():\n    op.execute({sql:?})");
+    let says = |sql: &str| format!("{asks}op.execute({sql:?})");
+    for (driver, body, what) in [
+        (
+            "psycopg2",
+            says("drop table if exists shared.legacy"),
+            "drops relation shared.legacy",
+        ),
+        (
+            "psycopg",
+            says("drop function if exists shared.lf()"),
+            "drops function shared.lf",
+        ),
+        (
+            "psycopg",
+            says("select shared.drops()"),
+            "drops relation shared.legacy",
+        ),
+        (
+            "psycopg2",
+            format!(
+                "{}\nop.execute('commit')",
+                says("drop table if exists shared.legacy")
+            ),
+            "drops relation shared.legacy",
+        ),
+        (
+            "psycopg2",
+            format!(
+                "{asks}op.execute('rollback')\n{}",
+                says("drop table if exists shared.legacy")
+            ),
+            "drops relation shared.legacy",
+        ),
+        // The driver takes the transaction for open, and the server commits at once.
+        (
+            "psycopg2",
+            format!("{asks}op.execute('commit')\nop.execute('insert into shared.n values (1)')"),
+            "writes shared.n",
+        ),
+        (
+            "psycopg",
+            format!("{asks}op.execute('commit')\nop.execute('insert into shared.n values (1)')"),
+            "writes shared.n",
+        ),
+        (
+            "psycopg2",
+            alone("drop table if exists shared.legacy"),
+            "drops relation shared.legacy",
+        ),
+        (
+            "psycopg",
+            alone("drop function if exists shared.lf()"),
+            "drops function shared.lf",
+        ),
+    ] {
+        let revisions = [
+            ("a", TABLE),
+            ("b", body.as_str()),
+            ("c", "op.execute('select 1')"),
+        ];
+        let config = format!("plan = \"auto\"\nurl_scheme = \"postgresql+{driver}\"");
+        let fleet = Fleet::with(ENV, &revisions, &config).await;
+        let mut admin = fleet.admin().await;
+        run(&mut admin, shared).await;
+        let why = fleet.up(&["b"], "c").await.expect_err(&body);
+        assert!(
+            why.contains(what) && why.contains("outside the tenant"),
+            "{driver} {body}: {why}"
+        );
+        run(
+            &mut admin,
+            "select 1 / (count(*) = 0)::int, shared.lf() from shared.n, shared.legacy",
+        )
+        .await;
+    }
+    // What it drops of its own is no obstacle.
+    let own = format!(
+        "{asks}op.execute('drop table t')\nop.execute('commit')\nop.execute('create table w (w int)')\n{}",
+        alone("create table u (u int)")
+    );
+    let revisions = [
+        ("a", TABLE),
+        ("b", own.as_str()),
+        ("c", "op.execute('drop table u')"),
+    ];
+    let fleet = Fleet::new(
+        &ENV.replace("OPTIONS = {}", "OPTIONS = {'transaction_per_migration': True}"),
+        &revisions,
+    )
+    .await;
+    fleet.up(&["b"], "c").await.expect("a proof");
+}
+
 /// `run_migrations_offline` is what `alembic init` writes, and nobody looks at it.
 #[tokio::test]
 async fn what_env_says_only_where_it_is_connected_makes_no_plan() {

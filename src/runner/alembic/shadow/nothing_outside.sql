@@ -1,11 +1,17 @@
 do $herder$
-declare what text;
+declare
+    seen refcursor := 'herder_outside';
+    what text;
 begin
     -- A tenant that is a database may do there what it likes.
     if pg_catalog.current_database() = {database} then
         return;
     end if;
     perform pg_catalog.set_config('jit', 'off', true);
+    fetch seen into what;
+    if what is not null then
+        raise exception using message = {outside} || what;
+    end if;
     with own as (
         select oid from pg_catalog.pg_namespace
         where nspname in ({schema}, 'pg_catalog', 'pg_toast', 'information_schema') or nspname ~ '^pg_(toast_)?temp'

@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
 use super::{
     Shadow, Stop, failed,
-    outside::{OUTSIDE, about_outside, kept_inside, kept_inside_alone, nothing_outside},
+    outside::{OUTSIDE, about_outside, kept_inside, kept_inside_alone, within},
     refuted,
     scratch::{Scratch, close, open},
     unproven,
@@ -101,7 +101,7 @@ impl Shadow<'_> {
     ) -> Result<Migrated, Stop> {
         let settings = settings(self.ground.limits);
         let migration = self.migration(scratch, direction, target, &settings);
-        let within = nothing_outside(scratch);
+        let within = within(scratch);
         let done = self.asked(
             process
                 .migrate_within(self.runner.project(), &migration, &within)

@@ -1,6 +1,7 @@
--- Declared before a transaction's statements, so that it sees what there was; asked behind them, which of that is gone.
+-- Declared before a transaction's statements, so that it sees what there was; asked behind them by `nothing_outside.sql`, which of
+-- that is gone, or has other rights. Locks, settings, and what a number is called, are of the moment of asking.
 declare herder_outside no scroll cursor for
-    select 'drops ' || kind || ' ' || pg_catalog.concat_ws('.', n.nspname, o.name)
+    select 'drops ' || kind || ' ' || pg_catalog.concat_ws('.', n.nspname, o.name) as change
     from (
         select tableoid, oid, 'relation', relname, relnamespace from pg_catalog.pg_class
         union all select tableoid, oid, 'function', proname, pronamespace from pg_catalog.pg_proc
@@ -12,7 +13,6 @@ declare herder_outside no scroll cursor for
         union all select tableoid, oid, 'server', srvname, 0 from pg_catalog.pg_foreign_server
     ) as o (classid, objid, kind, name, space)
     left join pg_catalog.pg_namespace n on n.oid = o.space
-    -- Locks, and what a number is called, are of the moment of asking.
     where (classid, objid) in (
         select case locktype when 'relation' then 'pg_catalog.pg_class'::regclass::oid else l.classid end, coalesce(relation, l.objid)
         from pg_catalog.pg_locks l
