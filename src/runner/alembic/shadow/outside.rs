@@ -12,19 +12,21 @@ use crate::{
 };
 
 /// Begins the message of [`Within::behind`].
-pub(super) const OUTSIDE: &str = "outside the tenant's schema: ";
+pub(super) const OUTSIDE: &str = "outside: ";
 
-/// What makes a transaction fail that changes or drops anything outside a scratch schema, or in another database than a
-/// scratch one. Reading elsewhere, and referring to it, is no change. So it does where `herder.target` is elsewhere.
+/// What makes a transaction fail that changes or drops anything outside a scratch schema, or, where the scratch tenant is
+/// a database, in another one or in what belongs to all of them. Reading elsewhere, and referring to it, is no change. So it does where `herder.target` is elsewhere.
 pub(super) fn within(scratch: &Scratch) -> Within {
-    let database = match scratch.schema {
-        Some(_) => "",
-        None => scratch.name.as_str(),
+    let (database, kind) = match scratch.schema {
+        Some(_) => ("", "schema"),
+        None => (scratch.name.as_str(), "database"),
     };
+    let of = format!(", outside the tenant's {kind}");
     let about = |sql: &str| {
         sql.replace("{schema}", &literal(&scratch.name))
             .replace("{database}", &literal(database))
             .replace("{outside}", &literal(OUTSIDE))
+            .replace("{of}", &literal(&of))
     };
     Within {
         before: about(include_str!("outside_before.sql")),
@@ -62,12 +64,9 @@ pub(super) fn kept_inside_alone(scratch: &Scratch, statement: &str) -> Option<Ve
 }
 
 /// What a transaction would have changed outside its schema.
-pub(super) fn about_outside(error: &RunnerError) -> Option<String> {
+pub(super) fn about_outside(error: &RunnerError) -> Option<&str> {
     match error {
-        RunnerError::Database { message, .. } => {
-            let what = message.strip_prefix(OUTSIDE)?;
-            Some(format!("{what}, outside the tenant's schema"))
-        }
+        RunnerError::Database { message, .. } => message.strip_prefix(OUTSIDE),
         _ => None,
     }
 }

@@ -133,9 +133,9 @@ impl Shadow<'_> {
         match answer {
             Ok(done) => Ok(done),
             Err(WarmError::Tool(error)) if error.message.starts_with(OUTSIDE) => refuted(format!(
-                "{}live Alembic {}, outside the tenant's schema",
+                "{}live Alembic {}",
                 at(error.revision.as_deref()),
-                error.message[OUTSIDE.len()..].trim(),
+                &error.message[OUTSIDE.len()..],
             )),
             Err(WarmError::Tool(error)) => {
                 let scratch = match self.ground.place.schema {
@@ -150,7 +150,7 @@ impl Shadow<'_> {
     }
 
     /// Brings the other scratch tenant on by the plan, as a worker does it. Before each commit, it is made sure that
-    /// nothing outside the schema changes: afterwards it would be too late.
+    /// nothing outside it changes: afterwards it would be too late.
     pub(super) async fn apply(&self) -> Result<(), Stop> {
         let mut plan = self.plan.clone();
         for step in plan.steps.iter_mut().filter(|_| self.planned.schema.is_some()) {
