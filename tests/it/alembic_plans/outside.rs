@@ -609,6 +609,84 @@ async fn what_is_its_own_may_be_made_changed_and_dropped() {
     .await;
 }
 
+/// A tenant that is a database has no more of the server than others.
+#[tokio::test]
+async fn what_belongs_to_all_databases_is_not_a_scratch_databases_own() {
+    let env = ENV
+        .replace("[\"schema\"]", ".get(\"schema\")")
+        .replace("version_table_schema=schema, ", "")
+        .replace("        context.execute(f'SET LOCAL search_path TO \"{schema}\"')\n", "")
+        .replace(
+            "        connection.execute(text(f'SET search_path TO \"{schema}\"'))\n        connection.commit()\n",
+            "",
+        );
+    let revisions = [("a", TABLE), ("b", "pass"), ("c", "op.execute('select 1')")];
+    let mut fleet = Fleet::new(&env, &revisions).await;
+    fleet.isolation = Isolation::Database;
+    let mut admin = fleet.admin().await;
+    let role = format!("r{}", uuid::Uuid::new_v4().simple());
+    run(
+        &mut admin,
+        &format!("create role {role}; comment on role {role} is 'r'"),
+    )
+    .await;
+    let asks = "for i in op.get_bind().execute(sa.text('select 1')): pass\n";
+    let mut wrong = Vec::new();
+    for (said, what) in [
+        ("create role ROLE_2", "writes pg_authid"),
+        ("alter role ROLE createrole", "writes pg_authid"),
+        (
+            "alter role ROLE set work_mem = '1MB'",
+            "writes pg_db_role_setting",
+        ),
+        ("grant pg_monitor to ROLE", "writes pg_auth_members"),
+        ("comment on role ROLE is null", "writes pg_shdescription"),
+        ("grant create on database postgres to ROLE", "writes pg_database"),
+    ] {
+        let said = executes(&[&said.replace("ROLE", &role)]);
+        let what = format!("{what}, outside the tenant's database");
+        let alone = format!("with op.get_context().autocommit_block():\n    {said}");
+        for (body, from, to) in [
+            (said.clone(), "a", "b"),
+            (alone, "a", "b"),
+            (asks.to_owned() + &said, "b", "c"),
+        ] {
+            fleet.rewrite("b", "a", &body);
+            let planned = fleet.up(&[from], to).await;
+            if !planned.as_ref().is_err_and(|why| why.contains(&what)) {
+                wrong.push(format!("{body}: {:?}", planned.map(|_| "a plan")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let left: Vec<String> = sqlx::query_scalar(
+        "select concat_ws(' ', rolname, rolcreaterole, rolconfig, shobj_description(oid, 'pg_authid'),
+             (select count(*) from pg_auth_members where member = r.oid), has_database_privilege(oid, 'postgres', 'create'))
+         from pg_roles r where starts_with(rolname, $1)",
+    )
+    .bind(&role)
+    .fetch_all(&mut admin)
+    .await
+    .expect("a look");
+    assert_eq!(left, [format!("{role} f r 0 f")]);
+    // What is done in it is its own, and so is what is said about it.
+    let about = |what: &str| {
+        format!("do $$ begin execute format({what:?}, current_database()); end $$").replace('"', "'")
+    };
+    let own = [
+        "create schema shared",
+        "create table shared.n (n int)",
+        "create extension hstore",
+        "create publication p",
+        &about("comment on database %I is ''own''"),
+        &about("alter database %I set work_mem = ''2MB''"),
+    ];
+    let alone = "\nwith op.get_context().autocommit_block():\n    op.execute('create index concurrently i on t (x)')\n    \
+                 op.execute('vacuum t')\n    op.execute('create table shared.m (m int)')";
+    fleet.rewrite("b", "a", &(executes(&own) + alone));
+    fleet.up(&["a"], "b").await.expect("a proof");
+}
+
 /// `run_migrations_offline` is what `alembic init` writes, and nobody looks at it.
 #[tokio::test]
 async fn what_env_says_only_where_it_is_connected_makes_no_plan() {

@@ -6,7 +6,7 @@ use crate::{
         RunnerError,
         alembic::protocol::Within,
         kind::{Kind, kind, refuses_company},
-        statement::tokens,
+        statement::{Token, tokens},
     },
     session::literal,
 };
@@ -48,7 +48,16 @@ pub(super) fn kept_inside_alone(scratch: &Scratch, statement: &str) -> Option<Ve
             .first()
             .is_some_and(|first| words.iter().any(|word| first.is(word)))
     };
+    let concerns_all = |word: &Token<'_>| {
+        ["database", "tablespace", "system", "subscription"]
+            .iter()
+            .any(|k| word.is(k))
+    };
     match kind(statement) {
+        // A database of its own has room for whatever commits itself.
+        _ if scratch.schema.is_none() && refuses_company(statement) && !is(&["call"]) => {
+            (!tokens.get(1).is_some_and(concerns_all)).then(|| vec![statement.to_owned()])
+        }
         Kind::CreateIndex { table: target, .. } | Kind::DropIndex { name: target } => {
             let target = format!("set local herder.target = {};", literal(&target));
             Some(vec![kept_inside(scratch, &target), statement.to_owned()])

@@ -153,7 +153,7 @@ impl Shadow<'_> {
     /// nothing outside it changes: afterwards it would be too late.
     pub(super) async fn apply(&self) -> Result<(), Stop> {
         let mut plan = self.plan.clone();
-        for step in plan.steps.iter_mut().filter(|_| self.planned.schema.is_some()) {
+        for step in &mut plan.steps {
             match &mut step.form {
                 StepForm::Transaction { sql } => *sql = kept_inside(&self.planned, sql),
                 StepForm::Outside { statements, .. } => {
