@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::protocol::{
     Answer, Description, Migrated, Migration, Project, Rendered, Rendering, Versions, WarmError, Whereabouts,
+    Within,
 };
 use crate::database_url::RESERVED;
 use crate::domain::plan::Session;
@@ -236,26 +237,26 @@ impl WarmProcess {
         self.ask_noting(request, scrubber, halves).await
     }
 
-    /// Migrates a scratch tenant: `within` is said before each commit, and what fails then is not committed.
+    /// Migrates a scratch tenant. What does not stay within it is not committed.
     pub(super) async fn migrate_within(
         &mut self,
         project: &Project,
         migration: &Migration<'_>,
-        within: &str,
+        within: &Within,
     ) -> Result<Migrated, WarmError> {
-        self.ask_about("migrate", project, migration, Some(("within", within)))
+        self.ask_about("migrate", project, migration, Some(("within", json!(within))))
             .await
     }
 
-    /// Where env.py would take a migration. Changes nothing, wherever that is, but for what env.py does by itself:
-    /// before that is committed, `within` is said.
+    /// Where env.py would take a migration. Changes nothing, wherever that is, but for what env.py does by itself
+    /// `within` a scratch tenant.
     pub(super) async fn look(
         &mut self,
         project: &Project,
         migration: &Migration<'_>,
-        within: &str,
+        within: &Within,
     ) -> Result<Whereabouts, WarmError> {
-        self.ask_about("look", project, migration, Some(("within", within)))
+        self.ask_about("look", project, migration, Some(("within", json!(within))))
             .await
     }
 
@@ -265,7 +266,7 @@ impl WarmProcess {
         project: &Project,
         migration: &Migration<'_>,
     ) -> Result<Session, WarmError> {
-        self.ask_about("session", project, migration, Some(("defaults", DEFAULTS)))
+        self.ask_about("session", project, migration, Some(("defaults", DEFAULTS.into())))
             .await
     }
 
@@ -274,7 +275,7 @@ impl WarmProcess {
         what: &str,
         project: &Project,
         migration: &Migration<'_>,
-        besides: Option<(&str, &str)>,
+        besides: Option<(&str, Value)>,
     ) -> Result<T, WarmError> {
         let (request, scrubber) = request_about(what, project, migration, besides);
         self.ask(request, scrubber).await
@@ -494,11 +495,11 @@ fn request_about(
     what: &str,
     project: &Project,
     migration: &Migration<'_>,
-    besides: Option<(&str, &str)>,
+    besides: Option<(&str, Value)>,
 ) -> (Value, Scrubber) {
     let mut request = json!(migration);
     if let Some((name, value)) = besides {
-        request[name] = value.into();
+        request[name] = value;
     }
     request["do"] = what.into();
     request["ini"] = json!(project.ini.to_string_lossy());

@@ -58,6 +58,15 @@ pub struct Migration<'a> {
     pub settings: &'a BTreeMap<String, String>,
 }
 
+/// What keeps a proof within its scratch tenant.
+#[derive(Serialize)]
+pub(super) struct Within {
+    /// Said before the first statement of a transaction.
+    pub(super) before: String,
+    /// Said before it is committed: what fails then is not.
+    pub(super) behind: String,
+}
+
 /// A plan to be rendered. Nothing of a tenant is in it: its URL is never connected to.
 #[derive(Clone, Copy, Debug)]
 pub struct Rendering<'a> {

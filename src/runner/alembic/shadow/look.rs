@@ -4,7 +4,7 @@ use sqlx::{AssertSqlSafe, Executor};
 
 use super::{
     Shadow, Stop,
-    outside::nothing_outside,
+    outside::within,
     refuted,
     scratch::{Scratch, close, open},
     unproven,
@@ -36,7 +36,7 @@ impl Shadow<'_> {
             besides,
         } = self.asked(
             process
-                .look(self.runner.project(), &migration, &nothing_outside(&self.live))
+                .look(self.runner.project(), &migration, &within(&self.live))
                 .await,
         )?;
         if database != self.live.url.database() {

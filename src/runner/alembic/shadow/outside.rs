@@ -4,40 +4,40 @@ use super::scratch::Scratch;
 use crate::{
     runner::{
         RunnerError,
+        alembic::protocol::Within,
         kind::{Kind, kind, refuses_company},
-        statement::tokens,
+        statement::{Token, tokens},
     },
     session::literal,
 };
 
-/// Begins the message of [`nothing_outside`].
-pub(super) const OUTSIDE: &str = "outside the tenant's schema: ";
+/// Begins the message of [`Within::behind`].
+pub(super) const OUTSIDE: &str = "outside: ";
 
-/// A statement that fails where the open transaction has changed anything outside a scratch schema, or in another
-/// database than a scratch one. Reading elsewhere, and referring to it, is no change. So it does where `herder.target` is elsewhere.
-pub(super) fn nothing_outside(scratch: &Scratch) -> String {
-    let database = match scratch.schema {
-        Some(_) => "",
-        None => scratch.name.as_str(),
+/// What makes a transaction fail that changes or drops anything outside a scratch schema, or, where the scratch tenant is
+/// a database, in another one or in what belongs to all of them. Reading elsewhere, and referring to it, is no change. So it does where `herder.target` is elsewhere.
+pub(super) fn within(scratch: &Scratch) -> Within {
+    let (database, kind) = match scratch.schema {
+        Some(_) => ("", "schema"),
+        None => (scratch.name.as_str(), "database"),
     };
-    include_str!("nothing_outside.sql")
-        .replace("{schema}", &literal(&scratch.name))
-        .replace("{database}", &literal(database))
-        .replace("{outside}", &literal(OUTSIDE))
+    let of = format!(", outside the tenant's {kind}");
+    let about = |sql: &str| {
+        sql.replace("{schema}", &literal(&scratch.name))
+            .replace("{database}", &literal(database))
+            .replace("{outside}", &literal(OUTSIDE))
+            .replace("{of}", &literal(&of))
+    };
+    Within {
+        before: about(include_str!("outside_before.sql")),
+        behind: about(include_str!("nothing_outside.sql")),
+    }
 }
 
-/// A transaction's statements, with all around them that makes it fail where they change or drop anything outside a
-/// scratch schema.
+/// A transaction's statements, with all around them that makes it fail where they reach out of a scratch schema.
 pub(super) fn kept_inside(scratch: &Scratch, sql: &str) -> String {
-    let before = include_str!("dropped_outside.sql").replace("{schema}", &literal(&scratch.name));
-    let dropped = format!(
-        "do $herder$ declare seen refcursor := 'herder_outside'; what text; begin
-         fetch seen into what;
-         if what is not null then raise exception using message = {} || what; end if;
-         end $herder$;",
-        literal(OUTSIDE)
-    );
-    format!("{before}\n{sql}\n{dropped}\n{}", nothing_outside(scratch))
+    let Within { before, behind } = within(scratch);
+    format!("{before}\n{sql}\n{behind}")
 }
 
 /// A statement outside a transaction, with what makes it fail in the same way. None, where nothing can look at it first.
@@ -48,10 +48,19 @@ pub(super) fn kept_inside_alone(scratch: &Scratch, statement: &str) -> Option<Ve
             .first()
             .is_some_and(|first| words.iter().any(|word| first.is(word)))
     };
+    let concerns_all = |word: &Token<'_>| {
+        ["database", "tablespace", "system", "subscription"]
+            .iter()
+            .any(|k| word.is(k))
+    };
     match kind(statement) {
+        // A database of its own has room for whatever commits itself.
+        _ if scratch.schema.is_none() && refuses_company(statement) && !is(&["call"]) => {
+            (!tokens.get(1).is_some_and(concerns_all)).then(|| vec![statement.to_owned()])
+        }
         Kind::CreateIndex { table: target, .. } | Kind::DropIndex { name: target } => {
             let target = format!("set local herder.target = {};", literal(&target));
-            Some(vec![target + &nothing_outside(scratch), statement.to_owned()])
+            Some(vec![kept_inside(scratch, &target), statement.to_owned()])
         }
         // What these do anew is the same as before.
         _ if is(&["vacuum", "reindex", "cluster"]) => Some(vec![statement.to_owned()]),
@@ -64,12 +73,9 @@ pub(super) fn kept_inside_alone(scratch: &Scratch, statement: &str) -> Option<Ve
 }
 
 /// What a transaction would have changed outside its schema.
-pub(super) fn about_outside(error: &RunnerError) -> Option<String> {
+pub(super) fn about_outside(error: &RunnerError) -> Option<&str> {
     match error {
-        RunnerError::Database { message, .. } => {
-            let what = message.strip_prefix(OUTSIDE)?;
-            Some(format!("{what}, outside the tenant's schema"))
-        }
+        RunnerError::Database { message, .. } => message.strip_prefix(OUTSIDE),
         _ => None,
     }
 }

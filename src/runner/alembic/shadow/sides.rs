@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
 use super::{
     Shadow, Stop, failed,
-    outside::{OUTSIDE, about_outside, kept_inside, kept_inside_alone, nothing_outside},
+    outside::{OUTSIDE, about_outside, kept_inside, kept_inside_alone, within},
     refuted,
     scratch::{Scratch, close, open},
     unproven,
@@ -101,7 +101,7 @@ impl Shadow<'_> {
     ) -> Result<Migrated, Stop> {
         let settings = settings(self.ground.limits);
         let migration = self.migration(scratch, direction, target, &settings);
-        let within = nothing_outside(scratch);
+        let within = within(scratch);
         let done = self.asked(
             process
                 .migrate_within(self.runner.project(), &migration, &within)
@@ -133,9 +133,9 @@ impl Shadow<'_> {
         match answer {
             Ok(done) => Ok(done),
             Err(WarmError::Tool(error)) if error.message.starts_with(OUTSIDE) => refuted(format!(
-                "{}live Alembic {}, outside the tenant's schema",
+                "{}live Alembic {}",
                 at(error.revision.as_deref()),
-                error.message[OUTSIDE.len()..].trim(),
+                &error.message[OUTSIDE.len()..],
             )),
             Err(WarmError::Tool(error)) => {
                 let scratch = match self.ground.place.schema {
@@ -150,10 +150,10 @@ impl Shadow<'_> {
     }
 
     /// Brings the other scratch tenant on by the plan, as a worker does it. Before each commit, it is made sure that
-    /// nothing outside the schema changes: afterwards it would be too late.
+    /// nothing outside it changes: afterwards it would be too late.
     pub(super) async fn apply(&self) -> Result<(), Stop> {
         let mut plan = self.plan.clone();
-        for step in plan.steps.iter_mut().filter(|_| self.planned.schema.is_some()) {
+        for step in &mut plan.steps {
             match &mut step.form {
                 StepForm::Transaction { sql } => *sql = kept_inside(&self.planned, sql),
                 StepForm::Outside { statements, .. } => {

@@ -13,7 +13,7 @@ from herder_warm.errors import sqlstate_of
 from herder_warm.harmless import bare_of, is_harmless
 from herder_warm.leftovers import BUILDS
 from herder_warm.run import Run
-from herder_warm.within import COMMITS, REMARKS, answer, asker
+from herder_warm.within import COMMITS, REMARKS, answer, asker, is_alone, is_over
 
 WRITES = re.compile(r"insert|update|delete", re.IGNORECASE)
 CALLS = re.compile(r"call\b", re.IGNORECASE)
@@ -137,20 +137,6 @@ def open_of(connection):
     if known is None or known.run is not run:
         known = connection.info["herder_open"] = Open(run)
     return known
-
-
-def is_alone(connection):
-    return bool(getattr(connection.connection, "autocommit", False))
-
-
-def is_over(connection):
-    """Whether the driver has no transaction open, behind a statement: somebody has ended it in words."""
-    pooled = connection.connection
-    driver = pooled.dbapi_connection if hasattr(pooled, "dbapi_connection") else pooled.connection  # Before SQLAlchemy 1.4.24.
-    driver = getattr(driver, "_connection", driver)  # Within SQLAlchemy's own, where the driver is an async one.
-    if hasattr(driver, "is_in_transaction"):
-        return not driver.is_in_transaction()
-    return getattr(getattr(driver, "info", None), "transaction_status", None) == 0
 
 
 def has_written_nothing(connection):

@@ -47,7 +47,7 @@ class Run:
         self.heads_before = []
         self.ledger = None
         self.outer_transaction = False
-        self.within = request.get("within")  # What is said before each commit, where it is a proof's.
+        self.within = request.get("within")  # What is said before a transaction's statements and before its commit, where it is a proof's.
         self.besides = []  # What env.py says besides, where it is a proof's.
         self.said = []  # What its revisions say, where it is a proof's.
         self.halves = None  # What is committed of a revision that is not done, where anybody wants to know.

@@ -12,7 +12,7 @@ from sqlalchemy import event
 
 from herder_warm.errors import Failure, database_failure, describe_error
 from herder_warm.run import Run
-from herder_warm.words import NAME, REMARK
+from herder_warm.words import NAME, REMARK, literal
 
 # What the server does in no transaction block, or what ends one.
 ALONE = re.compile(
@@ -28,12 +28,20 @@ TARGETS = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 COMMITS = re.compile(r"(?:commit|end|prepare\s+transaction)\b", re.IGNORECASE)
+# What comes before a transaction's first look at the database, if anything does, and changes nothing there.
+SETS = re.compile(r"(?:set|reset|show|begin|start)\b[^;]*;?\s*\Z", re.IGNORECASE)
+ROLLS_BACK = re.compile(r"(?:rollback(?!.*\bto\b)|abort)\b", re.IGNORECASE | re.DOTALL)
+# What a connection is marked with whose transaction has been looked at before it does anything.
+LOOKED = "herder_looked"
+# And one whose transaction was ended in words.
+ENDED = "herder_ended"
 REMARKS = re.compile(REMARK + "*", re.DOTALL)
 
 
 def listen():
     """Watches all engines of this process, whoever makes them."""
     event.listen(sqlalchemy.engine.Engine, "commit", check)
+    event.listen(sqlalchemy.engine.Engine, "rollback", forget)
     event.listen(sqlalchemy.engine.Engine, "before_cursor_execute", before_statement)
     event.listen(sqlalchemy.engine.Engine, "after_cursor_execute", after_statement)
 
@@ -43,15 +51,58 @@ def is_watched(connection):
     return run is not None and run.within is not None and connection.dialect.name == "postgresql"
 
 
+def look_before(connection):
+    """Before a statement. What was there is asked once for each transaction."""
+    if is_over(connection):
+        connection.info.pop(LOOKED, None)
+    if LOOKED not in connection.info:
+        say(connection, Run.current.within["before"])
+        connection.info[LOOKED] = True
+
+
 def check(connection):
     """Before a commit. What fails is remembered: whoever swallows the error has not done without it."""
-    if is_watched(connection):
-        try:
-            say(connection, Run.current.within)
-        except Exception as error:
-            failure = database_failure([error], Run.current) or Failure("database", describe_error(error))
-            Run.current.reached_out = Run.current.reached_out or failure
-            raise
+    if not is_watched(connection) or LOOKED not in connection.info and stands_alone(connection):
+        return
+    try:
+        look_before(connection)
+        say(connection, Run.current.within["behind"])
+    except Exception as error:
+        failure = database_failure([error], Run.current) or Failure("database", describe_error(error))
+        Run.current.reached_out = Run.current.reached_out or failure
+        raise
+    finally:
+        forget(connection)
+
+
+def forget(connection):
+    """Where a transaction ends. A connection that is lost has nothing to forget."""
+    if is_watched(connection) and not connection.invalidated:
+        connection.info.pop(LOOKED, None)
+        connection.info.pop(ENDED, None)
+
+
+def stands_alone(connection):
+    """Whether a statement is committed as it is done: without a transaction, or behind one that was ended in words. To some drivers
+    that is still open; others begin the next one with whatever is said."""
+    if is_alone(connection) or ENDED not in connection.info:
+        return is_alone(connection)
+    say(connection, "SHOW server_version")
+    return is_over(connection)
+
+
+def is_alone(connection):
+    return bool(getattr(connection.connection, "autocommit", False))
+
+
+def is_over(connection):
+    """Whether the driver has no transaction open: it has begun none, or somebody has ended it in words."""
+    pooled = connection.connection
+    driver = pooled.dbapi_connection if hasattr(pooled, "dbapi_connection") else pooled.connection  # Before SQLAlchemy 1.4.24.
+    driver = getattr(driver, "_connection", driver)  # Within SQLAlchemy's own, where the driver is an async one.
+    if hasattr(driver, "is_in_transaction"):
+        return not driver.is_in_transaction()
+    return getattr(getattr(driver, "info", None), "transaction_status", None) == 0
 
 
 # The functions of Alembic's by which it keeps its ledger. A plan has its own, and the proof compares the two.
@@ -125,23 +176,41 @@ def before_statement(connection, _cursor, statement, parameters, context, _many)
     note(connection, statement, parameters, context)
     if COMMITS.match(words):
         check(connection)
-    elif not getattr(connection.connection, "autocommit", False):
-        return
+        connection.info[ENDED] = True
+    elif ROLLS_BACK.match(words):
+        forget(connection)
+        connection.info[ENDED] = True
+    elif not stands_alone(connection):
+        if not SETS.match(words):
+            look_before(connection)
     elif not ALONE.match(words):
-        say(connection, "BEGIN")
+        begin(connection)
         context.herder_began = True
     elif target := TARGETS.match(words):
-        name = target[1].replace("'", "''")
-        say(connection, "BEGIN")
-        say(connection, f"SET LOCAL herder.target = '{name}'")
-        check(connection)
-        say(connection, "COMMIT")
+        begin(connection)
+        say(connection, "SET LOCAL herder.target = {}".format(literal(target[1])))
+        commit(connection)
+
+
+def begin(connection):
+    """A transaction around one statement."""
+    say(connection, "BEGIN")
+    say(connection, Run.current.within["before"])
+    connection.info[LOOKED] = True
 
 
 def after_statement(connection, _cursor, _statement, _parameters, context, _many):
     if getattr(context, "herder_began", False):
-        check(connection)
-        say(connection, "COMMIT")
+        commit(connection)
+
+
+def commit(connection):
+    """Ends what `begin` has begun. Whatever stood alone before still does."""
+    has_ended = ENDED in connection.info
+    check(connection)
+    say(connection, "COMMIT")
+    if has_ended:
+        connection.info[ENDED] = True
 
 
 def say(connection, statement):
