@@ -92,7 +92,7 @@ const COLUMNS: &str = "
         join random on true
         where k.contype = 'f' and random.rel = k.confrelid and random.num = pair.foreign_key
     )
-    select format('%I.%I', n.nspname, c.relname), a.attname::text, format_type(a.atttypid, null),
+    select format('%I.%I', n.nspname, c.relname), a.attname::text, coalesce(format_type(a.atttypid, null), ''),
            exists (select from drawn where drawn.rel = c.oid and drawn.num = a.attnum)
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
     left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped

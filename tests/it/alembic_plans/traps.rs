@@ -616,3 +616,10 @@ async fn literals_are_right_or_refused() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_table_without_columns_is_compared_as_well() {
+    judge("op.execute('create table bare (); insert into bare default values')")
+        .await
+        .expect("a proof");
+}

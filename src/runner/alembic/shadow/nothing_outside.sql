@@ -4,7 +4,7 @@ declare
     is_own constant boolean := pg_catalog.current_database() = {database};
     whole constant bigint := pg_catalog.txid_current_if_assigned();
     own_age constant bigint := pg_catalog.age(pg_catalog.mod(whole, 4294967296)::text::pg_catalog.xid);
-    -- The columns of a large fleet take a while to look through.
+    -- A right to a column is a change of it. The columns of a large fleet take a while to look through.
     has_new_columns constant boolean := not pg_catalog.current_setting('track_counts')::boolean
         or pg_catalog.pg_stat_get_xact_tuples_updated('pg_catalog.pg_attribute'::regclass) > 0;
     seen refcursor := 'herder_outside';
@@ -70,8 +70,8 @@ begin
         union all select tableoid, 'pg_catalog.pg_database'::regclass, setdatabase, 0, xmin from pg_catalog.pg_db_role_setting
         union all select 0, touched_here.* from touched_here where not is_own
     ),
-    -- A row that is seen while its transaction goes on is our own. With savepoints, we have several numbers. Further on there are
-    -- only those of rows that are older than all numbers.
+    -- A row that is seen while its transaction goes on is our own. With savepoints, we have several numbers, one behind the other.
+    -- Those far ahead are of rows that are older than the last turn of the numbers.
     changed as materialized (
         select source, classid, objid, subid from touched
         where case when own_age - pg_catalog.age(xmin) between 0 and 16777216

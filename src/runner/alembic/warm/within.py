@@ -1,7 +1,7 @@
 """What a proof's live migration does besides its own schema: found before it is committed, and kept from being so.
 
-The proof gives a statement that fails in such a transaction. What a driver's own connection does behind SQLAlchemy's
-back is not seen.
+The proof gives what is said before a transaction's statements, to see what there is, and what fails behind them where they reach out.
+What a driver's own connection does behind SQLAlchemy's back is not seen.
 """
 
 import re
@@ -92,6 +92,7 @@ def stands_alone(connection):
 
 
 def is_alone(connection):
+    """Whether the driver begins no transactions."""
     return bool(getattr(connection.connection, "autocommit", False))
 
 
@@ -154,7 +155,7 @@ def note(connection, statement, parameters, context):
             "revision": run.step,
             "statement": statement,
             "has_values": bool(parameters),
-            "autocommit": bool(getattr(connection.connection, "autocommit", False)),
+            "autocommit": is_alone(connection),
         }
     )
 
