@@ -422,6 +422,20 @@ async fn nor_is_it_where_its_worker_is_killed() {
     assert_eq!(heir.drain().await, Some(0));
 }
 
+/// Whoever began anew would do it again.
+#[tokio::test]
+async fn nor_is_it_forgotten_where_its_run_is_cancelled() {
+    let (fleet, worker, busy) = building("pid").await;
+    fleet.herder(&["cancel", "--yes"]).await.expect(0);
+    fleet
+        .wait_until("its end is told", async || fleet.count("failed").await == 1)
+        .await;
+    assert_eq!(fleet.state().await, "cancelled");
+    left_behind(&fleet, "it was told to stop").await;
+    busy.rollback().await.expect("an end");
+    assert_eq!(worker.drain().await, Some(0));
+}
+
 /// What cannot be noted is not committed, and is once it can be.
 #[tokio::test]
 async fn what_cannot_be_noted_is_not_committed() {
