@@ -49,6 +49,10 @@ const FAULT_BACKOFF: Backoff = Backoff {
     max: Duration::from_secs(5),
 };
 
+/// How many times within a poll a worker glances whether there is a run, while there is none. Such a glance costs a fraction of a
+/// claim, and what it finds late is what somebody waits for who has just started a run.
+const GLANCES: u32 = 3;
+
 /// Makes apalis's tables, in schema `apalis`. Safe to run twice. What they are made with by a name without a schema lives
 /// in `public`: the session's path must lead there.
 ///
@@ -72,10 +76,6 @@ pub struct Delivery {
     /// Goes on to the next job that is claimed in its place.
     pub room: Arc<OwnedSemaphorePermit>,
 }
-
-/// How many times within a poll a worker glances whether there is a run, while there is none. Such a glance costs a fraction of a
-/// claim, and what it finds late is what somebody waits for who has just started a run.
-const GLANCES: u32 = 3;
 
 /// What tells the rest of the worker about claims, in the moment that they are made.
 pub trait Intake: Send + Sync + 'static {

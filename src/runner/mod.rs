@@ -93,7 +93,7 @@ pub struct Subject<'a> {
 /// whoever comes next must not do that part again.
 #[async_trait]
 pub trait Halves: Send + Sync {
-    /// Notes the revisions, in place of those before. None: nothing is left behind any more. When this returns, it is safe.
+    /// Notes the revisions, in place of those before: none of them, where nothing is left behind any more. When this returns, it is safe.
     async fn leave(&self, revisions: &[String]) -> Result<(), RunnerError>;
 }
 

@@ -211,3 +211,58 @@ async fn what_changes_nothing_is_no_obstacle() {
     let both = afterwards("REFRESH MATERIALIZED VIEW mv").replace(end, offline);
     fleet.with_env(&both).await.expect("a proof");
 }
+
+/// `run_migrations_offline` is what `alembic init` writes, and nobody looks at it.
+#[tokio::test]
+async fn what_env_says_only_where_it_is_connected_makes_no_plan() {
+    let path = "        connection.execute(text(f'SET search_path TO \"{schema}\"'))\n";
+    let end = "            context.run_migrations()\n\n\noffline()";
+    for (said, shown) in [
+        (
+            "SELECT set_config('app.actor', 'alembic', false)",
+            "set_config('app.actor'",
+        ),
+        (
+            "SET session_replication_role = replica",
+            "SET session_replication_role",
+        ),
+        ("SET ROLE postgres", "SET ROLE"),
+    ] {
+        let env = ENV.replace(
+            path,
+            &format!("{path}        connection.execute(text(\"{said}\"))\n"),
+        );
+        let why = Fleet::new(&env, &[("a", TABLE)])
+            .await
+            .up(&[], "a")
+            .await
+            .expect_err(said);
+        assert!(
+            why.starts_with("env.py says `")
+                && why.contains(shown)
+                && why.ends_with("` only where it is connected"),
+            "{why}"
+        );
+    }
+    // Behind the revisions, and only where there is something to do.
+    let after = "            context.run_migrations()\n        if context.get_context().get_current_revision():\n            \
+                 connection.execute(text(f'ANALYZE \"{schema}\".t'))\n            connection.commit()\n\n\noffline()";
+    let env = ENV.replace(end, after);
+    assert_ne!(env, ENV);
+    let why = Fleet::new(&env, &[("a", TABLE)])
+        .await
+        .up(&[], "a")
+        .await
+        .expect_err("it analyzes");
+    assert!(why.contains("env.py says `ANALYZE"), "{why}");
+    // What it says in both, or what a plan has another word for, is no obstacle.
+    let both = ENV
+        .replace(path, &format!("{path}        connection.execute(text('SET session_replication_role = replica'))\n"))
+        .replace("        context.run_migrations()\n\n\ndef online", "        context.execute('SET LOCAL session_replication_role = replica')\n        context.run_migrations()\n\n\ndef online")
+        .replace(path, &format!("{path}        connection.execute(text('SET lock_timeout = 900'))\n"));
+    Fleet::new(&both, &[("a", TABLE)])
+        .await
+        .up(&[], "a")
+        .await
+        .expect("a proof");
+}

@@ -20,9 +20,12 @@ use tokio_util::sync::CancellationToken;
 
 mod around;
 mod besides;
+mod elsewhere;
 mod only_live;
 mod outside;
+mod shared;
 mod traps;
+mod values;
 
 // ---------------------------------------------------------------- what the tests stand on
 

@@ -15,7 +15,7 @@ use crate::{
 pub(super) const OUTSIDE: &str = "outside: ";
 
 /// What makes a transaction fail that changes or drops anything outside a scratch schema, or, where the scratch tenant is
-/// a database, in another one or in what belongs to all of them. Reading elsewhere, and referring to it, is no change. So it does where `herder.target` is elsewhere.
+/// a database, in another one or in what belongs to all of them. Reading elsewhere, and referring to it, is no change.
 pub(super) fn within(scratch: &Scratch) -> Within {
     let (database, kind) = match scratch.schema {
         Some(_) => ("", "schema"),

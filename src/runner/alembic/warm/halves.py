@@ -76,6 +76,11 @@ class Open:
             self.asked = (self.halves.left, is_undone)
             self.halves.leaves(revision)
 
+    def has_done_alone(self, revision):
+        """Behind one that turned out to be committed as it was done. Most are told before."""
+        if not self.is_past(revision) and revision not in self.halves.left:
+            self.halves.leaves(revision)
+
     def moves(self, revision, alone):
         """The ledger is written: the revision is done with whatever it did."""
         self.begun = None
@@ -198,7 +203,7 @@ def after_statement(connection, _cursor, statement, _parameters, _context, _many
         known.moves(known.run.step, alone)
     elif not is_tools_own and not asked and not is_harmless(connection, bare):
         if alone:
-            known.does_alone(known.run.step, False)
+            known.has_done_alone(known.run.step)
         else:
             known.does(known.run.step)
 
