@@ -150,7 +150,8 @@ pub(crate) enum Command {
     Cancel(Cancel),
     /// Retry the failed tenants of a run
     ///
-    /// Uses the migrations as they are now, so that a corrected migration takes effect.
+    /// Uses the migrations as they are now, so that a corrected migration takes effect. A tenant that is half applied counts as mended
+    /// by hand: all that its ledger lacks is done.
     Retry(GoOn),
     /// Delete old runs from the control database
     ///

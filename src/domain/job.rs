@@ -5,7 +5,6 @@ use std::{fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    plan::Note,
     revision::{Direction, Target},
     run::RunId,
     tenant::Place,
@@ -182,10 +181,6 @@ pub struct Claim {
     pub blocked: Option<Duration>,
     /// The plan to apply. None: the tool itself migrates.
     pub plan: Option<String>,
-    /// How far a former attempt got with that plan, where the ledger cannot say so.
-    pub note: Option<Note>,
-    /// The revisions of which the tool may have committed a part in a former attempt, which was lost before it could say more.
-    pub halves: Vec<String>,
     /// The trace of whoever made the run.
     pub trace: Option<TraceContext>,
     /// The numbers of the slots that it holds on its server.

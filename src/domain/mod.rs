@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod failure;
+pub mod half;
 pub mod job;
 pub mod notice;
 pub mod outcome;

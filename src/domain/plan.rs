@@ -110,6 +110,9 @@ pub struct Note {
     /// Whether the step came to its end, where it is outside a transaction.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub done: bool,
+    /// The revision of which a piece is done by then, or may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
     /// The tenant's mark at that time: another one now, and it was changed since, so that the note says nothing about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mark: Option<String>,
@@ -140,6 +143,7 @@ impl Note {
             step: i32::try_from(step).unwrap_or(i32::MAX),
             transaction: None,
             done: false,
+            revision: None,
             mark,
         }
     }

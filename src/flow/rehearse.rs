@@ -229,6 +229,11 @@ impl Stage<'_> {
         let Some(plan) = plan_of(self.plan, planned) else {
             return tried;
         };
+        if planned.piece.is_some() {
+            tried.why =
+                Some("it is in the middle of a revision: a run goes on behind what is done of that".into());
+            return tried;
+        }
         let (result, held) = self.in_tenant(service, planned, plan, kept).await;
         match result {
             Ok(Rehearsed::Fine { steps, left_out }) => {

@@ -10,7 +10,7 @@ use crate::{
         enqueue::{EnqueueError, fingerprint_target},
     },
     runner::RunnerError,
-    store::run::{self, Retried},
+    store::run::{self, Retried, SentBack},
 };
 
 /// Sends the failed tenants of a run back, with the migrations as they are now: what was wrong may have been mended in
@@ -19,7 +19,7 @@ use crate::{
 /// # Errors
 /// The project is broken, no longer has the run's target, another run is at work on these tenants, or the control
 /// database fails.
-pub async fn retry(cx: &Context, id: RunId) -> Result<u64, EnqueueError> {
+pub async fn retry(cx: &Context, id: RunId) -> Result<SentBack, EnqueueError> {
     let history = cx.runner.history().await?;
     let manifest = run::manifest(&cx.pool, id).await?;
     let target: Target = manifest.target.parse().unwrap_or(Target::Head);
@@ -31,7 +31,7 @@ pub async fn retry(cx: &Context, id: RunId) -> Result<u64, EnqueueError> {
         return Err(RunnerError::History(HistoryError::UnknownTarget(missing.to_owned())).into());
     }
     match run::retry(&cx.pool, id, &history.fingerprint(covered.as_deref())).await? {
-        Retried::Jobs(jobs) => Ok(jobs),
+        Retried::Jobs(sent_back) => Ok(sent_back),
         Retried::Narrow {
             server,
             budget,

@@ -308,11 +308,11 @@ impl Applier<'_> {
         let reply = message.send(self.session.connection()).await?;
         let (transaction, mark) = (reply.text(0)?, reply.text(1)?);
         let former = self.noted.clone();
-        self.note(Some(Note {
+        let note = Note {
             transaction: transaction.clone(),
             ..Note::of(at, mark)
-        }))
-        .await?;
+        };
+        self.note(Some(self.about(note))).await?;
         let mut message = Message::default();
         message.behind(step, "commit");
         message.besides(RESET);
@@ -333,6 +333,18 @@ impl Applier<'_> {
         self.order.journal.note(note.as_ref()).await?;
         self.noted = note;
         Ok(())
+    }
+
+    /// A note with the revision that it leaves half applied, if it does.
+    fn about(&self, note: Note) -> Note {
+        let plan = self.order.plan;
+        let begun = usize::try_from(note.step).ok();
+        let may_be_done = begun.filter(|&at| plan.steps.get(at).is_some_and(outside::is_for_once));
+        let half = may_be_done.or_else(|| note.done_through());
+        Note {
+            revision: half.map(|at| plan.revision_of(at)),
+            ..note
+        }
     }
 
     /// Where to begin, by what a former attempt noted.

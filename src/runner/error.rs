@@ -167,6 +167,16 @@ pub enum RunnerError {
 }
 
 impl RunnerError {
+    /// That an attempt before this one has left these half applied.
+    pub(crate) fn left_before(revisions: Vec<String>, direction: Direction) -> Self {
+        let cause = Self::ToolDied("an attempt before this one did not come to its end".into());
+        Self::Left {
+            revisions,
+            direction,
+            cause: Box::new(cause),
+        }
+    }
+
     /// Whether trying again can help. By variant, so that a new one does not compile until somebody has decided.
     pub fn class(&self) -> FailureClass {
         match self {
@@ -302,8 +312,8 @@ impl RunnerError {
                  where nothing of it is, delete from _sqlx_migrations where version = {revision}"
             )),
             Self::Torn(revision) => Some(format!(
-                "see what revision {revision} left behind; undo it by hand, or finish it and stamp the tenant with it; then start a new \
-                 run, because `herder retry` goes by what this one has noted"
+                "see what revision {revision} left behind; undo it by hand, or finish it and stamp the tenant with it; then `herder retry` \
+                 goes on from where the ledger is"
             )),
             Self::Left {
                 revisions, direction, ..

@@ -185,45 +185,12 @@ pub async fn claim(
                     .blocked
                     .map(|age| Duration::try_from_secs_f64(age).unwrap_or_default()),
                 plan: row.plan_id,
-                note: row
-                    .plan_note
-                    .map(serde_json::from_value)
-                    .transpose()
-                    .map_err(|e| wrong(e.to_string()))?,
-                halves: row
-                    .half
-                    .iter()
-                    .flat_map(|text| text.lines())
-                    .map(str::to_owned)
-                    .collect(),
                 // One that makes no sense costs a run its trace, not its tenants.
                 trace: row.traceparent.and_then(|text| text.parse().ok()),
                 slots: row.slots,
             })
         })
         .collect()
-}
-
-/// Notes of which revisions a part may be committed, while the tenant's ledger does not say so. False: the job went on without this
-/// attempt.
-///
-/// # Errors
-/// The control database fails.
-pub async fn note_halves(
-    pool: &PgPool,
-    attempt: AttemptId,
-    worker: &str,
-    halves: &[String],
-) -> Result<bool, StoreError> {
-    let halves = (!halves.is_empty()).then(|| halves.join("\n"));
-    let done = sqlx::query!(
-        "update herder.job set half = $4 where id = $1 and epoch = $2 and worker = $3 and state = 'running'",
-        attempt.job,
-        attempt.epoch,
-        worker,
-        halves,
-    );
-    Ok(done.execute(pool).await?.rows_affected() == 1)
 }
 
 /// Freezes where a job goes, and where its tenant stood: from then on, a relative target means the same to every attempt.

@@ -3,6 +3,7 @@
 
 pub(crate) mod commit;
 mod error;
+pub mod half;
 pub mod job;
 pub mod line;
 pub mod notice;

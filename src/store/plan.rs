@@ -1,12 +1,9 @@
 //! Plans: kept once by their content, and never changed.
 
-use sqlx::{PgConnection, PgPool, types::Json};
+use sqlx::{PgConnection, types::Json};
 
 use super::StoreError;
-use crate::domain::{
-    job::AttemptId,
-    plan::{Note, Plan},
-};
+use crate::domain::plan::Plan;
 
 /// Keeps a plan, and returns its id. Keeping it again changes nothing.
 ///
@@ -34,26 +31,4 @@ pub async fn load(connection: &mut PgConnection, id: &str) -> Result<Plan, Store
         id
     );
     Ok(row.fetch_one(connection).await?.0)
-}
-
-/// Notes how far an attempt got. False: the job went on without it.
-///
-/// # Errors
-/// The control database fails.
-pub async fn note(
-    pool: &PgPool,
-    attempt: AttemptId,
-    worker: &str,
-    note: Option<&Note>,
-) -> Result<bool, StoreError> {
-    let done = sqlx::query!(
-        // A retry with mended migrations may have taken the plan away.
-        "update herder.job set plan_note = case when plan_id is not null then $4::jsonb end
-         where id = $1 and epoch = $2 and worker = $3 and state = 'running'",
-        attempt.job,
-        attempt.epoch,
-        worker,
-        note.map(Json) as Option<Json<&Note>>,
-    );
-    Ok(done.execute(pool).await?.rows_affected() == 1)
 }

@@ -79,7 +79,7 @@ pub async fn delete_run(pool: &PgPool, run: RunId, age: Duration) -> Result<bool
     Ok(done.execute(pool).await?.rows_affected() == 1)
 }
 
-/// Deletes plans of that age that no job uses. Returns how many.
+/// Deletes plans of that age that no job uses, and no tenant is in the middle of. Returns how many.
 ///
 /// # Errors
 /// The control database fails.
@@ -90,7 +90,8 @@ pub async fn delete_plans(pool: &PgPool, age: Duration) -> Result<u64, StoreErro
     let done = sqlx::query!(
         "delete from herder.plan
          where created_at < now() - $1::float8 * interval '1 second'
-           and not exists (select from herder.job where job.plan_id = plan.id)",
+           and not exists (select from herder.job where job.plan_id = plan.id)
+           and not exists (select from herder.half_applied where half_applied.plan_id = plan.id)",
         age.as_secs_f64(),
     )
     .execute(&mut *tx)

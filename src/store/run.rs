@@ -442,11 +442,20 @@ async fn cancel_open_jobs(tx: &mut PgConnection, run: RunId) -> Result<(), Store
     Ok(())
 }
 
+/// How many tenants of a run are tried again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SentBack {
+    /// All of them.
+    pub tenants: u64,
+    /// Those among them that were half applied, which counts as mended by hand.
+    pub mended: u64,
+}
+
 /// What [`retry`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Retried {
-    /// So many jobs are ready again.
-    Jobs(u64),
+    /// Jobs are ready again.
+    Jobs(SentBack),
     /// Nothing: with mended migrations the tool itself is needed, and this server's budget has no room for it.
     Narrow {
         /// The server.
@@ -480,7 +489,7 @@ pub async fn retry(pool: &PgPool, run: RunId, checksum: &str) -> Result<Retried,
     );
     // Cancelled is final: its other tenants will not come along.
     if state.fetch_one(&mut *tx).await? == RunState::Cancelled {
-        return Ok(Retried::Jobs(0));
+        return Ok(Retried::Jobs(SentBack::default()));
     }
     let failed = sqlx::query_as!(
         Place,
@@ -510,6 +519,17 @@ pub async fn retry(pool: &PgPool, run: RunId, checksum: &str) -> Result<Retried,
             needed: row.connections,
         });
     }
+    // Whoever sends back what is half applied has mended it: the ledger says how far it is from here on.
+    let mended = sqlx::query!(
+        "delete from herder.half_applied as half using herder.job
+         where job.run_id = $1 and job.state = 'failed' and job.error ->> 'reason' = 'half_applied'
+           and half.server = job.server and half.database = job.database and half.schema = coalesce(job.schema, $2)",
+        run,
+        PUBLIC,
+    )
+    .execute(&mut *tx)
+    .await?
+    .rows_affected();
     let jobs = sqlx::query_scalar!(
         "update herder.job
          set state = 'ready', ready_at = now(), settled_at = null, starts = 0, failures = 0, blocked_since = null
@@ -522,7 +542,7 @@ pub async fn retry(pool: &PgPool, run: RunId, checksum: &str) -> Result<Retried,
         // A plan is made of the migrations as they were, and nobody who is still to come must get those. The mended ones
         // take each tenant on from where it stands.
         sqlx::query!(
-            "update herder.job set plan_id = null, plan_note = null, connections = them.connections
+            "update herder.job set plan_id = null, connections = them.connections
              from (select job.id, run.connections
                    from herder.run join herder.job on job.run_id = run.id
                    where run.id = $1 and run.checksum <> $2 and job.state in ('waiting', 'ready', 'running')
@@ -545,7 +565,10 @@ pub async fn retry(pool: &PgPool, run: RunId, checksum: &str) -> Result<Retried,
         push_deliveries(&mut tx, run, Some(&jobs)).await?;
     }
     commit(tx, pool).await?;
-    Ok(Retried::Jobs(jobs.len() as u64))
+    Ok(Retried::Jobs(SentBack {
+        tenants: jobs.len() as u64,
+        mended,
+    }))
 }
 
 /// Mends what a death at the wrong moment can leave behind: open jobs of a cancelled run, and ready jobs without a

@@ -352,14 +352,14 @@ async fn a_retry_takes_up_mended_migrations_and_keeps_the_plan_of_others() {
     let (run, state) = bench.up().await;
     assert_eq!(state, RunState::Failed);
     let plans = "select count(plan_id)::text from herder.job";
-    assert_eq!(retry(&bench.cx, run).await.expect("a retry"), 2);
+    assert_eq!(retry(&bench.cx, run).await.expect("a retry").tenants, 2);
     assert_eq!(bench.ask(plans).await, "2");
     assert_eq!(bench.work(run).await, RunState::Failed);
     write(
         &bench.migrations(),
         &[("2_bad.up.sql", "create table more (id int)")],
     );
-    assert_eq!(retry(&bench.cx, run).await.expect("a retry"), 2);
+    assert_eq!(retry(&bench.cx, run).await.expect("a retry").tenants, 2);
     assert_eq!(bench.ask(plans).await, "0");
     assert_eq!(bench.work(run).await, RunState::Succeeded);
     let tables = "select string_agg(relname, ' ' order by relname) from pg_class

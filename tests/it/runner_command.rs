@@ -136,6 +136,8 @@ async fn a_program_is_told_all_about_its_tenant() {
                 .iter()
                 .any(|p| line.starts_with(p))
         })
+        // Said to these tests, and not by them.
+        .filter(|line| !line.starts_with("PG_BIN_DIR="))
         .map(|line| line.replace(&database, "DATABASE").replace(&port, "PORT"))
         .collect();
     seen.sort();

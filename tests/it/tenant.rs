@@ -109,8 +109,6 @@ impl Tenant {
             in_doubt: false,
             blocked: None,
             plan: None,
-            note: None,
-            halves: Vec::new(),
             trace: None,
             slots: vec![1],
         }

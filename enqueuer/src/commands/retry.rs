@@ -50,7 +50,7 @@ pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit
         }
         Err(error) => return Err(cannot(&cx, "cannot retry", None, error).await),
     };
-    let next = match retried {
+    let next = match retried.tenants {
         0 => {
             output::say(&format!("Nothing to do: no tenant of run {name} has failed"));
             if !run.state.is_open() {
@@ -65,14 +65,18 @@ pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit
                 }
                 _ => String::new(),
             };
-            let tenants = count(retried, "tenant");
-            output::say(&format!("Retrying {tenants} of run {name}{resumed}"));
+            let tenants = count(retried.tenants, "tenant");
+            let mended = match retried.mended {
+                0 => String::new(),
+                n => format!(", {n} of them half applied, which counts as mended by hand"),
+            };
+            output::say(&format!("Retrying {tenants} of run {name}{mended}{resumed}"));
             format!("`herder watch {name}{config_args}` follows it")
         }
     };
     if !args.follow.waits() {
         // The tenants are ready: what cannot be said now must not read as if they were not.
-        if retried > 0 {
+        if retried.tenants > 0 {
             let _ = follow::warn_of_unserved(&cx.pool, id, &config_args).await;
         }
         output::hint(&next);

@@ -1,6 +1,9 @@
 //! What a run would do: who its tenants are, where they stand, and how each would go.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
 
 use super::{
     EnqueueError,
@@ -9,6 +12,7 @@ use super::{
 use crate::{
     domain::{
         failure::chain,
+        half::Piece,
         plan,
         revision::{Direction, History, HistoryError, Ledger, Target},
         tenant::{Isolation, Place, Tenant},
@@ -22,7 +26,7 @@ use crate::{
     },
     runner::{Offer, RunnerError, apply::fits},
     store::{
-        StoreError,
+        self, StoreError,
         server::{self, ServerRow},
     },
 };
@@ -42,9 +46,19 @@ pub struct Planned {
     pub pending: Vec<String>,
     /// The number of its way among the plan's. None: it is there, or its ledger could not be read.
     pub way: Option<usize>,
-    /// Why its ledger could not be read, or makes no sense. It is tried all the same, and fails with this reason
+    /// What is half applied there of what is pending, where a plan did it, and goes on behind that.
+    pub piece: Option<Piece>,
+    /// Why its ledger could not be read, makes no sense, or does not tell all. It is tried all the same, and fails with this reason
     /// unless that passes.
     pub unknown: Option<RunnerError>,
+}
+
+impl Planned {
+    /// Leaves it to an operator: these revisions are half applied.
+    pub(super) fn leave(&mut self, half: Vec<String>, direction: Direction) {
+        (self.way, self.piece) = (None, None);
+        self.unknown = Some(RunnerError::left_before(half, direction));
+    }
 }
 
 /// How all tenants whose ledger says the same go to their target.
@@ -111,7 +125,32 @@ pub async fn plan(
         }
     }
     plan.ways = offers(cx, direction, ways, &mut plan.tenants, &plan.own_urls).await?;
+    go_on(cx, direction, &mut plan).await?;
     Ok(plan)
+}
+
+/// Leaves those in the middle of a plan that theirs does not go on with to an operator.
+async fn go_on(cx: &Context, direction: Direction, plan: &mut Plan) -> Result<(), EnqueueError> {
+    let mut begun: HashMap<String, plan::Plan> = HashMap::new();
+    for planned in &mut plan.tenants {
+        let Some(piece) = &planned.piece else {
+            continue;
+        };
+        let of = match begun.entry(piece.plan.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let mut connection = cx.pool.acquire().await.map_err(StoreError::from)?;
+                unknown.insert(store::plan::load(&mut connection, &piece.plan).await?)
+            }
+        };
+        let way = planned.way.and_then(|way| plan.ways.get(way));
+        let own = way.and_then(|way| way.plan_for(&planned.tenant.place).ok());
+        if !own.is_some_and(|own| piece.fits(of, own)) {
+            let half: Vec<String> = piece.note.revision.iter().cloned().collect();
+            planned.leave(half, direction);
+        }
+    }
+    Ok(())
 }
 
 /// Finds out where the tenants stand, and what is pending, but not how it would be done. Changes nothing. `target`: None
@@ -147,8 +186,10 @@ async fn read(
         servers,
         ledgers,
     } = found?;
+    let halves = store::half::all(&cx.pool).await?;
     let mut planner = Planner {
         history: &history,
+        halves: &halves,
         direction,
         target: target.unwrap_or(&Target::Head),
         absolute: absolute.as_ref(),

@@ -8,8 +8,9 @@ use super::{
 };
 use crate::{
     domain::{
+        half::Half,
         revision::{Direction, History, HistoryError, Ledger, Standing, Target},
-        tenant::{Isolation, Tenant},
+        tenant::{Isolation, Place, Tenant},
     },
     flow::{
         context::Context,
@@ -107,6 +108,8 @@ type Thought = (Option<String>, bool, Vec<String>);
 /// Thousands of tenants stand at the same few revisions: each is thought through once.
 pub(super) struct Planner<'a> {
     pub(super) history: &'a History,
+    /// What is half applied, and where.
+    pub(super) halves: &'a HashMap<Place, Half>,
     pub(super) direction: Direction,
     pub(super) target: &'a Target,
     pub(super) absolute: Option<&'a Option<String>>,
@@ -125,6 +128,7 @@ impl Planner<'_> {
             current: false,
             pending: Vec::new(),
             way: None,
+            piece: None,
             unknown: Some(error),
         };
         let ledger = match read {
@@ -145,20 +149,34 @@ impl Planner<'_> {
         {
             return unknown(from, RunnerError::Dirty(half));
         }
-        match thought {
-            Ok((to, current, pending)) => Planned {
-                way: (!current).then(|| {
-                    let server = self.by_server.then(|| tenant.place.server.clone());
-                    self.ways.number(ledger, tenant.isolation, server, &to)
-                }),
-                tenant,
-                from,
-                to,
-                current,
-                pending,
-                unknown: None,
-            },
-            Err(e) => unknown(from, e.into()),
+        let half = self.halves.get(&tenant.place);
+        let (to, current, pending) = match thought {
+            Ok(thought) => thought,
+            Err(e) => return unknown(from, e.into()),
+        };
+        let left = half.map(|half| half.of_pending(&pending)).unwrap_or_default();
+        let piece = half
+            .and_then(|half| half.piece.clone())
+            .filter(|_| !left.is_empty());
+        let mut planned = Planned {
+            way: None,
+            tenant,
+            from,
+            to,
+            current,
+            pending,
+            piece,
+            unknown: None,
+        };
+        if !left.is_empty() && planned.piece.is_none() {
+            planned.leave(left, direction);
+        } else if !current {
+            let server = self.by_server.then(|| planned.tenant.place.server.clone());
+            planned.way = Some(
+                self.ways
+                    .number(ledger, planned.tenant.isolation, server, &planned.to),
+            );
         }
+        planned
     }
 }

@@ -123,6 +123,10 @@ impl Attempt<'_> {
         } else if claim.attempt.epoch > 1 {
             self.end_older(session).await?;
         }
+        if !plan.is_in_messages() {
+            self.take_up_half(Some(plan), plan.steps.iter().flat_map(|step| &step.revisions))
+                .await?;
+        }
         self.begin();
         let order = Order {
             plan,

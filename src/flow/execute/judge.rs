@@ -110,8 +110,9 @@ impl Attempt<'_> {
         if recorded.revision.as_deref() == Some(&revision) && recorded.reason != "half_applied" {
             recorded.hint.get_or_insert_with(|| {
                 format!(
-                    "the pieces of revision {revision} before this one are committed, and `herder retry` goes on behind them as long \
-                     as nobody moves the tenant's ledger; whoever undoes them by hand starts a new run instead"
+                    "the pieces of revision {revision} before this one are committed, and `herder retry`, or another run, goes on behind \
+                     them as long as nobody moves the tenant's ledger; whoever undoes them by hand has its rows written anew as well \
+                     (alembic stamp --purge)"
                 )
             });
         }

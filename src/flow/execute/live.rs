@@ -108,15 +108,8 @@ impl Attempt<'_> {
             return self.nothing_to_do(course);
         }
 
-        let is_pending = |half: &&String| course.pending.contains(half);
-        let revisions: Vec<String> = claim.halves.iter().filter(is_pending).cloned().collect();
-        if !revisions.is_empty() {
-            return Err(RunnerError::Left {
-                revisions,
-                direction: claim.direction,
-                cause: Box::new(RunnerError::ToolDied("the worker that was at it was lost".into())),
-            });
-        }
+        self.while_wanted(backend, self.take_up_half(None, &course.pending))
+            .await?;
         self.begin();
         self.run_tool(session, &course, url, history).await?;
 

@@ -17,9 +17,10 @@ use crate::{
     database_url::DatabaseUrl,
     domain::{
         failure::FailureClass,
+        half::{Half, Piece},
         job::{Claim, Step},
         outcome::{Progress, Settlement},
-        plan::Note,
+        plan::{Note, Plan},
         revision::{Direction, Ledger},
     },
     metrics::Metrics,
@@ -56,7 +57,7 @@ pub(super) struct Attempt<'a> {
     pub(super) connected: AtomicBool,
     /// Whether the migration itself has begun.
     pub(super) begun: AtomicBool,
-    /// How far it got, or a former one, where the tenant's ledger cannot say so.
+    /// How far it got by its plan, or a former one, where the tenant's ledger cannot say so.
     pub(super) noted: Mutex<Option<Note>>,
     /// Who was in the way of a lock that it waited for in vain.
     pub(super) in_the_way: Mutex<Option<String>>,
@@ -293,6 +294,31 @@ impl Attempt<'_> {
             .clone()
     }
 
+    /// Takes up what attempts before this one have left behind in its tenant, which is locked, and says no where that cannot be gone
+    /// on with. `plan`: what this one goes by. Nobody knows how far a tool got.
+    async fn take_up_half<'a>(
+        &self,
+        plan: Option<&Plan>,
+        pending: impl IntoIterator<Item = &'a String>,
+    ) -> Result<(), RunnerError> {
+        let read = store::half::of(&self.cx.pool, &self.claim.place).await;
+        let read =
+            read.map_err(|e| RunnerError::ControlDatabase(format!("cannot read what is half done: {e}")));
+        let Some(half) = read? else {
+            return Ok(());
+        };
+        if let (Some(plan), Some(piece)) = (plan, &half.piece)
+            && piece.fits(&self.plans.get(&piece.plan).await?.plan, plan)
+        {
+            *self.noted() = Some(piece.note.clone());
+            return Ok(());
+        }
+        match half.of_pending(pending) {
+            revisions if revisions.is_empty() => Ok(()),
+            revisions => Err(RunnerError::left_before(revisions, self.claim.direction)),
+        }
+    }
+
     fn noted(&self) -> MutexGuard<'_, Option<Note>> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -306,8 +332,12 @@ impl Journal for Attempt<'_> {
 
     async fn note(&self, note: Option<&Note>) -> Result<(), RunnerError> {
         let claim = self.claim;
-        let noted = store::plan::note(&self.cx.pool, claim.attempt, self.worker, note).await;
-        match noted {
+        let piece = claim.plan.clone().zip(note.cloned());
+        let half = piece.map(|(plan, note)| Half {
+            revisions: note.revision.clone().into_iter().collect(),
+            piece: Some(Piece { plan, note }),
+        });
+        match store::half::write(&self.cx.pool, claim.attempt, self.worker, half.as_ref()).await {
             Ok(true) => {
                 *self.noted() = note.cloned();
                 Ok(())
@@ -324,8 +354,12 @@ impl Journal for Attempt<'_> {
 impl Halves for Attempt<'_> {
     async fn leave(&self, revisions: &[String]) -> Result<(), RunnerError> {
         let until = Instant::now() + NOTING_LIMIT;
+        let half = (!revisions.is_empty()).then(|| Half {
+            revisions: revisions.to_vec(),
+            piece: None,
+        });
         loop {
-            let noted = store::job::note_halves(&self.cx.pool, self.claim.attempt, self.worker, revisions);
+            let noted = store::half::write(&self.cx.pool, self.claim.attempt, self.worker, half.as_ref());
             match noted.await {
                 Ok(true) => return Ok(()),
                 Ok(false) => return Err(RunnerError::Superseded),

@@ -84,7 +84,7 @@ impl Shared {
             is_sure: &is_sure,
             connected: AtomicBool::new(false),
             begun: AtomicBool::new(false),
-            noted: Mutex::new(claim.note.clone()),
+            noted: Mutex::new(None),
             in_the_way: Mutex::new(None),
         };
         let inherited = self.kept.take(claim).await;

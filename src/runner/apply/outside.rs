@@ -41,6 +41,14 @@ struct Index {
     is_own: bool,
 }
 
+/// Whether nobody knows what doing a step outside transactions again would mean.
+pub(super) fn is_for_once(step: &PlanStep) -> bool {
+    let StepForm::Outside { statements, .. } = &step.form else {
+        return false;
+    };
+    statements.iter().any(|s| kind_of(s) == Kind::Once)
+}
+
 impl Applier<'_> {
     /// One step outside transactions. The session holds the tenant's lock.
     pub(super) async fn outside(&mut self, at: usize) -> Result<(), Refusal> {
@@ -61,7 +69,7 @@ impl Applier<'_> {
         }
         let earlier = self.noted.clone();
         let former = self.announce(at, step, announce.as_deref()).await?;
-        if former.resumed && statements.iter().any(|s| kind_of(s) == Kind::Once) {
+        if former.resumed && is_for_once(step) {
             return Err(self.half_done(at).into());
         }
         for (i, statement) in statements.iter().enumerate() {
@@ -111,11 +119,11 @@ impl Applier<'_> {
         }
         let reply = message.send(self.session.connection()).await?;
         if is_noted {
-            self.note(Some(Note {
+            let done = Note {
                 done: true,
                 ..Note::of(at, reply.text(0)?)
-            }))
-            .await?;
+            };
+            self.note(Some(self.about(done))).await?;
         }
         Ok(())
     }
@@ -169,7 +177,7 @@ impl Applier<'_> {
                 last: usize::try_from(last).ok(),
             });
         }
-        let begun = Some(Note::of(at, reply.text(0)?));
+        let begun = Some(self.about(Note::of(at, reply.text(0)?)));
         let resumed = self.noted == begun;
         if !resumed {
             self.note(begun).await?;

@@ -27,11 +27,6 @@ settled as (
         starts = 0,
         -- `live`: its plan does not fit any more. The tool itself finds the way from where the tenant stands.
         plan_id = case when not ended.live then job.plan_id end,
-        -- It outlives a failure, for a retry. What is half applied is mended by hand, and then it says nothing any more.
-        plan_note = case when not ended.live and ended.state in ('ready', 'failed')
-                              and ended.error ->> 'reason' is distinct from 'half_applied' then job.plan_note end,
-        -- Whoever has ended has said what it left behind.
-        half = null,
         connections = case when ended.live then (select connections from herder.run where run.id = job.run_id)
                            else job.connections end,
         orphaned = (job.orphaned or ended.in_doubt) and ended.state <> 'succeeded',
@@ -42,8 +37,15 @@ settled as (
     -- longer do.
     where job.id = ended.job and job.epoch = ended.epoch and job.worker = $1
       and job.id = any(array(select job from ended))
-    returning job.id, job.run_id, job.epoch, job.state, ended.error, ended.from_revision, ended.to_revision, ended.delay,
-              ended.result, ended.keep
+    returning job.id, job.run_id, job.epoch, job.state, job.outcome, job.server, job.database, job.schema, ended.error,
+              ended.from_revision, ended.to_revision, ended.delay, ended.result, ended.keep
+),
+whole as (
+    -- Whoever has brought a tenant on has done all that was left to do.
+    delete from herder.half_applied as half using settled
+    where settled.state = 'succeeded' and settled.outcome <> 'already_current'
+      and half.server = settled.server and half.database = settled.database
+      and half.schema = coalesce(settled.schema, 'public')
 ),
 recorded as (
     update herder.attempt

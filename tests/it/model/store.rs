@@ -240,7 +240,7 @@ impl Store {
 
     pub(super) async fn retry(&self, run: RunId) -> u64 {
         match run::retry(&self.pool, run, "checksum").await.expect("a retry") {
-            run::Retried::Jobs(jobs) => jobs,
+            run::Retried::Jobs(sent_back) => sent_back.tenants,
             // No two runs of the model share a place, and their migrations stay as they are.
             refused => panic!("{refused:?}"),
         }

@@ -1,0 +1,150 @@
+//! What is half applied is the tenant's: another run knows of it as well.
+
+use serde_json::json;
+
+use super::*;
+
+/// What `herder plan` says about the only tenant, and whether it could say what a run would do.
+async fn planned(fleet: &Fleet) -> (bool, String) {
+    let plan = fleet.herder(&["plan", "--check"]).await.expect(7).all();
+    (!plan.contains("unknown: "), plan)
+}
+
+/// The only tenant has two rows where its third revision wants one: the first piece is there, and no run gets further.
+async fn stuck() -> (Fleet, Worker) {
+    let fleet = torn_by(UNIQUE, 1).await;
+    let worker = before_it(&fleet).await;
+    tell(&fleet.home, "insert into t001.doubles values (1), (1)").await;
+    fleet.herder(&["upgrade", "--wait"]).await.expect(4);
+    (fleet, worker)
+}
+
+#[tokio::test]
+async fn another_run_goes_on_behind_the_piece_that_was_done() {
+    let (fleet, worker) = stuck().await;
+    let (is_known, said) = planned(&fleet).await;
+    assert!(is_known, "{said}");
+    let rehearsed = ["rehearse", "--output-format", "json"];
+    let rehearsed = fleet.herder(&rehearsed).await.expect(0).json();
+    let why = rehearsed["tenants"][0]["why"].as_str().unwrap_or_default();
+    assert!(why.contains("in the middle of a revision"), "{rehearsed:#}");
+    fleet.herder(&["upgrade", "--wait"]).await.expect(4);
+    // Where it goes further than the run before it, too.
+    let next = "from alembic import op\nrevision = '20250204'\ndown_revision = '20250203'\n\n\
+                def upgrade():\n    op.execute(\"insert into effects (step) values ('next')\")\n\n\
+                def downgrade():\n    pass\n";
+    fleet.project().file("versions/20250204_step.py", next);
+    tell(&fleet.home, "truncate t001.doubles").await;
+    fleet.herder(&["upgrade", "--wait"]).await.expect(0);
+    fleet.assert_by_plan().await;
+    fleet.assert_effects(&[&ALL[..], &["next"]].concat()).await;
+    let left: i64 = fleet.ask("select count(*) from herder.half_applied").await;
+    assert_eq!(left, 0);
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+/// Whoever cancels a run wants it to stop, and not that the next one does a part of it again.
+#[tokio::test]
+async fn so_does_another_run_than_one_that_was_cancelled() {
+    let fleet = torn_by(UNIQUE, 1).await;
+    let worker = before_it(&fleet).await;
+    let busy = locked(&fleet, "doubles").await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    let waits = "select count(*) from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock' and query ilike 'create unique index%'";
+    fleet
+        .wait_until("it builds its index", async || {
+            crate::fleet::ask::<i64>(&fleet.home, waits).await > 0
+        })
+        .await;
+    fleet.herder(&["cancel", "--yes"]).await.expect(0);
+    fleet
+        .wait_until("it has stopped", async || fleet.count("cancelled").await == 1)
+        .await;
+    busy.rollback().await.expect("an end");
+    fleet.herder(&["upgrade", "--wait"]).await.expect(0);
+    fleet.assert_by_plan().await;
+    fleet.assert_effects(&ALL).await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+/// With other pieces nobody knows what is done of them: a person looks, and a retry says that they did.
+#[tokio::test]
+async fn another_run_with_other_pieces_leaves_it_to_a_person() {
+    let (fleet, worker) = stuck().await;
+    let file = "versions/20250203_step.py";
+    let edited = fleet
+        .project()
+        .text(file)
+        .replace("'first piece'", "'another piece'");
+    fleet.project().file(file, &edited);
+    refused(&fleet).await;
+    tell(
+        &fleet.home,
+        "truncate t001.doubles; delete from t001.effects where step = 'first piece'",
+    )
+    .await;
+    fleet.herder(&["retry", "--wait"]).await.expect(0);
+    fleet
+        .assert_effects(&[ALL[0], ALL[1], "another piece", ALL[3]])
+        .await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+/// Nobody knows how far Alembic itself got.
+#[tokio::test]
+async fn what_alembic_itself_has_committed_no_other_run_does_again() {
+    let fleet = torn_by(UNIQUE, 1).await;
+    live::live(&fleet);
+    let worker = before_it(&fleet).await;
+    tell(&fleet.home, "insert into t001.doubles values (1), (1)").await;
+    fleet.herder(&["upgrade", "--wait"]).await.expect(4);
+    for _ in 0..2 {
+        refused(&fleet).await;
+    }
+    // A revision that is not in the way is none of its business.
+    let below = ["upgrade", "--to", "20250102", "--wait"];
+    fleet.herder(&below).await.expect(0);
+    refused(&fleet).await;
+    // By plan as little as live.
+    fleet.configure(|config| config["runner"]["plan"] = "auto".into());
+    refused(&fleet).await;
+    let mend = "truncate t001.doubles; delete from t001.effects where step = 'first piece'";
+    tell(&fleet.home, mend).await;
+    let said = fleet.herder(&["retry", "--wait"]).await.expect(0).all();
+    assert!(
+        said.contains("1 of them half applied, which counts as mended by hand"),
+        "{said}"
+    );
+    fleet.assert_effects(&ALL).await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+/// Whoever finishes it by hand says so in the ledger.
+#[tokio::test]
+async fn what_was_finished_and_stamped_is_half_applied_no_more() {
+    let (fleet, worker) = stuck().await;
+    let finish =
+        "truncate t001.doubles; drop index t001.only_once; create unique index only_once on t001.doubles (n);
+                  insert into t001.effects (step) values ('last piece');
+                  update t001.alembic_version set version_num = '20250203'";
+    tell(&fleet.home, finish).await;
+    fleet.herder(&["upgrade", "--wait"]).await.expect(0);
+    assert_eq!(fleet.job("t001").await["outcome"], "already_current");
+    fleet.assert_effects(&ALL).await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+/// A new run says what is half applied, before it and in the end, and does nothing there.
+async fn refused(fleet: &Fleet) {
+    let (is_known, said) = planned(fleet).await;
+    assert!(
+        !is_known && said.contains("revision 20250203 is half applied"),
+        "{said}"
+    );
+    fleet.herder(&["upgrade", "--wait"]).await.expect(4);
+    let job = fleet.job("t001").await;
+    assert_eq!(job["error"]["reason"], json!("half_applied"), "{job:#}");
+    let done = list(&fleet.home, "select step from t001.effects order by ctid").await;
+    assert_eq!(done, ALL[..3]);
+}
