@@ -4,6 +4,7 @@ create table herder.half_applied (
     server    text not null,
     database  text not null,
     schema    text not null,
+    direction text not null,
     revisions text[] not null, -- those of which a part is committed, or may be, while the tenant's ledger does not say so
     plan_id   text references herder.plan,
     note      jsonb,           -- how far that plan got
@@ -11,12 +12,12 @@ create table herder.half_applied (
     constraint note_of_plan check ((plan_id is null) = (note is null))
 );
 
-insert into herder.half_applied (server, database, schema, revisions, plan_id, note)
+insert into herder.half_applied (server, database, schema, direction, revisions, plan_id, note)
 select distinct on (server, database, coalesce(schema, 'public'))
-       server, database, coalesce(schema, 'public'), coalesce(string_to_array(half, e'\n'), '{}'),
+       server, database, coalesce(schema, 'public'), direction, coalesce(string_to_array(half, e'\n'), '{}'),
        case when half is null then plan_id end, case when half is null then plan_note end
-from herder.job
+from herder.job join herder.run on run.id = job.run_id
 where half is not null or plan_note is not null
-order by server, database, coalesce(schema, 'public'), id desc;
+order by server, database, coalesce(schema, 'public'), job.id desc;
 
 alter table herder.job drop column half, drop column plan_note;

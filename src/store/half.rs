@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use sqlx::{PgPool, types::Json};
+use sqlx::{PgConnection, PgPool, types::Json};
 
 use super::StoreError;
 use crate::domain::{
@@ -34,16 +34,17 @@ pub async fn write(
              where $4::text[] is null
                and half.server = mine.server and half.database = mine.database and half.schema = mine.schema
            ), written as (
-             insert into herder.half_applied (server, database, schema, revisions, plan_id, note)
-             select server, database, schema, $4, $5, $6 from mine where $4 is not null
+             insert into herder.half_applied (server, database, schema, direction, revisions, plan_id, note)
+             select server, database, schema, $5, $4, $6, $7 from mine where $4 is not null
              on conflict (server, database, schema) do update
-             set revisions = excluded.revisions, plan_id = excluded.plan_id, note = excluded.note
+             set direction = excluded.direction, revisions = excluded.revisions, plan_id = excluded.plan_id, note = excluded.note
            )
            select exists (select from mine) as "mine!""#,
         attempt.job,
         attempt.epoch,
         worker,
         half.map(|half| half.revisions.as_slice()) as Option<&[String]>,
+        half.map(|half| half.direction.as_str()),
         piece.map(|piece| piece.plan.as_str()),
         piece.map(|piece| Json(&piece.note)) as Option<Json<&Note>>,
     );
@@ -56,15 +57,16 @@ pub async fn write(
 /// The control database fails.
 pub async fn of(pool: &PgPool, place: &Place) -> Result<Option<Half>, StoreError> {
     let (server, database, schema) = place.identity();
-    let row = sqlx::query!(
-        r#"select revisions, plan_id, note as "note: Json<Note>" from herder.half_applied
-           where server = $1 and database = $2 and schema = $3"#,
+    let row = sqlx::query_as!(
+        Row,
+        r#"select server, database, schema, direction, revisions, plan_id, note as "note: Json<Note>"
+           from herder.half_applied where server = $1 and database = $2 and schema = $3"#,
         server,
         database,
         schema,
     );
     let row = row.fetch_optional(pool).await?;
-    Ok(row.map(|row| half(row.revisions, row.plan_id, row.note)))
+    row.map(|row| Ok(row.half()?.1)).transpose()
 }
 
 /// What is half applied in all of them.
@@ -72,21 +74,59 @@ pub async fn of(pool: &PgPool, place: &Place) -> Result<Option<Half>, StoreError
 /// # Errors
 /// The control database fails.
 pub async fn all(pool: &PgPool) -> Result<HashMap<Place, Half>, StoreError> {
-    let rows = sqlx::query!(
-        r#"select server, database, schema, revisions, plan_id, note as "note: Json<Note>" from herder.half_applied"#
+    let rows = sqlx::query_as!(
+        Row,
+        r#"select server, database, schema, direction, revisions, plan_id, note as "note: Json<Note>"
+           from herder.half_applied"#
     );
-    let rows = rows.fetch_all(pool).await?.into_iter().map(|row| {
-        let place = Place {
-            server: row.server,
-            database: row.database,
-            schema: Some(row.schema),
-        };
-        (place, half(row.revisions, row.plan_id, row.note))
-    });
-    Ok(rows.collect())
+    let rows = rows.fetch_all(pool).await?;
+    rows.into_iter().map(Row::half).collect()
 }
 
-fn half(revisions: Vec<String>, plan: Option<String>, note: Option<Json<Note>>) -> Half {
-    let piece = plan.zip(note).map(|(plan, Json(note))| Piece { plan, note });
-    Half { revisions, piece }
+/// Forgets what was half applied in a tenant.
+///
+/// # Errors
+/// The control database fails.
+pub async fn forget(tx: &mut PgConnection, place: &Place) -> Result<(), StoreError> {
+    let (server, database, schema) = place.identity();
+    sqlx::query!(
+        "delete from herder.half_applied where server = $1 and database = $2 and schema = $3",
+        server,
+        database,
+        schema,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+struct Row {
+    server: String,
+    database: String,
+    schema: String,
+    direction: String,
+    revisions: Vec<String>,
+    plan_id: Option<String>,
+    note: Option<Json<Note>>,
+}
+
+impl Row {
+    fn half(self) -> Result<(Place, Half), StoreError> {
+        let place = Place {
+            server: self.server,
+            database: self.database,
+            schema: Some(self.schema),
+        };
+        let direction = self
+            .direction
+            .parse()
+            .map_err(|e: String| sqlx::Error::Decode(e.into()))?;
+        let piece = self.plan_id.zip(self.note);
+        let half = Half {
+            direction,
+            revisions: self.revisions,
+            piece: piece.map(|(plan, Json(note))| Piece { plan, note }),
+        };
+        Ok((place, half))
+    }
 }

@@ -21,6 +21,7 @@ use crate::{
     store::{
         self, StoreError,
         commit::commit,
+        half,
         job::{self, NewJob},
         notice,
         run::{self, NewRun},
@@ -297,6 +298,9 @@ async fn write(
         }
     }
     job::insert_all(&mut tx, new.id, 0, &jobs).await?;
+    for mended in plan.tenants.iter().filter(|planned| planned.is_mended) {
+        half::forget(&mut tx, &mended.tenant.place).await?;
+    }
     notice::write(&mut tx, new.id, RunState::Running, None).await?;
     job::push_deliveries(&mut tx, new.id, None).await?;
     commit(tx, &cx.pool).await?;

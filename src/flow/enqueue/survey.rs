@@ -46,8 +46,10 @@ pub struct Planned {
     pub pending: Vec<String>,
     /// The number of its way among the plan's. None: it is there, or its ledger could not be read.
     pub way: Option<usize>,
-    /// What is half applied there of what is pending, where a plan did it, and goes on behind that.
+    /// How far a plan got that left a revision half applied there, where the tenant's own one goes on with that.
     pub piece: Option<Piece>,
+    /// Whether something was half applied there, and its ledger tells that it is not any more.
+    pub is_mended: bool,
     /// Why its ledger could not be read, makes no sense, or does not tell all. It is tried all the same, and fails with this reason
     /// unless that passes.
     pub unknown: Option<RunnerError>,
@@ -56,7 +58,7 @@ pub struct Planned {
 impl Planned {
     /// Leaves it to an operator: these revisions are half applied.
     pub(super) fn leave(&mut self, half: Vec<String>, direction: Direction) {
-        (self.way, self.piece) = (None, None);
+        (self.way, self.piece, self.current) = (None, None, false);
         self.unknown = Some(RunnerError::left_before(half, direction));
     }
 }
@@ -145,8 +147,8 @@ async fn go_on(cx: &Context, direction: Direction, plan: &mut Plan) -> Result<()
         };
         let way = planned.way.and_then(|way| plan.ways.get(way));
         let own = way.and_then(|way| way.plan_for(&planned.tenant.place).ok());
-        if !own.is_some_and(|own| piece.fits(of, own)) {
-            let half: Vec<String> = piece.note.revision.iter().cloned().collect();
+        if own.and_then(|own| piece.note_for(of, own)).is_none() {
+            let half = piece.note.revision.iter().cloned().collect();
             planned.leave(half, direction);
         }
     }

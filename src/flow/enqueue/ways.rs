@@ -129,6 +129,7 @@ impl Planner<'_> {
             pending: Vec::new(),
             way: None,
             piece: None,
+            is_mended: false,
             unknown: Some(error),
         };
         let ledger = match read {
@@ -149,33 +150,33 @@ impl Planner<'_> {
         {
             return unknown(from, RunnerError::Dirty(half));
         }
-        let half = self.halves.get(&tenant.place);
         let (to, current, pending) = match thought {
             Ok(thought) => thought,
             Err(e) => return unknown(from, e.into()),
         };
-        let left = half.map(|half| half.of_pending(&pending)).unwrap_or_default();
-        let piece = half
-            .and_then(|half| half.piece.clone())
-            .filter(|_| !left.is_empty());
+        let half = self.halves.get(&tenant.place);
+        let half = half.filter(|half| !half.revisions.is_empty());
+        let left = half.map(|half| half.still(history, &ledger)).unwrap_or_default();
+        let bar = half.filter(|half| !left.is_empty() && half.bars(direction, !pending.is_empty()));
         let mut planned = Planned {
             way: None,
             tenant,
             from,
             to,
             current,
-            pending,
-            piece,
+            piece: bar
+                .filter(|bar| bar.direction == direction)
+                .and_then(|bar| bar.piece.clone()),
+            is_mended: half.is_some() && left.is_empty(),
             unknown: None,
+            pending,
         };
-        if !left.is_empty() && planned.piece.is_none() {
-            planned.leave(left, direction);
+        if let (Some(bar), None) = (bar, &planned.piece) {
+            planned.leave(left, bar.direction);
         } else if !current {
             let server = self.by_server.then(|| planned.tenant.place.server.clone());
-            planned.way = Some(
-                self.ways
-                    .number(ledger, planned.tenant.isolation, server, &planned.to),
-            );
+            let (isolation, to) = (planned.tenant.isolation, &planned.to);
+            planned.way = Some(self.ways.number(ledger, isolation, server, to));
         }
         planned
     }

@@ -11,7 +11,7 @@ use crate::{
     flow::{kept::KeptSession, plans::Known},
     runner::{
         RunnerError,
-        apply::{Applied, Order, apply, fits},
+        apply::{Applied, Journal as _, Order, apply, fits},
     },
     session::TenantSession,
 };
@@ -124,8 +124,7 @@ impl Attempt<'_> {
             self.end_older(session).await?;
         }
         if !plan.is_in_messages() {
-            self.take_up_half(Some(plan), plan.steps.iter().flat_map(|step| &step.revisions))
-                .await?;
+            self.take_up_half(plan).await?;
         }
         self.begin();
         let order = Order {
@@ -165,7 +164,13 @@ impl Attempt<'_> {
                         hint: None,
                     });
                 }
-                Applied::Done(_) => (Outcome::Migrated, claim.from.clone()),
+                Applied::Done(_) => {
+                    if self.noted().is_some() {
+                        // Where even this fails, the next run sees that the ledger has it.
+                        let _ = self.note(None).await;
+                    }
+                    (Outcome::Migrated, claim.from.clone())
+                }
                 Applied::Found(_) if claim.in_doubt || again => (Outcome::FoundApplied, claim.from.clone()),
                 Applied::Found(_) => (Outcome::AlreadyCurrent, claim.to.clone()),
             };
@@ -176,5 +181,24 @@ impl Attempt<'_> {
             });
         }
         Err(RunnerError::LockedByOther("a session that comes and goes".into()))
+    }
+    /// Goes on behind what was left behind in its tenant, which is locked, or says that nobody knows how.
+    async fn take_up_half(&self, plan: &Plan) -> Result<(), RunnerError> {
+        let Some(half) = self.half().await? else {
+            return Ok(());
+        };
+        if let Some(piece) = &half.piece {
+            let of = self.plans.get(&piece.plan).await?;
+            if let Some(note) = piece.note_for(&of.plan, plan) {
+                *self.noted() = Some(note);
+                return Ok(());
+            }
+        }
+        let is_ahead = |id: &&String| plan.steps.iter().any(|step| step.revisions.contains(id));
+        let ahead: Vec<String> = half.revisions.iter().filter(is_ahead).cloned().collect();
+        match half.direction == plan.direction && !ahead.is_empty() {
+            true => Err(RunnerError::left_before(ahead, plan.direction)),
+            false => Ok(()),
+        }
     }
 }

@@ -104,12 +104,20 @@ impl Attempt<'_> {
         (self.enter)(Step::Inspecting);
         let reading = self.cx.runner.read_ledger(session, subject);
         let course = self.course(history, self.while_wanted(backend, reading).await?)?;
-        if history.standing(claim.direction, course.to.as_deref(), &course.ledger)? == Standing::AtTarget {
+        let standing = history.standing(claim.direction, course.to.as_deref(), &course.ledger)?;
+        let is_there = standing == Standing::AtTarget;
+        if let Some(half) = self.while_wanted(backend, self.half()).await?
+            && half.bars(claim.direction, !is_there)
+        {
+            let still = half.still(history, &course.ledger);
+            if !still.is_empty() {
+                return Err(RunnerError::left_before(still, half.direction));
+            }
+        }
+        if is_there {
             return self.nothing_to_do(course);
         }
 
-        self.while_wanted(backend, self.take_up_half(None, &course.pending))
-            .await?;
         self.begin();
         self.run_tool(session, &course, url, history).await?;
 

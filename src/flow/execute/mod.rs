@@ -20,7 +20,7 @@ use crate::{
         half::{Half, Piece},
         job::{Claim, Step},
         outcome::{Progress, Settlement},
-        plan::{Note, Plan},
+        plan::Note,
         revision::{Direction, Ledger},
     },
     metrics::Metrics,
@@ -294,29 +294,10 @@ impl Attempt<'_> {
             .clone()
     }
 
-    /// Takes up what attempts before this one have left behind in its tenant, which is locked, and says no where that cannot be gone
-    /// on with. `plan`: what this one goes by. Nobody knows how far a tool got.
-    async fn take_up_half<'a>(
-        &self,
-        plan: Option<&Plan>,
-        pending: impl IntoIterator<Item = &'a String>,
-    ) -> Result<(), RunnerError> {
+    /// What attempts before this one have left behind in its tenant.
+    async fn half(&self) -> Result<Option<Half>, RunnerError> {
         let read = store::half::of(&self.cx.pool, &self.claim.place).await;
-        let read =
-            read.map_err(|e| RunnerError::ControlDatabase(format!("cannot read what is half done: {e}")));
-        let Some(half) = read? else {
-            return Ok(());
-        };
-        if let (Some(plan), Some(piece)) = (plan, &half.piece)
-            && piece.fits(&self.plans.get(&piece.plan).await?.plan, plan)
-        {
-            *self.noted() = Some(piece.note.clone());
-            return Ok(());
-        }
-        match half.of_pending(pending) {
-            revisions if revisions.is_empty() => Ok(()),
-            revisions => Err(RunnerError::left_before(revisions, self.claim.direction)),
-        }
+        read.map_err(|e| RunnerError::ControlDatabase(format!("cannot read what is half applied: {e}")))
     }
 
     fn noted(&self) -> MutexGuard<'_, Option<Note>> {
@@ -334,6 +315,7 @@ impl Journal for Attempt<'_> {
         let claim = self.claim;
         let piece = claim.plan.clone().zip(note.cloned());
         let half = piece.map(|(plan, note)| Half {
+            direction: claim.direction,
             revisions: note.revision.clone().into_iter().collect(),
             piece: Some(Piece { plan, note }),
         });
@@ -355,6 +337,7 @@ impl Halves for Attempt<'_> {
     async fn leave(&self, revisions: &[String]) -> Result<(), RunnerError> {
         let until = Instant::now() + NOTING_LIMIT;
         let half = (!revisions.is_empty()).then(|| Half {
+            direction: self.claim.direction,
             revisions: revisions.to_vec(),
             piece: None,
         });

@@ -37,15 +37,8 @@ settled as (
     -- longer do.
     where job.id = ended.job and job.epoch = ended.epoch and job.worker = $1
       and job.id = any(array(select job from ended))
-    returning job.id, job.run_id, job.epoch, job.state, job.outcome, job.server, job.database, job.schema, ended.error,
-              ended.from_revision, ended.to_revision, ended.delay, ended.result, ended.keep
-),
-whole as (
-    -- Whoever has brought a tenant on has done all that was left to do.
-    delete from herder.half_applied as half using settled
-    where settled.state = 'succeeded' and settled.outcome <> 'already_current'
-      and half.server = settled.server and half.database = settled.database
-      and half.schema = coalesce(settled.schema, 'public')
+    returning job.id, job.run_id, job.epoch, job.state, ended.error, ended.from_revision, ended.to_revision, ended.delay,
+              ended.result, ended.keep
 ),
 recorded as (
     update herder.attempt

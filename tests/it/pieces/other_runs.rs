@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::fleet::ask;
 
 /// What `herder plan` says about the only tenant, and whether it could say what a run would do.
 async fn planned(fleet: &Fleet) -> (bool, String) {
@@ -43,18 +44,22 @@ async fn another_run_goes_on_behind_the_piece_that_was_done() {
     assert_eq!(worker.drain().await, Some(0));
 }
 
-/// Whoever cancels a run wants it to stop, and not that the next one does a part of it again.
+/// Whoever cancels a run wants it to stop, and not that the next one does a part of it again. That begins where the tenant is by then.
 #[tokio::test]
 async fn so_does_another_run_than_one_that_was_cancelled() {
-    let fleet = torn_by(UNIQUE, 1).await;
-    let worker = before_it(&fleet).await;
-    let busy = locked(&fleet, "doubles").await;
+    let fleet = torn_by("create unique index concurrently only_once on effects (n)", 1).await;
+    let worker = fleet.worker(&[]);
+    let mut busy = fleet.home.begin().await.expect("a transaction");
+    sqlx::raw_sql("lock table t001.effects in share update exclusive mode")
+        .execute(&mut *busy)
+        .await
+        .expect("a lock");
     fleet.herder(&["upgrade"]).await.expect(0);
     let waits = "select count(*) from pg_stat_activity
         where datname = current_database() and wait_event_type = 'Lock' and query ilike 'create unique index%'";
     fleet
         .wait_until("it builds its index", async || {
-            crate::fleet::ask::<i64>(&fleet.home, waits).await > 0
+            ask::<i64>(&fleet.home, waits).await > 0
         })
         .await;
     fleet.herder(&["cancel", "--yes"]).await.expect(0);
@@ -120,6 +125,38 @@ async fn what_alembic_itself_has_committed_no_other_run_does_again() {
     assert_eq!(worker.drain().await, Some(0));
 }
 
+/// Its ledger says that it is at head, and a part of that is undone.
+#[tokio::test]
+async fn what_is_undone_by_half_is_not_taken_for_current() {
+    let fleet = torn_by(UNIQUE, 1).await;
+    live::live(&fleet);
+    let file = "versions/20250203_step.py";
+    let torn = fleet.project().text(file).replace(
+        "    pass\n",
+        "    op.execute(\"insert into effects (step) values ('undone')\")\n    \
+         with op.get_context().autocommit_block():\n        op.execute('drop index concurrently nothing')\n",
+    );
+    fleet.project().file(file, &torn);
+    let worker = fleet.worker(&[]);
+    fleet.herder(&["upgrade", "--wait"]).await.expect(0);
+    let down = ["downgrade", "--to", "20250102", "--yes", "--wait"];
+    fleet.herder(&down).await.expect(4);
+    assert_eq!(fleet.job("t001").await["error"]["reason"], "half_applied");
+    let (is_known, said) = planned(&fleet).await;
+    assert!(!is_known && said.contains("is half applied"), "{said}");
+    for again in [&["upgrade", "--wait"][..], &down] {
+        fleet.herder(again).await.expect(4);
+        assert_eq!(fleet.job("t001").await["error"]["reason"], "half_applied");
+    }
+    fleet.assert_effects(&[&ALL[..], &["undone"]].concat()).await;
+    tell(&fleet.home, "delete from t001.effects where step = 'undone'").await;
+    fleet.herder(&["upgrade", "--wait"]).await.expect(4);
+    fleet.herder(&["retry", "--wait"]).await.expect(0);
+    assert_eq!(fleet.job("t001").await["outcome"], "already_current");
+    fleet.herder(&["plan", "--check"]).await.expect(0);
+    assert_eq!(worker.drain().await, Some(0));
+}
+
 /// Whoever finishes it by hand says so in the ledger.
 #[tokio::test]
 async fn what_was_finished_and_stamped_is_half_applied_no_more() {
@@ -132,6 +169,10 @@ async fn what_was_finished_and_stamped_is_half_applied_no_more() {
     fleet.herder(&["upgrade", "--wait"]).await.expect(0);
     assert_eq!(fleet.job("t001").await["outcome"], "already_current");
     fleet.assert_effects(&ALL).await;
+    assert_eq!(
+        fleet.ask::<i64>("select count(*) from herder.half_applied").await,
+        0
+    );
     assert_eq!(worker.drain().await, Some(0));
 }
 
