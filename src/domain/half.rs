@@ -48,10 +48,11 @@ impl Piece {
     pub fn note_for(&self, of: &Plan, other: &Plan) -> Option<Note> {
         let step = usize::try_from(self.note.step).ok()?;
         let begin = of.steps.iter().position(|s| s.before == other.before)?;
+        let own = step.checked_sub(begin)?;
         let done = of.steps.get(begin..=step)?;
-        let is_alike = of.direction == other.direction && other.steps.get(..done.len()) == Some(done);
+        let is_alike = of.direction == other.direction && other.steps.get(..=own) == Some(done);
         is_alike.then(|| Note {
-            step: i32::try_from(step - begin).unwrap_or(i32::MAX),
+            step: i32::try_from(own).unwrap_or(i32::MAX),
             ..self.note.clone()
         })
     }

@@ -10,7 +10,10 @@ use crate::{
         enqueue::{EnqueueError, fingerprint_target},
     },
     runner::RunnerError,
-    store::run::{self, Retried, SentBack},
+    store::{
+        retry::{self, Retried, SentBack},
+        run,
+    },
 };
 
 /// Sends the failed tenants of a run back, with the migrations as they are now: what was wrong may have been mended in
@@ -30,7 +33,7 @@ pub async fn retry(cx: &Context, id: RunId) -> Result<SentBack, EnqueueError> {
     {
         return Err(RunnerError::History(HistoryError::UnknownTarget(missing.to_owned())).into());
     }
-    match run::retry(&cx.pool, id, &history.fingerprint(covered.as_deref())).await? {
+    match retry::retry(&cx.pool, id, &history.fingerprint(covered.as_deref())).await? {
         Retried::Jobs(sent_back) => Ok(sent_back),
         Retried::Narrow {
             server,

@@ -10,6 +10,7 @@ pub mod notice;
 pub mod plan;
 pub mod proof;
 pub mod prune;
+pub mod retry;
 pub mod run;
 pub mod server;
 pub mod service;

@@ -9,6 +9,7 @@ use herder::domain::revision::Direction;
 use herder::domain::run::RunId;
 use herder::domain::tenant::{Isolation, Place, Tenant};
 use herder::store::job::{self, ClaimFilter, Ended, NewJob, Rescued};
+use herder::store::retry::{self, Retried};
 use herder::store::run::{self, Advanced, NewRun};
 use herder::store::server::{self, ServerRow};
 use herder::store::slot::{self, Suspect};
@@ -239,8 +240,8 @@ impl Store {
     }
 
     pub(super) async fn retry(&self, run: RunId) -> u64 {
-        match run::retry(&self.pool, run, "checksum").await.expect("a retry") {
-            run::Retried::Jobs(sent_back) => sent_back.tenants,
+        match retry::retry(&self.pool, run, "checksum").await.expect("a retry") {
+            Retried::Jobs(sent_back) => sent_back.tenants,
             // No two runs of the model share a place, and their migrations stay as they are.
             refused => panic!("{refused:?}"),
         }
