@@ -169,7 +169,7 @@ pub enum RunnerError {
 impl RunnerError {
     /// That an attempt before this one has left these half applied.
     pub(crate) fn left_before(revisions: Vec<String>, direction: Direction) -> Self {
-        let cause = Self::ToolDied("an attempt before this one did not come to its end".into());
+        let cause = Self::ToolDied("an earlier attempt did not come to its end".into());
         Self::Left {
             revisions,
             direction,

@@ -83,7 +83,7 @@ async fn nor_is_it_where_its_worker_is_killed() {
     let (fleet, worker, busy) = building("pid").await;
     worker.kill().await;
     let heir = fleet.worker(&[]);
-    mended_by_hand(&fleet, busy, "an attempt before this one did not come to its end").await;
+    mended_by_hand(&fleet, busy, "an earlier attempt did not come to its end").await;
     assert_eq!(heir.drain().await, Some(0));
 }
 
