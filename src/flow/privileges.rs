@@ -2,7 +2,7 @@
 
 use sqlx::{PgConnection, Row};
 
-/// The role that `public` belongs to since PostgreSQL 15. Its one member is the database's owner, and it can have no other.
+/// The role that `public` belongs to since PostgreSQL 15, or might as well before. Its one member is the database's owner, and it can have no other.
 pub const DATABASE_OWNER: &str = "pg_database_owner";
 
 /// A role that owns schemas of tenants, or tables in them.
@@ -26,7 +26,13 @@ pub struct Owner {
 /// The connection broke.
 pub async fn owners(connection: &mut PgConnection, schemas: &[&str]) -> Result<Vec<Owner>, sqlx::Error> {
     let rows = sqlx::query(
-        "with wanted as (select oid, nspowner, nspname::text from pg_namespace where nspname = any($1)),
+        // Up to PostgreSQL 14, `public` is the superuser's who made the cluster.
+        "with wanted as (
+           select oid, nspname::text,
+                  case when nspname = 'public' and (select rolsuper from pg_roles where oid = nspowner)
+                       then (select oid from pg_roles where rolname = $2) else nspowner end as nspowner
+           from pg_namespace where nspname = any($1)
+         ),
          owned as (
            select oid as place, nspowner as owner, nspname as schema from wanted
            union select relnamespace, relowner, null from pg_class
