@@ -44,6 +44,14 @@ impl Half {
 }
 
 impl Piece {
+    /// Whether it is about a tenant with this ledger, where it is `of` that plan. Whoever has moved it since has it begin anew.
+    pub fn is_about(&self, of: &Plan, ledger: &Ledger) -> bool {
+        let step = usize::try_from(self.note.step)
+            .ok()
+            .and_then(|step| of.steps.get(step));
+        step.is_none_or(|step| step.before == ledger.revisions)
+    }
+
     /// What another plan is to take for its own note, if it is `of` the plan that this is of from there on, up to there.
     pub fn note_for(&self, of: &Plan, other: &Plan) -> Option<Note> {
         let step = usize::try_from(self.note.step).ok()?;

@@ -181,6 +181,8 @@ pub struct Claim {
     pub blocked: Option<Duration>,
     /// The plan to apply. None: the tool itself migrates.
     pub plan: Option<String>,
+    /// Whether more may be half applied in its tenant than was known when it got the plan.
+    pub looks: bool,
     /// The trace of whoever made the run.
     pub trace: Option<TraceContext>,
     /// The numbers of the slots that it holds on its server.

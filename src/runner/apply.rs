@@ -33,6 +33,7 @@ use super::{LedgerTable, RunnerError};
 use crate::{
     domain::{
         failure::FailureClass,
+        half::Piece,
         plan::{Note, Plan, PlanStep, StepForm},
         revision::Ledger,
     },
@@ -128,6 +129,15 @@ pub(crate) async fn apply(session: &mut TenantSession, order: &Order<'_>) -> Res
         read: None,
     };
     applier.apply().await
+}
+
+/// Whether a plan goes on behind a piece of the plan that this is `of`. Not where that was begun and is not to be done twice.
+pub(crate) fn goes_on(piece: &Piece, of: &Plan, plan: &Plan) -> bool {
+    let Some(note) = piece.note_for(of, plan) else {
+        return false;
+    };
+    let step = usize::try_from(note.step).ok().and_then(|at| plan.steps.get(at));
+    note.done || !step.is_some_and(outside::is_for_once)
 }
 
 /// How much a step's transaction has to say where something is not as the plan wants it.

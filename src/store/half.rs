@@ -37,7 +37,8 @@ pub async fn write(
              insert into herder.half_applied (server, database, schema, direction, revisions, plan_id, note)
              select server, database, schema, $5, $4, $6, $7 from mine where $4 is not null
              on conflict (server, database, schema) do update
-             set direction = excluded.direction, revisions = excluded.revisions, plan_id = excluded.plan_id, note = excluded.note
+             set direction = excluded.direction, revisions = excluded.revisions, plan_id = excluded.plan_id, note = excluded.note,
+                 noted_at = now()
            )
            select exists (select from mine) as "mine!""#,
         attempt.job,

@@ -36,6 +36,8 @@ pub struct NewJob {
     pub plan: Option<String>,
     /// How many slots an attempt takes.
     pub connections: i16,
+    /// Whether more may be half applied in its tenant than was known when it got its plan.
+    pub looks: bool,
 }
 
 /// How many jobs go into one statement: enough to make the round trip cheap, few enough to keep the message small.
@@ -75,6 +77,7 @@ pub async fn insert_all(
             &flag(&|j| j.resolved),
             &optional(&|j| j.plan.clone()) as &[Option<String>],
             &chunk.iter().map(|j| j.connections).collect::<Vec<i16>>(),
+            &flag(&|j| j.looks),
         )
         .execute(&mut *tx)
         .await?;
@@ -185,6 +188,7 @@ pub async fn claim(
                     .blocked
                     .map(|age| Duration::try_from_secs_f64(age).unwrap_or_default()),
                 plan: row.plan_id,
+                looks: row.looks,
                 // One that makes no sense costs a run its trace, not its tenants.
                 trace: row.traceparent.and_then(|text| text.parse().ok()),
                 slots: row.slots,

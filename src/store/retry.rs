@@ -90,10 +90,11 @@ pub async fn retry(pool: &PgPool, run: RunId, checksum: &str) -> Result<Retried,
             needed: row.connections,
         });
     }
-    // Whoever sends back what is half applied has mended it: the ledger says how far it is from here on.
+    // Whoever sends back what it was told to be half applied has mended it: the ledger says how far it is from here on.
     let mended = sqlx::query!(
         "delete from herder.half_applied as half using herder.job
          where job.run_id = $1 and job.state = 'failed' and job.error ->> 'reason' = 'half_applied'
+           and half.noted_at <= job.settled_at
            and half.server = job.server and half.database = job.database and half.schema = coalesce(job.schema, $2)",
         run,
         PUBLIC,
@@ -103,7 +104,9 @@ pub async fn retry(pool: &PgPool, run: RunId, checksum: &str) -> Result<Retried,
     .rows_affected();
     let jobs = sqlx::query_scalar!(
         "update herder.job
-         set state = 'ready', ready_at = now(), settled_at = null, starts = 0, failures = 0, blocked_since = null
+         set state = 'ready', ready_at = now(), settled_at = null, starts = 0, failures = 0, blocked_since = null,
+             -- Other runs may have left something there since it got its plan.
+             looks = true
          where run_id = $1 and state = 'failed' returning id",
         run,
     )

@@ -109,6 +109,7 @@ impl Tenant {
             in_doubt: false,
             blocked: None,
             plan: None,
+            looks: false,
             trace: None,
             slots: vec![1],
         }

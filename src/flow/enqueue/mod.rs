@@ -213,6 +213,7 @@ fn jobs_of(plan: &Plan, rollout: Rollout, live: i16) -> Vec<NewJob> {
             // A relative target of a tenant that could not be read is not known yet.
             resolved: planned.unknown.is_none() || plan.target.is_some(),
             current: planned.current,
+            looks: false,
         }
     };
     plan.tenants.iter().map(job).collect()
@@ -280,11 +281,12 @@ async fn write(
     if places.iter().any(|place| settled.contains(place)) {
         return Ok(None);
     }
-    // Who is where the run goes, and may not be for long: a cancelled run undoes what it began.
+    // Who is where the run goes, and may not be for long: a cancelled run undoes what it began, or leaves it half applied.
     let at_work = job::at_work(&mut tx).await?;
     let last_wave = new.waves - 1;
     for (job, planned) in jobs.iter_mut().zip(&plan.tenants) {
-        if job.current && at_work.contains(&job.tenant.place) {
+        job.looks = at_work.contains(&job.tenant.place);
+        if job.current && job.looks {
             (job.current, job.to, job.wave) = (false, planned.to.clone(), last_wave);
         }
     }

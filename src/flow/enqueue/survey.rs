@@ -24,7 +24,10 @@ use crate::{
         resolve::{Resolved, resolve_selected},
         service::{Service, on_each_server},
     },
-    runner::{Offer, RunnerError, apply::fits},
+    runner::{
+        Offer, RunnerError,
+        apply::{fits, goes_on},
+    },
     store::{
         self, StoreError,
         server::{self, ServerRow},
@@ -135,7 +138,8 @@ pub async fn plan(
 async fn go_on(cx: &Context, direction: Direction, plan: &mut Plan) -> Result<(), EnqueueError> {
     let mut begun: HashMap<String, plan::Plan> = HashMap::new();
     for planned in &mut plan.tenants {
-        let Some(piece) = &planned.piece else {
+        let (Some(piece), Some(way)) = (&planned.piece, planned.way.and_then(|way| plan.ways.get(way)))
+        else {
             continue;
         };
         let of = match begun.entry(piece.plan.clone()) {
@@ -145,9 +149,10 @@ async fn go_on(cx: &Context, direction: Direction, plan: &mut Plan) -> Result<()
                 unknown.insert(store::plan::load(&mut connection, &piece.plan).await?)
             }
         };
-        let way = planned.way.and_then(|way| plan.ways.get(way));
-        let own = way.and_then(|way| way.plan_for(&planned.tenant.place).ok());
-        if own.and_then(|own| piece.note_for(of, own)).is_none() {
+        let own = way.plan_for(&planned.tenant.place).ok();
+        if !piece.is_about(of, &way.before) {
+            planned.piece = None;
+        } else if own.is_none_or(|own| !goes_on(piece, of, own)) {
             let half = piece.note.revision.iter().cloned().collect();
             planned.leave(half, direction);
         }

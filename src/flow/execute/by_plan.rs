@@ -10,8 +10,8 @@ use crate::{
     },
     flow::{kept::KeptSession, plans::Known},
     runner::{
-        RunnerError,
-        apply::{Applied, Journal as _, Order, apply, fits},
+        LedgerTable, RunnerError,
+        apply::{Applied, Order, apply, fits},
     },
     session::TenantSession,
 };
@@ -118,13 +118,13 @@ impl Attempt<'_> {
             ));
         }
         (self.enter)(Step::Guarding);
-        if !plan.is_transactional() {
+        if !plan.is_transactional() || claim.looks {
             self.guard(session).await?;
         } else if claim.attempt.epoch > 1 {
             self.end_older(session).await?;
         }
-        if !plan.is_in_messages() {
-            self.take_up_half(plan).await?;
+        if !plan.is_in_messages() || claim.looks {
+            self.take_up_half(session, &ledger, plan).await?;
         }
         self.begin();
         let order = Order {
@@ -165,10 +165,7 @@ impl Attempt<'_> {
                     });
                 }
                 Applied::Done(_) => {
-                    if self.noted().is_some() {
-                        // Where even this fails, the next run sees that the ledger has it.
-                        let _ = self.note(None).await;
-                    }
+                    self.is_whole().await;
                     (Outcome::Migrated, claim.from.clone())
                 }
                 Applied::Found(_) if claim.in_doubt || again => (Outcome::FoundApplied, claim.from.clone()),
@@ -183,8 +180,14 @@ impl Attempt<'_> {
         Err(RunnerError::LockedByOther("a session that comes and goes".into()))
     }
     /// Goes on behind what was left behind in its tenant, which is locked, or says that nobody knows how.
-    async fn take_up_half(&self, plan: &Plan) -> Result<(), RunnerError> {
-        let Some(half) = self.half().await? else {
+    async fn take_up_half(
+        &self,
+        session: &mut TenantSession,
+        table: &LedgerTable,
+        plan: &Plan,
+    ) -> Result<(), RunnerError> {
+        let ledger = session.read_ledger(table).await?;
+        let Some(half) = self.half(&ledger).await? else {
             return Ok(());
         };
         if let Some(piece) = &half.piece {
@@ -194,10 +197,9 @@ impl Attempt<'_> {
                 return Ok(());
             }
         }
-        let is_ahead = |id: &&String| plan.steps.iter().any(|step| step.revisions.contains(id));
-        let ahead: Vec<String> = half.revisions.iter().filter(is_ahead).cloned().collect();
-        match half.direction == plan.direction && !ahead.is_empty() {
-            true => Err(RunnerError::left_before(ahead, plan.direction)),
+        let has_pending = ledger.revisions != plan.after;
+        match half.bars(plan.direction, has_pending) && !half.revisions.is_empty() {
+            true => Err(RunnerError::left_before(half.revisions, half.direction)),
             false => Ok(()),
         }
     }

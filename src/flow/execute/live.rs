@@ -106,7 +106,7 @@ impl Attempt<'_> {
         let course = self.course(history, self.while_wanted(backend, reading).await?)?;
         let standing = history.standing(claim.direction, course.to.as_deref(), &course.ledger)?;
         let is_there = standing == Standing::AtTarget;
-        if let Some(half) = self.while_wanted(backend, self.half()).await?
+        if let Some(half) = self.while_wanted(backend, self.half(&course.ledger)).await?
             && half.bars(claim.direction, !is_there)
         {
             let still = half.still(history, &course.ledger);
@@ -125,6 +125,7 @@ impl Attempt<'_> {
         let reading = self.cx.runner.read_ledger(session, subject);
         let after = self.while_wanted(backend, reading).await?;
         self.verify(history, &course, &after)?;
+        self.is_whole().await;
         Ok(Settlement::Succeeded {
             outcome: Outcome::Migrated,
             from: course.from,

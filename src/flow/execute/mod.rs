@@ -59,6 +59,8 @@ pub(super) struct Attempt<'a> {
     pub(super) begun: AtomicBool,
     /// How far it got by its plan, or a former one, where the tenant's ledger cannot say so.
     pub(super) noted: Mutex<Option<Note>>,
+    /// Whether it, or an attempt before it, has written that something is half applied in its tenant.
+    pub(super) leaves: AtomicBool,
     /// Who was in the way of a lock that it waited for in vain.
     pub(super) in_the_way: Mutex<Option<String>>,
 }
@@ -294,10 +296,27 @@ impl Attempt<'_> {
             .clone()
     }
 
-    /// What attempts before this one have left behind in its tenant.
-    async fn half(&self) -> Result<Option<Half>, RunnerError> {
+    /// What attempts before this one have left behind in its tenant, which is locked, and has this ledger.
+    async fn half(&self, ledger: &Ledger) -> Result<Option<Half>, RunnerError> {
         let read = store::half::of(&self.cx.pool, &self.claim.place).await;
-        read.map_err(|e| RunnerError::ControlDatabase(format!("cannot read what is half applied: {e}")))
+        let read =
+            read.map_err(|e| RunnerError::ControlDatabase(format!("cannot read what is half applied: {e}")));
+        let Some(half) = read? else {
+            return Ok(None);
+        };
+        self.leaves.store(true, Ordering::Relaxed);
+        let is_void = match &half.piece {
+            Some(piece) => !piece.is_about(&self.plans.get(&piece.plan).await?.plan, ledger),
+            None => false,
+        };
+        Ok((!is_void).then_some(half))
+    }
+
+    /// Nothing is half applied any more in a tenant that was brought on. Where that cannot be written, the next run sees it by the ledger.
+    async fn is_whole(&self) {
+        if self.leaves.load(Ordering::Relaxed) {
+            let _ = store::half::write(&self.cx.pool, self.claim.attempt, self.worker, None).await;
+        }
     }
 
     fn noted(&self) -> MutexGuard<'_, Option<Note>> {
@@ -319,6 +338,7 @@ impl Journal for Attempt<'_> {
             revisions: note.revision.clone().into_iter().collect(),
             piece: Some(Piece { plan, note }),
         });
+        self.leaves.store(true, Ordering::Relaxed);
         match store::half::write(&self.cx.pool, claim.attempt, self.worker, half.as_ref()).await {
             Ok(true) => {
                 *self.noted() = note.cloned();
@@ -335,6 +355,7 @@ impl Journal for Attempt<'_> {
 #[async_trait]
 impl Halves for Attempt<'_> {
     async fn leave(&self, revisions: &[String]) -> Result<(), RunnerError> {
+        self.leaves.store(true, Ordering::Relaxed);
         let until = Instant::now() + NOTING_LIMIT;
         let half = (!revisions.is_empty()).then(|| Half {
             direction: self.claim.direction,

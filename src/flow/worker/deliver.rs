@@ -85,6 +85,7 @@ impl Shared {
             connected: AtomicBool::new(false),
             begun: AtomicBool::new(false),
             noted: Mutex::new(None),
+            leaves: AtomicBool::new(false),
             in_the_way: Mutex::new(None),
         };
         let inherited = self.kept.take(claim).await;

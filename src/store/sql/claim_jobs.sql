@@ -108,7 +108,7 @@ delivered as (
 select claimed.id as "job!", claimed.epoch as "epoch!", claimed.run_id as "run!", claimed.tenant as "tenant!",
        claimed.server as "server!", claimed.database as "database!", claimed.schema, claimed.own_url as "own_url!", claimed.from_revision, claimed.to_revision,
        claimed.resolved as "resolved!", claimed.failures as "failures!", claimed.orphaned as "orphaned!",
-       extract(epoch from now() - claimed.blocked_since)::float8 as blocked, claimed.plan_id,
+       extract(epoch from now() - claimed.blocked_since)::float8 as blocked, claimed.plan_id, claimed.looks as "looks!",
        (select array_agg(taken.number) from taken where taken.job_id = claimed.id) as "slots!",
        run.direction as "direction!", run.target as "target!", run.checksum as "checksum!",
        run.traceparent

@@ -140,6 +140,7 @@ impl Store {
             resolved: true,
             current: false,
             plan: None,
+            looks: false,
             connections: job.2,
         };
         let jobs: Vec<NewJob> = plan.jobs.iter().enumerate().map(new).collect();

@@ -55,13 +55,7 @@ async fn so_does_another_run_than_one_that_was_cancelled() {
         .await
         .expect("a lock");
     fleet.herder(&["upgrade"]).await.expect(0);
-    let waits = "select count(*) from pg_stat_activity
-        where datname = current_database() and wait_event_type = 'Lock' and query ilike 'create unique index%'";
-    fleet
-        .wait_until("it builds its index", async || {
-            ask::<i64>(&fleet.home, waits).await > 0
-        })
-        .await;
+    waits_to(&fleet, "create unique index").await;
     fleet.herder(&["cancel", "--yes"]).await.expect(0);
     fleet
         .wait_until("it has stopped", async || fleet.count("cancelled").await == 1)
@@ -122,6 +116,10 @@ async fn what_alembic_itself_has_committed_no_other_run_does_again() {
         "{said}"
     );
     fleet.assert_effects(&ALL).await;
+    assert_eq!(
+        fleet.ask::<i64>("select count(*) from herder.half_applied").await,
+        0
+    );
     assert_eq!(worker.drain().await, Some(0));
 }
 
@@ -161,11 +159,7 @@ async fn what_is_undone_by_half_is_not_taken_for_current() {
 #[tokio::test]
 async fn what_was_finished_and_stamped_is_half_applied_no_more() {
     let (fleet, worker) = stuck().await;
-    let finish =
-        "truncate t001.doubles; drop index t001.only_once; create unique index only_once on t001.doubles (n);
-                  insert into t001.effects (step) values ('last piece');
-                  update t001.alembic_version set version_num = '20250203'";
-    tell(&fleet.home, finish).await;
+    tell(&fleet.home, FINISHED).await;
     fleet.herder(&["upgrade", "--wait"]).await.expect(0);
     assert_eq!(fleet.job("t001").await["outcome"], "already_current");
     fleet.assert_effects(&ALL).await;
@@ -175,6 +169,118 @@ async fn what_was_finished_and_stamped_is_half_applied_no_more() {
     );
     assert_eq!(worker.drain().await, Some(0));
 }
+
+/// An older run was told of something else, or of nothing: its retry mends nothing, and leaves the tenant alone.
+#[tokio::test]
+async fn the_retry_of_an_older_run_knows_of_it_as_well() {
+    let fleet = torn_by(UNIQUE, 1).await;
+    let (worker, busy) = impatient_with_a_lock(&fleet, "effects").await;
+    let down = ["downgrade", "--to", "20250101", "--yes", "--wait"];
+    fleet.herder(&down).await.expect(4);
+    busy.rollback().await.expect("an end");
+    let older = latest(&fleet).await;
+    tell(&fleet.home, "insert into t001.doubles values (1)").await;
+    fleet.herder(&["upgrade", "--wait"]).await.expect(4);
+    fleet.herder(&["retry", &older, "--wait"]).await.expect(4);
+    let told = format!("select error ->> 'reason' from herder.job where run_id = '{older}'");
+    assert_eq!(fleet.ask::<String>(&told).await, "half_applied");
+    tell(&fleet.home, "truncate t001.doubles").await;
+    fleet.herder(&["upgrade", "--wait"]).await.expect(0);
+    fleet.assert_effects(&ALL).await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_retry_mends_only_what_its_run_was_told() {
+    let (fleet, worker) = stuck().await;
+    live::live(&fleet);
+    let first = latest(&fleet).await;
+    refused(&fleet).await;
+    let told = latest(&fleet).await;
+    tell(&fleet.home, FINISHED).await;
+    fleet.herder(&["upgrade", "--wait"]).await.expect(0);
+    let next = fleet
+        .project()
+        .text("versions/20250203_step.py")
+        .replace("20250203", "20250204")
+        .replace("20250102", "20250203")
+        .replace("only_once", "only_twice")
+        .replace("piece'", "piece of the next'");
+    fleet.project().file("versions/20250204_step.py", &next);
+    tell(
+        &fleet.home,
+        "drop index t001.only_once; insert into t001.doubles values (1), (1)",
+    )
+    .await;
+    fleet.herder(&["upgrade", "--wait"]).await.expect(4);
+    for older in [first, told] {
+        fleet.herder(&["retry", &older, "--wait"]).await.expect(0);
+    }
+    fleet.herder(&["upgrade", "--wait"]).await.expect(4);
+    assert_eq!(fleet.job("t001").await["error"]["reason"], "half_applied");
+    fleet
+        .assert_effects(&[&ALL[..], &["first piece of the next"]].concat())
+        .await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_tenant_that_was_made_anew_has_nothing_half_applied() {
+    let (fleet, worker) = stuck().await;
+    let anew = "drop schema t001 cascade; create schema t001;
+                create table t001.effects (n int generated always as identity, step text)";
+    tell(&fleet.home, anew).await;
+    fleet.herder(&["upgrade", "--wait"]).await.expect(0);
+    fleet.assert_effects(&ALL).await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+/// Nobody knows whether a statement was done that is not to be done twice.
+#[tokio::test]
+async fn what_broke_off_in_a_statement_of_its_own_is_left_to_a_person() {
+    let fleet = torn_by("update doubles set n = n + 1", 1).await;
+    let worker = before_it(&fleet).await;
+    tell(&fleet.home, "insert into t001.doubles values (1)").await;
+    let busy = locked(&fleet, "doubles").await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    waits_to(&fleet, "update doubles").await;
+    worker.kill().await;
+    fleet.herder(&["cancel", "--yes"]).await.expect(0);
+    busy.rollback().await.expect("an end");
+    let heir = fleet.worker(&[]);
+    fleet
+        .wait_until("it is given up", async || fleet.count("cancelled").await == 1)
+        .await;
+    refused(&fleet).await;
+    assert_eq!(heir.drain().await, Some(0));
+}
+
+/// Waits until a statement that begins so waits for a lock.
+async fn waits_to(fleet: &Fleet, begins: &str) {
+    let asked = format!(
+        "select count(*) from pg_stat_activity
+         where datname = current_database() and wait_event_type = 'Lock' and query ilike '{begins}%'"
+    );
+    fleet
+        .wait_until("it waits for a lock", async || {
+            ask::<i64>(&fleet.home, &asked).await > 0
+        })
+        .await;
+}
+
+/// The id of the latest run.
+async fn latest(fleet: &Fleet) -> String {
+    fleet.status().await["run"]["id"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// What is left to do of the third revision, done by hand.
+const FINISHED: &str = "truncate t001.doubles; drop index t001.only_once;
+    create unique index only_once on t001.doubles (n);
+    insert into t001.effects (step) values ('last piece');
+    update t001.alembic_version set version_num = '20250203'";
 
 /// A new run says what is half applied, before it and in the end, and does nothing there.
 async fn refused(fleet: &Fleet) {
