@@ -255,6 +255,45 @@ async fn what_broke_off_in_a_statement_of_its_own_is_left_to_a_person() {
     assert_eq!(heir.drain().await, Some(0));
 }
 
+/// A cancelled run may be at work still when the next one is made.
+#[tokio::test]
+async fn a_run_that_is_made_meanwhile_finds_what_is_left_in_the_end() {
+    let fleet = torn_by(UNIQUE, 1).await;
+    fleet.configure(|config| {
+        let worker: toml::Table = "lease = '30s'".parse().expect("TOML");
+        config.insert("worker".into(), worker.into());
+    });
+    let worker = before_it(&fleet).await;
+    // So that its way down is proven, and a run is made in no time.
+    let down = ["downgrade", "--to", "20250101", "--yes"];
+    fleet.herder(&[&down[..], &["--wait"]].concat()).await.expect(0);
+    let up = ["upgrade", "--to", "20250102", "--wait"];
+    fleet.herder(&up).await.expect(0);
+    let (effects, doubles) = (locked(&fleet, "effects").await, locked(&fleet, "doubles").await);
+    fleet.herder(&["upgrade"]).await.expect(0);
+    waits_to(&fleet, "").await;
+    // Its worker does not hear of the end, and nothing is left behind yet.
+    let mut heartbeat = fleet.control.begin().await.expect("a transaction");
+    sqlx::raw_sql("select from herder.worker for update")
+        .execute(&mut *heartbeat)
+        .await
+        .expect("a lock");
+    fleet.herder(&["cancel", "--yes"]).await.expect(0);
+    fleet.herder(&down).await.expect(0);
+    effects.rollback().await.expect("an end");
+    waits_to(&fleet, "create unique index").await;
+    heartbeat.rollback().await.expect("an end");
+    assert_eq!(fleet.over().await, "failed", "{}", fleet.last_seen().await);
+    assert_eq!(fleet.job("t001").await["error"]["reason"], "half_applied");
+    doubles.rollback().await.expect("an end");
+    fleet.herder(&["upgrade", "--wait"]).await.expect(0);
+    let again = ["down 20250102", ALL[1]];
+    fleet
+        .assert_effects(&[&ALL[..2], &again, &ALL[2..]].concat())
+        .await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
 /// Waits until a statement that begins so waits for a lock.
 async fn waits_to(fleet: &Fleet, begins: &str) {
     let asked = format!(
