@@ -17,7 +17,7 @@ insert into herder.half_applied (server, database, schema, direction, revisions,
 select distinct on (server, database, coalesce(schema, 'public'))
        server, database, coalesce(schema, 'public'), direction,
        coalesce(string_to_array(half, e'\n'),
-                array[plan.body -> 'steps' -> (plan_note ->> 'step')::integer -> 'revisions' ->> -1]),
+                array_remove(array[plan.body -> 'steps' -> (plan_note ->> 'step')::integer -> 'revisions' ->> -1], null)),
        case when half is null then plan_id end, case when half is null then plan_note end
 from herder.job join herder.run on run.id = job.run_id left join herder.plan on plan.id = job.plan_id
 where half is not null or plan_note is not null

@@ -301,7 +301,10 @@ async fn write(
     }
     job::insert_all(&mut tx, new.id, 0, &jobs).await?;
     for mended in plan.tenants.iter().filter(|planned| planned.is_mended) {
-        half::forget(&mut tx, &mended.tenant.place).await?;
+        let place = &mended.tenant.place;
+        if !at_work.contains(place) {
+            half::forget(&mut tx, place).await?;
+        }
     }
     notice::write(&mut tx, new.id, RunState::Running, None).await?;
     job::push_deliveries(&mut tx, new.id, None).await?;
