@@ -165,7 +165,7 @@ impl Attempt<'_> {
                     });
                 }
                 Applied::Done(_) => {
-                    self.is_whole().await;
+                    self.forget_half().await;
                     (Outcome::Migrated, claim.from.clone())
                 }
                 Applied::Found(_) if claim.in_doubt || again => (Outcome::FoundApplied, claim.from.clone()),

@@ -125,7 +125,7 @@ impl Attempt<'_> {
         let reading = self.cx.runner.read_ledger(session, subject);
         let after = self.while_wanted(backend, reading).await?;
         self.verify(history, &course, &after)?;
-        self.is_whole().await;
+        self.forget_half().await;
         Ok(Settlement::Succeeded {
             outcome: Outcome::Migrated,
             from: course.from,

@@ -312,8 +312,27 @@ impl Attempt<'_> {
         Ok((!is_void).then_some(half))
     }
 
-    /// Nothing is half applied any more in a tenant that was brought on. Where that cannot be written, the next run sees it by the ledger.
-    async fn is_whole(&self) {
+    /// Writes what is half applied in its tenant, before that is committed. A control database that is away is waited for; whoever is
+    /// about to commit waits as well, and its transaction with it.
+    async fn write_half(&self, half: Option<&Half>) -> Result<(), RunnerError> {
+        self.leaves.store(true, Ordering::Relaxed);
+        let until = Instant::now() + NOTING_LIMIT;
+        loop {
+            match store::half::write(&self.cx.pool, self.claim.attempt, self.worker, half).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => return Err(RunnerError::Superseded),
+                Err(e) if e.is_away() && Instant::now() < until => tokio::time::sleep(NOTING_PAUSE).await,
+                Err(e) => {
+                    return Err(RunnerError::ControlDatabase(format!(
+                        "cannot note what is half applied: {e}"
+                    )));
+                }
+            }
+        }
+    }
+
+    /// Forgets what was half applied in a tenant that is whole now. Where that cannot be written, the next run sees it by the ledger.
+    async fn forget_half(&self) {
         if self.leaves.load(Ordering::Relaxed) {
             let _ = store::half::write(&self.cx.pool, self.claim.attempt, self.worker, None).await;
         }
@@ -331,51 +350,27 @@ impl Journal for Attempt<'_> {
     }
 
     async fn note(&self, note: Option<&Note>) -> Result<(), RunnerError> {
-        let claim = self.claim;
-        let piece = claim.plan.clone().zip(note.cloned());
+        let piece = self.claim.plan.clone().zip(note.cloned());
         let half = piece.map(|(plan, note)| Half {
-            direction: claim.direction,
+            direction: self.claim.direction,
             revisions: note.revision.clone().into_iter().collect(),
             piece: Some(Piece { plan, note }),
         });
-        self.leaves.store(true, Ordering::Relaxed);
-        match store::half::write(&self.cx.pool, claim.attempt, self.worker, half.as_ref()).await {
-            Ok(true) => {
-                *self.noted() = note.cloned();
-                Ok(())
-            }
-            Ok(false) => Err(RunnerError::Superseded),
-            Err(e) => Err(RunnerError::ControlDatabase(format!(
-                "cannot note how far it got: {e}"
-            ))),
-        }
+        self.write_half(half.as_ref()).await?;
+        *self.noted() = note.cloned();
+        Ok(())
     }
 }
 
 #[async_trait]
 impl Halves for Attempt<'_> {
     async fn leave(&self, revisions: &[String]) -> Result<(), RunnerError> {
-        self.leaves.store(true, Ordering::Relaxed);
-        let until = Instant::now() + NOTING_LIMIT;
         let half = (!revisions.is_empty()).then(|| Half {
             direction: self.claim.direction,
             revisions: revisions.to_vec(),
             piece: None,
         });
-        loop {
-            let noted = store::half::write(&self.cx.pool, self.claim.attempt, self.worker, half.as_ref());
-            match noted.await {
-                Ok(true) => return Ok(()),
-                Ok(false) => return Err(RunnerError::Superseded),
-                // The tool waits as well, and its transaction with it.
-                Err(e) if e.is_away() && Instant::now() < until => tokio::time::sleep(NOTING_PAUSE).await,
-                Err(e) => {
-                    return Err(RunnerError::ControlDatabase(format!(
-                        "cannot note what is half done: {e}"
-                    )));
-                }
-            }
-        }
+        self.write_half(half.as_ref()).await
     }
 }
 

@@ -1,7 +1,6 @@
 //! Where Alembic itself does the pieces: it goes on behind none of them.
 
 use super::*;
-use crate::fleet::ask;
 
 pub(super) fn live(fleet: &Fleet) {
     fleet.configure(|config| config["runner"]["plan"] = "never".into());
@@ -101,38 +100,9 @@ async fn nor_is_it_forgotten_where_its_run_is_cancelled() {
     assert_eq!(worker.drain().await, Some(0));
 }
 
-/// What cannot be noted is not committed, and is once it can be.
 #[tokio::test]
 async fn what_cannot_be_noted_is_not_committed() {
     let fleet = torn_by(UNIQUE, 1).await;
     live(&fleet);
-    let worker = before_it(&fleet).await;
-    let first_piece = locked(&fleet, "effects").await;
-    fleet.herder(&["upgrade"]).await.expect(0);
-    let at_it = "select count(*) from pg_stat_activity
-        where datname = current_database() and wait_event_type = 'Lock' and query ilike 'insert into effects%'";
-    fleet
-        .wait_until("it waits for its first piece", async || {
-            ask::<i64>(&fleet.home, at_it).await > 0
-        })
-        .await;
-    let mut job = fleet.control.begin().await.expect("a transaction");
-    sqlx::raw_sql("select from herder.job where state = 'running' for update")
-        .execute(&mut *job)
-        .await
-        .expect("a lock");
-    first_piece.rollback().await.expect("an end");
-    let noting = "select count(pg_terminate_backend(pid)) from pg_stat_activity
-        where datname = current_database() and wait_event_type = 'Lock' and query ilike 'with mine as%half_applied%'";
-    for _ in 0..2 {
-        fleet
-            .wait_until("it cannot note it", async || fleet.ask::<i64>(noting).await > 0)
-            .await;
-    }
-    let committed = list(&fleet.home, "select step from t001.effects order by ctid").await;
-    assert_eq!(committed, ALL[..2]);
-    job.rollback().await.expect("an end");
-    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
-    fleet.assert_effects(&ALL).await;
-    assert_eq!(worker.drain().await, Some(0));
+    noted_late(&fleet).await;
 }

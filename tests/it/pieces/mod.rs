@@ -3,7 +3,7 @@
 
 use sqlx::{AssertSqlSafe, Postgres, Transaction};
 
-use crate::fleet::{Fleet, Setup, Tool, Worker, list, steps, tell};
+use crate::fleet::{Fleet, Setup, Tool, Worker, ask, list, steps, tell};
 
 mod live;
 mod other_runs;
@@ -62,6 +62,49 @@ async fn locked(fleet: &Fleet, table: &str) -> Transaction<'static, Postgres> {
 const ALL: [&str; 4] = ["up 20250101", "up 20250102", "first piece", "last piece"];
 
 const UNIQUE: &str = "create unique index concurrently only_once on doubles (n)";
+
+/// What cannot be noted of the only tenant is not committed, and is once it can be.
+async fn noted_late(fleet: &Fleet) {
+    let worker = before_it(fleet).await;
+    let first_piece = locked(fleet, "effects").await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    let at_it = "select count(*) from pg_locks where relation = 't001.effects'::regclass and not granted";
+    fleet
+        .wait_until("it waits for its first piece", async || {
+            ask::<i64>(&fleet.home, at_it).await > 0
+        })
+        .await;
+    let mut job = fleet.control.begin().await.expect("a transaction");
+    sqlx::raw_sql("select from herder.job where state = 'running' for update")
+        .execute(&mut *job)
+        .await
+        .expect("a lock");
+    first_piece.rollback().await.expect("an end");
+    let noting = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock' and query ilike 'with mine as%half_applied%'";
+    for _ in 0..2 {
+        fleet
+            .wait_until("it cannot note it", async || fleet.ask::<i64>(noting).await > 0)
+            .await;
+    }
+    let committed = list(&fleet.home, "select step from t001.effects order by ctid").await;
+    assert_eq!(committed, ALL[..2]);
+    job.rollback().await.expect("an end");
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    fleet.assert_effects(&ALL).await;
+    let tries: i32 = fleet
+        .ask("select epoch from herder.job order by id desc limit 1")
+        .await;
+    assert_eq!(tries, 1);
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_piece_that_cannot_be_noted_is_not_committed() {
+    let fleet = torn_by(UNIQUE, 1).await;
+    noted_late(&fleet).await;
+    fleet.assert_by_plan().await;
+}
 
 #[tokio::test]
 async fn a_retry_goes_on_behind_the_piece_that_was_done() {

@@ -3,7 +3,6 @@
 use serde_json::json;
 
 use super::*;
-use crate::fleet::ask;
 
 /// What `herder plan` says about the only tenant, and whether it could say what a run would do.
 async fn planned(fleet: &Fleet) -> (bool, String) {
