@@ -94,8 +94,11 @@ fn last_line(
     };
     let id = short(&run.id);
     // Whoever did the work without workers has none that a retry could wait for.
+    let why = format!("`herder status {id} --failed{config_args}`");
     let next = match (run.state, local) {
-        (RunState::Cancelled, _) => format!("`herder status {id} --failed{config_args}`"),
+        (RunState::Cancelled, _) => why,
+        // Not by reflex: it would do again what is there.
+        _ if run.half_applied > 0 => why,
         (_, Some(n)) => format!("`herder retry {id} --local {n}{config_args}`"),
         (_, None) => format!("`herder retry {id} --wait{config_args}`"),
     };
@@ -124,6 +127,15 @@ mod tests {
                 ))
             );
         }
+        let half = RunView {
+            half_applied: 1,
+            ..run.clone()
+        };
+        let line = last_line(&half, 5, &failures, None, "").unwrap_or_default();
+        assert!(
+            line.ends_with("next: `herder status 7f3a1b2c --failed`"),
+            "{line}"
+        );
         assert_eq!(last_line(&run, 0, &[], None, ""), None);
     }
 }

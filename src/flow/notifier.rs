@@ -216,6 +216,7 @@ mod tests {
             created_at: chrono::DateTime::UNIX_EPOCH,
             settled_at: None,
             counts: counts.iter().copied().collect(),
+            half_applied: 0,
         }
     }
 

@@ -103,8 +103,9 @@ pub async fn rehearse(cx: &Context, plan: &Plan, options: Options) -> Result<Vec
         }
     }
     let limits = LimitsConfig {
+        // What a run stops, this must not let pass.
         lock_timeout: options.lock_timeout,
-        statement_timeout: options.statement_timeout,
+        statement_timeout: options.statement_timeout.min(cx.config.limits.statement_timeout),
         ..cx.config.limits.clone()
     };
     let stage = Stage {
@@ -336,6 +337,11 @@ impl Stage<'_> {
                 "it waited {:?} for a lock; a run waits {:?}, and retries",
                 self.limits.lock_timeout, self.cx.config.limits.lock_timeout
             )),
+            "statement_timeout"
+                if self.limits.statement_timeout == self.cx.config.limits.statement_timeout =>
+            {
+                Some("[limits] `statement_timeout` is how long a statement may run, in a run as well".into())
+            }
             "statement_timeout" => Some(format!(
                 "it was stopped after {:?}: in a run it would hold its locks for longer; --statement-timeout raises the limit",
                 self.limits.statement_timeout

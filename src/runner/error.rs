@@ -96,7 +96,7 @@ pub enum RunnerError {
     #[error(
         "{} half applied: a part was committed, or may have been, and what came behind that failed: {}",
         are(revisions),
-        .cause.with_code()
+        .cause
     )]
     Left {
         /// The revisions, in order. More than one, where all were to be in one transaction.
@@ -238,14 +238,6 @@ impl RunnerError {
                 is_refusal(sqlstate) && (revision.is_some() || statement.is_some() || said)
             }
             _ => false,
-        }
-    }
-
-    /// What went wrong, with the server's code where there is one.
-    fn with_code(&self) -> String {
-        match self.to_job_error().sqlstate {
-            Some(sqlstate) => format!("{self} ({sqlstate})"),
-            None => self.to_string(),
         }
     }
 

@@ -41,6 +41,9 @@ pub struct RunView {
     pub settled_at: Option<DateTime<Utc>>,
     /// Jobs by state.
     pub counts: BTreeMap<JobState, i64>,
+    /// How many of the failed tenants are half applied, so that somebody has to look at them before they are tried again.
+    #[serde(skip)]
+    pub half_applied: i64,
 }
 
 impl RunView {
@@ -119,7 +122,9 @@ pub async fn runs(pool: &PgPool, only: Option<RunId>, limit: i64) -> Result<Vec<
     let rows = sqlx::query!(
         r#"select run.id, direction, target, runner, run.state as "state: RunState", tenants, run.wave, waves,
                   failure_limit, reason, created_at, settled_at,
-                  coalesce(counts.of, '{}') as "counts!: Json<BTreeMap<JobState, i64>>"
+                  coalesce(counts.of, '{}') as "counts!: Json<BTreeMap<JobState, i64>>",
+                  (select count(*) from herder.job
+                   where run_id = run.id and job.state = 'failed' and error ->> 'reason' = 'half_applied') as "half_applied!"
            from herder.run
            left join lateral (
              select jsonb_object_agg(state, n) as of
@@ -148,6 +153,7 @@ pub async fn runs(pool: &PgPool, only: Option<RunId>, limit: i64) -> Result<Vec<
             created_at: r.created_at,
             settled_at: r.settled_at,
             counts: r.counts.0,
+            half_applied: r.half_applied,
         })
         .collect())
 }

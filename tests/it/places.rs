@@ -386,3 +386,25 @@ async fn a_config_with_a_wrong_password_makes_no_run() {
     lead("right");
     fleet.herder(&["upgrade"]).await.expect(0);
 }
+
+/// A tenant whose migrations cannot be read stands where it stands all the same.
+#[tokio::test]
+async fn where_a_tenant_stands_is_known_though_nobody_knows_the_way() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let second = second.then("copy effects (step) from stdin");
+    let fleet = Setup::schemas(1)
+        .migrations(Tool::Sql, vec![first, second])
+        .start()
+        .await;
+    fleet
+        .herder(&["upgrade", "--to", "20250101", "--local", "1"])
+        .await
+        .expect(0);
+    fleet.herder(&["upgrade", "--local", "1"]).await.expect(4);
+    let job = fleet.job("t001").await;
+    assert_eq!(
+        (&job["from"], &job["from_known"]),
+        (&"20250101".into(), &true.into()),
+        "{job:#}"
+    );
+}

@@ -260,3 +260,27 @@ async fn what_is_deferred_in_a_rehearsal_is_what_a_run_defers() {
     fleet.herder(&["rehearse", "--all"]).await.expect(0);
     fleet.herder(&["upgrade", "--local", "1"]).await.expect(0);
 }
+
+#[tokio::test]
+async fn what_a_run_has_no_time_for_would_fail() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let fleet = Setup::schemas(1)
+        .migrations(Tool::Sql, vec![first, second.then("select pg_sleep(1)")])
+        .start()
+        .await;
+    fleet.configure(|config| {
+        let limits: toml::Table = "statement_timeout = '300ms'".parse().expect("TOML");
+        config.insert("limits".into(), limits.into());
+    });
+    let rehearsed = ["rehearse", "--output-format", "json"];
+    let report = fleet.herder(&rehearsed).await.expect(7).json();
+    let tried = &report["tenants"][0];
+    assert_eq!(
+        (&tried["forecast"], &tried["error"]["hint"]),
+        (
+            &"would_fail".into(),
+            &"[limits] `statement_timeout` is how long a statement may run, in a run as well".into()
+        ),
+        "{report:#}"
+    );
+}

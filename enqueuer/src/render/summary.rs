@@ -69,23 +69,43 @@ pub(crate) fn parts(run: &RunView, tally: &Tally) -> String {
     }
 }
 
+/// `it is`, `they are` or `2 of them are`.
+fn are(some: i64, all: i64) -> String {
+    match (some, all) {
+        (1, 1) => "it is".into(),
+        _ if some == all => "they are".into(),
+        (1, _) => "1 of them is".into(),
+        _ => format!("{some} of them are"),
+    }
+}
+
 /// What to type next, for a run in its state.
 pub(crate) fn next(run: &RunView, config_args: &str) -> Vec<String> {
     let id = short(&run.id);
     let failed = run.count(JobState::Failed);
     let them = if failed == 1 { "it" } else { "them" };
+    let why = format!("`herder status {id} --failed{config_args}` shows why");
+    let retry = format!("`herder retry {id}{config_args}` tries {them} again");
+    let again = match run.half_applied {
+        0 => format!("{why}; {retry}"),
+        n => format!(
+            "{why}, and what to do by hand first: {} half applied; only then {retry}",
+            are(n, failed)
+        ),
+    };
     match run.state {
         RunState::Succeeded => vec![],
-        RunState::Failed => vec![format!(
-            "`herder status {id} --failed{config_args}` shows why; `herder retry {id}{config_args}` tries {them} again"
-        )],
+        RunState::Failed => vec![again],
         RunState::Halted => vec![
-            format!(
-                "`herder status {id} --failed{config_args}` shows why; `herder retry {id}{config_args}` tries {them} again"
-            ),
-            format!(
-                "`herder resume {id}{config_args}` continues without the failed tenants; `herder cancel {id}{config_args}` ends the run"
-            ),
+            again,
+            match run.open() {
+                0 => format!(
+                    "`herder resume {id}{config_args}` ends the run as failed: no other tenant is left"
+                ),
+                _ => format!(
+                    "`herder resume {id}{config_args}` continues without the failed tenants; `herder cancel {id}{config_args}` ends the run"
+                ),
+            },
         ],
         RunState::Paused => vec![format!("`herder resume {id}{config_args}` continues it")],
         RunState::Running => vec![format!("`herder watch {id}{config_args}` follows it")],
@@ -124,6 +144,7 @@ pub(crate) mod tests {
             created_at: created,
             settled_at: (!state.is_open()).then(|| created + chrono::TimeDelta::seconds(724)),
             counts: counts.iter().copied().collect::<BTreeMap<_, _>>(),
+            half_applied: 0,
         }
     }
 

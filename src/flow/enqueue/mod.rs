@@ -204,7 +204,7 @@ fn jobs_of(plan: &Plan, rollout: Rollout, live: i16) -> Vec<NewJob> {
                 waves.next().unwrap_or_default()
             },
             from: planned.from.clone(),
-            from_known: planned.unknown.is_none(),
+            from_known: planned.unknown.is_none() || planned.from.is_some(),
             to: if planned.current {
                 planned.from.clone()
             } else {

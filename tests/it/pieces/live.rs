@@ -31,8 +31,15 @@ async fn what_alembic_itself_has_committed_is_not_done_again() {
     let fleet = torn_by("update doubles set n = n + 1", 1).await;
     live(&fleet);
     let (worker, busy) = impatient_with_a_lock(&fleet, "doubles").await;
-    fleet.herder(&["upgrade", "--wait"]).await.expect(4);
-    left_behind(&fleet, "lock timeout (55P03)").await;
+    let said = fleet.herder(&["upgrade", "--wait"]).await.expect(4).all();
+    // Whoever retries by reflex does it again.
+    for hint in [
+        "what to do by hand first: it is half applied; only then `herder retry",
+        "next: `herder status",
+    ] {
+        assert!(said.contains(hint), "{said}");
+    }
+    left_behind(&fleet, "lock timeout").await;
     busy.rollback().await.expect("an end");
     fleet.herder(&["retry", "--wait"]).await.expect(0);
     fleet.assert_effects(&ALL).await;
