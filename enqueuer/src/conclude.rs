@@ -93,8 +93,8 @@ fn last_line(
         n => format!(" and {n} more"),
     };
     let id = short(&run.id);
-    // Whoever did the work without workers has none that a retry could wait for.
     let why = format!("`herder status {id} --failed{config_args}`");
+    // Whoever did the work without workers has none that a retry could wait for.
     let next = match (run.state, local) {
         (RunState::Cancelled, _) => why,
         // Not by reflex: it would do again what is there.
