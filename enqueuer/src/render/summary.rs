@@ -69,16 +69,6 @@ pub(crate) fn parts(run: &RunView, tally: &Tally) -> String {
     }
 }
 
-/// `it is`, `they are` or `2 of them are`.
-fn are(some: i64, all: i64) -> String {
-    match (some, all) {
-        (1, 1) => "it is".into(),
-        _ if some == all => "they are".into(),
-        (1, _) => "1 of them is".into(),
-        _ => format!("{some} of them are"),
-    }
-}
-
 /// What to type next, for a run in its state.
 pub(crate) fn next(run: &RunView, config_args: &str) -> Vec<String> {
     let id = short(&run.id);
@@ -88,10 +78,7 @@ pub(crate) fn next(run: &RunView, config_args: &str) -> Vec<String> {
     let retry = format!("`herder retry {id}{config_args}` tries {them} again");
     let again = match run.half_applied {
         0 => format!("{why}; {retry}"),
-        n => format!(
-            "{why}, and what to do by hand first: {} half applied; only then {retry}",
-            are(n, failed)
-        ),
+        n => format!("{why}, and what to mend by hand first (half applied: {n}); only then {retry}"),
     };
     match run.state {
         RunState::Succeeded => vec![],

@@ -34,7 +34,7 @@ async fn what_alembic_itself_has_committed_is_not_done_again() {
     let said = fleet.herder(&["upgrade", "--wait"]).await.expect(4).all();
     // Whoever retries by reflex does it again.
     for hint in [
-        "what to do by hand first: it is half applied; only then `herder retry",
+        "what to mend by hand first (half applied: 1); only then `herder retry",
         "next: `herder status",
     ] {
         assert!(said.contains(hint), "{said}");
