@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 
 use crate::{
     domain::job::{AttemptId, Claim},
-    session::TenantSession,
+    session::{EXIT_LIMIT, TenantSession},
 };
 
 /// How many tenants a connection may see. A backend never forgets a table that it has touched, at some 8 KB for each
@@ -160,7 +160,10 @@ impl Kept {
             state.closed.extend(leaving.iter().map(|entry| entry.after));
             (leaving, state.closed.clone())
         };
-        join_all(leaving.into_iter().map(|entry| entry.kept.close())).await;
+        if !leaving.is_empty() {
+            join_all(leaving.into_iter().map(|entry| entry.kept.close())).await;
+            tokio::time::sleep(EXIT_LIMIT).await;
+        }
         closed
     }
 

@@ -12,9 +12,9 @@ use uuid::Uuid;
 use super::context::Context;
 use crate::{
     database_url::DatabaseUrl,
-    domain::worker::Errand,
+    domain::{backoff::Backoff, worker::Errand},
     runner::RunnerError,
-    session::{EXIT_GRACE, asking_settings, connect_error},
+    session::{EXIT_LIMIT, asking_settings, connect_error},
     store::{StoreError, service},
 };
 
@@ -24,8 +24,11 @@ const LEASE: Duration = Duration::from_secs(5);
 /// How often it says something.
 const RENEWAL: Duration = Duration::from_secs(1);
 
-/// How often somebody who waits for it asks.
-const POLL: Duration = Duration::from_millis(100);
+/// How often somebody who waits for it asks: soon at first, because it may have been given back just now.
+const POLL: Backoff = Backoff {
+    first: Duration::from_millis(25),
+    max: Duration::from_millis(200),
+};
 
 /// How long the server may take to let its holder in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,7 +69,7 @@ impl Service {
     /// The control database fails.
     pub async fn acquire(cx: &Context, server: &str) -> Result<Self, StoreError> {
         let since = Instant::now();
-        let mut said = false;
+        let (mut said, mut asked) = (false, 0);
         loop {
             if let Some(service) = Self::try_acquire(cx, server).await? {
                 return Ok(service);
@@ -78,7 +81,8 @@ impl Service {
                     "Waiting for the service connection of `{server}`: another process is using it"
                 );
             }
-            tokio::time::sleep(POLL).await;
+            asked += 1;
+            tokio::time::sleep(POLL.delay(asked, rand::random())).await;
         }
     }
 
@@ -91,7 +95,7 @@ impl Service {
         let holder = Uuid::new_v4().simple().to_string();
         let inherited = match service::hold(pool, server, &holder, LEASE).await? {
             service::Service::Taken => return Ok(None),
-            service::Service::Held { after } => after.is_some(),
+            service::Service::Held { lost } => lost,
             service::Service::Unknown => false,
         };
         let renewal = tokio::spawn(renew(pool.clone(), server.to_owned(), holder.clone()));
@@ -149,11 +153,10 @@ impl Service {
         Ok(())
     }
 
-    /// Gives it back. Its session must be closed.
+    /// Gives it back. Its session must be closed, and has a moment to go before anybody gets it.
     pub async fn release(self) {
-        tokio::time::sleep(3 * EXIT_GRACE).await;
         self.renewal.abort();
-        if let Err(error) = service::release(&self.pool, &self.server, &self.holder).await {
+        if let Err(error) = service::release(&self.pool, &self.server, &self.holder, EXIT_LIMIT).await {
             tracing::debug!(%error, "Cannot give back a service connection; its lease will expire");
         }
     }

@@ -5,28 +5,41 @@ use std::time::Duration;
 use super::{TenantSession, limits::ANSWER_LIMIT};
 use crate::{domain::tenant::PUBLIC, runner::RunnerError};
 
-/// The oldest transaction of others with a lock on one of the tenant's tables, or on a shared one. $1 is the tenant's schema, $2 this
-/// attempt's label. Of other roles' sessions, a role without `pg_read_all_stats` sees who they are, and no more.
+/// The oldest transaction of others with a lock on one of the tenant's tables, or on a shared one. What is done `CONCURRENTLY` ($4)
+/// waits for those that write there, and for every snapshot in its database. $1 is the tenant's schema, $2 this attempt's label. Of
+/// other roles' sessions, a role without `pg_read_all_stats` sees who they are, and no more.
 const OLDEST: &str = "
+    with locker as (
+        select l.pid, n.nspname || '.' || c.relname as relation, n.nspname is not distinct from $1 as own, c.relkind <> 'r' as minor
+        from pg_catalog.pg_locks l
+        join pg_catalog.pg_class c on c.oid = l.relation
+        join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+        where l.locktype = 'relation' and l.granted
+          and l.database = (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())
+          and (case when $1::text is null then n.nspname !~ '^(pg_|information_schema$)' else n.nspname in ($1, $3) end)
+          and not ($4 and l.mode in ('AccessShareLock', 'RowShareLock'))
+        union all
+        select pid, null, true, true from pg_catalog.pg_stat_activity
+        where $4 and datname = pg_catalog.current_database() and backend_xmin is not null
+    )
     select a.pid, coalesce(nullif(a.application_name, ''), a.usename, a.backend_type), coalesce(a.state, ''),
-           extract(epoch from clock_timestamp() - a.xact_start)::float8, n.nspname || '.' || c.relname
-    from pg_catalog.pg_locks l
-    join pg_catalog.pg_class c on c.oid = l.relation
-    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-    join pg_catalog.pg_stat_activity a on a.pid = l.pid
-    where l.locktype = 'relation' and l.granted and l.pid <> pg_catalog.pg_backend_pid()
-      and l.database = (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())
-      and a.application_name is distinct from $2
-      and (case when $1::text is null then n.nspname !~ '^(pg_|information_schema$)' else n.nspname in ($1, $3) end)
-    order by n.nspname is not distinct from $1 desc, a.xact_start, c.relkind <> 'r', c.relname
+           extract(epoch from clock_timestamp() - a.xact_start)::float8, locker.relation
+    from locker join pg_catalog.pg_stat_activity a on a.pid = locker.pid
+    where a.pid <> pg_catalog.pg_backend_pid() and a.application_name is distinct from $2
+    order by locker.own desc, a.xact_start, locker.minor, locker.relation
     limit 1";
 
 impl TenantSession {
-    /// Who that is, in words, right behind the failure.
+    /// Who that is, in words, right behind the failure of this statement.
     ///
     /// # Errors
     /// The connection broke, or does not answer.
-    pub(crate) async fn oldest_with_locks(&mut self, label: &str) -> Result<Option<String>, RunnerError> {
+    pub(crate) async fn oldest_in_the_way(
+        &mut self,
+        statement: Option<&str>,
+        label: &str,
+    ) -> Result<Option<String>, RunnerError> {
+        let is_concurrent = statement.is_some_and(|text| text.to_ascii_lowercase().contains("concurrently"));
         let asking = async {
             // The transaction that has failed may still be open.
             sqlx::raw_sql("rollback").execute(&mut self.connection).await?;
@@ -34,12 +47,13 @@ impl TenantSession {
                 .bind(&self.schema)
                 .bind(label)
                 .bind(PUBLIC)
+                .bind(is_concurrent)
                 .persistent(false)
                 .fetch_optional(&mut self.connection)
                 .await
         };
         let asked = tokio::time::timeout(ANSWER_LIMIT, asking).await;
-        let found: Option<(i32, String, String, Option<f64>, String)> =
+        let found: Option<(i32, String, String, Option<f64>, Option<String>)> =
             asked.map_err(|_| RunnerError::Silent(ANSWER_LIMIT))??;
         Ok(found.map(|(pid, who, state, age, table)| {
             let age = age.and_then(|seconds| Duration::try_from_secs_f64(seconds.round()).ok());
@@ -53,7 +67,11 @@ impl TenantSession {
             } else {
                 format!(": {}", known.join(", "))
             };
-            format!("pid {pid} (`{who}`{known}) had a lock on {table} then")
+            let held = table.map_or_else(
+                || "read from a snapshot of this database".to_owned(),
+                |table| format!("had a lock on {table}"),
+            );
+            format!("pid {pid} (`{who}`{known}) {held} then")
         }))
     }
 }

@@ -6,13 +6,16 @@ use sqlx::PgPool;
 
 use super::StoreError;
 
+/// Who holds it that was given back.
+const ENDING: &str = "";
+
 /// What became of asking for a service connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Service {
-    /// It is the asker's. `after`: whose lease had run out, if anybody's; that one's session may still be there.
+    /// It is the asker's.
     Held {
-        /// The one before.
-        after: Option<String>,
+        /// Whether the one before never gave it back: its session may still be there.
+        lost: bool,
     },
     /// Somebody else holds it.
     Taken,
@@ -44,21 +47,24 @@ pub async fn hold(pool: &PgPool, server: &str, holder: &str, lease: Duration) ->
     Ok(match held {
         None => Service::Unknown,
         Some(row) if row.held => Service::Held {
-            after: row.before.filter(|before| before != holder),
+            lost: row.before.is_some_and(|before| before != ENDING && before != holder),
         },
         Some(_) => Service::Taken,
     })
 }
 
-/// Gives it back, if it is still the holder's.
+/// Gives it back, if it is still the holder's. Nobody gets it before `grace` is over, in which its session ends.
 ///
 /// # Errors
 /// The control database fails: the lease runs out by itself.
-pub async fn release(pool: &PgPool, server: &str, holder: &str) -> Result<(), StoreError> {
+pub async fn release(pool: &PgPool, server: &str, holder: &str, grace: Duration) -> Result<(), StoreError> {
     sqlx::query!(
-        "update herder.server set service_holder = null, service_until = null where name = $1 and service_holder = $2",
+        "update herder.server set service_holder = $3, service_until = now() + $4::float8 * interval '1 second'
+         where name = $1 and service_holder = $2",
         server,
         holder,
+        ENDING,
+        grace.as_secs_f64(),
     )
     .execute(pool)
     .await?;

@@ -93,6 +93,48 @@ async fn a_lock_that_is_held_for_ever_fails_its_tenant(tool: Tool) {
     fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
 }
 
+/// It has no lock on anything of the tenant's: an index that is built concurrently waits for every older snapshot.
+#[tokio::test]
+async fn a_snapshot_in_the_way_of_a_concurrent_index_is_named() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let second = second.outside("create index concurrently later on effects (step)");
+    let fleet = Setup::schemas(2)
+        .migrations(Tool::Sql, vec![first, second])
+        .set("limits.lock_timeout", "200ms")
+        .set("limits.max_attempts", 2)
+        .start()
+        .await;
+    tell(&fleet.home, "create table unrelated ()").await;
+    // Older, but it has let go of its snapshot, and only ever read.
+    let mut reader = fleet.home.begin().await.expect("a transaction");
+    sqlx::raw_sql("select from unrelated")
+        .execute(&mut *reader)
+        .await
+        .expect("a table");
+    let mut report = fleet.home.begin().await.expect("a transaction");
+    let looks = "set transaction isolation level repeatable read; set local application_name = 'report'; select 1";
+    sqlx::raw_sql(looks)
+        .execute(&mut *report)
+        .await
+        .expect("a snapshot");
+    let pid: i32 = sqlx::query_scalar("select pg_backend_pid()")
+        .fetch_one(&mut *report)
+        .await
+        .expect("a pid");
+    fleet.herder(&["upgrade", "--local", "2"]).await.expect(4);
+    let job = fleet.job("t002").await;
+    assert_eq!(job["error"]["sqlstate"], "55P03", "{job:#}");
+    let hint = job["error"]["hint"].as_str().unwrap_or_default();
+    let who = format!("pid {pid} (`report`: idle in transaction, its transaction was ");
+    assert!(
+        hint.starts_with(&who) && hint.contains("read from a snapshot of this database"),
+        "{job:#}"
+    );
+    report.rollback().await.expect("a rollback");
+    fleet.herder(&["retry", "--local", "2"]).await.expect(0);
+    assert_eq!(fleet.state().await, "succeeded");
+}
+
 #[tokio::test]
 async fn a_lock_that_is_held_for_ever_fails_its_tenant_and_a_retry_begins_anew() {
     a_lock_that_is_held_for_ever_fails_its_tenant(Tool::Sql).await;

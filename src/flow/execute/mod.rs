@@ -25,7 +25,7 @@ use crate::{
     },
     metrics::Metrics,
     runner::{Halves, RunnerError, apply::Journal},
-    session::{LINGER, SILENCE, TenantSession},
+    session::{EXIT_GRACE, LINGER, SILENCE, TenantSession},
     store,
 };
 
@@ -77,7 +77,10 @@ pub(super) struct Executed {
 
 /// Ends sessions. When this returns, their slots may be given away.
 pub(super) async fn close_all(sessions: impl IntoIterator<Item = KeptSession>) {
-    join_all(sessions.into_iter().map(KeptSession::close)).await;
+    let closed = join_all(sessions.into_iter().map(KeptSession::close)).await;
+    if !closed.is_empty() {
+        tokio::time::sleep(EXIT_GRACE).await;
+    }
 }
 
 impl Attempt<'_> {
@@ -280,12 +283,14 @@ impl Attempt<'_> {
 
     /// Looks who was in the way, where a lock was waited for in vain. The session is good for closing only.
     async fn look_who_was_in_the_way(&self, session: &mut TenantSession, error: &RunnerError) {
-        if error.to_job_error().sqlstate.as_deref() != Some("55P03") {
+        let failed = error.to_job_error();
+        if failed.sqlstate.as_deref() != Some("55P03") {
             return;
         }
-        match session.oldest_with_locks(&self.claim.label().to_string()).await {
+        let label = self.claim.label().to_string();
+        match session.oldest_in_the_way(failed.statement.as_deref(), &label).await {
             Ok(found) => *self.in_the_way.lock().unwrap_or_else(PoisonError::into_inner) = found,
-            Err(error) => debug!(%error, "Cannot see who has locks"),
+            Err(error) => debug!(%error, "Cannot see who was in the way"),
         }
     }
 
