@@ -43,6 +43,12 @@ const OVERLAP: TimeDelta = TimeDelta::seconds(2);
 /// How long nothing may happen before we look whether there is any worker.
 const QUIET: Duration = Duration::from_secs(3);
 
+/// How long the control database takes to answer that was away meanwhile.
+const HANG: Duration = Duration::from_secs(1);
+
+/// How long workers are given to say that they live, once the control database is back from where nobody could.
+const RETURN: Duration = Duration::from_secs(15);
+
 /// How following ended.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -86,6 +92,8 @@ pub(crate) struct Follower {
     stirred: Instant,
     warned: bool,
     away: bool,
+    /// When the control database last answered that had not done so for a while.
+    returned: Option<Instant>,
     /// How the jobs succeeded, as of the last look.
     tally: Tally,
     /// How long to wait for a tenant to be settled.
@@ -131,6 +139,7 @@ impl Follower {
             stirred: Instant::now(),
             warned: false,
             away: false,
+            returned: None,
             tally: Tally::default(),
             patience: None,
             progressed: Instant::now(),
@@ -221,26 +230,27 @@ impl Follower {
 
     async fn look_or_wait(&mut self) -> anyhow::Result<Option<RunView>> {
         match self.look().await {
-            Ok(over) => {
-                if std::mem::take(&mut self.away) {
-                    output::say("The control database is available again");
-                }
-                Ok(over)
-            }
             Err(error) if error.downcast_ref().is_some_and(StoreError::is_away) => {
                 if !std::mem::replace(&mut self.away, true) {
                     output::warning("the control database is unavailable; waiting for it");
                 }
                 Ok(None)
             }
-            Err(error) => Err(error),
+            looked => looked,
         }
     }
 
     /// One look. Some: the run is over.
     async fn look(&mut self) -> anyhow::Result<Option<RunView>> {
         // The run first: what is over by now has all its events by now.
+        let asked = Instant::now();
         let run = control::view_run(&self.pool, self.run).await?;
+        if self.away || asked.elapsed() > HANG {
+            self.returned = Some(Instant::now());
+        }
+        if std::mem::take(&mut self.away) {
+            output::say("The control database is available again");
+        }
         if self.story.is_none() {
             let story = self.begin(&run).await?;
             if let Some(line) = story.opening() {
@@ -254,7 +264,7 @@ impl Follower {
         self.note_progress(&run);
         // What a lost worker held stays as it is where there is no other.
         let is_ending = matches!(run.state, RunState::Halted | RunState::Cancelled);
-        if is_over(&run) || is_ending && view::live_workers(&self.pool).await? == 0 {
+        if is_over(&run) || is_ending && self.has_no_worker().await? {
             // Whatever committed so late that no look saw it.
             self.tell_events(&run, None).await?;
             self.tally = view::tally(&self.pool, self.run).await?;
@@ -264,6 +274,15 @@ impl Follower {
         self.show(&run).await?;
         self.warn_without_worker(&run).await?;
         Ok(None)
+    }
+
+    /// Whether no worker is there, as far as can be told: none can have renewed its lease while the control database was away.
+    async fn has_no_worker(&self) -> Result<bool, StoreError> {
+        Ok(!self.is_back_just_now() && view::live_workers(&self.pool).await? == 0)
+    }
+
+    fn is_back_just_now(&self) -> bool {
+        self.returned.is_some_and(|at| at.elapsed() < RETURN)
     }
 
     /// A tenant that is tried again and again is no progress; a run that is paused makes none, and that is well.
@@ -381,7 +400,8 @@ impl Follower {
 
     /// The most common reason for a run that does not move.
     async fn warn_without_worker(&mut self, run: &RunView) -> anyhow::Result<()> {
-        if self.local || self.warned || run.state != RunState::Running || self.stirred.elapsed() < QUIET {
+        let is_quiet = self.stirred.elapsed() >= QUIET && !self.is_back_just_now();
+        if self.local || self.warned || run.state != RunState::Running || !is_quiet {
             return Ok(());
         }
         self.stirred = Instant::now();

@@ -1,6 +1,6 @@
 //! Postgres goes away in the middle: the control database, or the tenants' server.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use herder::throwaway::Settings;
 use rustix::process::Signal;
@@ -89,6 +89,37 @@ async fn a_control_database_that_goes_away_loses_nothing_of_alembics_plans() {
 }
 
 /// Sessions that were kept after attempts whose end nobody could be told.
+/// No lease was renewed while it was away.
+#[tokio::test]
+async fn whoever_waits_does_not_take_workers_for_gone_once_it_is_back() {
+    let cluster = Cluster::own(Settings::default()).await;
+    let [first] = steps(1).try_into().expect("one");
+    let fleet = Setup::schemas(1)
+        .migrations(Tool::Sql, vec![first.gated()])
+        .control_on(&cluster)
+        .start()
+        .await;
+    let gate = fleet.close_gate().await;
+    let worker = fleet.worker(&["--listen", "127.0.0.1:0"]);
+    let waiting = fleet.start_herder(&["upgrade", "--wait"]);
+    fleet.wait_at_gate(1).await;
+    worker.signal(Signal::STOP);
+    cluster.server().stop_immediate();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    restart(&cluster).await;
+    // As if it took so long to be heard of again.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    worker.signal(Signal::CONT);
+    gate.open().await;
+    let waited = waiting.end().await.expect(0);
+    assert!(
+        !waited.stderr.contains("no worker is running"),
+        "{}",
+        waited.all()
+    );
+    assert_eq!(worker.drain().await, Some(0));
+}
+
 #[tokio::test]
 async fn a_drain_without_a_control_database_closes_what_was_kept() {
     let control = Cluster::own(Settings::default()).await;
