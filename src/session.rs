@@ -25,7 +25,9 @@ mod limits;
 pub mod probe;
 
 use limits::ANSWER_LIMIT;
-pub(crate) use limits::{CLIENT_CHECK, EXIT_GRACE, EXIT_LIMIT, LINGER, SILENCE, asking_settings, own_settings};
+pub(crate) use limits::{
+    CLIENT_CHECK, EXIT_GRACE, EXIT_LIMIT, LINGER, SILENCE, asking_settings, own_settings,
+};
 use probe::{PROBE, Pooled};
 
 /// How long opening a connection may take. A server that does not answer for so long is down, as far as this attempt

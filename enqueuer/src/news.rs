@@ -37,7 +37,7 @@ impl News {
         let hope = first.is_finished() || first.await.unwrap_or(false);
         if !(hope && notifier.tell(self.run).await) {
             output::warning(&format!(
-                "not all notifications about run {} were delivered to the webhook; workers will retry",
+                "not all notifications about run {} were delivered to the webhook; a worker with the same [notify] delivers the rest within the hour",
                 short(&self.run)
             ));
         }

@@ -171,6 +171,11 @@ fn text(occasion: Occasion, run: &RunView, failed: &[String]) -> String {
         (names, more) => format!("{names} and {more} more"),
     };
     let why = format!("`herder status {id} --failed` shows why");
+    let retry = format!("`herder retry {id}` tries again");
+    let again = match run.half_applied {
+        0 => format!("{why}; {retry}"),
+        n => format!("{why}, and what to mend by hand first (half applied: {n}); only then {retry}"),
+    };
     match (occasion, run.state) {
         (Occasion::Start, _) => format!("▶️ Herder started {what}: {tenants}"),
         (Occasion::Halt, _) => format!(
@@ -179,7 +184,7 @@ fn text(occasion: Occasion, run: &RunView, failed: &[String]) -> String {
             run.count(JobState::Succeeded),
         ),
         (Occasion::Finish, RunState::Failed) => format!(
-            "❌ Herder finished {what}: {} of {tenants} failed: {names}. {why}; `herder retry {id}` tries again",
+            "❌ Herder finished {what}: {} of {tenants} failed: {names}. {again}",
             run.count(JobState::Failed),
         ),
         (Occasion::Finish, RunState::Cancelled) => format!(
@@ -229,6 +234,14 @@ mod tests {
             say(Occasion::Start, RunState::Running, &[]),
             say(Occasion::Halt, RunState::Halted, &failed),
             say(Occasion::Finish, RunState::Failed, &failed),
+            text(
+                Occasion::Finish,
+                &RunView {
+                    half_applied: 2,
+                    ..run(RunState::Failed, &some)
+                },
+                &failed,
+            ),
             say(Occasion::Finish, RunState::Cancelled, &failed),
             say(Occasion::Finish, RunState::Succeeded, &[]),
         ];

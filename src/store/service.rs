@@ -47,7 +47,9 @@ pub async fn hold(pool: &PgPool, server: &str, holder: &str, lease: Duration) ->
     Ok(match held {
         None => Service::Unknown,
         Some(row) if row.held => Service::Held {
-            lost: row.before.is_some_and(|before| before != ENDING && before != holder),
+            lost: row
+                .before
+                .is_some_and(|before| before != ENDING && before != holder),
         },
         Some(_) => Service::Taken,
     })

@@ -112,7 +112,8 @@ async fn a_snapshot_in_the_way_of_a_concurrent_index_is_named() {
         .await
         .expect("a table");
     let mut report = fleet.home.begin().await.expect("a transaction");
-    let looks = "set transaction isolation level repeatable read; set local application_name = 'report'; select 1";
+    let looks =
+        "set transaction isolation level repeatable read; set local application_name = 'report'; select 1";
     sqlx::raw_sql(looks)
         .execute(&mut *report)
         .await

@@ -288,7 +288,10 @@ impl Attempt<'_> {
             return;
         }
         let label = self.claim.label().to_string();
-        match session.oldest_in_the_way(failed.statement.as_deref(), &label).await {
+        match session
+            .oldest_in_the_way(failed.statement.as_deref(), &label)
+            .await
+        {
             Ok(found) => *self.in_the_way.lock().unwrap_or_else(PoisonError::into_inner) = found,
             Err(error) => debug!(%error, "Cannot see who was in the way"),
         }
