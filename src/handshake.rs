@@ -49,6 +49,6 @@ pub fn refused(sqlstate: &str, message: &str) -> Option<&'static str> {
         () if message.contains("client certificate") || message.starts_with("certificate auth") => {
             "the server wants a certificate of this very user: `sslcert` and `sslkey` in the URL"
         }
-        () => "check user and password in the URL",
+        () => "check user and password in the URL, and that the role is still valid (VALID UNTIL)",
     })
 }

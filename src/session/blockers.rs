@@ -1,6 +1,6 @@
 //! Who was in the way where a lock was waited for in vain. The server itself names nobody.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use super::{TenantSession, limits::ANSWER_LIMIT};
 use crate::{domain::tenant::PUBLIC, runner::RunnerError};
@@ -22,8 +22,8 @@ const OLDEST: &str = "
         select pid, null, true, true from pg_catalog.pg_stat_activity
         where $4 and datname = pg_catalog.current_database() and backend_xmin is not null
     )
-    select a.pid, coalesce(nullif(a.application_name, ''), a.usename, a.backend_type), coalesce(a.state, ''),
-           extract(epoch from clock_timestamp() - a.xact_start)::float8, locker.relation
+    select a.pid, coalesce(nullif(a.application_name, ''), a.usename, a.backend_type) as who,
+           coalesce(a.state, '') as state, extract(epoch from clock_timestamp() - a.xact_start)::float8 as age, locker.relation
     from locker join pg_catalog.pg_stat_activity a on a.pid = locker.pid
     where a.pid <> pg_catalog.pg_backend_pid() and a.application_name is distinct from $2
     order by locker.own desc, a.xact_start, locker.minor, locker.relation
@@ -53,25 +53,38 @@ impl TenantSession {
                 .await
         };
         let asked = tokio::time::timeout(ANSWER_LIMIT, asking).await;
-        let found: Option<(i32, String, String, Option<f64>, Option<String>)> =
-            asked.map_err(|_| RunnerError::Silent(ANSWER_LIMIT))??;
-        Ok(found.map(|(pid, who, state, age, table)| {
-            let age = age.and_then(|seconds| Duration::try_from_secs_f64(seconds.round()).ok());
-            let age = age.map(|age| format!("its transaction was {} old", humantime::format_duration(age)));
-            let known: Vec<String> = [Some(state).filter(|s| !s.is_empty()), age]
-                .into_iter()
-                .flatten()
-                .collect();
-            let known = if known.is_empty() {
-                String::new()
-            } else {
-                format!(": {}", known.join(", "))
-            };
-            let held = table.map_or_else(
-                || "read from a snapshot of this database".to_owned(),
-                |table| format!("had a lock on {table}"),
-            );
-            format!("pid {pid} (`{who}`{known}) {held} then")
-        }))
+        let found: Option<InTheWay> = asked.map_err(|_| RunnerError::Silent(ANSWER_LIMIT))??;
+        Ok(found.map(|found| found.to_string()))
+    }
+}
+
+/// A transaction that others waited for.
+#[derive(sqlx::FromRow)]
+struct InTheWay {
+    pid: i32,
+    who: String,
+    state: String,
+    /// In seconds.
+    age: Option<f64>,
+    /// What it had a lock on. None: it had a snapshot.
+    relation: Option<String>,
+}
+
+impl fmt::Display for InTheWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pid {} (`{}`", self.pid, self.who)?;
+        let age = self
+            .age
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds.round()).ok());
+        let age = age.map(|age| format!("its transaction was {} old", humantime::format_duration(age)));
+        let state = Some(self.state.clone()).filter(|state| !state.is_empty());
+        let known: Vec<String> = state.into_iter().chain(age).collect();
+        if !known.is_empty() {
+            write!(f, ": {}", known.join(", "))?;
+        }
+        match &self.relation {
+            Some(relation) => write!(f, ") had a lock on {relation} then"),
+            None => write!(f, ") read from a snapshot of this database then"),
+        }
     }
 }

@@ -8,8 +8,12 @@ use std::collections::BTreeMap;
 
 use herder::{
     config::Config,
-    domain::{revision::History, tenant::Tenant},
+    domain::{
+        revision::{Direction, History, Ledger},
+        tenant::{Isolation, Tenant},
+    },
     flow::{context::Context, inspect::OwnUrls, resolve::resolve},
+    runner::RunnerError,
     store::{self, setup::setup_state, view},
 };
 use serde::Serialize;
@@ -144,11 +148,17 @@ async fn migrations(cx: &Context) -> Finding {
         )
         .hint("list them in [runner] `revisions`, or let `history_command` print them"),
         [] => Finding::new(name, Level::Warn, "no migrations found").hint("check the path in [runner]"),
-        [head] => Finding::new(
-            name,
-            Level::Ok,
-            format!("{revisions}, head is {}", named(&history, head)),
-        ),
+        [head] => match unreadable(cx, &history, head).await {
+            Some((level, error)) => Finding {
+                result: level,
+                ..Finding::problem(name, error)
+            },
+            None => Finding::new(
+                name,
+                Level::Ok,
+                format!("{revisions}, head is {}", named(&history, head)),
+            ),
+        },
         heads => Finding::new(
             name,
             Level::Problem,
@@ -156,6 +166,27 @@ async fn migrations(cx: &Context) -> Finding {
         )
         .hint("merge them, or name a revision with --to"),
     }
+}
+
+/// What a person has written that no plan can be made of: a problem in the newest revision, and otherwise one for new tenants only.
+async fn unreadable(cx: &Context, history: &History, head: &str) -> Option<(Level, RunnerError)> {
+    if cx.runner.is_rendered() {
+        return None;
+    }
+    let others = history.revisions().iter().filter(|revision| revision.id != head);
+    let before_it = Ledger {
+        revisions: others.map(|revision| revision.id.clone()).collect(),
+        half: None,
+    };
+    for (before, level) in [(before_it, Level::Problem), (Ledger::default(), Level::Warn)] {
+        let plan = cx
+            .runner
+            .plan(Direction::Upgrade, &before, Some(head), Isolation::Schema);
+        if let Err(error) = plan.await {
+            return Some((level, error));
+        }
+    }
+    None
 }
 
 fn named(history: &History, id: &str) -> String {

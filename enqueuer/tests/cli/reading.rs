@@ -112,6 +112,14 @@ fn check_finds_what_is_wrong() {
     let report = fleet.json(&["check"]);
     assert_eq!(report["ok"], true, "{report}");
     fleet.herder(&["check"]).ok();
+    // No tenant can go over it; once it is not the newest, those behind it can.
+    fleet.migration(3, "insert into t values ('open)", "");
+    let open = "0003_step.up.sql leaves a quote, a comment or a bracket open";
+    let checked = fleet.herder(&["check"]).code(7);
+    assert!(checked.stdout.contains(open), "{checked:?}");
+    fleet.migration(4, "select 1", "");
+    let checked = fleet.herder(&["check"]).ok();
+    assert!(checked.stdout.contains(open), "{checked:?}");
     std::fs::remove_dir_all(fleet.path("migrations")).expect("the removal");
     fleet.herder(&["check"]).code(7);
 }

@@ -325,10 +325,10 @@ async fn look(
                 });
             }
             Some(error) => warnings.push(format!(
-                "the budget of `{}` is {} until a run or `herder budget --set` changes it, as it cannot be asked now: {}",
+                "server `{}` cannot be asked now ({}): its budget is {} until a run or `herder budget --set` changes it",
                 row.name,
-                row.budget,
-                chain(&error)
+                chain(&error),
+                row.budget
             )),
             None => {}
         }
