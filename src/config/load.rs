@@ -277,7 +277,8 @@ fn complaint(section: &str, kind: Option<(&str, &str)>, error: &toml::de::Error)
         (None, Some((tag, _))) if message.starts_with("unknown variant") => Some(tag),
         (Some(path), Some((_, kind))) => path
             .strip_prefix(kind)
-            .map_or(Some(path), |rest| rest.strip_prefix('.')),
+            .and_then(|rest| rest.strip_prefix('.'))
+            .or(Some(path)),
         (path, _) => path,
     };
     match key {
@@ -522,6 +523,11 @@ mod tests {
                 "path = \"tenants.csv\"",
                 "path = 3",
                 "[tenants] `path`: invalid type: integer `3`, expected path string",
+            ),
+            (
+                "kind = \"sql\"",
+                "kind = \"command\"\ncommand = \"x\"",
+                "[runner] `command`: expected a sequence, found a string",
             ),
             (
                 "kind = \"sql\"",

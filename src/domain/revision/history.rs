@@ -61,13 +61,19 @@ impl History {
     /// A history from its revisions, which must come before those that build on them.
     ///
     /// # Errors
-    /// A revision that stands twice, or builds on one that does not come before it.
+    /// A revision that stands twice, builds on one that does not come before it, or has the name of a target.
     pub fn new(revisions: Vec<Revision>, form: LedgerForm) -> Result<Self, HistoryError> {
         let mut index = HashMap::with_capacity(revisions.len());
         for (i, revision) in revisions.iter().enumerate() {
             if let Some(down) = revision.before().find(|d| !index.contains_key(*d)) {
                 return Err(HistoryError::Broken(format!(
                     "revision `{}` builds on `{down}`, which is missing",
+                    revision.id
+                )));
+            }
+            if !matches!(revision.id.parse(), Ok(Target::Revision(_))) {
+                return Err(HistoryError::Broken(format!(
+                    "a revision cannot be called `{}`: as a target, that means another",
                     revision.id
                 )));
             }

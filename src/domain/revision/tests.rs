@@ -14,6 +14,15 @@ fn revision(id: &str, down: &[&str]) -> Revision {
 }
 
 #[test]
+fn no_revision_has_the_name_of_a_target() {
+    for id in ["head", "heads", "base", "+1", "-2"] {
+        let history = History::new(vec![revision(id, &[])], LedgerForm::Heads);
+        assert!(matches!(history, Err(HistoryError::Broken(_))), "{id}");
+    }
+    History::new(vec![revision("head-1", &[])], LedgerForm::Heads).expect("a history");
+}
+
+#[test]
 fn a_half_done_revision_waits_for_a_person_unless_the_way_takes_it_up() {
     let resumes = |directions: &[Direction]| Revision {
         resumes: directions.to_vec(),
