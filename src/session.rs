@@ -216,6 +216,7 @@ impl TenantSession {
             true => RunnerError::Database {
                 sqlstate: NO_PRIVILEGE.into(),
                 message: no_usage(&schema),
+                hint: None,
                 revision: None,
                 statement: None,
                 session_lives: true,

@@ -33,10 +33,12 @@ pub enum RunnerError {
         sqlstate: String,
         /// Its primary message.
         message: String,
+        /// What it says to do about it.
+        hint: Option<Box<str>>,
         /// The revision that was being applied or undone.
         revision: Option<String>,
         /// The statement.
-        statement: Option<String>,
+        statement: Option<Box<str>>,
         /// Whether only the statement ended with it, and not the session: its severity is ERROR.
         session_lives: bool,
     },
@@ -287,6 +289,7 @@ impl RunnerError {
                  tries it again"
                     .into(),
             ),
+            Self::Database { hint: Some(hint), .. } => Some(hint.trim_end_matches('.').to_owned()),
             Self::LedgerMismatch { hint, .. } => Some(hint.clone().unwrap_or_else(|| {
                 "the tool must work on the tenant that it is given, and commit".into()
             })),
@@ -361,7 +364,10 @@ impl RunnerError {
                 revision,
                 statement,
                 ..
-            } => (Some(sqlstate.clone()), revision.clone(), statement.clone()),
+            } => {
+                let statement = statement.as_deref().map(str::to_owned);
+                (Some(sqlstate.clone()), revision.clone(), statement)
+            }
             Self::Tool {
                 sqlstate,
                 revision,
@@ -393,14 +399,16 @@ impl RunnerError {
             Self::Database {
                 sqlstate,
                 message,
+                hint,
                 session_lives,
                 ..
             } => Self::Database {
                 sqlstate,
                 message,
+                hint,
                 session_lives,
                 revision: Some(at_revision.to_owned()),
-                statement: at_statement.map(str::to_owned),
+                statement: at_statement.map(Into::into),
             },
             other => other,
         }
@@ -410,15 +418,17 @@ impl RunnerError {
 impl From<sqlx::Error> for RunnerError {
     fn from(error: sqlx::Error) -> Self {
         match error {
-            sqlx::Error::Database(e) => Self::Database {
-                sqlstate: e.code().unwrap_or_default().into_owned(),
-                message: e.message().to_owned(),
-                revision: None,
-                statement: None,
-                session_lives: e
-                    .try_downcast_ref::<PgDatabaseError>()
-                    .is_some_and(|e| e.severity() == PgSeverity::Error),
-            },
+            sqlx::Error::Database(e) => {
+                let told = e.try_downcast_ref::<PgDatabaseError>();
+                Self::Database {
+                    sqlstate: e.code().unwrap_or_default().into_owned(),
+                    message: e.message().to_owned(),
+                    hint: told.and_then(|e| e.hint()).map(Into::into),
+                    revision: None,
+                    statement: None,
+                    session_lives: told.is_some_and(|e| e.severity() == PgSeverity::Error),
+                }
+            }
             sqlx::Error::RowNotFound
             | sqlx::Error::TypeNotFound { .. }
             | sqlx::Error::ColumnIndexOutOfBounds { .. }

@@ -93,6 +93,23 @@ async fn a_lock_that_is_held_for_ever_fails_its_tenant(tool: Tool) {
     fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
 }
 
+#[tokio::test]
+async fn what_the_server_says_to_do_is_recorded() {
+    let [step] = steps(1).try_into().expect("one");
+    let raise = "do $$ begin raise exception 'not now' using hint = 'Ask the DBA.'; end $$";
+    let fleet = Setup::schemas(1)
+        .migrations(Tool::Sql, vec![step.then(raise)])
+        .start()
+        .await;
+    fleet.herder(&["upgrade", "--local", "1"]).await.expect(4);
+    let job = fleet.job("t001").await;
+    assert_eq!(
+        (&job["error"]["message"], &job["error"]["hint"]),
+        (&"not now".into(), &"Ask the DBA".into()),
+        "{job:#}"
+    );
+}
+
 /// It has no lock on anything of the tenant's: an index that is built concurrently waits for every older snapshot.
 #[tokio::test]
 async fn a_snapshot_in_the_way_of_a_concurrent_index_is_named() {

@@ -1,6 +1,6 @@
 //! `herder upgrade` and `herder downgrade`: the start of a run.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::ControlFlow};
 
 use herder::{
     config::RunnerConfig,
@@ -98,39 +98,9 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
     };
     // One from here to the end: what comes between two who listen must not be lost.
     let mut interrupts = Interrupts::new()?;
-    let enqueued = loop {
-        // Again after each wait: the run in front may have changed what there is to undo.
-        if direction == Direction::Downgrade
-            && !args.yes
-            && let Some(exit) = unconfirmed(&cx, &request, &mut interrupts).await?
-        {
-            output::say(NOT_STARTED);
-            return Ok(exit);
-        }
-        let (span, trace) = traced(&request);
-        request.trace = Some(trace);
-        let making = enqueue::enqueue(&cx, &request).instrument(span.clone());
-        match super::unless_interrupted(&cx, &mut interrupts, making).await {
-            Ok(enqueued) => {
-                span.record("run.id", field::display(enqueued.run));
-                break enqueued;
-            }
-            Err(EnqueueError::Stopped) => {
-                output::say(NOT_STARTED);
-                return Ok(Exit::Interrupted);
-            }
-            Err(EnqueueError::Overlap { run, places }) if args.queue => {
-                let patience = args.follow.stall_timeout;
-                let other = (run, places);
-                let ended =
-                    queue::wait_behind(&cx.pool, other, patience, &mut interrupts, &setting.config_args())
-                        .await?;
-                if let Some(exit) = ended {
-                    return Ok(exit);
-                }
-            }
-            Err(error) => return Err(cannot(&cx, CANNOT_START, Some(direction), error).await),
-        }
+    let enqueued = match make(setting, &cx, &mut request, &args, &mut interrupts).await? {
+        ControlFlow::Continue(enqueued) => enqueued,
+        ControlFlow::Break(exit) => return Ok(exit),
     };
     let news = News::of(&cx.config.notify, &cx.pool, enqueued.run);
     announce(&enqueued, direction);
@@ -167,6 +137,48 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
     match printed {
         Err(error) if !is_broken_pipe(&error) => unprinted(run, error, exit, &config_args),
         _ => Ok(exit),
+    }
+}
+
+/// Makes the run, once it is confirmed and, with `--queue`, nobody is in its way. Break: none was made, and the command ends.
+async fn make(
+    setting: &Setting,
+    cx: &Context,
+    request: &mut Request,
+    args: &Start,
+    interrupts: &mut Interrupts,
+) -> anyhow::Result<ControlFlow<Exit, Enqueued>> {
+    loop {
+        // Again after each wait: the run in front may have changed what there is to undo.
+        if request.direction == Direction::Downgrade
+            && !args.yes
+            && let Some(exit) = unconfirmed(cx, request, interrupts).await?
+        {
+            output::say(NOT_STARTED);
+            return Ok(ControlFlow::Break(exit));
+        }
+        let (span, trace) = traced(request);
+        request.trace = Some(trace);
+        let making = enqueue::enqueue(cx, request).instrument(span.clone());
+        match super::unless_interrupted(cx, interrupts, making).await {
+            Ok(enqueued) => {
+                span.record("run.id", field::display(enqueued.run));
+                return Ok(ControlFlow::Continue(enqueued));
+            }
+            Err(EnqueueError::Stopped) => {
+                output::say(NOT_STARTED);
+                return Ok(ControlFlow::Break(Exit::Interrupted));
+            }
+            Err(EnqueueError::Overlap { run, places }) if args.queue => {
+                let patience = args.follow.stall_timeout;
+                let config_args = setting.config_args();
+                let waited = queue::wait_behind(&cx.pool, (run, places), patience, interrupts, &config_args);
+                if let Some(exit) = waited.await? {
+                    return Ok(ControlFlow::Break(exit));
+                }
+            }
+            Err(error) => return Err(cannot(cx, CANNOT_START, Some(request.direction), error).await),
+        }
     }
 }
 

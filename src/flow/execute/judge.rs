@@ -47,8 +47,8 @@ impl Attempt<'_> {
             FailureClass::Transient if claim.failures + 1 >= limits.max_attempts => {
                 let tries = claim.failures + 1;
                 let tried = format!("it was tried {tries} times; `herder retry` tries again");
-                let hint: Vec<String> = self.in_the_way().into_iter().chain([tried]).collect();
-                recorded.hint.get_or_insert(hint.join("; "));
+                let said = recorded.hint.take().into_iter().chain(self.in_the_way());
+                recorded.hint = Some(said.chain([tried]).collect::<Vec<_>>().join("; "));
                 Some(Settlement::Failed(recorded))
             }
             FailureClass::Transient => {

@@ -52,6 +52,24 @@ async fn the_databases_own_errors_come_back_with_sqlstate_statement_and_revision
 }
 
 #[tokio::test]
+async fn what_the_server_says_to_do_comes_back() {
+    let mut process = warm().await;
+    for (scheme, env) in DRIVERS {
+        let database = Database::new().await;
+        let body =
+            "op.execute(\"do $$ begin raise exception 'not now' using hint = 'Ask the DBA.'; end $$\")";
+        let project = Handmade::new(env).revision("a", None, body);
+        let tenant = Tenant::new(&database.url).scheme(scheme);
+        let error = tool(process.migrate(&project.project(), &tenant.up()).await);
+        assert_eq!(
+            (error.message.as_str(), error.hint.as_deref()),
+            ("not now", Some("Ask the DBA")),
+            "{scheme}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn an_index_that_was_broken_off_is_not_taken_for_a_good_one() {
     let mut process = warm().await;
     for (scheme, env) in DRIVERS {

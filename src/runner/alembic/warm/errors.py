@@ -80,7 +80,8 @@ def database_failure(chain, run):
     stumbled = message.startswith("cannot switch to state")
     lost = sqlstate is None and (stumbled or isinstance(error, (OperationalError, InterfaceError)))
     kind = "connect" if lost else "database"
-    return Failure(kind, message, database_hint(message), sqlstate, cut(statement), run.step)
+    hint = database_hint(message) or next(filter(None, map(server_hint, reversed(below))), None)
+    return Failure(kind, message, hint, sqlstate, cut(statement), run.step)
 
 
 def sqlstate_of(error):
@@ -115,6 +116,15 @@ def primary_message(error):
         lines = [line for line in str(error).splitlines() if line.strip()]
         return one_line(next((line for line in lines if "FATAL" in line), lines[0])) if lines else None
     return None
+
+
+def server_hint(error):
+    """What the server says to do about it. Drivers keep that apart, as they do the message."""
+    orig = getattr(error, "orig", None) or error
+    said = getattr(getattr(orig, "diag", None), "message_hint", None) or fields_of(orig).get("H")
+    if type(orig).__module__.startswith("asyncpg"):
+        said = getattr(orig, "hint", None)
+    return one_line(said).rstrip(".") if isinstance(said, str) else None
 
 
 # libpq hands a refused connection over as text only. Clients and servers that speak another language stay `connect`.
