@@ -58,7 +58,7 @@ fn part(group: &Group) -> String {
 fn heading(step: &Step, number: usize, steps: usize) -> String {
     let place = match step.transactional {
         true => "in a transaction",
-        false => "outside a transaction, statement by statement",
+        false => "outside a transaction",
     };
     match step.revisions.as_slice() {
         [] => format!("step {number} of {steps}, {place}"),
