@@ -1,10 +1,12 @@
-//! Reading the ledgers of a whole fleet: in batches, over one connection to each server at a time.
+//! Reading the ledgers of a whole fleet: schemas in batches over one connection, databases some at a time.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use futures_util::{StreamExt, stream};
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::{
@@ -20,7 +22,7 @@ use crate::{
         service::{Service, on_each_server},
     },
     runner::{LedgerTable, RunnerError, Subject, as_applied},
-    session::{TenantSession, quote},
+    session::{EXIT_GRACE, EXIT_LIMIT, TenantSession, quote},
     store::StoreError,
 };
 
@@ -32,14 +34,20 @@ pub(super) const BATCH: usize = 200;
 /// 100,000 of them would take a gigabyte of the tenants' server.
 const RECYCLE: usize = 5_000;
 
+/// How many slots of a server are borrowed at most, to read so many more databases at a time.
+const BORROWED: usize = 7;
+
+/// How often a full server is asked again: a closed session may still count against the role's limit.
+const REFUSALS: u32 = 3;
+
 /// How long a server may take to send a tenant away, and be asked for the next one all the same.
 const SLOW: Duration = Duration::from_secs(1);
 
 /// What was read of one tenant.
 pub type Read = Result<Ledger, RunnerError>;
 
-/// Reads the ledger of every tenant, in the given order. Servers are read side by side, each over one connection at a
-/// time, which counts against its budget. What cannot be read says why; it holds nobody else back.
+/// Reads the ledger of every tenant, in the given order. Servers are read side by side, each over connections that count
+/// against its budget. What cannot be read says why; it holds nobody else back.
 ///
 /// # Errors
 /// The control database fails.
@@ -81,7 +89,7 @@ pub(super) fn in_order(tenants: usize, reads: Vec<(usize, Read)>) -> Vec<Read> {
 /// The URLs of tenants that came with one, by tenant id. They are kept no longer than the command takes.
 pub type OwnUrls = HashMap<String, crate::secret::Secret>;
 
-/// The members of one server, database by database.
+/// The members of one server, database by database, and some databases at a time where there are slots to spare.
 pub(super) async fn inspect_server(
     cx: &Context,
     service: &Service,
@@ -100,86 +108,104 @@ pub(super) async fn inspect_server(
             .or_default()
             .push(i);
     }
-    let mut read = Vec::with_capacity(members.len());
-    let mut opener = Opener {
+    let at_once = 1 + service
+        .borrow(databases.len().saturating_sub(1).min(BORROWED))
+        .await;
+    let opener = Opener {
         cx,
         service,
-        down: HashMap::new(),
+        is_one_of_many: databases.len() > 1,
+        down: Mutex::default(),
     };
-    for ((_, alone), members) in databases {
+    let opener = &opener;
+    let reads = databases.into_iter().map(|((_, alone), members)| async move {
         let first = &tenants[members[0]];
-        let url = match cx
-            .servers
-            .url_for(&first.place, own_urls.get(&first.id).filter(|_| first.own_url))
-        {
-            Ok(url) => url,
-            Err(e) => {
-                let error = RunnerError::Connection(chain(&e));
-                read.extend(members.into_iter().map(|i| (i, Err(error.clone()))));
-                continue;
-            }
+        let own_url = own_urls.get(&first.id).filter(|_| first.own_url);
+        let ledgers = match cx.servers.url_for(&first.place, own_url) {
+            Err(e) => vec![Err(RunnerError::Connection(chain(&e))); members.len()],
+            Ok(url) => match (alone, cx.runner.ledger_table()) {
+                (None, Some(table)) => {
+                    let schemas: Vec<&str> = members
+                        .iter()
+                        .filter_map(|&i| tenants[i].place.schema.as_deref())
+                        .collect();
+                    read_schemas(opener, first, &url, &schemas, &table).await
+                }
+                _ => vec![read_alone(opener, first, &url).await; members.len()],
+            },
         };
-        match (alone, cx.runner.ledger_table()) {
-            (None, Some(table)) => {
-                let schemas: Vec<&str> = members
-                    .iter()
-                    .filter_map(|&i| tenants[i].place.schema.as_deref())
-                    .collect();
-                let ledgers = read_schemas(&mut opener, first, &url, &schemas, &table).await;
-                read.extend(members.into_iter().zip(ledgers));
-            }
-            _ => {
-                let ledger = read_alone(&mut opener, first, &url).await;
-                read.extend(members.into_iter().map(|i| (i, ledger.clone())));
-            }
-        }
-    }
-    read
+        members.into_iter().zip(ledgers).collect::<Vec<_>>()
+    });
+    let reads: Vec<_> = stream::iter(reads).buffer_unordered(at_once).collect().await;
+    reads.into_iter().flatten().collect()
 }
 
-/// Opens the sessions of an inspection, one at a time.
+/// Opens the sessions of an inspection.
 struct Opener<'a> {
     cx: &'a Context,
     service: &'a Service,
+    /// Whether another session takes the place of each as soon as it is closed.
+    is_one_of_many: bool,
     /// What is down, by host and port, and why.
-    down: HashMap<String, RunnerError>,
+    down: Mutex<HashMap<String, RunnerError>>,
 }
 
 impl Opener<'_> {
     /// A server that does not answer is not asked again for each of its thousand tenants, whatever their URLs. One that
     /// fails at once is: it may mean this tenant alone, and costs nothing.
-    async fn open(&mut self, url: &DatabaseUrl, place: &Place) -> Result<TenantSession, RunnerError> {
-        if let Some(error) = self.down.get(&url.address()) {
+    async fn open(&self, url: &DatabaseUrl, place: &Place) -> Result<TenantSession, RunnerError> {
+        if let Some(error) = self.down().get(&url.address()) {
             return Err(error.clone());
         }
+        self.service.be_sure().await?;
         let label = Errand::Inspect.label(&self.cx.mark);
         let since = Instant::now();
-        let opened = TenantSession::open(url, place, &label, &self.cx.config.limits, &[]).await;
+        let mut opened = TenantSession::open(url, place, &label, &self.cx.config.limits, &[]).await;
+        for _ in 0..REFUSALS {
+            if !matches!(&opened, Err(error) if error.to_job_error().is_backpressure()) {
+                break;
+            }
+            tokio::time::sleep(EXIT_LIMIT).await;
+            opened = TenantSession::open(url, place, &label, &self.cx.config.limits, &[]).await;
+        }
         if let Err(error @ RunnerError::Connection(_)) = &opened
             && since.elapsed() > SLOW
         {
-            self.down.insert(url.address(), error.clone());
+            self.down().insert(url.address(), error.clone());
         }
         let mut session = opened?;
         self.service.clear(session.connection()).await?;
         Ok(session)
     }
+
+    /// A session was closed.
+    async fn closed(&self) {
+        if self.is_one_of_many {
+            tokio::time::sleep(EXIT_GRACE).await;
+        }
+    }
+
+    fn down(&self) -> MutexGuard<'_, HashMap<String, RunnerError>> {
+        self.down.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// One tenant over a connection of its own.
-async fn read_alone(opener: &mut Opener<'_>, tenant: &Tenant, url: &DatabaseUrl) -> Read {
+async fn read_alone(opener: &Opener<'_>, tenant: &Tenant, url: &DatabaseUrl) -> Read {
     let session = opener.open(url, &tenant.place).await?;
     let subject = Subject {
         tenant: &tenant.id,
         place: &tenant.place,
         url,
     };
-    opener.cx.runner.look(session, subject).await
+    let read = opener.cx.runner.look(session, subject).await;
+    opener.closed().await;
+    read
 }
 
 /// Many schemas of one database, over one connection after another.
 async fn read_schemas(
-    opener: &mut Opener<'_>,
+    opener: &Opener<'_>,
     first: &Tenant,
     url: &DatabaseUrl,
     schemas: &[&str],
@@ -211,6 +237,7 @@ async fn read_schemas(
             Err(e) => read.resize(read.len() + part.len(), Err(e)),
         }
         session.close().await;
+        opener.closed().await;
     }
     read
 }

@@ -35,7 +35,7 @@ use crate::{
     store::{
         self, StoreError,
         job::{self, Rescued},
-        run, server,
+        run, server, service,
         slot::{self, Suspect},
         worker,
     },
@@ -186,6 +186,9 @@ impl Keeper {
             for suspect in suspects.unwrap_or_default() {
                 servers.entry(suspect.server.clone()).or_default().push(suspect);
             }
+            for server in service::abandoned(&self.cx.pool).await.unwrap_or_default() {
+                servers.entry(server).or_default();
+            }
             for (server, suspects) in servers {
                 if busy.len() < SERVERS_AT_ONCE && !busy.contains_key(&server) {
                     let keeper = Arc::clone(&self);
@@ -215,6 +218,13 @@ impl Keeper {
         let Some(service) = Service::try_acquire(&self.cx, server).await? else {
             return Ok(());
         };
+        if suspects.is_empty() {
+            // What a lost process has borrowed is freed by whoever connects in its place.
+            match self.connect(&service, server, &suspects).await {
+                Ok(connection) => drop(connection.close().await),
+                Err(error) => debug!(server, %error, "Cannot free what a lost process has borrowed yet"),
+            }
+        }
         // A tenant with a URL of its own may come as another role, whose sessions nobody else may end.
         let mut roles: BTreeMap<Option<String>, Vec<Suspect>> = BTreeMap::new();
         for suspect in suspects {

@@ -1,12 +1,18 @@
 //! The service connection of a server: the one of its budget that belongs to no job. Inspection, proofs,
-//! rehearsals and reclaim take turns at it; whoever holds it may connect once.
+//! rehearsals and reclaim take turns at it; whoever holds it may connect once, and more often with slots that it borrows.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use futures_util::{StreamExt, stream};
 use sqlx::{Connection, PgConnection, PgPool};
-use tokio::task::JoinHandle;
-use tracing::{info, warn};
+use tokio::{sync::watch, task::JoinHandle};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::context::Context;
@@ -57,8 +63,12 @@ pub struct Service {
     mark: String,
     server: String,
     holder: String,
-    /// Whether the one before was lost, and its session may still be there.
+    /// Whether the one before was lost, and its sessions may still be there.
     inherited: bool,
+    /// Until when nobody else can have it. None: there is nobody to share it with.
+    sure_until: watch::Receiver<Option<Instant>>,
+    /// How many slots are borrowed.
+    borrowed: Arc<AtomicI64>,
     renewal: JoinHandle<()>,
 }
 
@@ -93,19 +103,30 @@ impl Service {
     pub async fn try_acquire(cx: &Context, server: &str) -> Result<Option<Self>, StoreError> {
         let pool = &cx.pool;
         let holder = Uuid::new_v4().simple().to_string();
-        let inherited = match service::hold(pool, server, &holder, LEASE).await? {
+        let asked = Instant::now();
+        let (inherited, sure_until) = match service::hold(pool, server, &holder, LEASE).await? {
             service::Service::Taken => return Ok(None),
-            service::Service::Held { lost } => lost,
-            service::Service::Unknown => false,
+            service::Service::Held { lost, .. } => (lost, Some(asked + LEASE)),
+            service::Service::Unknown => (false, None),
         };
-        let renewal = tokio::spawn(renew(pool.clone(), server.to_owned(), holder.clone()));
+        let (tell, sure_until) = watch::channel(sure_until);
+        let borrowed = Arc::new(AtomicI64::new(0));
+        let renewal = Renewal {
+            pool: pool.clone(),
+            server: server.to_owned(),
+            holder: holder.clone(),
+            borrowed: Arc::clone(&borrowed),
+            tell,
+        };
         Ok(Some(Self {
             pool: pool.clone(),
             mark: cx.mark.clone(),
             server: server.to_owned(),
             holder,
             inherited,
-            renewal,
+            sure_until,
+            borrowed,
+            renewal: tokio::spawn(renewal.run()),
         }))
     }
 
@@ -133,31 +154,71 @@ impl Service {
         Ok(connection)
     }
 
-    /// Ends the session of a holder that was lost, on a connection to that server: ours took its place in the budget. Only one
+    /// Borrows slots for so many more sessions at a time, as far as there are any to spare. Where it cannot, one does.
+    pub(super) async fn borrow(&self, most: usize) -> usize {
+        if most == 0 || self.inherited || self.sure_until.borrow().is_none() {
+            return 0;
+        }
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let borrowed = service::borrow(&self.pool, &self.server, &self.holder, most).await;
+        let borrowed = borrowed.unwrap_or_default();
+        self.borrowed.store(borrowed, Ordering::Relaxed);
+        usize::try_from(borrowed).unwrap_or_default()
+    }
+
+    /// Waits until it is held beyond doubt, which a control database that is away can put off. To be asked before a session is
+    /// opened by who opens many.
+    ///
+    /// # Errors
+    /// It was lost.
+    pub(super) async fn be_sure(&self) -> Result<(), RunnerError> {
+        let mut sure_until = self.sure_until.clone();
+        let is_sure = |until: &Option<Instant>| until.is_none_or(|until| Instant::now() < until);
+        let sure = sure_until.wait_for(is_sure).await;
+        let lost = || format!("this process lost its turn at server `{}`", self.server);
+        sure.map(|_| ()).map_err(|_| RunnerError::ControlDatabase(lost()))
+    }
+
+    /// Ends the sessions of a holder that was lost, on a connection to that server: ours took their place in the budget. Only those
     /// with this fleet's mark: sessions without it are another's, or those of an older Herder, which their own limits end.
     ///
     /// # Errors
-    /// The connection broke.
+    /// The connection broke, or a session does not end.
     pub async fn clear(&self, connection: &mut PgConnection) -> Result<(), RunnerError> {
         if !self.inherited {
             return Ok(());
         }
+        let labels = Errand::ALL.map(|errand| errand.label(&self.mark));
         sqlx::query(
             "select pg_terminate_backend(pid, 3000) from pg_stat_activity
              where application_name = any($1) and usename = current_user and pid <> pg_backend_pid()",
         )
-        .bind(Errand::ALL.map(|errand| errand.label(&self.mark)))
+        .bind(&labels)
         .persistent(false)
-        .execute(connection)
+        .execute(&mut *connection)
         .await?;
+        // Those of another role are ended by their own limits.
+        let is_clear: bool = sqlx::query_scalar(
+            "select not exists (select from pg_stat_activity where application_name = any($1) and pid <> pg_backend_pid())",
+        )
+        .bind(&labels)
+        .persistent(false)
+        .fetch_one(connection)
+        .await?;
+        if is_clear && let Err(error) = service::free_lost(&self.pool, &self.server, &self.holder).await {
+            debug!(%error, "Cannot free what a lost process has borrowed yet");
+        }
         Ok(())
     }
 
-    /// Gives it back. Its session must be closed, and has a moment to go before anybody gets it.
+    /// Gives it back. Its sessions must be closed, and have a moment to go before anybody gets their place.
     pub async fn release(self) {
+        if self.borrowed.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(EXIT_LIMIT).await;
+        }
         self.renewal.abort();
         if let Err(error) = service::release(&self.pool, &self.server, &self.holder, EXIT_LIMIT).await {
-            tracing::debug!(%error, "Cannot give back a service connection; its lease will expire");
+            debug!(%error, "Cannot give back a service connection; its lease will expire");
         }
     }
 }
@@ -168,19 +229,37 @@ impl Drop for Service {
     }
 }
 
-async fn renew(pool: PgPool, server: String, holder: String) {
-    loop {
-        tokio::time::sleep(RENEWAL).await;
-        match service::hold(&pool, &server, &holder, LEASE).await {
-            Ok(service::Service::Taken) => {
-                warn!(
-                    server,
-                    "Lost the service connection of `{server}`: this process did not renew it in time"
-                );
-                return;
+/// What keeps a hold from running out.
+struct Renewal {
+    pool: PgPool,
+    server: String,
+    holder: String,
+    borrowed: Arc<AtomicI64>,
+    tell: watch::Sender<Option<Instant>>,
+}
+
+impl Renewal {
+    /// Until the hold is lost.
+    async fn run(self) {
+        loop {
+            tokio::time::sleep(RENEWAL).await;
+            let (asked, lent) = (Instant::now(), self.borrowed.load(Ordering::Relaxed));
+            match service::hold(&self.pool, &self.server, &self.holder, LEASE).await {
+                // A control database that has forgotten what it lent has gone back in time.
+                Ok(service::Service::Held { borrowed, .. }) if borrowed >= lent => {
+                    let _ = self.tell.send(Some(asked + LEASE));
+                }
+                Ok(service::Service::Unknown) => {}
+                Ok(_) => {
+                    let server = &self.server;
+                    warn!(
+                        server,
+                        "Lost the service connection of `{server}`: this process did not renew it in time"
+                    );
+                    return;
+                }
+                Err(error) => debug!(%error, "Cannot renew the hold of a service connection yet"),
             }
-            Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "Cannot renew the hold of a service connection yet"),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Who holds a server's service connection: the one of its budget that belongs to no job. The row is the lease.
+//! Who holds a server's service connection: the one of its budget that belongs to no job. The row is the lease, also of the slots that
+//! its holder has borrowed.
 
 use std::time::Duration;
 
@@ -14,8 +15,10 @@ const ENDING: &str = "";
 pub enum Service {
     /// It is the asker's.
     Held {
-        /// Whether the one before never gave it back: its session may still be there.
+        /// Whether the one before never gave it back, or what it borrowed: its sessions may still be there.
         lost: bool,
+        /// How many slots the asker has borrowed.
+        borrowed: i64,
     },
     /// Somebody else holds it.
     Taken,
@@ -36,8 +39,14 @@ pub async fn hold(pool: &PgPool, server: &str, holder: &str, lease: Duration) ->
              set service_holder = $2, service_until = now() + $3::float8 * interval '1 second'
              where name = $1 and (service_until is null or service_until < now() or service_holder = $2)
              returning name
+           ),
+           borrowed as (
+             select count(*) filter (where worker = $2) as ours, count(*) filter (where worker <> $2) as others
+             from herder.slot where server = $1 and purpose = 'service'
            )
-           select before.service_holder as before, exists (select from held) as "held!" from before"#,
+           select before.service_holder as before, exists (select from held) as "held!",
+                  borrowed.ours as "ours!", borrowed.others as "others!"
+           from before, borrowed"#,
         server,
         holder,
         lease.as_secs_f64(),
@@ -47,21 +56,89 @@ pub async fn hold(pool: &PgPool, server: &str, holder: &str, lease: Duration) ->
     Ok(match held {
         None => Service::Unknown,
         Some(row) if row.held => Service::Held {
-            lost: row
-                .before
-                .is_some_and(|before| before != ENDING && before != holder),
+            lost: row.others > 0
+                || row
+                    .before
+                    .is_some_and(|before| before != ENDING && before != holder),
+            borrowed: row.ours,
         },
         Some(_) => Service::Taken,
     })
 }
 
-/// Gives it back, if it is still the holder's. Nobody gets it before `grace` is over, in which its session ends.
+/// Borrows free slots of the server, at most so many and half of those that there are: others need some, too. Returns how many.
+///
+/// # Errors
+/// The control database fails. Some may be borrowed then, until [`release`].
+pub async fn borrow(pool: &PgPool, server: &str, holder: &str, most: i64) -> Result<i64, StoreError> {
+    let done = sqlx::query!(
+        "with room as (
+           select job_slots, count(*) filter (where worker is null and number <= job_slots) as free,
+                  -- As a claim has it: while a lowered budget drains, each slot above it that is taken uses up a free one below.
+                  count(*) filter (where worker is not null and number > job_slots) as above
+           from herder.server join herder.slot on slot.server = name
+           where name = $1 and service_holder = $2
+           group by job_slots
+         ),
+         free as (
+           select slot.server, slot.number from herder.slot join room on number <= job_slots
+           where server = $1 and worker is null
+           order by number desc
+           offset (select above from room) limit (select greatest(0, least($3, (free - above) / 2)) from room)
+           -- SKIP LOCKED: what a claim is just taking is not free.
+           for update of slot skip locked
+         )
+         update herder.slot set worker = $2, purpose = 'service', taken_at = now()
+         from free where slot.server = free.server and slot.number = free.number",
+        server,
+        holder,
+        most,
+    );
+    let borrowed = done.execute(pool).await?.rows_affected();
+    Ok(i64::try_from(borrowed).unwrap_or(i64::MAX))
+}
+
+/// Frees what holders before this one have borrowed and not given back, once none of their sessions is left.
+///
+/// # Errors
+/// The control database fails.
+pub async fn free_lost(pool: &PgPool, server: &str, holder: &str) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update herder.slot set worker = null, purpose = null, taken_at = null
+         where server = $1 and purpose = 'service' and worker <> $2
+           and exists (select from herder.server where name = $1 and service_holder = $2)",
+        server,
+        holder,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// The servers of which slots are borrowed by who does not hold their service connection any more.
+///
+/// # Errors
+/// The control database fails.
+pub async fn abandoned(pool: &PgPool) -> Result<Vec<String>, StoreError> {
+    let servers = sqlx::query_scalar!(
+        "select distinct server.name from herder.slot join herder.server on server.name = slot.server
+         where slot.purpose = 'service' and (service_until < now() or service_holder is distinct from slot.worker)"
+    );
+    Ok(servers.fetch_all(pool).await?)
+}
+
+/// Gives it back with all that was borrowed, if it is still the holder's. Nobody gets it before `grace` is over, in which its session
+/// ends.
 ///
 /// # Errors
 /// The control database fails: the lease runs out by itself.
 pub async fn release(pool: &PgPool, server: &str, holder: &str, grace: Duration) -> Result<(), StoreError> {
     sqlx::query!(
-        "update herder.server set service_holder = $3, service_until = now() + $4::float8 * interval '1 second'
+        "with borrowed as (
+           update herder.slot set worker = null, purpose = null, taken_at = null
+           where server = $1 and purpose = 'service' and worker = $2
+         )
+         update herder.server set service_holder = $3, service_until = now() + $4::float8 * interval '1 second'
          where name = $1 and service_holder = $2",
         server,
         holder,

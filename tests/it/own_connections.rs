@@ -3,7 +3,10 @@
 
 use sqlx::{Connection, PgConnection};
 
-use crate::fleet::{Cluster, Fleet, Setup, Tool, ask, steps};
+use crate::{
+    fleet::{Cluster, Fleet, Setup, Tool, ask, steps},
+    sampler::Sampler,
+};
 use herder::throwaway::Settings;
 
 /// The most sessions of workers and of what they do, at one moment of many, until `over` says so. Those of a worker at
@@ -207,6 +210,81 @@ async fn a_connection_serves_one_tenant_after_the_other_and_brings_nothing_along
     )
     .await;
     assert_eq!(locks, 0);
+}
+
+/// Databases on a server of their own that a run has made known, and a budget of six for attempts.
+async fn databases(cluster: &std::sync::Arc<Cluster>, tenants: usize) -> Fleet {
+    let fleet = Setup::databases(tenants)
+        .migrations(Tool::Sql, steps(1))
+        .on(cluster)
+        .set("servers.main.budget", 7)
+        .start()
+        .await;
+    fleet.herder(&["upgrade", "--local", "4"]).await.expect(0);
+    fleet
+}
+
+const BORROWED: &str = "select count(*) from herder.slot where purpose = 'service'";
+
+#[tokio::test]
+async fn databases_are_read_side_by_side_within_the_budget() {
+    let cluster = Cluster::own(Settings::default()).await;
+    let fleet = databases(&cluster, 30).await;
+    // Again by attempts, while others read.
+    fleet
+        .herder(&["downgrade", "--to", "base", "--yes"])
+        .await
+        .expect(0);
+    let sampler = Sampler::start(cluster.url("postgres"));
+    let worker = fleet.worker(&["--concurrency", "4"]);
+    let mut most = 0;
+    for _ in 0..3 {
+        let reading = fleet.start_herder(&["tenants", "--revisions", "--output-format", "json"]);
+        let read = reading.end();
+        tokio::pin!(read);
+        let read = loop {
+            tokio::select! {
+                read = &mut read => break read,
+                borrowed = fleet.ask::<i64>(BORROWED) => most = most.max(borrowed),
+            }
+        };
+        let tenants = read.expect(0).json()["tenants"].as_array().map(Vec::len);
+        assert_eq!(tenants, Some(30));
+    }
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    let seen = sampler.end();
+    assert!((1..=3).contains(&most), "{most} slots were borrowed");
+    assert!(seen.most.len() <= 7, "{seen:#?}");
+    assert_eq!(worker.drain().await, Some(0));
+    assert_eq!(fleet.slots().await, 0);
+}
+
+#[tokio::test]
+async fn what_a_killed_command_has_borrowed_is_freed_by_a_worker() {
+    let cluster = Cluster::own(Settings::default()).await;
+    let fleet = databases(&cluster, 8).await;
+    let pool = fleet.pool(fleet.tenants[0].database.as_deref().expect("a database"));
+    let mut busy = pool.begin().await.expect("a transaction");
+    sqlx::raw_sql("lock table _sqlx_migrations")
+        .execute(&mut *busy)
+        .await
+        .expect("a lock");
+    let reading = fleet.start_herder(&["tenants", "--revisions"]);
+    fleet
+        .wait_until("it waits for a ledger", async || {
+            let waits = "select count(*) from pg_locks where not granted";
+            ask::<i64>(&pool, waits).await > 0
+        })
+        .await;
+    assert!(fleet.ask::<i64>(BORROWED).await > 0);
+    reading.kill().await;
+    let worker = fleet.worker(&[]);
+    fleet
+        .wait_until("what it had is free", async || fleet.slots().await == 0)
+        .await;
+    let sessions = "select count(*) from pg_stat_activity where application_name like 'herder/inspect/%'";
+    assert_eq!(ask::<i64>(&pool, sessions).await, 0);
+    assert_eq!(worker.drain().await, Some(0));
 }
 
 /// In its first lease it may judge nobody, and has other things to do. It has the connection of the claims, too, and must not wait
