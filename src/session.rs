@@ -121,7 +121,8 @@ impl TenantSession {
         Ok(self.defaults.as_ref() == Some(wanted))
     }
 
-    /// The same, but unqualified names mean nothing yet: each message must say for itself which schema it is about.
+    /// Connects like [`open`](Self::open), but unqualified names mean nothing yet: each message must say for itself which schema it is
+    /// about.
     ///
     /// # Errors
     /// The server cannot be reached or refuses.

@@ -17,6 +17,15 @@ pub enum RunnerConfig {
 }
 
 impl RunnerConfig {
+    /// The word for its kind, as in the config and in a run's row.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Alembic(_) => "alembic",
+            Self::Sql(_) => "sql",
+            Self::Command(_) => "command",
+        }
+    }
+
     /// Schemas to search after the tenant's own.
     pub fn extra_search_path(&self) -> &[String] {
         match self {

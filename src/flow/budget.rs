@@ -148,7 +148,7 @@ pub struct Survey {
     pub closed: Vec<String>,
 }
 
-/// The same, and what there is to know of these schemas, or of the database.
+/// Asks a server for its limits and sessions, and who owns these schemas (or the database).
 ///
 /// # Errors
 /// It cannot be reached, or only through a pooler that shares sessions.

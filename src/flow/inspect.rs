@@ -157,25 +157,31 @@ impl Opener<'_> {
         if let Some(error) = self.down().get(&url.address()) {
             return Err(error.clone());
         }
-        self.service.be_sure().await?;
         let label = Errand::Inspect.label(&self.cx.mark);
-        let since = Instant::now();
-        let mut opened = TenantSession::open(url, place, &label, &self.cx.config.limits, &[]).await;
-        for _ in 0..REFUSALS {
-            if !matches!(&opened, Err(error) if error.to_job_error().is_backpressure()) {
-                break;
+        let mut refusals = 0;
+        loop {
+            self.service.be_sure().await?;
+            let since = Instant::now();
+            let opened = TenantSession::open(url, place, &label, &self.cx.config.limits, &[]).await;
+            match opened {
+                Ok(mut session) if self.service.is_sure() => {
+                    self.service.clear(session.connection()).await?;
+                    return Ok(session);
+                }
+                // It took so long that another may have taken its place.
+                Ok(session) => session.close().await,
+                Err(error) if error.to_job_error().is_backpressure() && refusals < REFUSALS => {
+                    refusals += 1;
+                    tokio::time::sleep(EXIT_LIMIT).await;
+                }
+                Err(error) => {
+                    if matches!(error, RunnerError::Connection(_)) && since.elapsed() > SLOW {
+                        self.down().insert(url.address(), error.clone());
+                    }
+                    return Err(error);
+                }
             }
-            tokio::time::sleep(EXIT_LIMIT).await;
-            opened = TenantSession::open(url, place, &label, &self.cx.config.limits, &[]).await;
         }
-        if let Err(error @ RunnerError::Connection(_)) = &opened
-            && since.elapsed() > SLOW
-        {
-            self.down().insert(url.address(), error.clone());
-        }
-        let mut session = opened?;
-        self.service.clear(session.connection()).await?;
-        Ok(session)
     }
 
     /// A session was closed.

@@ -31,11 +31,12 @@ use crate::{
     metrics::Metrics,
     runner::RunnerError,
     servers::ServersError,
-    session::lock_key,
+    session::{EXIT_GRACE, lock_key},
     store::{
         self, StoreError,
         job::{self, Rescued},
-        run, server, service,
+        run, server,
+        service::{self, Abandoned},
         slot::{self, Suspect},
         worker,
     },
@@ -180,28 +181,43 @@ impl Keeper {
             judged.notified().await;
             while tasks.try_join_next().is_some() {}
             busy.retain(|_, task| !task.is_finished());
-            let suspects = tokio::time::timeout(ROUND_LIMIT, slot::suspects(&self.cx.pool)).await;
-            let suspects = suspects.unwrap_or(Err(StoreError::Silent(ROUND_LIMIT)));
-            let mut servers: BTreeMap<String, Vec<Suspect>> = BTreeMap::new();
-            for suspect in suspects.unwrap_or_default() {
-                servers.entry(suspect.server.clone()).or_default().push(suspect);
-            }
-            for server in service::abandoned(&self.cx.pool).await.unwrap_or_default() {
-                servers.entry(server).or_default();
-            }
-            for (server, suspects) in servers {
+            let lost = match store::answered(self.lost()).await {
+                Ok(lost) => lost,
+                Err(error) => {
+                    debug!(%error, "Cannot see which slots are lost yet");
+                    continue;
+                }
+            };
+            for (server, lost) in lost {
                 if busy.len() < SERVERS_AT_ONCE && !busy.contains_key(&server) {
                     let keeper = Arc::clone(&self);
                     let name = server.clone();
-                    let task = tasks.spawn(async move { keeper.reclaim(&name, suspects).await });
+                    let task = tasks.spawn(async move { keeper.reclaim(&name, lost).await });
                     busy.insert(server, task);
                 }
             }
         }
     }
 
-    async fn reclaim(&self, server: &str, suspects: Vec<Suspect>) {
-        match tokio::time::timeout(RECLAIM_LIMIT, self.reclaim_by_role(server, suspects)).await {
+    /// What lost processes have left of slots, by server.
+    async fn lost(&self) -> Result<BTreeMap<String, Lost>, StoreError> {
+        let mut servers: BTreeMap<String, Lost> = BTreeMap::new();
+        for suspect in slot::suspects(&self.cx.pool).await? {
+            servers
+                .entry(suspect.server.clone())
+                .or_default()
+                .suspects
+                .push(suspect);
+        }
+        for abandoned in service::abandoned(&self.cx.pool).await? {
+            let server = abandoned.server.clone();
+            servers.entry(server).or_default().abandoned = Some(abandoned);
+        }
+        Ok(servers)
+    }
+
+    async fn reclaim(&self, server: &str, lost: Lost) {
+        match tokio::time::timeout(RECLAIM_LIMIT, self.reclaim_by_role(server, lost)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => debug!(server, %error, "Cannot reclaim slots on `{server}` yet"),
             Err(_) => warn!(
@@ -212,27 +228,30 @@ impl Keeper {
     }
 
     /// Frees the slots of lost attempts, role by role, once the server says that their sessions are gone.
-    async fn reclaim_by_role(&self, server: &str, suspects: Vec<Suspect>) -> Result<(), StoreError> {
+    async fn reclaim_by_role(&self, server: &str, lost: Lost) -> Result<(), StoreError> {
         let pool = &self.cx.pool;
         // One of us is enough, and the connection that it takes is counted.
         let Some(service) = Service::try_acquire(&self.cx, server).await? else {
             return Ok(());
         };
-        if suspects.is_empty() {
-            // What a lost process has borrowed is freed by whoever connects in its place.
-            match self.connect(&service, server, &suspects).await {
-                Ok(connection) => drop(connection.close().await),
+        if let Some(abandoned) = &lost.abandoned {
+            // Whoever connects in the place of a lost process frees what that has borrowed.
+            match self.connect(&service, &Way::of_abandoned(abandoned)).await {
+                Ok(connection) => {
+                    let _ = connection.close().await;
+                    tokio::time::sleep(EXIT_GRACE).await;
+                }
                 Err(error) => debug!(server, %error, "Cannot free what a lost process has borrowed yet"),
             }
         }
         // A tenant with a URL of its own may come as another role, whose sessions nobody else may end.
         let mut roles: BTreeMap<Option<String>, Vec<Suspect>> = BTreeMap::new();
-        for suspect in suspects {
+        for suspect in lost.suspects {
             let own = suspect.own_url.then(|| suspect.tenant.clone());
             roles.entry(own).or_default().push(suspect);
         }
         for suspects in roles.into_values() {
-            match self.end_sessions(&service, server, &suspects).await {
+            match self.end_sessions(&service, &suspects).await {
                 Ok(ended) => match slot::free_suspects(pool, &suspects).await {
                     Ok(_) => info!(
                         server,
@@ -252,13 +271,8 @@ impl Keeper {
     }
 
     /// Ends what is left of these attempts' sessions on their server, and returns how many there were.
-    async fn end_sessions(
-        &self,
-        service: &Service,
-        server: &str,
-        suspects: &[Suspect],
-    ) -> Result<usize, RunnerError> {
-        let mut connection = self.connect(service, server, suspects).await?;
+    async fn end_sessions(&self, service: &Service, suspects: &[Suspect]) -> Result<usize, RunnerError> {
+        let mut connection = self.connect(service, &Way::of_suspects(suspects)).await?;
         let attempts: BTreeSet<String> = suspects.iter().map(|suspect| suspect.label.to_string()).collect();
         let kept: BTreeSet<String> = suspects.iter().map(|s| kept_label(&s.worker)).collect();
         let (databases, keys): (Vec<String>, Vec<i64>) = suspects
@@ -291,16 +305,11 @@ impl Keeper {
         }
     }
 
-    /// A connection to the server of these attempts. Any of its databases will do: one may have been dropped since.
-    async fn connect(
-        &self,
-        service: &Service,
-        server: &str,
-        suspects: &[Suspect],
-    ) -> Result<PgConnection, RunnerError> {
+    /// A connection to a server. Any of its databases will do: one may have been dropped since.
+    async fn connect(&self, service: &Service, way: &Way<'_>) -> Result<PgConnection, RunnerError> {
         let mut refusal = RunnerError::Connection("there is no way to it".into());
-        for way in self.ways(server, suspects).await {
-            let url = match way {
+        for url in self.urls(way).await {
+            let url = match url {
                 Ok(url) => url,
                 Err(error) => {
                     refusal = RunnerError::Connection(chain(&error));
@@ -316,24 +325,61 @@ impl Keeper {
         Err(refusal)
     }
 
-    /// The ways to a server: by the databases of these attempts, as the role that they came as, and by its own.
-    async fn ways(&self, server: &str, suspects: &[Suspect]) -> Vec<Result<DatabaseUrl, ServersError>> {
+    /// The URLs of a server: of these databases, as the role that the tenant comes as, and its own.
+    async fn urls(&self, way: &Way<'_>) -> Vec<Result<DatabaseUrl, ServersError>> {
         let servers = &self.cx.servers;
-        let own = match suspects.first().filter(|first| first.own_url) {
-            Some(first) => self.cx.source.find(&first.tenant).await.ok().flatten(),
+        let own = match way.tenant {
+            Some(tenant) => self.cx.source.find(tenant).await.ok().flatten(),
             None => None,
         };
         let own = own.and_then(|tenant| tenant.url);
-        let databases: BTreeSet<&str> = suspects.iter().map(|s| s.database.as_str()).collect();
-        let by_database = databases.into_iter().map(|database| {
+        let by_database = way.databases.iter().map(|database| {
             let place = Place {
-                server: server.to_owned(),
-                database: database.to_owned(),
+                server: way.server.to_owned(),
+                database: (*database).to_owned(),
                 schema: None,
             };
             servers.url_for(&place, own.as_ref())
         });
-        by_database.chain([servers.url(server, None)]).collect()
+        by_database.chain([servers.url(way.server, None)]).collect()
+    }
+}
+
+/// What lost processes have left of a server's slots.
+#[derive(Default)]
+struct Lost {
+    /// Those of attempts.
+    suspects: Vec<Suspect>,
+    /// Those that were borrowed.
+    abandoned: Option<Abandoned>,
+}
+
+/// What leads to a server.
+struct Way<'a> {
+    server: &'a str,
+    databases: BTreeSet<&'a str>,
+    /// A tenant with a URL of its own.
+    tenant: Option<&'a str>,
+}
+
+impl<'a> Way<'a> {
+    /// That of attempts of one server and role.
+    fn of_suspects(suspects: &'a [Suspect]) -> Self {
+        let first = suspects.first();
+        Self {
+            server: first.map_or("", |suspect| &suspect.server),
+            databases: suspects.iter().map(|s| s.database.as_str()).collect(),
+            tenant: first.filter(|s| s.own_url).map(|s| s.tenant.as_str()),
+        }
+    }
+
+    fn of_abandoned(abandoned: &'a Abandoned) -> Self {
+        let tenant = abandoned.tenant.as_deref();
+        Self {
+            server: &abandoned.server,
+            databases: abandoned.database.as_deref().into_iter().collect(),
+            tenant: tenant.filter(|_| abandoned.own_url),
+        }
     }
 }
 

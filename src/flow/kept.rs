@@ -156,12 +156,13 @@ impl Kept {
                 .extract_if(|_, entry| which(entry))
                 .map(|(_, entry)| entry)
                 .collect();
-            // Before they are: whoever is interrupted here has dropped, i.e. closed them.
+            // Before they are: an interrupted call has dropped them, which closes their sockets.
             state.closed.extend(leaving.iter().map(|entry| entry.after));
             (leaving, state.closed.clone())
         };
-        if !leaving.is_empty() {
-            join_all(leaving.into_iter().map(|entry| entry.kept.close())).await;
+        join_all(leaving.into_iter().map(|entry| entry.kept.close())).await;
+        if !closed.is_empty() {
+            // Also for those that were interrupted here: a socket is closed at once, and a server's process goes later.
             tokio::time::sleep(EXIT_LIMIT).await;
         }
         closed

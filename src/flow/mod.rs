@@ -1,4 +1,4 @@
-//! What happens, in which order. The flow decides; the edges do.
+//! What happens, in which order. The flow makes the decisions; the edges (store, queue, runners, tenant sources) carry them out.
 
 mod admission;
 mod advance;

@@ -19,7 +19,7 @@ use crate::{
         run::{RunId, RunState, short},
     },
     store::{
-        StoreError, notice,
+        self, StoreError, notice,
         view::{self, RunView},
     },
     webhook::{Webhook, WebhookError},
@@ -99,17 +99,18 @@ impl Notifier {
     /// Tells the next notice that is due, and says whether there was one.
     async fn tell_next(&self, run: Option<RunId>) -> Result<bool, StoreError> {
         let lease = self.timeout + GRACE;
-        let Some(notice) = notice::take(&self.pool, run, &self.occasions, lease).await? else {
+        let taken = store::answered(notice::take(&self.pool, run, &self.occasions, lease)).await?;
+        let Some(notice) = taken else {
             return Ok(false);
         };
         let Some(message) = self.message(&notice).await? else {
-            notice::remove(&self.pool, notice.id).await?;
+            store::answered(notice::remove(&self.pool, notice.id)).await?;
             return Ok(true);
         };
         match self.webhook.post(&message).await {
             Ok(()) => {
                 debug!(run.id = %notice.run, event = %notice.occasion, "Notified the webhook");
-                notice::remove(&self.pool, notice.id).await?;
+                store::answered(notice::remove(&self.pool, notice.id)).await?;
             }
             Err(error) => self.failed(&notice, &error).await?,
         }
@@ -120,16 +121,17 @@ impl Notifier {
         let (run, event) = (short(&notice.run), notice.occasion);
         if notice.tries >= notice::TRIES {
             warn!(run.id = %notice.run, %event, %error, "Gave up notifying the webhook of the {event} of run {run}: {error}");
-            return notice::remove(&self.pool, notice.id).await;
+            return store::answered(notice::remove(&self.pool, notice.id)).await;
         }
         debug!(run.id = %notice.run, %event, %error, "Cannot notify the webhook yet: {error}");
         let delay = BACKOFF * 2_u32.pow(notice.tries.unsigned_abs().saturating_sub(1));
-        notice::put_back(&self.pool, notice.id, delay).await
+        store::answered(notice::put_back(&self.pool, notice.id, delay)).await
     }
 
     /// What is said. None: the run is gone.
     async fn message(&self, notice: &Notice) -> Result<Option<Value>, StoreError> {
-        let Some(mut run) = view::runs(&self.pool, Some(notice.run), 1).await?.pop() else {
+        let runs = store::answered(view::runs(&self.pool, Some(notice.run), 1)).await?;
+        let Some(mut run) = runs.into_iter().next() else {
             return Ok(None);
         };
         // As it was: it may have gone on since.

@@ -2,15 +2,13 @@
 
 use std::{
     collections::HashSet,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
@@ -102,7 +100,7 @@ impl Health {
 pub(super) struct Pulse {
     pub(super) pool: PgPool,
     pub(super) row: worker::WorkerRow,
-    pub(super) draining: Arc<AtomicBool>,
+    pub(super) drain: CancellationToken,
     pub(super) held: Arc<Held>,
     pub(super) health: Arc<Health>,
     pub(super) metrics: Metrics,
@@ -156,7 +154,7 @@ impl Pulse {
                 connection.insert(opened)
             }
         };
-        self.row.draining = self.draining.load(Ordering::Relaxed);
+        self.row.draining = self.drain.is_cancelled();
         // Before the answer is asked for: what is claimed meanwhile is no contradiction.
         let held = self.held.all();
         let sent = Instant::now();

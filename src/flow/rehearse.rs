@@ -17,7 +17,6 @@ use crate::{
     domain::{
         failure::{FailureClass, JobError, chain},
         plan::{self, PlanStep},
-        revision::Ledger,
         tenant::Place,
         worker::Errand,
     },
@@ -249,7 +248,7 @@ impl Stage<'_> {
                 }
             }
             Ok(Rehearsed::Locked) => tried.why = Some("another session is migrating it".into()),
-            Ok(Rehearsed::Elsewhere(found)) => tried.why = Some(format!("it is now at {}", rows(&found))),
+            Ok(Rehearsed::Elsewhere(found)) => tried.why = Some(format!("it is now at {}", found.in_words())),
             Err(error) if error.class() == FailureClass::Infrastructure => {
                 tried.why = Some(chain(&error));
             }
@@ -362,15 +361,6 @@ fn revisions(steps: &[PlanStep]) -> Vec<String> {
 
 fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
-}
-
-fn rows(ledger: &Ledger) -> String {
-    let rows: Vec<&str> = ledger.revisions.iter().map(String::as_str).collect();
-    match rows.as_slice() {
-        [] => "base".into(),
-        [.., last] if rows.len() > 3 => (*last).to_owned(),
-        _ => rows.join(","),
-    }
 }
 
 #[cfg(test)]

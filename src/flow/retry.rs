@@ -5,10 +5,7 @@ use crate::{
         revision::{HistoryError, Target},
         run::RunId,
     },
-    flow::{
-        context::Context,
-        enqueue::{EnqueueError, fingerprint_target},
-    },
+    flow::{context::Context, enqueue::EnqueueError},
     runner::RunnerError,
     store::{
         retry::{self, Retried, SentBack},
@@ -26,7 +23,7 @@ pub async fn retry(cx: &Context, id: RunId) -> Result<SentBack, EnqueueError> {
     let history = cx.runner.history().await?;
     let manifest = run::manifest(&cx.pool, id).await?;
     let target: Target = manifest.target.parse().unwrap_or(Target::Head);
-    let covered = fingerprint_target(manifest.direction, &target, manifest.to);
+    let covered = target.covered(manifest.direction, manifest.to);
     if let Some(missing) = covered
         .as_deref()
         .filter(|t| !history.is_opaque() && history.get(t).is_none())

@@ -21,7 +21,7 @@ use crate::{
     domain::{backoff::Backoff, worker::Errand},
     runner::RunnerError,
     session::{EXIT_LIMIT, asking_settings, connect_error},
-    store::{StoreError, service},
+    store::{self, StoreError, service},
 };
 
 /// How long a holder is believed that says nothing: as long as a worker.
@@ -104,11 +104,12 @@ impl Service {
         let pool = &cx.pool;
         let holder = Uuid::new_v4().simple().to_string();
         let asked = Instant::now();
-        let (inherited, sure_until) = match service::hold(pool, server, &holder, LEASE).await? {
-            service::Service::Taken => return Ok(None),
-            service::Service::Held { lost, .. } => (lost, Some(asked + LEASE)),
-            service::Service::Unknown => (false, None),
-        };
+        let (inherited, sure_until) =
+            match store::answered(service::hold(pool, server, &holder, LEASE)).await? {
+                service::Service::Taken => return Ok(None),
+                service::Service::Held { lost, .. } => (lost, Some(asked + LEASE)),
+                service::Service::Unknown => (false, None),
+            };
         let (tell, sure_until) = watch::channel(sure_until);
         let borrowed = Arc::new(AtomicI64::new(0));
         let renewal = Renewal {
@@ -144,14 +145,24 @@ impl Service {
             .map_err(|e| RunnerError::Connection(e.to_string()))?
             .application_name(&errand.label(&self.mark))
             .options(asking_settings());
-        let connected = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await;
-        let mut connection = connected
-            .map_err(|_| {
-                RunnerError::Connection(format!("{} did not answer in {CONNECT_TIMEOUT:?}", url.address()))
-            })?
-            .map_err(|e| connect_error(e, url))?;
-        self.clear(&mut connection).await?;
-        Ok(connection)
+        loop {
+            self.be_sure().await?;
+            let connected = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await;
+            let mut connection = connected
+                .map_err(|_| {
+                    RunnerError::Connection(format!(
+                        "{} did not answer in {CONNECT_TIMEOUT:?}",
+                        url.address()
+                    ))
+                })?
+                .map_err(|e| connect_error(e, url))?;
+            if self.is_sure() {
+                self.clear(&mut connection).await?;
+                return Ok(connection);
+            }
+            // It took so long that another may have taken its place.
+            let _ = connection.close().await;
+        }
     }
 
     /// Borrows slots for so many more sessions at a time, as far as there are any to spare. Where it cannot, one does.
@@ -166,15 +177,19 @@ impl Service {
         usize::try_from(borrowed).unwrap_or_default()
     }
 
-    /// Waits until it is held beyond doubt, which a control database that is away can put off. To be asked before a session is
-    /// opened by who opens many.
+    /// Whether it is held beyond doubt.
+    pub(super) fn is_sure(&self) -> bool {
+        is_ahead(&self.sure_until.borrow())
+    }
+
+    /// Waits until this process certainly holds the service connection, which a control database that is away can put off. To be
+    /// called before each session is opened, and [`is_sure`](Self::is_sure) behind it: connecting takes its time.
     ///
     /// # Errors
     /// It was lost.
     pub(super) async fn be_sure(&self) -> Result<(), RunnerError> {
         let mut sure_until = self.sure_until.clone();
-        let is_sure = |until: &Option<Instant>| until.is_none_or(|until| Instant::now() < until);
-        let sure = sure_until.wait_for(is_sure).await;
+        let sure = sure_until.wait_for(is_ahead).await;
         let lost = || format!("this process lost its turn at server `{}`", self.server);
         sure.map(|_| ()).map_err(|_| RunnerError::ControlDatabase(lost()))
     }
@@ -217,7 +232,8 @@ impl Service {
             tokio::time::sleep(EXIT_LIMIT).await;
         }
         self.renewal.abort();
-        if let Err(error) = service::release(&self.pool, &self.server, &self.holder, EXIT_LIMIT).await {
+        let release = service::release(&self.pool, &self.server, &self.holder, EXIT_LIMIT);
+        if let Err(error) = store::answered(release).await {
             debug!(%error, "Cannot give back a service connection; its lease will expire");
         }
     }
@@ -227,6 +243,11 @@ impl Drop for Service {
     fn drop(&mut self) {
         self.renewal.abort();
     }
+}
+
+/// Whether that moment is yet to come. None: it never comes.
+fn is_ahead(until: &Option<Instant>) -> bool {
+    until.is_none_or(|until| Instant::now() < until)
 }
 
 /// What keeps a hold from running out.
@@ -244,7 +265,8 @@ impl Renewal {
         loop {
             tokio::time::sleep(RENEWAL).await;
             let (asked, lent) = (Instant::now(), self.borrowed.load(Ordering::Relaxed));
-            match service::hold(&self.pool, &self.server, &self.holder, LEASE).await {
+            let hold = service::hold(&self.pool, &self.server, &self.holder, LEASE);
+            match store::answered(hold).await {
                 // A control database that has forgotten what it lent has gone back in time.
                 Ok(service::Service::Held { borrowed, .. }) if borrowed >= lent => {
                     let _ = self.tell.send(Some(asked + LEASE));

@@ -72,8 +72,10 @@ impl StoreError {
 
     /// Whether the control database cannot answer now, but may later.
     pub fn is_away(&self) -> bool {
-        let Self::Database(error) = self else {
-            return false;
+        let error = match self {
+            Self::Database(error) => error,
+            Self::Silent(_) => return true,
+            _ => return false,
         };
         match error {
             // Connection failures, too many connections, a server that goes down or comes up.

@@ -285,7 +285,7 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// The same, of an attempt that came so far.
+    /// Adds how far the attempt had come.
     #[must_use]
     pub fn after(self, progress: Progress) -> Self {
         Self {

@@ -57,6 +57,19 @@ pub async fn is_read_only(pool: &PgPool) -> Result<bool, StoreError> {
 /// How long a caller waits for a connection to the control database. Callers that must outlive it retry.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a small statement may take. A link that was cut without a word would be waited for a quarter of an hour.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// Waits for what the control database says to a small statement, and no longer than that may take. The pool gives up a connection that
+/// is in the middle of one.
+///
+/// # Errors
+/// The control database fails, or is silent.
+pub async fn answered<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let answer = tokio::time::timeout(ANSWER_LIMIT, work).await;
+    answer.unwrap_or(Err(StoreError::Silent(ANSWER_LIMIT)))
+}
+
 /// For how long a connection is believed that came back alive.
 const BELIEVED: Duration = Duration::from_secs(1);
 

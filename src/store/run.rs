@@ -369,7 +369,7 @@ pub async fn pause(pool: &PgPool, run: RunId) -> Result<bool, StoreError> {
     Ok(paused)
 }
 
-/// Lets a paused or halted run go on, and pushes what a running one has lost. The failures so far are forgiven: the
+/// Lets a paused or halted run go on, and pushes what a running one has lost. The failures of a halted run so far are forgiven: its
 /// failure limit counts from here. False: it is over.
 ///
 /// # Errors

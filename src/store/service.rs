@@ -7,7 +7,7 @@ use sqlx::PgPool;
 
 use super::StoreError;
 
-/// Who holds it that was given back.
+/// The holder's name once the connection was given back in good order.
 const ENDING: &str = "";
 
 /// What became of asking for a service connection.
@@ -115,16 +115,43 @@ pub async fn free_lost(pool: &PgPool, server: &str, holder: &str) -> Result<(), 
     Ok(())
 }
 
-/// The servers of which slots are borrowed by who does not hold their service connection any more.
+/// A server with slots that are still borrowed by a process that no longer holds its service connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Abandoned {
+    /// The server.
+    pub server: String,
+    /// A database that is known to be there.
+    pub database: Option<String>,
+    /// A tenant there, whose URL may be the only way to this server.
+    pub tenant: Option<String>,
+    /// Whether that tenant has a URL of its own.
+    pub own_url: bool,
+}
+
+/// All servers with abandoned slots.
 ///
 /// # Errors
 /// The control database fails.
-pub async fn abandoned(pool: &PgPool) -> Result<Vec<String>, StoreError> {
-    let servers = sqlx::query_scalar!(
-        "select distinct server.name from herder.slot join herder.server on server.name = slot.server
-         where slot.purpose = 'service' and (service_until < now() or service_holder is distinct from slot.worker)"
+pub async fn abandoned(pool: &PgPool) -> Result<Vec<Abandoned>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select server.name, known.database as "database?", known.tenant as "tenant?", known.own_url as "own_url?"
+           from herder.server
+           left join lateral (
+             select database, tenant, own_url from herder.job where job.server = server.name order by id desc limit 1
+           ) known on true
+           where exists (select from herder.slot
+                         where slot.server = server.name and slot.purpose = 'service'
+                           and (service_until < now() or service_holder is distinct from slot.worker))"#
     );
-    Ok(servers.fetch_all(pool).await?)
+    let rows = rows.fetch_all(pool).await?.into_iter();
+    Ok(rows
+        .map(|row| Abandoned {
+            server: row.name,
+            database: row.database,
+            tenant: row.tenant,
+            own_url: row.own_url.unwrap_or_default(),
+        })
+        .collect())
 }
 
 /// Gives it back with all that was borrowed, if it is still the holder's. Nobody gets it before `grace` is over, in which its session

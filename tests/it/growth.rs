@@ -33,7 +33,7 @@ async fn what_a_tenant_costs_does_not_grow_with_the_fleet() {
                         where schemaname in ('herder', 'apalis') and relname <> 'slot')::bigint";
     let read: i64 = fleet.ask(read).await;
     assert!(
-        read < 150 * TENANTS,
+        (TENANTS..150 * TENANTS).contains(&read),
         "{} rows were read for each tenant",
         read / TENANTS
     );

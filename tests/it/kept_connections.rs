@@ -199,3 +199,27 @@ async fn functions_of_the_tenants_own_let_a_connection_serve_them_all() {
     }
     assert!(backends.len() < 4, "{backends:?}");
 }
+
+/// The connection that this is said over is the only one that claims and outcomes have.
+#[tokio::test]
+async fn a_link_that_dies_while_slots_are_given_back_is_not_waited_for() {
+    let fleet = Setup::schemas(2)
+        .migrations(Tool::Sql, steps(2))
+        .start()
+        .await;
+    let (control, tenants) = fleet.wires().await;
+    control.hold_at("slot.purpose = 'kept' and slot.job_id = kept.job");
+    let worker = fleet.worker_over(&control, &tenants, &[]);
+    fleet.herder(&["upgrade", "--to", "20250101"]).await.expect(0);
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    fleet
+        .wait_until("it gives back its slots", async || control.held() > 0)
+        .await;
+    control.lose_answers();
+    control.heal();
+    fleet.herder(&["upgrade"]).await.expect(0);
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
+    assert_eq!(worker.drain().await, Some(0));
+    assert_eq!(fleet.slots().await, 0);
+}

@@ -88,7 +88,6 @@ async fn a_control_database_that_goes_away_loses_nothing_of_alembics_plans() {
     an_outage_of_the_control_database_loses_nothing(planned(12)).await;
 }
 
-/// Sessions that were kept after attempts whose end nobody could be told.
 /// No lease was renewed while it was away.
 #[tokio::test]
 async fn whoever_waits_does_not_take_workers_for_gone_once_it_is_back() {
@@ -120,6 +119,7 @@ async fn whoever_waits_does_not_take_workers_for_gone_once_it_is_back() {
     assert_eq!(worker.drain().await, Some(0));
 }
 
+/// Sessions that were kept after attempts whose end nobody could be told.
 #[tokio::test]
 async fn a_drain_without_a_control_database_closes_what_was_kept() {
     let control = Cluster::own(Settings::default()).await;

@@ -61,3 +61,15 @@ pub struct Ledger {
     /// is not done.
     pub half: Option<String>,
 }
+
+impl Ledger {
+    /// What it says, for a person, where no history tells which of its rows is the newest.
+    pub fn in_words(&self) -> String {
+        let rows: Vec<&str> = self.revisions.iter().map(String::as_str).collect();
+        match rows.as_slice() {
+            [] => "base".into(),
+            [.., last] if rows.len() > 5 => format!("{} rows, {last} among them", rows.len()),
+            _ => rows.join(","),
+        }
+    }
+}

@@ -65,6 +65,15 @@ impl Target {
             _ => Direction::Upgrade,
         }
     }
+
+    /// What the checksum of a run to it covers, where it is `absolute` for all: an upgrade needs nothing above that. None: all
+    /// revisions, since everything else may touch any.
+    pub fn covered(&self, direction: Direction, absolute: Option<String>) -> Option<String> {
+        match (direction, self) {
+            (Direction::Upgrade, Self::Head | Self::Revision(_)) => absolute,
+            _ => None,
+        }
+    }
 }
 
 impl FromStr for Target {

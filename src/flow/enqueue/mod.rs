@@ -8,7 +8,6 @@ use tracing::info;
 use uuid::Uuid;
 
 use crate::{
-    config::RunnerConfig,
     domain::{
         revision::{Direction, Target},
         run::{RunId, RunState},
@@ -118,15 +117,6 @@ pub enum EnqueueError {
     },
 }
 
-/// The word for a runner's kind in the run's row.
-pub fn runner_kind(config: &RunnerConfig) -> &'static str {
-    match config {
-        RunnerConfig::Alembic(_) => "alembic",
-        RunnerConfig::Sql(_) => "sql",
-        RunnerConfig::Command(_) => "command",
-    }
-}
-
 /// Makes a run: all of it, or nothing.
 ///
 /// # Errors
@@ -228,13 +218,15 @@ fn plan_of(plan: &Plan, ids: &[Option<String>], planned: &Planned) -> Option<Str
 
 /// The run's own row.
 fn run_of(cx: &Context, request: &Request, plan: &Plan, jobs: &[NewJob]) -> NewRun {
-    let covered = fingerprint_target(request.direction, &request.target, plan.target.clone().flatten());
+    let covered = request
+        .target
+        .covered(request.direction, plan.target.clone().flatten());
     let limit = request.rollout.failure_limit;
     NewRun {
         id: Uuid::new_v4(),
         direction: request.direction,
         target: request.target.to_string(),
-        runner: runner_kind(&cx.config.runner).into(),
+        runner: cx.config.runner.kind().into(),
         checksum: plan.history.fingerprint(covered.as_deref()),
         connections: cx.runner.connections(),
         tenants: i32::try_from(jobs.len()).unwrap_or(i32::MAX),
@@ -335,13 +327,4 @@ fn over_budget(jobs: &[NewJob], servers: &[ServerRow]) -> Option<EnqueueError> {
             needed,
         })
     })
-}
-
-/// What a run's checksum covers: an upgrade to a revision that all share needs nothing above it; everything else may
-/// touch all.
-pub fn fingerprint_target(direction: Direction, target: &Target, absolute: Option<String>) -> Option<String> {
-    match (direction, target) {
-        (Direction::Upgrade, Target::Head | Target::Revision(_)) => absolute,
-        _ => None,
-    }
 }

@@ -1,6 +1,6 @@
 //! An attempt with a plan: no migration tool is asked for anything, and none need be here.
 
-use super::{Attempt, describe, guard::LOCK_TRIES, live};
+use super::{Attempt, guard::LOCK_TRIES, live};
 use crate::{
     domain::{
         job::Step,
@@ -153,13 +153,13 @@ impl Attempt<'_> {
                     self.face_holder(session).await?;
                     continue;
                 }
-                Applied::Elsewhere(found) => return Ok(Settlement::live(describe(&found))),
+                Applied::Elsewhere(found) => return Ok(Settlement::live(found.in_words())),
                 Applied::Done(after) if after.revisions != plan.after => {
                     let wanted = claim.to.clone().unwrap_or_else(|| "base".into());
                     let missing = plan.after.difference(&after.revisions);
                     let missing: Vec<&str> = missing.map(String::as_str).collect();
                     return Err(RunnerError::LedgerMismatch {
-                        found: live::found(describe(&after), &wanted, &missing),
+                        found: live::found(after.in_words(), &wanted, &missing),
                         wanted,
                         hint: None,
                     });

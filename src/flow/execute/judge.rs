@@ -92,7 +92,7 @@ impl Attempt<'_> {
             return None;
         }
         // Where the control database does not answer, the tool's own error has to do.
-        store::job::plan_error(&self.cx.pool, self.claim.attempt.job)
+        store::answered(store::job::plan_error(&self.cx.pool, self.claim.attempt.job))
             .await
             .ok()?
     }

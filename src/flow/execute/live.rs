@@ -11,7 +11,7 @@ use crate::{
         revision::{Direction, History, Ledger, Standing},
         worker::kept_label,
     },
-    flow::{enqueue::fingerprint_target, kept::KeptSession},
+    flow::kept::KeptSession,
     runner::{RunnerError, Subject, Work},
     session::TenantSession,
     store,
@@ -219,7 +219,8 @@ impl Attempt<'_> {
     }
 
     async fn freeze(&self, from: Option<&str>, to: Option<&str>) -> Result<(), RunnerError> {
-        match store::job::freeze(&self.cx.pool, self.claim.attempt, self.worker, from, to).await {
+        let freeze = store::job::freeze(&self.cx.pool, self.claim.attempt, self.worker, from, to);
+        match store::answered(freeze).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(RunnerError::Superseded),
             Err(e) => Err(RunnerError::ControlDatabase(format!(
@@ -231,7 +232,7 @@ impl Attempt<'_> {
     /// The run was made with certain migrations; a worker from another image must not apply others in its name.
     fn check_migrations(&self, history: &History) -> Result<(), RunnerError> {
         let claim = self.claim;
-        let covered = fingerprint_target(claim.direction, &claim.target, claim.to.clone());
+        let covered = claim.target.covered(claim.direction, claim.to.clone());
         match (history.is_opaque() || covered.as_deref().is_none_or(|t| history.get(t).is_some()))
             && history.fingerprint(covered.as_deref()) == claim.checksum
         {

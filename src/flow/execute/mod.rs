@@ -165,7 +165,7 @@ impl Attempt<'_> {
     /// Nobody would ever claim a job that needs more connections than its server's budget has.
     async fn has_room_for_tool(&self, at: &str) -> Result<(), RunnerError> {
         let (server, needed) = (&self.claim.place.server, self.cx.runner.connections());
-        match store::server::job_slots(&self.cx.pool, server).await {
+        match store::answered(store::server::job_slots(&self.cx.pool, server)).await {
             Ok(Some(slots)) if slots < i32::from(needed) => Err(RunnerError::Setup {
                 message: format!(
                     "the tenant is at {at}, where its plan does not fit, and server `{server}` has {slots} in \
@@ -306,7 +306,7 @@ impl Attempt<'_> {
 
     /// What attempts before this one have left behind in its tenant, which is locked, and has this ledger.
     async fn half(&self, ledger: &Ledger) -> Result<Option<Half>, RunnerError> {
-        let read = store::half::of(&self.cx.pool, &self.claim.place).await;
+        let read = store::answered(store::half::of(&self.cx.pool, &self.claim.place)).await;
         let read =
             read.map_err(|e| RunnerError::ControlDatabase(format!("cannot read what is half applied: {e}")));
         let Some(half) = read? else {
@@ -326,7 +326,8 @@ impl Attempt<'_> {
         self.leaves.store(true, Ordering::Relaxed);
         let until = Instant::now() + NOTING_LIMIT;
         loop {
-            match store::half::write(&self.cx.pool, self.claim.attempt, self.worker, half).await {
+            let write = store::half::write(&self.cx.pool, self.claim.attempt, self.worker, half);
+            match store::answered(write).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => return Err(RunnerError::Superseded),
                 Err(e) if e.is_away() && Instant::now() < until => tokio::time::sleep(NOTING_PAUSE).await,
@@ -342,7 +343,8 @@ impl Attempt<'_> {
     /// Forgets what was half applied in a tenant that is whole now. Where that cannot be written, the next run sees it by the ledger.
     async fn forget_half(&self) {
         if self.leaves.load(Ordering::Relaxed) {
-            let _ = store::half::write(&self.cx.pool, self.claim.attempt, self.worker, None).await;
+            let write = store::half::write(&self.cx.pool, self.claim.attempt, self.worker, None);
+            let _ = store::answered(write).await;
         }
     }
 
@@ -400,16 +402,6 @@ pub(super) fn linger(error: &RunnerError) -> Duration {
         RunnerError::Silent(_) => SILENCE,
         RunnerError::Left { cause, .. } => linger(cause),
         _ => LINGER,
-    }
-}
-
-/// What a ledger says, for a person, where no history tells which of its rows is the newest.
-fn describe(ledger: &Ledger) -> String {
-    let rows: Vec<&str> = ledger.revisions.iter().map(String::as_str).collect();
-    match rows.as_slice() {
-        [] => "base".into(),
-        [.., last] if rows.len() > 5 => format!("{} rows, {last} among them", rows.len()),
-        _ => rows.join(","),
     }
 }
 

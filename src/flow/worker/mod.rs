@@ -90,7 +90,6 @@ struct Shared {
     health: Arc<Health>,
     metrics: Metrics,
     drain: CancellationToken,
-    draining: Arc<AtomicBool>,
     hurry: CancellationToken,
     started: Instant,
     /// Milliseconds after `started` when a claim was last answered, well or not: the loop lives.
@@ -125,7 +124,6 @@ impl Worker {
                 health: Arc::default(),
                 metrics,
                 drain: CancellationToken::new(),
-                draining: Arc::default(),
                 hurry: CancellationToken::new(),
                 started: Instant::now(),
                 claimed_at: AtomicU64::new(0),
@@ -142,7 +140,6 @@ impl Worker {
 
     /// Takes nothing new from now on. [`run`](Self::run) returns once all is finished or given back.
     pub fn drain(&self) {
-        self.shared.draining.store(true, Ordering::Relaxed);
         self.shared.drain.cancel();
     }
 
@@ -156,8 +153,7 @@ impl Worker {
     pub fn is_ready(&self) -> bool {
         let shared = &self.shared;
         let waits = shared.waiting.load(Ordering::Relaxed);
-        !shared.draining.load(Ordering::Relaxed)
-            && (waits || shared.health.is_alive(shared.cx.config.worker.lease))
+        !shared.drain.is_cancelled() && (waits || shared.health.is_alive(shared.cx.config.worker.lease))
     }
 
     /// Whether it may connect to the control database: not before it was let in, and not once it has signed off.
@@ -172,7 +168,7 @@ impl Worker {
         let answered = shared.claimed_at.load(Ordering::Relaxed);
         let silent = (shared.started.elapsed().as_millis() as u64).saturating_sub(answered);
         let busy = shared.held.len() >= shared.options.concurrency;
-        busy || shared.draining.load(Ordering::Relaxed) || silent < 60_000
+        busy || shared.drain.is_cancelled() || silent < 60_000
     }
 
     /// What it is at.
@@ -213,7 +209,7 @@ impl Worker {
         let pulse = Pulse {
             pool: shared.cx.pool.clone(),
             row,
-            draining: Arc::clone(&shared.draining),
+            drain: shared.drain.clone(),
             held: Arc::clone(&shared.held),
             health: Arc::clone(&shared.health),
             metrics: shared.metrics.clone(),
@@ -334,7 +330,6 @@ impl Shared {
             if AssertUnwindSafe(task).catch_unwind().await.is_err() {
                 error!("The {part} panicked, which is a bug in Herder: draining and ending this worker");
                 shared.panicked.store(true, Ordering::Relaxed);
-                shared.draining.store(true, Ordering::Relaxed);
                 shared.drain.cancel();
             }
         })

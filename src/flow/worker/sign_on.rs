@@ -10,9 +10,8 @@ use tracing::warn;
 use super::{LAST_WORDS, Shared};
 use crate::{
     domain::backoff::Backoff,
-    flow::enqueue::runner_kind,
     queue::Intake,
-    store::{StoreError, worker},
+    store::{self, StoreError, worker},
 };
 
 /// How often signing on is tried again.
@@ -30,7 +29,7 @@ impl Shared {
             concurrency: i32::try_from(self.options.concurrency).unwrap_or(i32::MAX),
             draining: false,
             only_run: self.options.only_run,
-            runner: runner_kind(&self.cx.config.runner).into(),
+            runner: self.cx.config.runner.kind().into(),
             servers: self.cx.servers.names().map(str::to_owned).collect(),
         }
     }
@@ -38,7 +37,7 @@ impl Shared {
     /// Signs on. The control database may be away: then it is waited for.
     pub(super) async fn register(&self, row: &worker::WorkerRow) {
         let mut tries = 0;
-        while let Err(error) = self.sign_on(row).await {
+        while let Err(error) = store::answered(self.sign_on(row)).await {
             tries += 1;
             if tries == 1 {
                 warn!(%error, "Cannot register this worker; retrying until it works");

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use tracing::debug;
 
 use super::Shared;
-use crate::{domain::job::AttemptId, store::slot};
+use crate::{
+    domain::job::AttemptId,
+    store::{self, slot},
+};
 
 /// How long a connection is kept that nobody asks for, while there is other work.
 const KEEP: Duration = Duration::from_secs(1);
@@ -22,7 +25,7 @@ impl Shared {
         if attempts.is_empty() {
             return;
         }
-        match slot::release_kept(&self.cx.pool, &self.id, attempts).await {
+        match store::answered(slot::release_kept(&self.cx.pool, &self.id, attempts)).await {
             Ok(_) => self.kept.given_back(attempts),
             Err(error) => debug!(%error, "Cannot give back the slots of closed connections yet"),
         }
