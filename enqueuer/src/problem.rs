@@ -122,6 +122,7 @@ fn exit_of_runner(error: &RunnerError) -> Exit {
     match error {
         RunnerError::History(
             HistoryError::UnknownTarget(_)
+            | HistoryError::IsBase(_)
             | HistoryError::AmbiguousTarget { .. }
             | HistoryError::AmbiguousStep(..)
             | HistoryError::SeveralHeads(_)

@@ -203,10 +203,7 @@ async fn functions_of_the_tenants_own_let_a_connection_serve_them_all() {
 /// The connection that this is said over is the only one that claims and outcomes have.
 #[tokio::test]
 async fn a_link_that_dies_while_slots_are_given_back_is_not_waited_for() {
-    let fleet = Setup::schemas(2)
-        .migrations(Tool::Sql, steps(2))
-        .start()
-        .await;
+    let fleet = Setup::schemas(2).migrations(Tool::Sql, steps(2)).start().await;
     let (control, tenants) = fleet.wires().await;
     control.hold_at("slot.purpose = 'kept' and slot.job_id = kept.job");
     let worker = fleet.worker_over(&control, &tenants, &[]);

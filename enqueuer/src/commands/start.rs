@@ -300,8 +300,13 @@ pub(crate) async fn cannot(
     direction: Option<Direction>,
     error: EnqueueError,
 ) -> anyhow::Error {
-    let EnqueueError::Runner(RunnerError::History(HistoryError::UnknownTarget(target))) = &error else {
-        return anyhow::Error::from(error).context(what.to_owned());
+    let target = match &error {
+        EnqueueError::Runner(RunnerError::History(HistoryError::UnknownTarget(target))) => target,
+        EnqueueError::Runner(RunnerError::History(base @ HistoryError::IsBase(target))) => {
+            let hint = format!("use `herder downgrade --to {target}`");
+            return Problem::usage(format!("{what}: {base}")).hint(hint).into();
+        }
+        _ => return anyhow::Error::from(error).context(what.to_owned()),
     };
     let newest = match cx.runner.history().await {
         Ok(history) => history.revisions().last().map(|revision| revision.id.clone()),
@@ -324,9 +329,6 @@ pub(crate) async fn cannot(
             .hint(match direction {
                 _ if word.is_some() => format!("did you mean --to {}?", word.unwrap_or_default()),
                 _ if target.contains('@') => "a branch is no target: name the revision to go to".to_owned(),
-                Some(Direction::Upgrade) if target == "0" => {
-                    "`herder downgrade --to 0` undoes all revisions".to_owned()
-                }
                 Some(Direction::Upgrade) => {
                     format!("build from the commit that adds {target}, or pass --to {newest}")
                 }

@@ -112,10 +112,12 @@ fn down_goes_only_who_says_so() {
     let target = |to: &str| fleet.json(&["downgrade", "--yes", "--local", "2", "--to", to])["target"].clone();
     assert_eq!(target("0"), "base");
     assert_eq!(target("-1"), "-1");
-    fleet
-        .herder(&["upgrade", "--to", "0"])
-        .code(2)
-        .says("revision 0 is not in");
+    for base in ["0", "head-9"] {
+        fleet
+            .herder(&["upgrade", "--to", base])
+            .code(2)
+            .says(&format!("`{base}` is the base, which only a downgrade leads to"));
+    }
 }
 
 /// A terminal, as many questions as the first argument says, and somebody who says yes to all but the last of them and thinks better

@@ -83,11 +83,7 @@ fn bad_arguments_do_nothing() {
                 2,
                 "make its folder first",
             ),
-            (
-                &["upgrade", "--to", "0"],
-                2,
-                "`herder downgrade --to 0` undoes all",
-            ),
+            (&["upgrade", "--to", "0"], 2, "use `herder downgrade --to 0`"),
         ],
     );
     // Nothing of it reached the run.

@@ -32,6 +32,9 @@ pub enum HistoryError {
     /// No revision has this id, nor begins with it.
     #[error("no revision `{0}` in the history")]
     UnknownTarget(String),
+    /// It stands for the base, and an upgrade goes nowhere from there.
+    #[error("`{0}` is the base, which only a downgrade leads to")]
+    IsBase(String),
     /// Several revisions begin with it.
     #[error("`{prefix}` is ambiguous: it matches {}", .candidates.join(", "))]
     AmbiguousTarget {

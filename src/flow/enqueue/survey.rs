@@ -252,8 +252,8 @@ async fn migrations(
             let absolute = history.resolve(target, &Ledger::default());
             let absolute = absolute.map_err(RunnerError::from)?;
             if let (Direction::Upgrade, Target::Revision(name), None) = (direction, target, &absolute) {
-                // It stands for the base: an upgrade to that would find everybody there, and do nothing.
-                return Err(RunnerError::from(HistoryError::UnknownTarget(name.clone())).into());
+                // An upgrade to that would find everybody there, and do nothing.
+                return Err(RunnerError::from(HistoryError::IsBase(name.clone())).into());
             }
             Some(absolute)
         }
