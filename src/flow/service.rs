@@ -171,8 +171,8 @@ impl Service {
             return 0;
         }
         let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let borrowed = service::borrow(&self.pool, &self.server, &self.holder, most).await;
-        let borrowed = borrowed.unwrap_or_default();
+        let borrowed = service::borrow(&self.pool, &self.server, &self.holder, most);
+        let borrowed = store::answered(borrowed).await.unwrap_or_default();
         self.borrowed.store(borrowed, Ordering::Relaxed);
         usize::try_from(borrowed).unwrap_or_default()
     }
@@ -198,7 +198,7 @@ impl Service {
     /// with this fleet's mark: sessions without it are another's, or those of an older Herder, which their own limits end.
     ///
     /// # Errors
-    /// The connection broke, or a session does not end.
+    /// The connection broke.
     pub async fn clear(&self, connection: &mut PgConnection) -> Result<(), RunnerError> {
         if !self.inherited {
             return Ok(());

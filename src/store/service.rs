@@ -134,14 +134,16 @@ pub struct Abandoned {
 /// The control database fails.
 pub async fn abandoned(pool: &PgPool) -> Result<Vec<Abandoned>, StoreError> {
     let rows = sqlx::query!(
-        r#"select server.name, known.database as "database?", known.tenant as "tenant?", known.own_url as "own_url?"
-           from herder.server
+        r#"-- First, and nearly always nothing: then no job is looked for.
+           with abandoned as materialized (
+             select distinct server.name from herder.slot join herder.server on server.name = slot.server
+             where slot.purpose = 'service' and (service_until < now() or service_holder is distinct from slot.worker)
+           )
+           select abandoned.name, known.database as "database?", known.tenant as "tenant?", known.own_url as "own_url?"
+           from abandoned
            left join lateral (
-             select database, tenant, own_url from herder.job where job.server = server.name order by id desc limit 1
-           ) known on true
-           where exists (select from herder.slot
-                         where slot.server = server.name and slot.purpose = 'service'
-                           and (service_until < now() or service_holder is distinct from slot.worker))"#
+             select database, tenant, own_url from herder.job where job.server = abandoned.name order by id desc limit 1
+           ) known on true"#
     );
     let rows = rows.fetch_all(pool).await?.into_iter();
     Ok(rows
