@@ -130,6 +130,7 @@ impl CommandRunner {
             stdin: tenant.and_then(|_| self.stdin.as_ref()?.fill(values)),
             asked: false,
             limit,
+            stillness: None,
         }
     }
 
@@ -440,11 +441,12 @@ impl MigrationRunner for CommandRunner {
             Direction::Upgrade => &self.upgrade,
             Direction::Downgrade => &self.downgrade,
         };
-        let invocation = self.invocation(
+        let mut invocation = self.invocation(
             fill(command, &tenant.values),
             Some(&tenant),
             work.limits.statement_timeout,
         );
+        invocation.stillness = Some(work.stillness);
         let stop = async {
             tokio::select! {
                 biased;

@@ -12,7 +12,7 @@ mod proof;
 mod sql;
 pub(crate) mod statement;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
@@ -121,6 +121,8 @@ pub struct Work<'a> {
     pub url: &'a DatabaseUrl,
     /// The limits of this attempt.
     pub limits: &'a LimitsConfig,
+    /// How long this worker may stand still before the tenant may be another's.
+    pub stillness: Duration,
     /// Told to stop: a drain that ran out of time, a cancelled run, a lost lease.
     pub cancel: &'a CancellationToken,
     /// Where it is noted what is half committed.

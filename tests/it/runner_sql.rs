@@ -369,6 +369,7 @@ async fn migrations_that_changed_since_the_history_was_read_are_not_run() {
         pending: &["1".into()],
         url: &bench.tenant.url,
         limits: &bench.tenant.limits,
+        stillness: std::time::Duration::from_secs(60),
         cancel: &bench.tenant.cancel,
         halves: &(),
     };

@@ -193,6 +193,7 @@ impl Tenant {
             pending: &pending,
             url: &self.url,
             limits: &self.limits,
+            stillness: Duration::from_secs(60),
             cancel: &self.cancel,
             halves: &(),
         };

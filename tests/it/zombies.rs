@@ -19,7 +19,47 @@ use herder::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::fleet::{Setup, Tool, ask, list, steps};
+use crate::fleet::{Cluster, Setup, Tool, ask, list, steps, tell};
+
+/// Between its sessions nobody sees it in the database: whoever takes over could only do its work beside it.
+#[tokio::test]
+async fn a_zombies_program_does_not_outlive_its_lease() {
+    let cluster = Cluster::shared().await;
+    let psql = cluster.program("psql").display().to_string();
+    let current = "select case when to_regclass('done') is null then 'base' else '1' end";
+    let script = "psql -Xqc 'insert into public.tried values (1)' && sleep 5 &&
+        psql -Xq1c 'create table if not exists done (); insert into public.effect values (1)'"
+        .replace("psql", &psql);
+    let runner = format!(
+        "kind = 'command'\nrevisions = ['1']\ncommand = ['sh', '-c', {script:?}]\n\
+         current_command = [{psql:?}, '-AtXqc', {current:?}]"
+    );
+    let fleet = Setup::schemas(1).runner(&runner).on(&cluster).start().await;
+    tell(
+        &fleet.home,
+        "create table tried (n int); create table effect (n int)",
+    )
+    .await;
+    let zombie = fleet.worker(&["--name", "zombie"]);
+    fleet.herder(&["upgrade"]).await.expect(0);
+    let tried = "select count(*) from tried";
+    fleet
+        .wait_until("its program is between two sessions", async || {
+            ask::<i64>(&fleet.home, tried).await == 1
+        })
+        .await;
+    zombie.signal(Signal::STOP);
+    let heir = fleet.worker(&["--name", "heir"]);
+    assert_eq!(fleet.over().await, "succeeded", "{}", fleet.last_seen().await);
+    zombie.signal(Signal::CONT);
+    assert_eq!(zombie.drain().await, Some(0));
+    assert_eq!(heir.drain().await, Some(0));
+    assert_eq!(ask::<i64>(&fleet.home, tried).await, 2);
+    let effects = "select count(*) from effect";
+    assert_eq!(ask::<i64>(&fleet.home, effects).await, 1);
+    let results: Vec<String> = list(&fleet.control, "select result from herder.attempt order by epoch").await;
+    assert_eq!(results, ["rescued", "migrated"]);
+}
 
 async fn a_zombie_wakes_up(tool: Tool) {
     let [first, second, third] = steps(3).try_into().expect("three");

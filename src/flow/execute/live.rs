@@ -1,9 +1,12 @@
 //! An attempt with the migration tool itself, while a session of ours holds the tenant's lock.
 
+use std::time::Duration;
+
 use tracing::debug;
 
 use super::{Attempt, close_all, linger};
 use crate::{
+    config::WorkerConfig,
     database_url::DatabaseUrl,
     domain::{
         job::Step,
@@ -189,6 +192,7 @@ impl Attempt<'_> {
             pending: &course.pending,
             url,
             limits: &self.cx.config.limits,
+            stillness: stillness(&self.cx.config.worker),
             cancel: self.stop.token(),
             halves: self,
         };
@@ -309,4 +313,10 @@ async fn forgets(session: &mut TenantSession) -> bool {
             false
         }
     }
+}
+
+/// How long a worker may stand still at most before its lease is over: it may have renewed that a heartbeat ago. A tenth of it is for what
+/// ends then.
+fn stillness(config: &WorkerConfig) -> Duration {
+    config.lease.saturating_sub(config.heartbeat).mul_f64(0.9)
 }

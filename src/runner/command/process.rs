@@ -5,7 +5,10 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     fs, io,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    os::{
+        fd::OwnedFd,
+        unix::{ffi::OsStrExt, process::ExitStatusExt},
+    },
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -19,6 +22,8 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::unix::pipe,
     process::{Child, ChildStdin, Command},
+    task::JoinHandle,
+    time::MissedTickBehavior,
 };
 
 use super::output::Tail;
@@ -30,6 +35,16 @@ const GRACE: Duration = Duration::from_secs(3);
 /// How long to wait for the end of the output once the program itself has ended. A daemon that fled from the group
 /// may hold the pipe open for ever.
 const DRAIN: Duration = Duration::from_secs(1);
+
+/// How long the watchman may take to end itself, once it has ended the program.
+const LAST_BREATH: Duration = Duration::from_millis(500);
+
+/// What became of a program whose worker stood still.
+const STOOD_STILL: &str =
+    "this worker stood still, and its program was ended: the tenant could have been another worker's by then";
+
+/// How many signs of life a worker gives in the time that it may stand still.
+const TICKS: u32 = 5;
 
 /// How much is kept of what a program says.
 const TAIL: usize = 8 * 1024;
@@ -50,6 +65,8 @@ pub(super) struct Invocation {
     /// Whether its standard output is an answer, and not talk.
     pub(super) asked: bool,
     pub(super) limit: Duration,
+    /// How long this worker may stand still before the program is ended. None: for ever, since it changes nothing.
+    pub(super) stillness: Option<Duration>,
 }
 
 /// How it went.
@@ -68,7 +85,7 @@ pub(super) async fn run(
 ) -> Result<Finished, RunnerError> {
     let Running {
         mut child,
-        group,
+        mut group,
         talk: mut talk_pipe,
         answer: mut answer_pipe,
     } = Running::start(invocation)
@@ -101,6 +118,12 @@ pub(super) async fn run(
             let exit = wait(&mut child, &mut listening, &mut heard_all);
             let _ = tokio::time::timeout(GRACE, exit).await;
         }
+        let ended = match ended {
+            Ok(status) if status.signal() == Some(Signal::KILL.as_raw()) && group.was_ended().await => {
+                Err(RunnerError::Connection(STOOD_STILL.into()))
+            }
+            ended => ended,
+        };
         // Whatever is left of the group: children of a shell, a daemon.
         group.signal(Signal::KILL);
         if ended.is_err() {
@@ -153,7 +176,7 @@ impl Running {
                 None => Stdio::null(),
             })
             .kill_on_drop(true);
-        let watchman = Watchman::start();
+        let watchman = Watchman::start(invocation.stillness);
         match watchman.as_ref().and_then(Watchman::group) {
             Some(group) => command.process_group(group.as_raw_nonzero().get()),
             None => command.process_group(0),
@@ -175,7 +198,7 @@ impl Running {
         let own = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         let group = Group {
             leader: watchman.as_ref().and_then(Watchman::group).or(own),
-            _watchman: watchman,
+            watchman,
         };
         Ok(Self {
             child,
@@ -190,10 +213,25 @@ impl Running {
 /// gives the tenant's lock back in the same moment, so there is no time for a grace.
 struct Group {
     leader: Option<Pid>,
-    _watchman: Option<Watchman>,
+    watchman: Option<Watchman>,
 }
 
 impl Group {
+    /// Whether the watchman has ended it, which takes the watchman along.
+    async fn was_ended(&mut self) -> bool {
+        let Some(watchman) = &mut self.watchman else {
+            return false;
+        };
+        let was_ended = tokio::time::timeout(LAST_BREATH, watchman.child.wait())
+            .await
+            .is_ok();
+        if was_ended {
+            // Nobody is left to hold the number.
+            self.leader = None;
+        }
+        was_ended
+    }
+
     /// The number stays ours as long as one process of the group was not waited for, as the watchman never is before.
     fn signal(&self, signal: Signal) {
         if let Some(group) = self.leader {
@@ -214,21 +252,44 @@ impl Drop for Group {
 }
 
 /// The first process of a group, which kills all of it when this worker is gone, however it went: it reads from a pipe
-/// whose other end nobody else has. Where there is no `sh`, a program outlives a worker that is killed, until the next
-/// attempt ends its sessions.
+/// whose other end nobody else has. It does so, too, when this worker stands still: nothing comes over the pipe then, and the
+/// tenant is another's before long. Where there is no `sh`, a program outlives a worker that is killed, until the next attempt ends
+/// its sessions; where there is no `timeout`, one that stands still.
 struct Watchman {
     child: Child,
-    _pipe: io::PipeWriter,
+    _pipe: Pipe,
+}
+
+/// The worker's end of a watchman's pipe.
+enum Pipe {
+    Silent { _end: io::PipeWriter },
+    Ticking(JoinHandle<()>),
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        if let Self::Ticking(ticks) = self {
+            ticks.abort();
+        }
+    }
 }
 
 impl Watchman {
-    /// A polite signal is for the program; it must not leave it unwatched.
-    const SCRIPT: &str = "trap '' TERM INT HUP; read -r _; kill -s KILL 0";
+    /// $1 is how long nothing may come, in seconds. A polite signal is for the program; it must not leave it unwatched. `read` knows
+    /// no limit of time, and may read more than a byte.
+    const SCRIPT: &str = r#"trap '' TERM INT HUP
+if [ "$1" ] && command -v timeout && command -v dd; then
+    while [ "$(timeout -s KILL "$1" dd bs=1 count=1)" ]; do :; done
+else
+    read -r _
+fi
+kill -s KILL 0"#;
 
-    fn start() -> Option<Self> {
+    fn start(stillness: Option<Duration>) -> Option<Self> {
         let (reader, writer) = io::pipe().ok()?;
+        let seconds = stillness.map(|limit| format!("{:.1}", limit.as_secs_f64()));
         let child = Command::new("/bin/sh")
-            .args(["-c", Self::SCRIPT])
+            .args(["-c", Self::SCRIPT, "watchman", &seconds.unwrap_or_default()])
             .env_clear()
             .current_dir("/")
             .stdin(reader)
@@ -237,14 +298,36 @@ impl Watchman {
             .process_group(0)
             .kill_on_drop(true)
             .spawn();
+        let pipe = match stillness {
+            None => Pipe::Silent { _end: writer },
+            Some(limit) => {
+                let ticks = tick(
+                    pipe::Sender::from_owned_fd(OwnedFd::from(writer)).ok()?,
+                    limit / TICKS,
+                );
+                Pipe::Ticking(tokio::spawn(ticks))
+            }
+        };
         Some(Self {
             child: child.ok()?,
-            _pipe: writer,
+            _pipe: pipe,
         })
     }
 
     fn group(&self) -> Option<Pid> {
         Pid::from_raw(self.child.id()?.cast_signed())
+    }
+}
+
+/// Says that this worker is at it, for as long as this is polled.
+async fn tick(to: pipe::Sender, every: Duration) {
+    let mut ticks = tokio::time::interval(every);
+    // After a pause, one is enough.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // A watchman that does not listen has no limit of time.
+        let _ = to.try_write(b".");
     }
 }
 
