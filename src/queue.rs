@@ -98,6 +98,8 @@ pub struct Claimer {
     pub line: Arc<Line>,
     /// What the worker can take.
     pub filter: ClaimFilter,
+    /// The room for the jobs that it runs at a time.
+    pub room: Arc<Semaphore>,
     /// Who is told.
     pub intake: Arc<dyn Intake>,
     /// Told when it is to take nothing more.
@@ -116,11 +118,14 @@ impl Claimer {
         Ok(None)
     }
 
-    /// One look at the control database, for no more jobs than there is room for. What is claimed takes the first of it.
+    /// One look at the control database, for no more jobs than there is room for: this, and all that is free besides. What is
+    /// claimed takes the first of it.
     ///
     /// # Errors
     /// The control database fails.
-    pub async fn claim(&self, room: Vec<Arc<OwnedSemaphorePermit>>) -> Result<Vec<Delivery>, StoreError> {
+    pub async fn claim(&self, mut room: Vec<Arc<OwnedSemaphorePermit>>) -> Result<Vec<Delivery>, StoreError> {
+        let free = std::iter::from_fn(|| Arc::clone(&self.room).try_acquire_owned().ok());
+        room.extend(free.map(Arc::new));
         let Some(since) = self.intake.server_since().filter(|_| !self.drain.is_cancelled()) else {
             self.intake.answered();
             return Ok(Vec::new());
@@ -144,8 +149,6 @@ impl Claimer {
 pub struct QueueConfig {
     /// What claims.
     pub claimer: Arc<Claimer>,
-    /// How many jobs the worker runs at a time.
-    pub concurrency: usize,
     /// How often it looks while there is nothing.
     pub poll: Duration,
     /// What was claimed in the place of jobs that ended.
@@ -165,12 +168,13 @@ where
     let name = config.claimer.filter.worker.clone();
     let drain = config.claimer.drain.clone();
     let claims = Claims {
-        room: Arc::new(Semaphore::new(config.concurrency)),
         claimer: config.claimer,
         poll: config.poll,
-        handed: Arc::new(Mutex::new(config.handed)),
-        rest_until: Instant::now(),
-        faults: 0,
+        lookout: Arc::new(Mutex::new(Lookout {
+            handed: config.handed,
+            rest_until: Instant::now(),
+            faults: 0,
+        })),
     };
     // The attempt runs in a task of its own, so that nothing that apalis does to its worker can drop it half way.
     async fn deliver<F, Fut>(delivery: Delivery, handle: Data<Handler<F>>) -> Result<(), Infallible>
@@ -248,74 +252,81 @@ fn task(delivery: Delivery) -> Task<Delivery> {
     TaskBuilder::new(delivery).build()
 }
 
-/// Our persistence: claims instead of fetches.
+/// Our persistence: claims instead of fetches. Each fetch is done by a clone.
 #[derive(Clone)]
 struct Claims {
     claimer: Arc<Claimer>,
     poll: Duration,
-    handed: Arc<Mutex<mpsc::UnboundedReceiver<Delivery>>>,
-    room: Arc<Semaphore>,
+    lookout: Arc<Mutex<Lookout>>,
+}
+
+/// What one fetch leaves to the next.
+struct Lookout {
+    handed: mpsc::UnboundedReceiver<Delivery>,
     /// Until when there is nothing to look for.
     rest_until: Instant,
     faults: u32,
 }
 
-impl Claims {
+impl Lookout {
     /// What was claimed already in the place of jobs that ended.
-    async fn handed(&self) -> Vec<Delivery> {
-        let mut handed = self.handed.lock().await;
+    async fn handed(&mut self) -> Vec<Delivery> {
         let mut deliveries = Vec::new();
-        if handed.recv_many(&mut deliveries, usize::MAX).await == 0 {
+        if self.handed.recv_many(&mut deliveries, usize::MAX).await == 0 {
             // Whoever hands on is gone: the worker is about to end.
             std::future::pending::<()>().await;
         }
         deliveries
     }
+}
 
-    /// Waits until it is time to look, and there is room for a job, and takes as much of it as there is.
-    async fn take_room(&self) -> Vec<Arc<OwnedSemaphorePermit>> {
-        tokio::time::sleep_until(self.rest_until.into()).await;
-        let Ok(first) = Arc::clone(&self.room).acquire_owned().await else {
-            std::future::pending().await
-        };
-        let more = std::iter::from_fn(|| Arc::clone(&self.room).try_acquire_owned().ok());
-        std::iter::once(first).chain(more).map(Arc::new).collect()
+impl Claims {
+    /// Waits until it is time to look, and there is room for a job.
+    async fn take_room(&self, rest_until: Instant) -> Arc<OwnedSemaphorePermit> {
+        tokio::time::sleep_until(rest_until.into()).await;
+        match Arc::clone(&self.claimer.room).acquire_owned().await {
+            Ok(room) => Arc::new(room),
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// One look at the control database. A fault is waited out here: nobody above can do better.
-    async fn claim(&mut self, room: Vec<Arc<OwnedSemaphorePermit>>) -> Vec<Delivery> {
+    async fn claim(&self, room: Arc<OwnedSemaphorePermit>, lookout: &mut Lookout) -> Vec<Delivery> {
         // In a task of its own: once apalis is told to stop, it polls this future no longer, and a claim left half way would keep the
         // line from whoever writes outcomes.
         let claimer = Arc::clone(&self.claimer);
-        let claimed = tokio::spawn(async move { claimer.look(room).await });
+        let claimed = tokio::spawn(async move { claimer.look(vec![room]).await });
         let claimed = claimed.await.unwrap_or_else(|panicked| {
             error!(error = %panicked, "A claim panicked, which is a bug in Herder");
             Ok(Some(Vec::new()))
         });
+        let mut deliveries = Vec::new();
         let pause = match claimed {
-            Ok(Some(deliveries)) if !deliveries.is_empty() => {
-                self.faults = 0;
+            // More may be due.
+            Ok(Some(deliveries)) if self.claimer.room.available_permits() == 0 => {
+                lookout.faults = 0;
                 return deliveries;
             }
             Ok(found) => {
-                self.faults = 0;
+                lookout.faults = 0;
                 let poll = match found {
                     Some(_) => self.poll,
                     None => self.poll / GLANCES,
                 };
+                deliveries = found.unwrap_or_default();
                 // With jitter, so that workers that started together do not ask together.
                 poll.mul_f64(0.75 + rand::random::<f64>() / 2.0)
             }
             Err(error) => {
-                self.faults += 1;
-                if self.faults == 1 {
+                lookout.faults += 1;
+                if lookout.faults == 1 {
                     warn!(%error, "Cannot take jobs; trying again until it works");
                 }
-                FAULT_BACKOFF.delay(self.faults, rand::random())
+                FAULT_BACKOFF.delay(lookout.faults, rand::random())
             }
         };
-        self.rest_until = Instant::now() + pause;
-        Vec::new()
+        lookout.rest_until = Instant::now() + pause;
+        deliveries
     }
 }
 
@@ -334,17 +345,19 @@ impl Persistence for Claims {
 
     /// Returns when it has something: apalis would ask again only after its next heartbeat.
     async fn fetch_next(&mut self, _: &WorkerContext) -> Result<Vec<Task<Delivery>>, Infallible> {
+        let lookout = &mut *self.lookout.lock().await;
         loop {
             if self.claimer.drain.is_cancelled() {
                 std::future::pending::<()>().await;
             }
+            let rest_until = lookout.rest_until;
             let room = tokio::select! {
                 biased;
-                deliveries = self.handed() => return Ok(deliveries.into_iter().map(task).collect()),
-                room = self.take_room() => room,
+                deliveries = lookout.handed() => return Ok(deliveries.into_iter().map(task).collect()),
+                room = self.take_room(rest_until) => room,
             };
             // Not to be dropped half way: what it claims would be nobody's.
-            let deliveries = self.claim(room).await;
+            let deliveries = self.claim(room, lookout).await;
             if !deliveries.is_empty() {
                 return Ok(deliveries.into_iter().map(task).collect());
             }

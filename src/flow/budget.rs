@@ -2,29 +2,25 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{PgConnection, Row};
 
 use super::{
     admission::CONTROL_CONNECTIONS,
     context::Context,
     pooler,
     privileges::{Owner, closed, owners},
-    service::{Service, on_each_server},
+    service::{Opening, Service, on_each_server},
 };
 use crate::{
     database_url::DatabaseUrl,
     domain::{failure::chain, wave::Amount, worker::Errand},
     runner::RunnerError,
     servers::ServersError,
-    session::{asking_settings, connect_error, probe::PROBE},
     store::server::ServerRow,
 };
 
 /// The share of a server's connections that is Herder's where the config says nothing.
 pub const DEFAULT_BUDGET: Amount = Amount::Percent(50.0);
-
-/// How long a server may take to let us in.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a person waits for the connection that may ask a server: while ledgers are read, it is taken.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -131,9 +127,13 @@ async fn ask(
     url: &DatabaseUrl,
     budget: Option<Amount>,
 ) -> Result<Arithmetic, RunnerError> {
-    let mut connection = connect(cx, Some(service), url).await?;
-    let asked = examined(&mut connection, budget).await;
-    let _ = connection.close().await;
+    let mut session = service.open(Opening::of_server(cx, url, Errand::Inspect)).await?;
+    let asked = examined(session.connection(), budget).await;
+    match asked {
+        // Ledgers are read next, and often there.
+        Ok(_) => service.leave(url, session).await,
+        Err(_) => service.close(session).await,
+    }
     asked
 }
 
@@ -159,39 +159,26 @@ pub async fn survey(
     budget: Option<Amount>,
     schemas: &[&str],
 ) -> Result<Survey, RunnerError> {
-    let mut connection = connect(cx, service, url).await?;
+    let opening = Opening::of_server(cx, url, Errand::Inspect);
+    // Without control tables nothing takes turns.
+    let mut session = match service {
+        Some(service) => service.open(opening).await?,
+        None => opening.connect(&cx.mark).await?,
+    };
+    let connection = session.connection();
     let asked = async {
         Ok(Survey {
-            sum: examined(&mut connection, budget).await?,
-            owners: owners(&mut connection, schemas).await?,
-            closed: closed(&mut connection, schemas).await?,
+            sum: examined(connection, budget).await?,
+            owners: owners(connection, schemas).await?,
+            closed: closed(connection, schemas).await?,
         })
     }
     .await;
-    let _ = connection.close().await;
-    asked
-}
-
-/// Over the service connection, where there is one: without control tables nothing takes turns.
-async fn connect(
-    cx: &Context,
-    service: Option<&Service>,
-    url: &DatabaseUrl,
-) -> Result<PgConnection, RunnerError> {
-    let options = url
-        .options()
-        .map_err(|e| RunnerError::Connection(e.to_string()))?
-        .application_name(&Errand::Inspect.label(&cx.mark))
-        .options(asking_settings())
-        .options([PROBE]);
-    let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
-        .await
-        .map_err(|_| RunnerError::Connection(format!("{} did not answer", url.address())))?
-        .map_err(|e| connect_error(e, url))?;
-    if let Some(service) = service {
-        service.clear(&mut connection).await?;
+    match service {
+        Some(service) => service.close(session).await,
+        None => session.close().await,
     }
-    Ok(connection)
+    asked
 }
 
 async fn examined(connection: &mut PgConnection, budget: Option<Amount>) -> Result<Arithmetic, RunnerError> {

@@ -19,10 +19,10 @@ use crate::{
     },
     flow::{
         context::Context,
-        service::{Service, on_each_server},
+        service::{Opening, Service, on_each_server},
     },
     runner::{LedgerTable, RunnerError, Subject, as_applied},
-    session::{EXIT_GRACE, EXIT_LIMIT, TenantSession, quote},
+    session::{EXIT_LIMIT, TenantSession, quote},
     store::StoreError,
 };
 
@@ -114,7 +114,6 @@ pub(super) async fn inspect_server(
     let opener = Opener {
         cx,
         service,
-        is_one_of_many: databases.len() > 1,
         down: Mutex::default(),
     };
     let opener = &opener;
@@ -144,8 +143,6 @@ pub(super) async fn inspect_server(
 struct Opener<'a> {
     cx: &'a Context,
     service: &'a Service,
-    /// Whether another session takes the place of each as soon as it is closed.
-    is_one_of_many: bool,
     /// What is down, by host and port, and why.
     down: Mutex<HashMap<String, RunnerError>>,
 }
@@ -157,19 +154,15 @@ impl Opener<'_> {
         if let Some(error) = self.down().get(&url.address()) {
             return Err(error.clone());
         }
-        let label = Errand::Inspect.label(&self.cx.mark);
         let mut refusals = 0;
         loop {
-            self.service.be_sure().await?;
             let since = Instant::now();
-            let opened = TenantSession::open(url, place, &label, &self.cx.config.limits, &[]).await;
-            match opened {
-                Ok(mut session) if self.service.is_sure() => {
-                    self.service.clear(session.connection()).await?;
-                    return Ok(session);
-                }
-                // It took so long that another may have taken its place.
-                Ok(session) => session.close().await,
+            let opening = Opening {
+                place: Some(place),
+                ..Opening::of_server(self.cx, url, Errand::Inspect)
+            };
+            match self.service.open(opening).await {
+                Ok(session) => return self.enter(session).await,
                 Err(error) if error.to_job_error().is_backpressure() && refusals < REFUSALS => {
                     refusals += 1;
                     tokio::time::sleep(EXIT_LIMIT).await;
@@ -184,10 +177,13 @@ impl Opener<'_> {
         }
     }
 
-    /// A session was closed.
-    async fn closed(&self) {
-        if self.is_one_of_many {
-            tokio::time::sleep(EXIT_GRACE).await;
+    async fn enter(&self, mut session: TenantSession) -> Result<TenantSession, RunnerError> {
+        match session.enter().await {
+            Ok(()) => Ok(session),
+            Err(error) => {
+                self.service.close(session).await;
+                Err(error)
+            }
         }
     }
 
@@ -205,7 +201,7 @@ async fn read_alone(opener: &Opener<'_>, tenant: &Tenant, url: &DatabaseUrl) -> 
         url,
     };
     let read = opener.cx.runner.look(session, subject).await;
-    opener.closed().await;
+    opener.service.closed().await;
     read
 }
 
@@ -242,8 +238,7 @@ async fn read_schemas(
             }
             Err(e) => read.resize(read.len() + part.len(), Err(e)),
         }
-        session.close().await;
-        opener.closed().await;
+        opener.service.close(session).await;
     }
     read
 }

@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::{Connection, PgConnection};
 use tokio::{
     sync::Notify,
     task::{AbortHandle, JoinSet},
@@ -18,7 +17,7 @@ use super::{
     advance::advance,
     context::Context,
     pulse::Health,
-    service::{SERVERS_AT_ONCE, Service},
+    service::{Opening, SERVERS_AT_ONCE, Service},
 };
 use crate::{
     database_url::DatabaseUrl,
@@ -31,7 +30,7 @@ use crate::{
     metrics::Metrics,
     runner::RunnerError,
     servers::ServersError,
-    session::{EXIT_GRACE, lock_key},
+    session::{TenantSession, lock_key},
     store::{
         self, StoreError,
         job::{self, Rescued},
@@ -237,10 +236,7 @@ impl Keeper {
         if let Some(abandoned) = &lost.abandoned {
             // Whoever connects in the place of a lost process frees what that has borrowed.
             match self.connect(&service, &Way::of_abandoned(abandoned)).await {
-                Ok(connection) => {
-                    let _ = connection.close().await;
-                    tokio::time::sleep(EXIT_GRACE).await;
-                }
+                Ok(session) => service.close(session).await,
                 Err(error) => debug!(server, %error, "Cannot free what a lost process has borrowed yet"),
             }
         }
@@ -272,7 +268,7 @@ impl Keeper {
 
     /// Ends what is left of these attempts' sessions on their server, and returns how many there were.
     async fn end_sessions(&self, service: &Service, suspects: &[Suspect]) -> Result<usize, RunnerError> {
-        let mut connection = self.connect(service, &Way::of_suspects(suspects)).await?;
+        let mut session = self.connect(service, &Way::of_suspects(suspects)).await?;
         let attempts: BTreeSet<String> = suspects.iter().map(|suspect| suspect.label.to_string()).collect();
         let kept: BTreeSet<String> = suspects.iter().map(|s| kept_label(&s.worker)).collect();
         let (databases, keys): (Vec<String>, Vec<i64>) = suspects
@@ -295,9 +291,9 @@ impl Keeper {
         .bind(kept.into_iter().collect::<Vec<_>>())
         .bind(databases)
         .bind(keys)
-        .fetch_all(&mut connection)
+        .fetch_all(session.connection())
         .await;
-        let _ = connection.close().await;
+        service.close(session).await;
         let ended = ended?;
         match ended.iter().all(|gone| *gone) {
             true => Ok(ended.len()),
@@ -306,7 +302,7 @@ impl Keeper {
     }
 
     /// A connection to a server. Any of its databases will do: one may have been dropped since.
-    async fn connect(&self, service: &Service, way: &Way<'_>) -> Result<PgConnection, RunnerError> {
+    async fn connect(&self, service: &Service, way: &Way<'_>) -> Result<TenantSession, RunnerError> {
         let mut refusal = RunnerError::Connection("there is no way to it".into());
         for url in self.urls(way).await {
             let url = match url {
@@ -316,7 +312,8 @@ impl Keeper {
                     continue;
                 }
             };
-            match service.connect(&url, Errand::Reclaim).await {
+            let opening = Opening::of_server(&self.cx, &url, Errand::Reclaim);
+            match service.open(opening).await {
                 // Refused for this database's sake. If the server itself is away, or full, it is so by any other way.
                 Err(error) if error.class() == FailureClass::Permanent => refusal = error,
                 connected => return connected,

@@ -68,6 +68,8 @@ struct Entry {
     since: Instant,
     /// Whether the end of that attempt was written. Before that its slot is not a kept one yet, and cannot be given back.
     settled: bool,
+    /// Whether a claim has taken its slot again, and is about to come for it.
+    claimed: bool,
 }
 
 /// The kept connections of a worker, by server and slot.
@@ -103,6 +105,7 @@ impl Kept {
             slots: claim.slots.clone(),
             since: Instant::now(),
             settled: false,
+            claimed: false,
         };
         self.state()
             .entries
@@ -115,6 +118,16 @@ impl Kept {
         let mut entries = state.entries.values_mut();
         if let Some(entry) = entries.find(|entry| entry.after == claim.attempt) {
             entry.settled = true;
+        }
+    }
+
+    /// A claim was made: what it comes for is not idle.
+    pub(super) fn claimed(&self, claim: &Claim) {
+        let mut state = self.state();
+        for slot in &claim.slots {
+            if let Some(entry) = state.entries.get_mut(&(claim.place.server.clone(), *slot)) {
+                entry.claimed = true;
+            }
         }
     }
 
@@ -138,7 +151,7 @@ impl Kept {
     /// Closes those that nobody has asked for in a while, and names the attempts whose slots can go, these and all that
     /// could not be given back before.
     pub(super) async fn close_idle(&self, longer_than: Duration) -> Vec<AttemptId> {
-        self.close(|entry| entry.settled && entry.since.elapsed() >= longer_than)
+        self.close(|entry| entry.settled && !entry.claimed && entry.since.elapsed() >= longer_than)
             .await
     }
 

@@ -4,10 +4,12 @@
 
 use std::time::Duration;
 
-use sqlx::Connection;
 use tracing::debug;
 
-use super::{context::Context, service::Service};
+use super::{
+    context::Context,
+    service::{Opening, Service},
+};
 use crate::{
     domain::{job::Claim, worker::Errand},
     runner::RunnerError,
@@ -42,13 +44,15 @@ async fn has_session(cx: &Context, claim: &Claim, backend: i32) -> Result<bool, 
         return Ok(true);
     };
     let asked = async {
-        let mut connection = service.connect(&url, Errand::Inspect).await?;
+        let mut session = service
+            .open(Opening::of_server(cx, &url, Errand::Inspect))
+            .await?;
         let found = sqlx::query_scalar("select exists (select from pg_stat_activity where pid = $1)")
             .bind(backend)
             .persistent(false)
-            .fetch_one(&mut connection)
+            .fetch_one(session.connection())
             .await;
-        let _ = connection.close().await;
+        service.close(session).await;
         Ok(found?)
     };
     let asked = asked.await;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{
     context::Context,
     enqueue::{Plan, Planned},
-    service::{Service, on_each_server},
+    service::{Opening, Service, on_each_server},
 };
 use crate::{
     config::LimitsConfig,
@@ -204,7 +204,7 @@ impl Stage<'_> {
                 tried.push((number, self.one(&service, planned, &mut kept).await));
             }
             if let Some(kept) = kept {
-                kept.session.close().await;
+                service.close(kept.session).await;
             }
             service.release().await;
         }
@@ -292,7 +292,7 @@ impl Stage<'_> {
         if is_fit && matches!(here.session.mixes_types(self.ledger).await, Ok(false)) {
             *kept = Some(here);
         } else {
-            here.session.close().await;
+            service.close(here.session).await;
         }
         (result, held)
     }
@@ -313,16 +313,20 @@ impl Stage<'_> {
                 kept.tenants += 1;
                 return Ok(kept);
             }
-            kept.session.close().await;
+            service.close(kept.session).await;
         }
         let own = self.plan.own_urls.get(&tenant.id).filter(|_| tenant.own_url);
         let url = self.cx.servers.url_for(place, own);
         let url = url.map_err(|e| RunnerError::Connection(chain(&e)))?;
-        let label = Errand::Rehearsal.label(&self.cx.mark);
-        let mut session = TenantSession::connect(&url, place, &label, self.limits, extra).await?;
-        service.clear(session.connection()).await?;
+        let opening = Opening {
+            url: &url,
+            place: Some(place),
+            errand: Errand::Rehearsal,
+            limits: self.limits,
+            extra_search_path: extra,
+        };
         Ok(Kept {
-            session,
+            session: service.open(opening).await?,
             database: place.database.clone(),
             tenants: 1,
         })

@@ -10,17 +10,21 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
-use sqlx::{Connection, PgConnection, PgPool};
-use tokio::{sync::watch, task::JoinHandle};
+use sqlx::{PgConnection, PgPool};
+use tokio::{
+    sync::{Mutex, watch},
+    task::JoinHandle,
+};
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::context::Context;
 use crate::{
+    config::LimitsConfig,
     database_url::DatabaseUrl,
-    domain::{backoff::Backoff, worker::Errand},
+    domain::{backoff::Backoff, tenant::Place, worker::Errand},
     runner::RunnerError,
-    session::{EXIT_LIMIT, asking_settings, connect_error},
+    session::{EXIT_GRACE, EXIT_LIMIT, TenantSession},
     store::{self, StoreError, service},
 };
 
@@ -35,9 +39,6 @@ const POLL: Backoff = Backoff {
     first: Duration::from_millis(25),
     max: Duration::from_millis(200),
 };
-
-/// How long the server may take to let its holder in.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many servers one process works with at a time: a fleet may have a server for each tenant, and each takes sockets.
 pub(super) const SERVERS_AT_ONCE: usize = 32;
@@ -69,7 +70,68 @@ pub struct Service {
     sure_until: watch::Receiver<Option<Instant>>,
     /// How many slots are borrowed.
     borrowed: Arc<AtomicI64>,
+    seat: Mutex<Seat>,
     renewal: JoinHandle<()>,
+}
+
+/// What the last session over a service connection left behind.
+#[derive(Default)]
+struct Seat {
+    /// Itself, and where it leads, where another question may come at the same URL.
+    open: Option<(DatabaseUrl, TenantSession)>,
+    /// From when on the place of one that was closed is free.
+    free_from: Option<Instant>,
+}
+
+impl Seat {
+    async fn close(&mut self, session: TenantSession) {
+        session.close().await;
+        self.closed();
+    }
+
+    fn closed(&mut self) {
+        self.free_from = Some(Instant::now() + EXIT_GRACE);
+    }
+}
+
+/// What a session over a service connection is opened for.
+pub(super) struct Opening<'a> {
+    pub(super) url: &'a DatabaseUrl,
+    /// None: that database, whoever's it is.
+    pub(super) place: Option<&'a Place>,
+    pub(super) errand: Errand,
+    pub(super) limits: &'a LimitsConfig,
+    pub(super) extra_search_path: &'a [String],
+}
+
+impl<'a> Opening<'a> {
+    /// One for a question to a server, which any of its databases can answer.
+    pub(super) fn of_server(cx: &'a Context, url: &'a DatabaseUrl, errand: Errand) -> Self {
+        Self {
+            url,
+            place: None,
+            errand,
+            limits: &cx.config.limits,
+            extra_search_path: &[],
+        }
+    }
+
+    /// As its holder, or where nobody takes turns.
+    pub(super) async fn connect(&self, mark: &str) -> Result<TenantSession, RunnerError> {
+        let anywhere = Place {
+            server: String::new(),
+            database: self.url.database(),
+            schema: None,
+        };
+        let place = self.place.unwrap_or(&anywhere);
+        let label = self.errand.label(mark);
+        TenantSession::connect(self.url, place, &label, self.limits, self.extra_search_path).await
+    }
+
+    /// Whether a session will do that was opened for a question.
+    fn is_question(&self) -> bool {
+        self.errand == Errand::Inspect && self.place.is_none_or(|place| place.schema.is_none())
+    }
 }
 
 impl Service {
@@ -127,42 +189,62 @@ impl Service {
             inherited,
             sure_until,
             borrowed,
+            seat: Mutex::default(),
             renewal: tokio::spawn(renewal.run()),
         }))
     }
 
-    /// Opens the one session that its holder may have.
+    /// Opens the one session that its holder may have, or one of as many as it has [borrowed](Self::borrow) slots for besides. Each is
+    /// to be [closed](Self::close) before the next.
     ///
     /// # Errors
-    /// The server cannot be reached or refuses.
-    pub(super) async fn connect(
-        &self,
-        url: &DatabaseUrl,
-        errand: Errand,
-    ) -> Result<PgConnection, RunnerError> {
-        let options = url
-            .options()
-            .map_err(|e| RunnerError::Connection(e.to_string()))?
-            .application_name(&errand.label(&self.mark))
-            .options(asking_settings());
+    /// The server cannot be reached or refuses, or the service connection was lost.
+    pub(super) async fn open(&self, opening: Opening<'_>) -> Result<TenantSession, RunnerError> {
         loop {
             self.be_sure().await?;
-            let connected = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await;
-            let mut connection = connected
-                .map_err(|_| {
-                    RunnerError::Connection(format!(
-                        "{} did not answer in {CONNECT_TIMEOUT:?}",
-                        url.address()
-                    ))
-                })?
-                .map_err(|e| connect_error(e, url))?;
+            let mut session = match self.take_seat(&opening).await {
+                Some(session) => session,
+                None => opening.connect(&self.mark).await?,
+            };
             if self.is_sure() {
-                self.clear(&mut connection).await?;
-                return Ok(connection);
+                self.clear(session.connection()).await?;
+                return Ok(session);
             }
             // It took so long that another may have taken its place.
-            let _ = connection.close().await;
+            self.close(session).await;
         }
+    }
+
+    /// The session that was left there, or room for another one.
+    async fn take_seat(&self, opening: &Opening<'_>) -> Option<TenantSession> {
+        let mut seat = self.seat.lock().await;
+        match seat.open.take() {
+            Some((url, session)) if url == *opening.url && opening.is_question() => return Some(session),
+            Some((_, session)) => seat.close(session).await,
+            None => {}
+        }
+        let free_from = seat.free_from;
+        drop(seat);
+        if let Some(free_from) = free_from {
+            tokio::time::sleep_until(free_from.into()).await;
+        }
+        None
+    }
+
+    /// Ends a session.
+    pub(super) async fn close(&self, session: TenantSession) {
+        session.close().await;
+        self.closed().await;
+    }
+
+    /// A session was ended. Its process on the server goes a moment later.
+    pub(super) async fn closed(&self) {
+        self.seat.lock().await.closed();
+    }
+
+    /// Leaves a session that was opened for a question to the next one.
+    pub(super) async fn leave(&self, url: &DatabaseUrl, session: TenantSession) {
+        self.seat.lock().await.open = Some((url.clone(), session));
     }
 
     /// Borrows slots for so many more sessions at a time, as far as there are any to spare. Where it cannot, one does.
@@ -178,16 +260,15 @@ impl Service {
     }
 
     /// Whether it is held beyond doubt.
-    pub(super) fn is_sure(&self) -> bool {
+    fn is_sure(&self) -> bool {
         is_ahead(&self.sure_until.borrow())
     }
 
-    /// Waits until this process certainly holds the service connection, which a control database that is away can put off. To be
-    /// called before each session is opened, and [`is_sure`](Self::is_sure) behind it: connecting takes its time.
+    /// Waits until this process certainly holds the service connection, which a control database that is away can put off.
     ///
     /// # Errors
     /// It was lost.
-    pub(super) async fn be_sure(&self) -> Result<(), RunnerError> {
+    async fn be_sure(&self) -> Result<(), RunnerError> {
         let mut sure_until = self.sure_until.clone();
         let sure = sure_until.wait_for(is_ahead).await;
         let lost = || format!("this process lost its turn at server `{}`", self.server);
@@ -199,7 +280,7 @@ impl Service {
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn clear(&self, connection: &mut PgConnection) -> Result<(), RunnerError> {
+    async fn clear(&self, connection: &mut PgConnection) -> Result<(), RunnerError> {
         if !self.inherited {
             return Ok(());
         }
@@ -228,6 +309,9 @@ impl Service {
 
     /// Gives it back. Its sessions must be closed, and have a moment to go before anybody gets their place.
     pub async fn release(self) {
+        if let Some((_, session)) = self.seat.lock().await.open.take() {
+            session.close().await;
+        }
         if self.borrowed.load(Ordering::Relaxed) > 0 {
             tokio::time::sleep(EXIT_LIMIT).await;
         }

@@ -41,6 +41,28 @@ async fn one_guard_serves_one_tenant_after_the_other() {
     assert_eq!(worker.drain().await, Some(0));
 }
 
+/// A worker with more room than slots looks in vain again and again. What it keeps is not idle for that.
+#[tokio::test]
+async fn a_connection_is_kept_although_there_is_room_for_more_jobs_than_slots() {
+    let step = steps(1)
+        .remove(0)
+        .then("create table backend as select pg_backend_pid() as pid; select pg_sleep(0.02)");
+    let fleet = Setup::schemas(60)
+        .migrations(Tool::Sql, vec![step])
+        .set("servers.main.budget", 3)
+        .start()
+        .await;
+    let worker = fleet.worker(&["--concurrency", "8"]);
+    fleet.herder(&["upgrade", "--wait"]).await.expect(0);
+    let mut backends = BTreeSet::new();
+    for tenant in &fleet.tenants {
+        let pid = format!("select pid::text from {}.backend", tenant.schema_name());
+        backends.extend(list(&fleet.home, &pid).await);
+    }
+    assert!(backends.len() <= 4, "{backends:?}");
+    assert_eq!(worker.drain().await, Some(0));
+}
+
 /// A live attempt takes two slots, one by plan one: what is left over of two must not be held for ever.
 #[tokio::test]
 async fn slots_that_were_kept_for_more_than_is_needed_are_given_back() {

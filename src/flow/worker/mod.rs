@@ -12,7 +12,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, Semaphore, mpsc},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -231,6 +231,7 @@ impl Worker {
         let claimer = Arc::new(Claimer {
             line: Arc::clone(&shared.line),
             filter,
+            room: Arc::new(Semaphore::new(shared.options.concurrency)),
             intake: Arc::clone(&shared) as Arc<dyn Intake>,
             drain: shared.drain.clone(),
         });
@@ -239,7 +240,6 @@ impl Worker {
         let (settler, settling) = (Arc::new(settler), shared.spawn_vital("settler", settling));
         let queue = QueueConfig {
             claimer,
-            concurrency: shared.options.concurrency,
             poll: config.poll,
             handed,
         };
@@ -294,6 +294,7 @@ impl Intake for Shared {
                 true => {
                     let server = &claim.place.server;
                     self.reach.claimed(server, claim.attempt.job, Instant::now());
+                    self.kept.claimed(claim);
                 }
                 // It ends by itself, and the next heartbeats give the job back.
                 false => warn!(
