@@ -53,6 +53,7 @@ pub mod servers;
 pub mod session;
 pub mod store;
 pub mod telemetry;
+pub mod tenant_error;
 pub mod tenant_source;
 pub mod throwaway;
 pub mod webhook;

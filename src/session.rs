@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -12,18 +12,19 @@ use crate::{
     domain::{
         job::AttemptLabel,
         plan::Session,
-        revision::Ledger,
         tenant::{PUBLIC, Place},
     },
     handshake,
-    runner::{LedgerTable, RunnerError},
+    tenant_error::TenantError,
 };
 
 mod blockers;
 mod compiled;
+mod ledger;
 mod limits;
 pub mod probe;
 
+pub use ledger::LedgerTable;
 use limits::ANSWER_LIMIT;
 pub(crate) use limits::{
     CLIENT_CHECK, EXIT_GRACE, EXIT_LIMIT, LINGER, SILENCE, asking_settings, own_settings,
@@ -100,7 +101,7 @@ impl TenantSession {
         application_name: &str,
         limits: &LimitsConfig,
         extra_search_path: &[String],
-    ) -> Result<Self, RunnerError> {
+    ) -> Result<Self, TenantError> {
         let mut session = Self::connect(url, place, application_name, limits, extra_search_path).await?;
         session.enter().await?;
         Ok(session)
@@ -110,7 +111,7 @@ impl TenantSession {
     ///
     /// # Errors
     /// The connection breaks.
-    pub(crate) async fn suits(&mut self, session: &Session) -> Result<bool, RunnerError> {
+    pub(crate) async fn suits(&mut self, session: &Session) -> Result<bool, TenantError> {
         let Some(wanted) = &session.defaults else {
             return Ok(true);
         };
@@ -132,10 +133,10 @@ impl TenantSession {
         application_name: &str,
         limits: &LimitsConfig,
         extra_search_path: &[String],
-    ) -> Result<Self, RunnerError> {
+    ) -> Result<Self, TenantError> {
         let mut options = url
             .options()
-            .map_err(|e| RunnerError::Connection(e.to_string()))?
+            .map_err(|e| TenantError::Connection(e.to_string()))?
             .application_name(application_name)
             .options(own_settings(limits.lock_timeout, limits.statement_timeout))
             .options([PROBE]);
@@ -151,12 +152,12 @@ impl TenantSession {
         let (connection, is_direct) = tokio::time::timeout(CONNECT_TIMEOUT, connected)
             .await
             .map_err(|_| {
-                RunnerError::Connection(format!("{} did not answer in {CONNECT_TIMEOUT:?}", url.address()))
+                TenantError::Connection(format!("{} did not answer in {CONNECT_TIMEOUT:?}", url.address()))
             })?
             .map_err(|e| connect_error(e, url))?;
         if !is_direct {
             let _ = tokio::time::timeout(ANSWER_LIMIT, connection.close()).await;
-            return Err(RunnerError::Pooled(Pooled::Stripped.to_string()));
+            return Err(TenantError::Pooled(Pooled::Stripped.to_string()));
         }
         let mut session = Self {
             connection,
@@ -182,7 +183,7 @@ impl TenantSession {
 
     /// Makes unqualified names mean the tenant's schema, and proves it: with a schema that does not exist, the first
     /// writable schema of the path would silently take its place.
-    pub(crate) async fn enter(&mut self) -> Result<(), RunnerError> {
+    pub(crate) async fn enter(&mut self) -> Result<(), TenantError> {
         let (Some(schema), Some(path)) = (&self.schema, &self.search_path) else {
             return Ok(());
         };
@@ -206,7 +207,7 @@ impl TenantSession {
 
     /// Why unqualified names do not lead to a schema. PostgreSQL passes over one that this role has no USAGE on, as if it
     /// were not there.
-    async fn without(&mut self, schema: String) -> Result<RunnerError, RunnerError> {
+    async fn without(&mut self, schema: String) -> Result<TenantError, TenantError> {
         let is_there: bool =
             sqlx::query_scalar("select exists (select from pg_namespace where nspname = $1)")
                 .bind(&schema)
@@ -214,7 +215,7 @@ impl TenantSession {
                 .fetch_one(&mut self.connection)
                 .await?;
         Ok(match is_there {
-            true => RunnerError::Database {
+            true => TenantError::Database {
                 sqlstate: NO_PRIVILEGE.into(),
                 message: no_usage(&schema),
                 hint: None,
@@ -222,7 +223,7 @@ impl TenantSession {
                 statement: None,
                 session_lives: true,
             },
-            false => RunnerError::SchemaMissing(schema),
+            false => TenantError::SchemaMissing(schema),
         })
     }
 
@@ -230,7 +231,7 @@ impl TenantSession {
     ///
     /// # Errors
     /// The connection broke.
-    pub(crate) async fn call_itself(&mut self, application_name: &str) -> Result<(), RunnerError> {
+    pub(crate) async fn call_itself(&mut self, application_name: &str) -> Result<(), TenantError> {
         let call = sqlx::query("select set_config('application_name', $1, false)")
             .bind(application_name)
             .persistent(false);
@@ -242,7 +243,7 @@ impl TenantSession {
     ///
     /// # Errors
     /// The connection broke.
-    pub(crate) async fn forget(&mut self) -> Result<(), RunnerError> {
+    pub(crate) async fn forget(&mut self) -> Result<(), TenantError> {
         let forget = sqlx::raw_sql("select pg_catalog.pg_advisory_unlock_all(); reset all");
         answered(forget.execute(&mut self.connection)).await?;
         Ok(())
@@ -273,7 +274,7 @@ impl TenantSession {
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn try_lock(&mut self) -> Result<bool, RunnerError> {
+    pub async fn try_lock(&mut self) -> Result<bool, TenantError> {
         let lock = sqlx::query_scalar("select pg_try_advisory_lock($1)")
             .bind(self.lock_key)
             .persistent(false);
@@ -284,7 +285,7 @@ impl TenantSession {
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn holder(&mut self) -> Result<Option<Holder>, RunnerError> {
+    pub async fn holder(&mut self) -> Result<Option<Holder>, TenantError> {
         let holder: Option<(i32, String)> = sqlx::query_as(
             "select a.pid, coalesce(a.application_name, '') from pg_locks l join pg_stat_activity a using (pid) \
              where l.locktype = 'advisory' and l.granted and l.objsubid = 1 and l.pid <> pg_backend_pid() \
@@ -306,7 +307,7 @@ impl TenantSession {
     ///
     /// # Errors
     /// The connection broke, or one of them does not end.
-    pub async fn end_older(&mut self, than: AttemptLabel) -> Result<usize, RunnerError> {
+    pub async fn end_older(&mut self, than: AttemptLabel) -> Result<usize, TenantError> {
         let AttemptLabel { run, attempt } = than;
         let of_job = format!("herder/{run}/{}/%", attempt.job);
         let is_older = |name: &str| {
@@ -321,11 +322,11 @@ impl TenantSession {
     ///
     /// # Errors
     /// The connection broke, or one of them does not end.
-    pub async fn end_tool(&mut self, application_name: &str) -> Result<(), RunnerError> {
+    pub async fn end_tool(&mut self, application_name: &str) -> Result<(), TenantError> {
         let end = self.end_backends(application_name, |name| name == application_name);
         match tokio::time::timeout(2 * ANSWER_LIMIT, end).await {
             Ok(ended) => ended.map(|_| ()),
-            Err(_) => Err(RunnerError::Silent(2 * ANSWER_LIMIT)),
+            Err(_) => Err(TenantError::Silent(2 * ANSWER_LIMIT)),
         }
     }
 
@@ -335,7 +336,7 @@ impl TenantSession {
         &mut self,
         like: &str,
         is_meant: impl Fn(&str) -> bool,
-    ) -> Result<usize, RunnerError> {
+    ) -> Result<usize, TenantError> {
         let meant = self.backends(like, &is_meant).await?;
         for pid in &meant {
             // It waits, but not for ever, and what it answers is no for one that was gone before, too.
@@ -346,7 +347,7 @@ impl TenantSession {
                 .await?;
         }
         if !meant.is_empty() && !self.backends(like, &is_meant).await?.is_empty() {
-            return Err(RunnerError::Connection(
+            return Err(TenantError::Connection(
                 "a session that was told to end is still there".into(),
             ));
         }
@@ -357,7 +358,7 @@ impl TenantSession {
         &mut self,
         like: &str,
         is_meant: &impl Fn(&str) -> bool,
-    ) -> Result<Vec<i32>, RunnerError> {
+    ) -> Result<Vec<i32>, TenantError> {
         let rows: Vec<(i32, String)> = sqlx::query_as(
             "select pid, application_name from pg_stat_activity
              where application_name like $1 and pid <> pg_backend_pid()",
@@ -381,100 +382,26 @@ impl TenantSession {
         &mut self,
         cancel: &CancellationToken,
         work: impl Future<Output = T>,
-    ) -> Result<T, RunnerError> {
+    ) -> Result<T, TenantError> {
         tokio::pin!(work);
         loop {
             tokio::select! {
                 done = &mut work => return Ok(done),
-                () = cancel.cancelled() => return Err(RunnerError::Cancelled),
+                () = cancel.cancelled() => return Err(TenantError::Cancelled),
                 () = tokio::time::sleep(PING) => {}
             }
             tokio::select! {
                 pinged = self.ping() => pinged?,
-                () = cancel.cancelled() => return Err(RunnerError::Cancelled),
+                () = cancel.cancelled() => return Err(TenantError::Cancelled),
             }
         }
-    }
-
-    /// Reads the tenant's ledger. An absent table means: never migrated.
-    ///
-    /// # Errors
-    /// The connection broke, or the table may not be read.
-    pub async fn read_ledger(&mut self, ledger: &LedgerTable) -> Result<Ledger, RunnerError> {
-        if !self.has(ledger).await? {
-            return Ok(Ledger::default());
-        }
-        let rows: Vec<(Option<String>,)> = self.rows(ledger, ledger.revision, ledger.condition).await?;
-        let revisions = rows.into_iter().map(|(revision,)| ledger.named(revision));
-        Ok(Ledger {
-            revisions: revisions.collect::<Result<_, _>>()?,
-            half: None,
-        })
-    }
-
-    async fn has(&mut self, ledger: &LedgerTable) -> Result<bool, RunnerError> {
-        let schema = self.home().await?;
-        let exists = sqlx::query_scalar(
-            // One look into one index. A join might read the ledgers of all tenants: they share their table's name.
-            "select exists (select from pg_class where relname = $2 and relkind in ('r', 'p', 'v') \
-             and relnamespace = (select oid from pg_namespace where nspname = $1))",
-        )
-        .bind(&schema)
-        .bind(&ledger.table)
-        .persistent(false)
-        .fetch_one(&mut self.connection);
-        Ok(exists.await?)
-    }
-
-    /// A revision that the ledger says is applied or undone by half.
-    ///
-    /// # Errors
-    /// The connection broke, or the table may not be read.
-    pub async fn read_half(&mut self, ledger: &LedgerTable) -> Result<Option<String>, RunnerError> {
-        let Some(half) = ledger.half else {
-            return Ok(None);
-        };
-        if !self.has(ledger).await? {
-            return Ok(None);
-        }
-        let rows: Vec<(String,)> = self.rows(ledger, ledger.revision, half).await?;
-        Ok(rows.into_iter().map(|(revision,)| revision).min())
-    }
-
-    /// The revisions in a ledger that is there, each with the checksum that this expression gives.
-    ///
-    /// # Errors
-    /// The connection broke, or the ledger may not be read.
-    pub async fn read_checksums(
-        &mut self,
-        ledger: &LedgerTable,
-        checksum: &str,
-    ) -> Result<Vec<(String, String)>, RunnerError> {
-        let columns = format!("{}, {checksum}", ledger.revision);
-        self.rows(ledger, &columns, ledger.condition).await
-    }
-
-    async fn rows<T>(
-        &mut self,
-        ledger: &LedgerTable,
-        columns: &str,
-        condition: &str,
-    ) -> Result<Vec<T>, RunnerError>
-    where
-        T: for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow> + Send + Unpin,
-    {
-        let (schema, table) = (quote(&self.home().await?), quote(&ledger.table));
-        let rows = sqlx::query_as(AssertSqlSafe(format!(
-            "select {columns} from {schema}.{table} where {condition}"
-        )));
-        Ok(rows.persistent(false).fetch_all(&mut self.connection).await?)
     }
 
     /// The schema that unqualified names are made in: the tenant's own, or the first of its database's search path.
     ///
     /// # Errors
     /// The connection broke, or no schema of the path exists.
-    pub async fn home(&mut self) -> Result<String, RunnerError> {
+    pub async fn home(&mut self) -> Result<String, TenantError> {
         if let Some(schema) = &self.schema {
             return Ok(schema.clone());
         }
@@ -493,11 +420,11 @@ impl TenantSession {
     ///
     /// # Errors
     /// The connection broke, or it leads to a standby.
-    pub(crate) async fn backend(&mut self) -> Result<i32, RunnerError> {
+    pub(crate) async fn backend(&mut self) -> Result<i32, TenantError> {
         let ask = sqlx::query_as("select pg_backend_pid(), pg_is_in_recovery()").persistent(false);
         match answered(ask.fetch_one(&mut self.connection)).await? {
             (backend, false) => Ok(backend),
-            (_, true) => Err(RunnerError::Connection(
+            (_, true) => Err(TenantError::Connection(
                 "its server is a standby, which takes no changes".into(),
             )),
         }
@@ -507,7 +434,7 @@ impl TenantSession {
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn ping(&mut self) -> Result<(), RunnerError> {
+    pub async fn ping(&mut self) -> Result<(), TenantError> {
         let ping = sqlx::query("select 1").persistent(false);
         answered(ping.execute(&mut self.connection)).await?;
         Ok(())
@@ -521,9 +448,9 @@ impl TenantSession {
 }
 
 /// What an idle session answers to a small question.
-async fn answered<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, RunnerError> {
+async fn answered<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, TenantError> {
     let answer = tokio::time::timeout(ANSWER_LIMIT, answer).await;
-    Ok(answer.map_err(|_| RunnerError::Silent(ANSWER_LIMIT))??)
+    Ok(answer.map_err(|_| TenantError::Silent(ANSWER_LIMIT))??)
 }
 
 /// The key of a tenant's advisory lock. Such locks belong to a database, so the schema is enough to tell tenants
@@ -540,9 +467,9 @@ pub fn lock_key(place: &Place) -> i64 {
 }
 
 /// sqlx's words for a failed connect name no secret, but also not the place.
-pub(crate) fn connect_error(error: sqlx::Error, url: &DatabaseUrl) -> RunnerError {
+pub(crate) fn connect_error(error: sqlx::Error, url: &DatabaseUrl) -> TenantError {
     if let Some((why, hint)) = handshake::untrusted(&error) {
-        return RunnerError::Untrusted {
+        return TenantError::Untrusted {
             message: format!(
                 "cannot open a trusted connection to the server at {}: {why}",
                 url.address()
@@ -551,19 +478,19 @@ pub(crate) fn connect_error(error: sqlx::Error, url: &DatabaseUrl) -> RunnerErro
         };
     }
     if let Some(pooled) = probe::refusal(&error) {
-        return RunnerError::Pooled(pooled.to_string());
+        return TenantError::Pooled(pooled.to_string());
     }
     match error {
         // Closed for now (ALTER DATABASE … ALLOW_CONNECTIONS false), which is no failure of its tenants'.
         sqlx::Error::Database(closed) if closed.code().as_deref() == Some("55000") => {
-            RunnerError::Connection(format!(
+            TenantError::Connection(format!(
                 "cannot connect to {}: {}",
                 url.address(),
                 closed.message()
             ))
         }
         sqlx::Error::Database(_) => error.into(),
-        other => RunnerError::Connection(format!("cannot connect to {}: {other}", url.address())),
+        other => TenantError::Connection(format!("cannot connect to {}: {other}", url.address())),
     }
 }
 

@@ -9,7 +9,6 @@ use herder::{
     domain::run::{RunId, short},
     flow::pooler,
     handshake,
-    runner::{POOLED_HINT, RunnerError},
     session::probe::{self, Pooled},
     store::{
         self,
@@ -17,6 +16,7 @@ use herder::{
         setup::{SetupState, setup_state},
         view::{self, RunView},
     },
+    tenant_error::{POOLED_HINT, TenantError},
 };
 use sqlx::{Connection, PgConnection, PgPool};
 
@@ -80,7 +80,7 @@ pub(crate) async fn connect_unchecked(control: &ControlConfig) -> anyhow::Result
 
 fn pooled_control(pooled: Pooled) -> Problem {
     Problem::set_up("the control database cannot be used through [control] `url`")
-        .caused_by(RunnerError::Pooled(pooled.to_string()))
+        .caused_by(TenantError::Pooled(pooled.to_string()))
         .hint(POOLED_HINT)
 }
 

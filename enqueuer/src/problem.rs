@@ -7,8 +7,8 @@ use herder::{
     config::ConfigError,
     domain::{revision::HistoryError, run::short},
     flow::{context::ContextError, enqueue::EnqueueError, resolve::ResolveError},
-    runner::{READ_ONLY, RunnerError},
     store::StoreError,
+    tenant_error::{READ_ONLY, TenantError},
     throwaway::ThrowawayError,
 };
 
@@ -118,9 +118,9 @@ fn is_in_doubt(cause: &(dyn StdError + 'static)) -> bool {
 }
 
 /// Before there is a run, a runner can only complain about the target or about its project.
-fn exit_of_runner(error: &RunnerError) -> Exit {
+fn exit_of_runner(error: &TenantError) -> Exit {
     match error {
-        RunnerError::History(
+        TenantError::History(
             HistoryError::UnknownTarget(_)
             | HistoryError::IsBase(_)
             | HistoryError::AmbiguousTarget { .. }
@@ -141,7 +141,7 @@ fn hint_of_one(cause: &(dyn StdError + 'static)) -> Option<String> {
     if let Some(problem) = cause.downcast_ref::<Problem>() {
         return problem.hint.clone();
     }
-    if let Some(error) = cause.downcast_ref::<RunnerError>() {
+    if let Some(error) = cause.downcast_ref::<TenantError>() {
         return error.hint();
     }
     if let Some(StoreError::NotAllowed { role, .. }) = cause.downcast_ref::<StoreError>() {
@@ -157,7 +157,7 @@ fn hint_of_one(cause: &(dyn StdError + 'static)) -> Option<String> {
     }
     if let Some(error) = cause.downcast_ref::<EnqueueError>() {
         return match error {
-            EnqueueError::Runner(RunnerError::History(HistoryError::SeveralHeads(_))) => {
+            EnqueueError::Runner(TenantError::History(HistoryError::SeveralHeads(_))) => {
                 Some("merge them, or name a revision with --to".into())
             }
             EnqueueError::Runner(error) | EnqueueError::Unusable { source: error, .. } => error.hint(),

@@ -14,9 +14,9 @@ use super::{
 use crate::{
     database_url::DatabaseUrl,
     domain::{failure::chain, wave::Amount, worker::Errand},
-    runner::RunnerError,
     servers::ServersError,
     store::server::ServerRow,
+    tenant_error::TenantError,
 };
 
 /// The share of a server's connections that is Herder's where the config says nothing.
@@ -126,7 +126,7 @@ async fn ask(
     service: &Service,
     url: &DatabaseUrl,
     budget: Option<Amount>,
-) -> Result<Arithmetic, RunnerError> {
+) -> Result<Arithmetic, TenantError> {
     let mut session = service.open(Opening::of_server(cx, url, Errand::Inspect)).await?;
     let asked = examined(session.connection(), budget).await;
     match asked {
@@ -158,7 +158,7 @@ pub async fn survey(
     url: &DatabaseUrl,
     budget: Option<Amount>,
     schemas: &[&str],
-) -> Result<Survey, RunnerError> {
+) -> Result<Survey, TenantError> {
     let opening = Opening::of_server(cx, url, Errand::Inspect);
     // Without control tables nothing takes turns.
     let mut session = match service {
@@ -181,9 +181,9 @@ pub async fn survey(
     asked
 }
 
-async fn examined(connection: &mut PgConnection, budget: Option<Amount>) -> Result<Arithmetic, RunnerError> {
+async fn examined(connection: &mut PgConnection, budget: Option<Amount>) -> Result<Arithmetic, TenantError> {
     match pooler::examine(connection).await? {
-        Some(pooled) => Err(RunnerError::Pooled(pooled.to_string())),
+        Some(pooled) => Err(TenantError::Pooled(pooled.to_string())),
         None => Ok(read(connection, budget).await?),
     }
 }
@@ -287,14 +287,14 @@ pub async fn server_row(
     name: &str,
     address: &str,
     ways: impl Iterator<Item = Result<DatabaseUrl, ServersError>>,
-) -> (ServerRow, Option<RunnerError>) {
+) -> (ServerRow, Option<TenantError>) {
     let budget = cx.servers.budget(name);
     let row = |budget| ServerRow {
         name: name.to_owned(),
         address: address.to_owned(),
         budget,
     };
-    let mut refusal = RunnerError::Connection("there is no way to it".into());
+    let mut refusal = TenantError::Connection("there is no way to it".into());
     let mut asked: Vec<DatabaseUrl> = Vec::new();
     for way in ways {
         let url = match way {
@@ -307,7 +307,7 @@ pub async fn server_row(
             Err(error) => refusal = error,
         }
         asked.push(url);
-        if matches!(refusal, RunnerError::Pooled(_)) || since.elapsed() > SLOW || asked.len() == WAYS {
+        if matches!(refusal, TenantError::Pooled(_)) || since.elapsed() > SLOW || asked.len() == WAYS {
             break;
         }
     }

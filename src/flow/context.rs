@@ -13,9 +13,10 @@ use crate::{
     config::{Config, ConfigError},
     database_url::DatabaseUrl,
     domain::{failure::chain, job::Claim},
-    runner::{self, MigrationRunner, RunnerError},
+    runner::{self, MigrationRunner},
     servers::{Servers, ServersError},
     store::{self, StoreError},
+    tenant_error::TenantError,
     tenant_source::{self, TenantSource, TenantSourceError},
 };
 
@@ -65,7 +66,7 @@ pub enum ContextError {
     Source(#[from] TenantSourceError),
     /// The runner is wrong. It says of itself which section that is about.
     #[error(transparent)]
-    Runner(#[from] RunnerError),
+    Runner(#[from] TenantError),
 }
 
 impl Context {
@@ -103,8 +104,8 @@ impl Context {
     ///
     /// # Errors
     /// The source does not answer, or no longer knows the tenant.
-    pub async fn url_of(&self, claim: &Claim) -> Result<DatabaseUrl, RunnerError> {
-        let permanent = |message: String| RunnerError::Tool {
+    pub async fn url_of(&self, claim: &Claim) -> Result<DatabaseUrl, TenantError> {
+        let permanent = |message: String| TenantError::Tool {
             message,
             sqlstate: None,
             revision: None,
@@ -118,8 +119,8 @@ impl Context {
                     .source
                     .find(&claim.tenant)
                     .await
-                    .map_err(|e| RunnerError::TenantSource(e.to_string()))?;
-                let listed = listed.ok_or(RunnerError::OffTheList)?;
+                    .map_err(|e| TenantError::TenantSource(e.to_string()))?;
+                let listed = listed.ok_or(TenantError::OffTheList)?;
                 if let Some(fault) = listed.fault {
                     return Err(permanent(format!("it makes no sense in its source: {fault}")));
                 }

@@ -21,9 +21,10 @@ use crate::{
         context::Context,
         service::{Opening, Service, on_each_server},
     },
-    runner::{LedgerTable, RunnerError, Subject, as_applied},
-    session::{EXIT_LIMIT, TenantSession, quote},
+    runner::{Subject, as_applied},
+    session::{EXIT_LIMIT, LedgerTable, TenantSession, quote},
     store::StoreError,
+    tenant_error::TenantError,
 };
 
 /// How many ledgers are read in one statement. Measured at 50 to 500 alike; far more exceed the parser's stack, and
@@ -44,7 +45,7 @@ const REFUSALS: u32 = 3;
 const SLOW: Duration = Duration::from_secs(1);
 
 /// What was read of one tenant.
-pub type Read = Result<Ledger, RunnerError>;
+pub type Read = Result<Ledger, TenantError>;
 
 /// Reads the ledger of every tenant, in the given order. Servers are read side by side, each over connections that count
 /// against its budget. What cannot be read says why; it holds nobody else back.
@@ -78,7 +79,7 @@ pub(super) fn by_server(tenants: &[Tenant]) -> BTreeMap<&str, Vec<usize>> {
 
 /// What was read of so many tenants, in their order.
 pub(super) fn in_order(tenants: usize, reads: Vec<(usize, Read)>) -> Vec<Read> {
-    let unread = || Err(RunnerError::Connection("it was not read".into()));
+    let unread = || Err(TenantError::Connection("it was not read".into()));
     let mut all: Vec<Read> = std::iter::repeat_with(unread).take(tenants).collect();
     for (i, read) in reads {
         all[i] = read;
@@ -121,7 +122,7 @@ pub(super) async fn inspect_server(
         let first = &tenants[members[0]];
         let own_url = own_urls.get(&first.id).filter(|_| first.own_url);
         let ledgers = match cx.servers.url_for(&first.place, own_url) {
-            Err(e) => vec![Err(RunnerError::Connection(chain(&e))); members.len()],
+            Err(e) => vec![Err(TenantError::Connection(chain(&e))); members.len()],
             Ok(url) => match (alone, cx.runner.ledger_table()) {
                 (None, Some(table)) => {
                     let schemas: Vec<&str> = members
@@ -144,13 +145,13 @@ struct Opener<'a> {
     cx: &'a Context,
     service: &'a Service,
     /// What is down, by host and port, and why.
-    down: Mutex<HashMap<String, RunnerError>>,
+    down: Mutex<HashMap<String, TenantError>>,
 }
 
 impl Opener<'_> {
     /// A server that does not answer is not asked again for each of its thousand tenants, whatever their URLs. One that
     /// fails at once is: it may mean this tenant alone, and costs nothing.
-    async fn open(&self, url: &DatabaseUrl, place: &Place) -> Result<TenantSession, RunnerError> {
+    async fn open(&self, url: &DatabaseUrl, place: &Place) -> Result<TenantSession, TenantError> {
         if let Some(error) = self.down().get(&url.address()) {
             return Err(error.clone());
         }
@@ -168,7 +169,7 @@ impl Opener<'_> {
                     tokio::time::sleep(EXIT_LIMIT).await;
                 }
                 Err(error) => {
-                    if matches!(error, RunnerError::Connection(_)) && since.elapsed() > SLOW {
+                    if matches!(error, TenantError::Connection(_)) && since.elapsed() > SLOW {
                         self.down().insert(url.address(), error.clone());
                     }
                     return Err(error);
@@ -177,7 +178,7 @@ impl Opener<'_> {
         }
     }
 
-    async fn enter(&self, mut session: TenantSession) -> Result<TenantSession, RunnerError> {
+    async fn enter(&self, mut session: TenantSession) -> Result<TenantSession, TenantError> {
         match session.enter().await {
             Ok(()) => Ok(session),
             Err(error) => {
@@ -187,7 +188,7 @@ impl Opener<'_> {
         }
     }
 
-    fn down(&self) -> MutexGuard<'_, HashMap<String, RunnerError>> {
+    fn down(&self) -> MutexGuard<'_, HashMap<String, TenantError>> {
         self.down.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -248,7 +249,7 @@ async fn find_ledgers(
     session: &mut TenantSession,
     schemas: &[&str],
     table: &LedgerTable,
-) -> Result<HashMap<String, bool>, RunnerError> {
+) -> Result<HashMap<String, bool>, TenantError> {
     let rows = sqlx::query(
         "select n.nspname::text, exists (select from pg_class c where c.relnamespace = n.oid and c.relname = $2
                                          and c.relkind in ('r', 'p', 'v'))
@@ -295,7 +296,7 @@ async fn read_batches(
     schemas
         .iter()
         .map(|schema| match there.get(*schema) {
-            None => Err(RunnerError::SchemaMissing((*schema).to_owned())),
+            None => Err(TenantError::SchemaMissing((*schema).to_owned())),
             Some(false) => Ok(Ledger::default()),
             Some(true) => read.get(schema).cloned().unwrap_or_else(|| Ok(Ledger::default())),
         })
@@ -307,7 +308,7 @@ async fn read_batch(
     schemas: &[&str],
     ledger: &LedgerTable,
     known: Option<&History>,
-) -> Result<Vec<Read>, RunnerError> {
+) -> Result<Vec<Read>, TenantError> {
     let LedgerTable {
         table,
         revision,

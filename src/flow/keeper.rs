@@ -28,7 +28,6 @@ use crate::{
         worker::{Errand, kept_label},
     },
     metrics::Metrics,
-    runner::RunnerError,
     servers::ServersError,
     session::{TenantSession, lock_key},
     store::{
@@ -39,6 +38,7 @@ use crate::{
         slot::{self, Suspect},
         worker,
     },
+    tenant_error::TenantError,
 };
 
 /// How long a round may take. A connection that died without a word would hold up the next ones for ever.
@@ -267,7 +267,7 @@ impl Keeper {
     }
 
     /// Ends what is left of these attempts' sessions on their server, and returns how many there were.
-    async fn end_sessions(&self, service: &Service, suspects: &[Suspect]) -> Result<usize, RunnerError> {
+    async fn end_sessions(&self, service: &Service, suspects: &[Suspect]) -> Result<usize, TenantError> {
         let mut session = self.connect(service, &Way::of_suspects(suspects)).await?;
         let attempts: BTreeSet<String> = suspects.iter().map(|suspect| suspect.label.to_string()).collect();
         let kept: BTreeSet<String> = suspects.iter().map(|s| kept_label(&s.worker)).collect();
@@ -297,18 +297,18 @@ impl Keeper {
         let ended = ended?;
         match ended.iter().all(|gone| *gone) {
             true => Ok(ended.len()),
-            false => Err(RunnerError::Connection("a session does not end".into())),
+            false => Err(TenantError::Connection("a session does not end".into())),
         }
     }
 
     /// A connection to a server. Any of its databases will do: one may have been dropped since.
-    async fn connect(&self, service: &Service, way: &Way<'_>) -> Result<TenantSession, RunnerError> {
-        let mut refusal = RunnerError::Connection("there is no way to it".into());
+    async fn connect(&self, service: &Service, way: &Way<'_>) -> Result<TenantSession, TenantError> {
+        let mut refusal = TenantError::Connection("there is no way to it".into());
         for url in self.urls(way).await {
             let url = match url {
                 Ok(url) => url,
                 Err(error) => {
-                    refusal = RunnerError::Connection(chain(&error));
+                    refusal = TenantError::Connection(chain(&error));
                     continue;
                 }
             };

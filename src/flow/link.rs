@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     domain::{job::Claim, worker::Errand},
-    runner::RunnerError,
+    tenant_error::TenantError,
 };
 
 /// How long an attempt takes before its link is looked after, and how often that is done. As long as a server takes to
@@ -37,10 +37,10 @@ pub(super) async fn is_cut(cx: &Context, claim: &Claim, backend: i32) {
 }
 
 /// Whether a server has this session, as it says over its service connection. While somebody else has that, it is not asked.
-async fn has_session(cx: &Context, claim: &Claim, backend: i32) -> Result<bool, RunnerError> {
+async fn has_session(cx: &Context, claim: &Claim, backend: i32) -> Result<bool, TenantError> {
     let url = cx.url_of(claim).await?;
     let taken = Service::try_acquire(cx, &claim.place.server).await;
-    let Some(service) = taken.map_err(|e| RunnerError::ControlDatabase(e.to_string()))? else {
+    let Some(service) = taken.map_err(|e| TenantError::ControlDatabase(e.to_string()))? else {
         return Ok(true);
     };
     let asked = async {

@@ -10,8 +10,9 @@ use sqlx::PgConnection;
 
 use crate::{
     domain::{plan::Plan, tenant::Place},
-    runner::{RunnerError, apply::leaves_residue},
+    runner::apply::leaves_residue,
     store::{self, line::Line},
+    tenant_error::TenantError,
 };
 
 /// How many plans are kept: far more than the runs that are open at a time have, far fewer than a year's.
@@ -64,7 +65,7 @@ impl Plans {
     }
 
     /// A plan by its id. It never changes.
-    pub(super) async fn get(&self, id: &str) -> Result<Arc<Known>, RunnerError> {
+    pub(super) async fn get(&self, id: &str) -> Result<Arc<Known>, TenantError> {
         if let Some(known) = self.known_as(id) {
             return Ok(known);
         }
@@ -74,7 +75,7 @@ impl Plans {
         }
         let loading = async |line: &mut PgConnection| store::plan::load(line, id).await;
         let read = self.line.with(READ_LIMIT, loading).await;
-        let plan = read.map_err(|e| RunnerError::ControlDatabase(format!("cannot read its plan: {e}")))?;
+        let plan = read.map_err(|e| TenantError::ControlDatabase(format!("cannot read its plan: {e}")))?;
         let leaves_residue = leaves_residue(&plan);
         let read = Arc::new(Known {
             plan,

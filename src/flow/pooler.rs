@@ -8,12 +8,12 @@ use sqlx::{Connection, PgConnection, PgPool};
 use crate::{
     database_url::DatabaseUrl,
     domain::worker::Errand,
-    runner::RunnerError,
     session::{
         asking_settings, connect_error,
         probe::{PROBE, Pooled, refusal},
     },
     store::StoreError,
+    tenant_error::TenantError,
 };
 
 /// How long the test may take. A pooler with no connection to spare lets its clients wait.
@@ -45,10 +45,10 @@ pub async fn examine_pool(pool: &PgPool) -> Result<Option<Pooled>, StoreError> {
 ///
 /// # Errors
 /// It cannot be reached, or does not answer.
-pub async fn look(url: &DatabaseUrl, mark: &str) -> Result<Option<Pooled>, RunnerError> {
+pub async fn look(url: &DatabaseUrl, mark: &str) -> Result<Option<Pooled>, TenantError> {
     let options = url
         .options()
-        .map_err(|e| RunnerError::Connection(e.to_string()))?
+        .map_err(|e| TenantError::Connection(e.to_string()))?
         .application_name(&Errand::Inspect.label(mark))
         .options(asking_settings())
         .options([PROBE]);
@@ -71,7 +71,7 @@ pub async fn look(url: &DatabaseUrl, mark: &str) -> Result<Option<Pooled>, Runne
     });
     match looked.await {
         Ok(looked) => looked.map_err(|error| connect_error(error, url)),
-        Err(_) => Err(RunnerError::Connection(format!(
+        Err(_) => Err(TenantError::Connection(format!(
             "{} did not answer",
             url.address()
         ))),

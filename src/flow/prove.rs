@@ -7,9 +7,10 @@ use tracing::info;
 use crate::{
     domain::{failure::chain, plan::Plan, tenant::Place},
     flow::{context::Context, service::Service},
-    runner::{Ground, Offer, PlanProver, RunnerError, Verdict},
+    runner::{Ground, Offer, PlanProver, Verdict},
     secret::Secret,
     store::{StoreError, proof},
+    tenant_error::TenantError,
 };
 
 /// Why plans are refuted, by the keys of their proofs: what one server has shown need not be shown on each of a hundred.
@@ -64,7 +65,7 @@ pub(super) async fn prove(
 /// Why nobody knows.
 enum ProveError {
     Store(StoreError),
-    Runner(RunnerError),
+    Runner(TenantError),
 }
 
 impl From<StoreError> for ProveError {
@@ -73,8 +74,8 @@ impl From<StoreError> for ProveError {
     }
 }
 
-impl From<RunnerError> for ProveError {
-    fn from(error: RunnerError) -> Self {
+impl From<TenantError> for ProveError {
+    fn from(error: TenantError) -> Self {
         Self::Runner(error)
     }
 }

@@ -158,7 +158,7 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runner::RunnerError;
+    use crate::tenant_error::TenantError;
 
     fn of(limits: &ClaimLimits, server: &str) -> i64 {
         let at = limits.servers.iter().position(|s| s == server);
@@ -216,8 +216,8 @@ mod tests {
         reach.claimed("a", 1, now);
         reach.entered("a", 1, Step::Guarding);
         for error in [
-            RunnerError::ControlDatabase("it is away".into()),
-            RunnerError::TenantSource("it is away".into()),
+            TenantError::ControlDatabase("it is away".into()),
+            TenantError::TenantSource("it is away".into()),
         ] {
             reach.claimed("a", 2, now);
             reach.ended("a", 2, Some(&snoozed(error.reason(), None)), now);

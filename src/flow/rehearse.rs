@@ -20,12 +20,10 @@ use crate::{
         tenant::Place,
         worker::Errand,
     },
-    runner::{
-        LedgerTable, RunnerError,
-        apply::{NoJournal, Order, Rehearsed, leaves_residue, rehearse as try_out},
-    },
-    session::TenantSession,
+    runner::apply::{NoJournal, Order, Rehearsed, leaves_residue, rehearse as try_out},
+    session::{LedgerTable, TenantSession},
     store::StoreError,
+    tenant_error::TenantError,
 };
 
 /// For how long one rehearsal keeps a server's service connection before others have a turn.
@@ -273,7 +271,7 @@ impl Stage<'_> {
         planned: &Planned,
         plan: &plan::Plan,
         kept: &mut Option<Kept>,
-    ) -> (Result<Rehearsed, RunnerError>, Duration) {
+    ) -> (Result<Rehearsed, TenantError>, Duration) {
         let mut here = match self.connected(service, planned, kept.take()).await {
             Ok(here) => here,
             Err(error) => return (Err(error), Duration::ZERO),
@@ -303,7 +301,7 @@ impl Stage<'_> {
         service: &Service,
         planned: &Planned,
         kept: Option<Kept>,
-    ) -> Result<Kept, RunnerError> {
+    ) -> Result<Kept, TenantError> {
         let tenant = &planned.tenant;
         let place: &Place = &tenant.place;
         let extra = self.cx.config.runner.extra_search_path();
@@ -317,7 +315,7 @@ impl Stage<'_> {
         }
         let own = self.plan.own_urls.get(&tenant.id).filter(|_| tenant.own_url);
         let url = self.cx.servers.url_for(place, own);
-        let url = url.map_err(|e| RunnerError::Connection(chain(&e)))?;
+        let url = url.map_err(|e| TenantError::Connection(chain(&e)))?;
         let opening = Opening {
             url: &url,
             place: Some(place),
@@ -333,7 +331,7 @@ impl Stage<'_> {
     }
 
     /// What is said of a failure. Those that hang on the rehearsal's own limits say so.
-    fn explained(&self, error: &RunnerError) -> JobError {
+    fn explained(&self, error: &TenantError) -> JobError {
         let mut record = error.to_job_error();
         let hint = match record.reason.as_str() {
             "lock_timeout" => Some(format!(

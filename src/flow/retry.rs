@@ -6,11 +6,11 @@ use crate::{
         run::RunId,
     },
     flow::{context::Context, enqueue::EnqueueError},
-    runner::RunnerError,
     store::{
         retry::{self, Retried, SentBack},
         run,
     },
+    tenant_error::TenantError,
 };
 
 /// Sends the failed tenants of a run back, with the migrations as they are now: what was wrong may have been mended in
@@ -28,7 +28,7 @@ pub async fn retry(cx: &Context, id: RunId) -> Result<SentBack, EnqueueError> {
         .as_deref()
         .filter(|t| !history.is_opaque() && history.get(t).is_none())
     {
-        return Err(RunnerError::History(HistoryError::UnknownTarget(missing.to_owned())).into());
+        return Err(TenantError::History(HistoryError::UnknownTarget(missing.to_owned())).into());
     }
     match retry::retry(&cx.pool, id, &history.fingerprint(covered.as_deref())).await? {
         Retried::Jobs(sent_back) => Ok(sent_back),

@@ -23,9 +23,9 @@ use crate::{
     config::LimitsConfig,
     database_url::DatabaseUrl,
     domain::{backoff::Backoff, tenant::Place, worker::Errand},
-    runner::RunnerError,
     session::{EXIT_GRACE, EXIT_LIMIT, TenantSession},
     store::{self, StoreError, service},
+    tenant_error::TenantError,
 };
 
 /// How long a holder is believed that says nothing: as long as a worker.
@@ -117,7 +117,7 @@ impl<'a> Opening<'a> {
     }
 
     /// As its holder, or where nobody takes turns.
-    pub(super) async fn connect(&self, mark: &str) -> Result<TenantSession, RunnerError> {
+    pub(super) async fn connect(&self, mark: &str) -> Result<TenantSession, TenantError> {
         let anywhere = Place {
             server: String::new(),
             database: self.url.database(),
@@ -199,7 +199,7 @@ impl Service {
     ///
     /// # Errors
     /// The server cannot be reached or refuses, or the service connection was lost.
-    pub(super) async fn open(&self, opening: Opening<'_>) -> Result<TenantSession, RunnerError> {
+    pub(super) async fn open(&self, opening: Opening<'_>) -> Result<TenantSession, TenantError> {
         loop {
             self.be_sure().await?;
             let mut session = match self.take_seat(&opening).await {
@@ -268,11 +268,11 @@ impl Service {
     ///
     /// # Errors
     /// It was lost.
-    async fn be_sure(&self) -> Result<(), RunnerError> {
+    async fn be_sure(&self) -> Result<(), TenantError> {
         let mut sure_until = self.sure_until.clone();
         let sure = sure_until.wait_for(is_ahead).await;
         let lost = || format!("this process lost its turn at server `{}`", self.server);
-        sure.map(|_| ()).map_err(|_| RunnerError::ControlDatabase(lost()))
+        sure.map(|_| ()).map_err(|_| TenantError::ControlDatabase(lost()))
     }
 
     /// Ends the sessions of a holder that was lost, on a connection to that server: ours took their place in the budget. Only those
@@ -280,7 +280,7 @@ impl Service {
     ///
     /// # Errors
     /// The connection broke.
-    async fn clear(&self, connection: &mut PgConnection) -> Result<(), RunnerError> {
+    async fn clear(&self, connection: &mut PgConnection) -> Result<(), TenantError> {
         if !self.inherited {
             return Ok(());
         }

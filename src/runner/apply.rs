@@ -29,7 +29,6 @@ pub(crate) use self::{
     rehearse::{Rehearsed, rehearse},
     residue::leaves_residue,
 };
-use super::{LedgerTable, RunnerError};
 use crate::{
     domain::{
         failure::FailureClass,
@@ -37,7 +36,8 @@ use crate::{
         plan::{Note, Plan, PlanStep, StepForm},
         revision::Ledger,
     },
-    session::{NO_PRIVILEGE, TenantSession, literal, no_usage, quote},
+    session::{LedgerTable, NO_PRIVILEGE, TenantSession, literal, no_usage, quote},
+    tenant_error::TenantError,
 };
 
 /// How much may ride in one message: enough for any sane number of files, little enough for the server to swallow.
@@ -99,7 +99,7 @@ pub(crate) trait Journal: Send + Sync {
     fn last(&self) -> Option<Note>;
 
     /// Notes it, in place of what was noted before. When this returns, it is safe.
-    async fn note(&self, note: Option<&Note>) -> Result<(), RunnerError>;
+    async fn note(&self, note: Option<&Note>) -> Result<(), TenantError>;
 }
 
 /// For plans whose ledger says all.
@@ -111,7 +111,7 @@ impl Journal for NoJournal {
         None
     }
 
-    async fn note(&self, _: Option<&Note>) -> Result<(), RunnerError> {
+    async fn note(&self, _: Option<&Note>) -> Result<(), TenantError> {
         Ok(())
     }
 }
@@ -121,7 +121,7 @@ impl Journal for NoJournal {
 ///
 /// # Errors
 /// What the server said. The tenant is at the beginning of a step, or in the middle of one outside a transaction.
-pub(crate) async fn apply(session: &mut TenantSession, order: &Order<'_>) -> Result<Applied, RunnerError> {
+pub(crate) async fn apply(session: &mut TenantSession, order: &Order<'_>) -> Result<Applied, TenantError> {
     let home = session.home().await?;
     let mut applier = Applier {
         ledger: format!("{}.{}", quote(&home), quote(&order.ledger.table)),
@@ -169,7 +169,7 @@ struct Applier<'a> {
 }
 
 impl Applier<'_> {
-    async fn apply(&mut self) -> Result<Applied, RunnerError> {
+    async fn apply(&mut self) -> Result<Applied, TenantError> {
         let steps = &self.order.plan.steps;
         // A former attempt may have got some way: the server says so at the first step, and where.
         let mut at = self.after_note().await?;
@@ -231,7 +231,7 @@ impl Applier<'_> {
     }
 
     /// Leaves the session as it was before the step that was refused.
-    async fn clean_up(&mut self) -> Result<(), RunnerError> {
+    async fn clean_up(&mut self) -> Result<(), TenantError> {
         let mut message = Message::default();
         message.besides("rollback");
         message.besides(RESET);
@@ -346,7 +346,7 @@ impl Applier<'_> {
         sent.map(drop)
     }
 
-    async fn note(&mut self, note: Option<Note>) -> Result<(), RunnerError> {
+    async fn note(&mut self, note: Option<Note>) -> Result<(), TenantError> {
         self.order.journal.note(note.as_ref()).await?;
         self.noted = note;
         Ok(())
@@ -365,7 +365,7 @@ impl Applier<'_> {
     }
 
     /// Where to begin, by what a former attempt noted.
-    async fn after_note(&mut self) -> Result<usize, RunnerError> {
+    async fn after_note(&mut self) -> Result<usize, TenantError> {
         let Some(note) = self.noted.clone() else {
             return Ok(0);
         };
@@ -386,7 +386,7 @@ impl Applier<'_> {
     }
 
     /// What became of a transaction. None: it was so long ago that nobody knows any more.
-    async fn status(&mut self, transaction: &str) -> Result<Option<String>, RunnerError> {
+    async fn status(&mut self, transaction: &str) -> Result<Option<String>, TenantError> {
         let asked = sqlx::query_scalar("select pg_xact_status($1::xid8)")
             .bind(transaction)
             .persistent(false);
@@ -394,23 +394,23 @@ impl Applier<'_> {
     }
 
     /// That nobody knows how much of a step was done.
-    fn half_done(&self, at: usize) -> RunnerError {
+    fn half_done(&self, at: usize) -> TenantError {
         let revision = self.order.plan.revision_of(at);
         match self.order.ledger.half {
-            Some(_) => RunnerError::Dirty(revision),
-            None => RunnerError::Torn(revision),
+            Some(_) => TenantError::Dirty(revision),
+            None => TenantError::Torn(revision),
         }
     }
 
     /// What a step's transaction begins with.
-    fn begin(&self, step: &PlanStep, first: bool, checks: Checks) -> Result<String, RunnerError> {
+    fn begin(&self, step: &PlanStep, first: bool, checks: Checks) -> Result<String, TenantError> {
         // READ COMMITTED: what is read behind a lock must not be older than the lock.
         let enter = self.enter(step, first, checks)?;
         Ok(format!("{BEGIN}; {enter}"))
     }
 
     /// What a step's transaction begins with, behind its BEGIN.
-    fn enter(&self, step: &PlanStep, first: bool, checks: Checks) -> Result<String, RunnerError> {
+    fn enter(&self, step: &PlanStep, first: bool, checks: Checks) -> Result<String, TenantError> {
         let sql = self.settings("set local").join("; ");
         let checked = match checks {
             Checks::Quick => self.quick(step, first)?,
@@ -441,7 +441,7 @@ impl Applier<'_> {
     }
 
     /// Makes sure of the same as [`check`](Self::check) and [`plan_check`](Self::plan_check), without a word of why not.
-    fn quick(&self, step: &PlanStep, first: bool) -> Result<String, RunnerError> {
+    fn quick(&self, step: &PlanStep, first: bool) -> Result<String, TenantError> {
         let mut place = format!(
             "pg_catalog.pg_try_advisory_xact_lock({})",
             self.session.lock_key()
@@ -567,9 +567,9 @@ impl Applier<'_> {
     }
 
     /// A step's SQL, with the tenant's schema in its place.
-    fn placed(&self, sql: &str) -> Result<String, RunnerError> {
+    fn placed(&self, sql: &str) -> Result<String, TenantError> {
         let placed = placed(sql, &self.home).map(std::borrow::Cow::into_owned);
-        placed.ok_or_else(|| RunnerError::Tool {
+        placed.ok_or_else(|| TenantError::Tool {
             message: format!("schema `{}` has a name that this plan cannot hold", self.home),
             sqlstate: None,
             revision: None,
@@ -579,10 +579,10 @@ impl Applier<'_> {
     }
 }
 
-fn failed(refusal: Refusal) -> RunnerError {
+fn failed(refusal: Refusal) -> TenantError {
     match refusal {
         Refusal::Failed(error) => error,
-        other => RunnerError::UnexpectedAnswer(format!("the server answered out of turn: {other:?}")),
+        other => TenantError::UnexpectedAnswer(format!("the server answered out of turn: {other:?}")),
     }
 }
 

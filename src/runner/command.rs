@@ -29,7 +29,7 @@ use self::{
     process::{Finished, Invocation},
     template::{Template, Values},
 };
-use super::{LedgerTable, MigrationRunner, Offer, RunnerError, Subject, Work};
+use super::{MigrationRunner, Offer, Subject, Work};
 use crate::{
     config::CommandConfig,
     domain::{
@@ -37,7 +37,8 @@ use crate::{
         tenant::Isolation,
     },
     scrub::Scrubber,
-    session::{EXIT_GRACE, TenantSession},
+    session::{EXIT_GRACE, LedgerTable, TenantSession},
+    tenant_error::TenantError,
 };
 
 /// How long a command that only looks may take.
@@ -81,7 +82,7 @@ impl CommandRunner {
     ///
     /// # Errors
     /// What makes no sense in them.
-    pub(super) fn new(config: &CommandConfig) -> Result<Self, RunnerError> {
+    pub(super) fn new(config: &CommandConfig) -> Result<Self, TenantError> {
         let upgrade = command("command", &config.command, &[])?;
         let downgrade = match config.downgrade_command.is_empty() {
             true => upgrade.clone(),
@@ -104,7 +105,7 @@ impl CommandRunner {
             downgrade,
             current: command("current_command", &config.current_command, &UNKNOWN_TO_CURRENT)?,
             history: HistorySource::new(config)?,
-            env: env.collect::<Result<_, RunnerError>>()?,
+            env: env.collect::<Result<_, TenantError>>()?,
             stdin: stdin.map_err(|e| placeholder_error("stdin", e))?,
             directory: config.directory.clone().unwrap_or_else(|| ".".into()),
             without: (WITHOUT.iter().map(|name| (*name).to_owned()))
@@ -136,7 +137,7 @@ impl CommandRunner {
 
     /// Makes sure that all programs are there that a run starts, before it has begun: one that is missing would fail
     /// every tenant.
-    fn find_programs(&self) -> Result<(), RunnerError> {
+    fn find_programs(&self) -> Result<(), TenantError> {
         let none = Values::new();
         let path = match self.env.get("PATH") {
             Some(own) => own.fill(&none).map(OsString::from),
@@ -163,7 +164,7 @@ impl CommandRunner {
         invocation: &Invocation,
         finished: &Finished,
         secrets: &[String],
-    ) -> Result<(), RunnerError> {
+    ) -> Result<(), TenantError> {
         if finished.status.success() {
             return Ok(());
         }
@@ -183,13 +184,13 @@ impl CommandRunner {
         };
         if finished.status.signal() == Some(Signal::KILL.as_raw()) {
             // Out of memory, most likely: nothing that it could have said, and nothing of the tenant's.
-            return Err(RunnerError::ToolDied(message));
+            return Err(TenantError::ToolDied(message));
         }
         let sqlstate = sqlstate(&talk);
         if sqlstate.is_none() && lost_connection(&talk) {
-            return Err(RunnerError::Connection(message));
+            return Err(TenantError::Connection(message));
         }
-        Err(RunnerError::Tool {
+        Err(TenantError::Tool {
             message,
             sqlstate,
             revision: None,
@@ -203,8 +204,8 @@ impl CommandRunner {
         &self,
         mut invocation: Invocation,
         secrets: &[String],
-        stop: impl Future<Output = RunnerError>,
-    ) -> Result<String, RunnerError> {
+        stop: impl Future<Output = TenantError>,
+    ) -> Result<String, TenantError> {
         invocation.asked = true;
         let finished = process::run(&invocation, stop).await?;
         self.judge(&invocation, &finished, secrets)?;
@@ -222,8 +223,8 @@ impl CommandRunner {
     async fn current(
         &self,
         tenant: &Environment,
-        stop: impl Future<Output = RunnerError>,
-    ) -> Result<Ledger, RunnerError> {
+        stop: impl Future<Output = TenantError>,
+    ) -> Result<Ledger, TenantError> {
         let invocation = self.invocation(fill(&self.current, &tenant.values), Some(tenant), LOOK_LIMIT);
         let text = self.ask(invocation, &tenant.secrets, stop).await?;
         let revision = text.lines().map(str::trim).rfind(|line| !line.is_empty());
@@ -238,7 +239,7 @@ impl CommandRunner {
     }
 
     /// Refuses an answer that can be no revision. A forgotten `echo` must not bring a password into our tables.
-    async fn check_revision(&self, revision: &str, tenant: &Environment) -> Result<(), RunnerError> {
+    async fn check_revision(&self, revision: &str, tenant: &Environment) -> Result<(), TenantError> {
         let length = revision.chars().count();
         if length > LONGEST_REVISION {
             return Err(no_revision(&format!("{length} characters")));
@@ -251,7 +252,7 @@ impl CommandRunner {
         Ok(())
     }
 
-    async fn printed(&self, command: &[String]) -> Result<Arc<History>, RunnerError> {
+    async fn printed(&self, command: &[String]) -> Result<Arc<History>, TenantError> {
         let invocation = self.invocation(command.to_vec(), None, LOOK_LIMIT);
         let text = self.ask(invocation, &[], std::future::pending()).await?;
         let lines: Vec<&str> = text
@@ -276,7 +277,7 @@ impl CommandRunner {
 }
 
 impl HistorySource {
-    fn new(config: &CommandConfig) -> Result<Self, RunnerError> {
+    fn new(config: &CommandConfig) -> Result<Self, TenantError> {
         if config.history_command.is_empty() {
             return Ok(Self::Listed(match config.revisions.is_empty() {
                 true => Arc::new(History::opaque()),
@@ -308,8 +309,8 @@ fn hides(secrets: Vec<String>, text: &str) -> bool {
     Scrubber::new(secrets).clean(text) != text
 }
 
-fn no_revision(what: &str) -> RunnerError {
-    RunnerError::Tool {
+fn no_revision(what: &str) -> TenantError {
+    TenantError::Tool {
         message: format!("`current_command` printed {what}, where the last line is the tenant's revision"),
         sqlstate: None,
         revision: None,
@@ -323,7 +324,7 @@ fn no_revision(what: &str) -> RunnerError {
 }
 
 /// A line of revisions. The tool's ledger names the newest.
-fn history<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Arc<History>, RunnerError> {
+fn history<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Arc<History>, TenantError> {
     let mut below: Option<String> = None;
     let revisions = lines.into_iter().map(|id| Revision {
         id: id.to_owned(),
@@ -347,7 +348,7 @@ fn fill(templates: &[Template], values: &Values) -> Vec<String> {
 }
 
 /// Keeps the tenant's lock: comes back only when the session is lost, and with it the right to go on.
-async fn keep(session: &mut TenantSession) -> RunnerError {
+async fn keep(session: &mut TenantSession) -> TenantError {
     loop {
         tokio::time::sleep(PING).await;
         if let Err(error) = session.ping().await {
@@ -357,7 +358,7 @@ async fn keep(session: &mut TenantSession) -> RunnerError {
 }
 
 /// The session's own name and limits, for the program's.
-async fn settings(session: &mut TenantSession) -> Result<Session, RunnerError> {
+async fn settings(session: &mut TenantSession) -> Result<Session, TenantError> {
     let (application_name, lock_timeout, statement_timeout) = sqlx::query_as(
         "select current_setting('application_name'), current_setting('lock_timeout'), \
          current_setting('statement_timeout')",
@@ -374,7 +375,7 @@ async fn settings(session: &mut TenantSession) -> Result<Session, RunnerError> {
 
 #[async_trait]
 impl MigrationRunner for CommandRunner {
-    async fn history(&self) -> Result<Arc<History>, RunnerError> {
+    async fn history(&self) -> Result<Arc<History>, TenantError> {
         self.find_programs()?;
         match &self.history {
             HistorySource::Listed(history) => Ok(Arc::clone(history)),
@@ -401,14 +402,14 @@ impl MigrationRunner for CommandRunner {
         None
     }
 
-    async fn read_ledger(&self, session: &mut TenantSession, of: Subject<'_>) -> Result<Ledger, RunnerError> {
+    async fn read_ledger(&self, session: &mut TenantSession, of: Subject<'_>) -> Result<Ledger, TenantError> {
         let settings = settings(session).await?;
         let tenant = Environment::new(of, session.schema(), &settings, None);
         self.current(&tenant, keep(session)).await
     }
 
     /// The session has shown that the place is there; the program has the connection to itself.
-    async fn look(&self, mut session: TenantSession, of: Subject<'_>) -> Result<Ledger, RunnerError> {
+    async fn look(&self, mut session: TenantSession, of: Subject<'_>) -> Result<Ledger, TenantError> {
         let settings = settings(&mut session).await;
         let schema = session.schema().map(str::to_owned);
         session.close().await;
@@ -423,13 +424,13 @@ impl MigrationRunner for CommandRunner {
         _: &Ledger,
         _: Option<&str>,
         _: Isolation,
-    ) -> Result<Offer, RunnerError> {
+    ) -> Result<Offer, TenantError> {
         Ok(Offer::Live {
             why: "what the command does is its own business".into(),
         })
     }
 
-    async fn migrate(&self, session: &mut TenantSession, work: &Work<'_>) -> Result<(), RunnerError> {
+    async fn migrate(&self, session: &mut TenantSession, work: &Work<'_>) -> Result<(), TenantError> {
         let settings = settings(session).await?;
         let errand = Errand {
             claim: work.claim,
@@ -450,7 +451,7 @@ impl MigrationRunner for CommandRunner {
         let stop = async {
             tokio::select! {
                 biased;
-                () = work.cancel.cancelled() => RunnerError::Cancelled,
+                () = work.cancel.cancelled() => TenantError::Cancelled,
                 lost = keep(session) => lost,
             }
         };

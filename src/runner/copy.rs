@@ -1,14 +1,12 @@
 //! COPY between a table and the client. psql sends the data that stands behind it in a file, or prints what comes; a program
 //! has neither.
 
-use super::{
-    RunnerError,
-    statement::{split, tokens},
-};
+use super::statement::{split, tokens};
+use crate::tenant_error::TenantError;
 
 /// Refuses a text with such a COPY in it. To be asked before anything is done: in the middle, the server takes the data for
 /// statements, and nobody would know what was done. `file`: where the text stands.
-pub(super) fn refuse_copy(text: &str, file: Option<&str>, revision: Option<&str>) -> Result<(), RunnerError> {
+pub(super) fn refuse_copy(text: &str, file: Option<&str>, revision: Option<&str>) -> Result<(), TenantError> {
     // Hardly any file has the word: the others are not read twice.
     let has_word = text
         .as_bytes()
@@ -27,7 +25,7 @@ pub(super) fn refuse_copy(text: &str, file: Option<&str>, revision: Option<&str>
             "leave it out: only psql prints what it gives",
         ),
     };
-    Err(RunnerError::Tool {
+    Err(TenantError::Tool {
         message: match file {
             Some(file) => format!("{file}: {message}"),
             None => message.into(),

@@ -6,7 +6,6 @@ pub mod alembic;
 pub(crate) mod apply;
 mod command;
 mod copy;
-mod error;
 pub(crate) mod kind;
 mod proof;
 mod sql;
@@ -17,7 +16,6 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-pub use self::error::{POOLED_HINT, READ_ONLY, RunnerError};
 pub use self::proof::{Ground, Verdict};
 use self::{command::CommandRunner, sql::SqlRunner};
 use crate::{
@@ -29,47 +27,18 @@ use crate::{
         revision::{Direction, History, Ledger},
         tenant::{Isolation, Place},
     },
-    session::TenantSession,
+    session::{LedgerTable, TenantSession},
+    tenant_error::TenantError,
 };
-
-/// How a runner's ledger is read in SQL, so that ten thousand of them can be read in a few statements.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LedgerTable {
-    /// The table's name, unquoted. It lives in the tenant's schema, or in `public` of a tenant's database.
-    pub table: String,
-    /// An expression that gives a row's revision as text.
-    pub revision: &'static str,
-    /// Which rows count.
-    pub condition: &'static str,
-    /// Which rows are of a revision that is applied or undone by half, where the tool says so. They may count or not.
-    pub half: Option<&'static str>,
-    /// An expression that gives the checksum in hex of what a row stands for, where the tool keeps one.
-    pub checksum: Option<&'static str>,
-}
-
-impl LedgerTable {
-    /// The revision of a row. A table that was made by hand, or a view, may have a row without one.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn named(&self, revision: Option<String>) -> Result<String, RunnerError> {
-        revision.ok_or_else(|| {
-            RunnerError::UnexpectedAnswer(format!(
-                "its ledger `{}` has a row without a revision",
-                self.table
-            ))
-        })
-    }
-}
 
 /// Makes sure that a migration is what it was when it was applied.
 ///
 /// # Errors
 /// It was edited since.
-pub fn as_applied(history: &History, revision: &str, checksum: &str) -> Result<(), RunnerError> {
+pub fn as_applied(history: &History, revision: &str, checksum: &str) -> Result<(), TenantError> {
     match history.get(revision) {
         Some(known) if known.checksum.as_deref().is_some_and(|now| now != checksum) => {
-            Err(RunnerError::Edited {
+            Err(TenantError::Edited {
                 revision: revision.to_owned(),
                 file: known.file.clone().unwrap_or_default(),
             })
@@ -94,13 +63,13 @@ pub struct Subject<'a> {
 #[async_trait]
 pub trait Halves: Send + Sync {
     /// Notes the revisions, in place of those before: none of them, where nothing is left behind any more. When this returns, it is safe.
-    async fn leave(&self, revisions: &[String]) -> Result<(), RunnerError>;
+    async fn leave(&self, revisions: &[String]) -> Result<(), TenantError>;
 }
 
 /// For what nobody comes back to.
 #[async_trait]
 impl Halves for () {
-    async fn leave(&self, _: &[String]) -> Result<(), RunnerError> {
+    async fn leave(&self, _: &[String]) -> Result<(), TenantError> {
         Ok(())
     }
 }
@@ -159,7 +128,7 @@ pub trait PlanProver: Send + Sync {
     ///
     /// # Errors
     /// The server cannot be reached.
-    async fn fit(&self, plan: Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Offer, RunnerError>;
+    async fn fit(&self, plan: Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Offer, TenantError>;
 
     /// Whether a plan needs a proof, or is taken as it is.
     fn needs_proof(&self) -> bool;
@@ -174,14 +143,14 @@ pub trait PlanProver: Send + Sync {
         plan: &Plan,
         to: Option<&str>,
         ground: Ground<'_>,
-    ) -> Result<Option<String>, RunnerError>;
+    ) -> Result<Option<String>, TenantError>;
 
     /// Proves that a plan does what the tool does, beside a tenant that it leaves alone. At most one connection to the
     /// tenant's server is open at any time.
     ///
     /// # Errors
     /// The server cannot be reached, or the proof was told to stop. What speaks against the plan is no error.
-    async fn prove(&self, plan: &Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Verdict, RunnerError>;
+    async fn prove(&self, plan: &Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Verdict, TenantError>;
 }
 
 /// A migration tool. What these docs promise is held by the conformance suite, run against every runner.
@@ -191,7 +160,7 @@ pub trait MigrationRunner: Send + Sync {
     ///
     /// # Errors
     /// A broken project, a missing tool.
-    async fn history(&self) -> Result<Arc<History>, RunnerError>;
+    async fn history(&self) -> Result<Arc<History>, TenantError>;
 
     /// How many connections to the tenant's server an attempt holds at most, the guard's own among them.
     fn connections(&self) -> i16;
@@ -203,7 +172,7 @@ pub trait MigrationRunner: Send + Sync {
     ///
     /// # Errors
     /// Whatever keeps it from being read. An absent table is no error: the tenant was never migrated.
-    async fn read_ledger(&self, session: &mut TenantSession, of: Subject<'_>) -> Result<Ledger, RunnerError> {
+    async fn read_ledger(&self, session: &mut TenantSession, of: Subject<'_>) -> Result<Ledger, TenantError> {
         let _ = of;
         let Some(table) = self.ledger_table() else {
             return Ok(Ledger::default());
@@ -226,7 +195,7 @@ pub trait MigrationRunner: Send + Sync {
     ///
     /// # Errors
     /// As [`read_ledger`](Self::read_ledger).
-    async fn look(&self, mut session: TenantSession, of: Subject<'_>) -> Result<Ledger, RunnerError> {
+    async fn look(&self, mut session: TenantSession, of: Subject<'_>) -> Result<Ledger, TenantError> {
         let ledger = self.read_ledger(&mut session, of).await;
         session.close().await;
         ledger
@@ -243,7 +212,7 @@ pub trait MigrationRunner: Send + Sync {
         before: &Ledger,
         to: Option<&str>,
         isolation: Isolation,
-    ) -> Result<Offer, RunnerError>;
+    ) -> Result<Offer, TenantError>;
 
     /// What fits and proves its plans, where those are made by the tool, and not written as SQL by a person.
     fn prover(&self) -> Option<&dyn PlanProver> {
@@ -257,10 +226,10 @@ pub trait MigrationRunner: Send + Sync {
 
     /// Whether the tool may succeed where a plan fails: where a revision says so (`checkfirst`), it looks first whether something is
     /// there, and a plan is for those where nothing is. It would begin a half done revision anew.
-    fn knows_better(&self, plan: &Plan, error: &RunnerError) -> bool {
+    fn knows_better(&self, plan: &Plan, error: &TenantError) -> bool {
         // duplicate_table, duplicate_object (a type), duplicate_schema; undefined_table, undefined_object.
         const CHECKED: [&str; 5] = ["42P07", "42710", "42P06", "42P01", "42704"];
-        let RunnerError::Database {
+        let TenantError::Database {
             sqlstate, revision, ..
         } = error
         else {
@@ -277,14 +246,14 @@ pub trait MigrationRunner: Send + Sync {
     ///
     /// # Errors
     /// What the tool or the server said. The tenant may stand anywhere between the two revisions then.
-    async fn migrate(&self, session: &mut TenantSession, work: &Work<'_>) -> Result<(), RunnerError>;
+    async fn migrate(&self, session: &mut TenantSession, work: &Work<'_>) -> Result<(), TenantError>;
 }
 
 /// Builds the runner that the config names, for `concurrency` attempts at a time. The only list of runners there is.
 ///
 /// # Errors
 /// What the config says cannot be. Nothing is started yet.
-pub fn build(config: &RunnerConfig, concurrency: usize) -> Result<Arc<dyn MigrationRunner>, RunnerError> {
+pub fn build(config: &RunnerConfig, concurrency: usize) -> Result<Arc<dyn MigrationRunner>, TenantError> {
     Ok(match config {
         RunnerConfig::Alembic(c) => Arc::new(alembic::AlembicRunner::new(c, concurrency)),
         RunnerConfig::Sql(c) => Arc::new(SqlRunner::new(c)),

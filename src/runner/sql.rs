@@ -16,7 +16,7 @@ use self::{
     plan::plan,
 };
 use super::{
-    LedgerTable, MigrationRunner, Offer, RunnerError, Work,
+    MigrationRunner, Offer, Work,
     apply::{Applied, NoJournal, Order, apply},
 };
 use crate::{
@@ -25,7 +25,8 @@ use crate::{
         revision::{Direction, History, Ledger},
         tenant::Isolation,
     },
-    session::TenantSession,
+    session::{LedgerTable, TenantSession},
+    tenant_error::TenantError,
 };
 
 /// Migrates by SQL files.
@@ -45,7 +46,7 @@ impl SqlRunner {
     }
 
     /// The folder as it is now. Its files are read again only where one of them changed.
-    async fn directory(&self) -> Result<Arc<Directory>, RunnerError> {
+    async fn directory(&self) -> Result<Arc<Directory>, TenantError> {
         let mut known = self.known.lock().await;
         let (folder, before) = (self.folder.clone(), known.take());
         let read = tokio::task::spawn_blocking(move || {
@@ -56,7 +57,7 @@ impl SqlRunner {
                 _ => Directory::read(&folder).map(|directory| (now, Arc::new(directory))),
             }
         });
-        let (print, directory) = read.await.map_err(|e| RunnerError::Setup {
+        let (print, directory) = read.await.map_err(|e| TenantError::Setup {
             message: format!("cannot read the migrations in {}: {e}", self.folder.display()),
             hint: "this is a bug in Herder".into(),
         })??;
@@ -65,10 +66,10 @@ impl SqlRunner {
     }
 
     /// The plan for just this tenant, made and applied on the spot.
-    async fn run(&self, session: &mut TenantSession, work: &Work<'_>) -> Result<(), RunnerError> {
+    async fn run(&self, session: &mut TenantSession, work: &Work<'_>) -> Result<(), TenantError> {
         let directory = self.directory().await?;
         if directory.history.revisions() != work.history.revisions() {
-            return Err(RunnerError::OtherMigrations);
+            return Err(TenantError::OtherMigrations);
         }
         let table = ledger_table();
         let ledger = session.read_ledger(&table).await?;
@@ -82,8 +83,8 @@ impl SqlRunner {
         };
         match apply(session, &order).await? {
             Applied::Done(_) | Applied::Found(_) => Ok(()),
-            Applied::Locked => Err(RunnerError::LockedByOther("another session".into())),
-            Applied::Elsewhere(found) => Err(RunnerError::LedgerMoved {
+            Applied::Locked => Err(TenantError::LockedByOther("another session".into())),
+            Applied::Elsewhere(found) => Err(TenantError::LedgerMoved {
                 expected: directory
                     .history
                     .describe(&ledger)
@@ -109,7 +110,7 @@ fn ledger_table() -> LedgerTable {
 
 #[async_trait]
 impl MigrationRunner for SqlRunner {
-    async fn history(&self) -> Result<Arc<History>, RunnerError> {
+    async fn history(&self) -> Result<Arc<History>, TenantError> {
         Ok(Arc::clone(&self.directory().await?.history))
     }
 
@@ -127,7 +128,7 @@ impl MigrationRunner for SqlRunner {
         before: &Ledger,
         to: Option<&str>,
         _: Isolation,
-    ) -> Result<Offer, RunnerError> {
+    ) -> Result<Offer, TenantError> {
         Ok(Offer::Plan(plan(
             &*self.directory().await?,
             direction,
@@ -136,10 +137,10 @@ impl MigrationRunner for SqlRunner {
         )?))
     }
 
-    async fn migrate(&self, session: &mut TenantSession, work: &Work<'_>) -> Result<(), RunnerError> {
+    async fn migrate(&self, session: &mut TenantSession, work: &Work<'_>) -> Result<(), TenantError> {
         tokio::select! {
             biased;
-            () = work.cancel.cancelled() => Err(RunnerError::Cancelled),
+            () = work.cancel.cancelled() => Err(TenantError::Cancelled),
             done = self.run(session, work) => done,
         }
     }

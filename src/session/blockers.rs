@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use super::{TenantSession, limits::ANSWER_LIMIT};
-use crate::{domain::tenant::PUBLIC, runner::RunnerError};
+use crate::{domain::tenant::PUBLIC, tenant_error::TenantError};
 
 /// The oldest transaction of others with a lock on one of the tenant's tables, or on a shared one. What is done `CONCURRENTLY` ($4)
 /// waits for those that write there, and for every snapshot in its database. $1 is the tenant's schema, $2 this attempt's label. Of
@@ -38,7 +38,7 @@ impl TenantSession {
         &mut self,
         statement: Option<&str>,
         label: &str,
-    ) -> Result<Option<String>, RunnerError> {
+    ) -> Result<Option<String>, TenantError> {
         let is_concurrent = statement.is_some_and(|text| text.to_ascii_lowercase().contains("concurrently"));
         let asking = async {
             // The transaction that has failed may still be open.
@@ -53,7 +53,7 @@ impl TenantSession {
                 .await
         };
         let asked = tokio::time::timeout(ANSWER_LIMIT, asking).await;
-        let found: Option<InTheWay> = asked.map_err(|_| RunnerError::Silent(ANSWER_LIMIT))??;
+        let found: Option<InTheWay> = asked.map_err(|_| TenantError::Silent(ANSWER_LIMIT))??;
         Ok(found.map(|found| found.to_string()))
     }
 }

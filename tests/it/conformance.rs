@@ -5,7 +5,8 @@ use std::{path::Path, sync::Arc};
 use herder::{
     config::{AlembicConfig, CommandConfig, RunnerConfig, SqlConfig},
     domain::{failure::FailureClass, revision::Direction},
-    runner::{MigrationRunner, RunnerError},
+    runner::MigrationRunner,
+    tenant_error::TenantError,
 };
 
 use crate::tenant::{Tenant, build, execute, write};
@@ -187,7 +188,7 @@ impl Bench {
         }
     }
 
-    async fn go(&self, direction: Direction, target: &str) -> Result<(), RunnerError> {
+    async fn go(&self, direction: Direction, target: &str) -> Result<(), TenantError> {
         self.tenant.attempt(&*self.runner, direction, target).await
     }
 
@@ -303,7 +304,7 @@ async fn a_cancel_is_noticed_and_leaves_nothing_running() {
         };
         let (done, ()) = tokio::join!(bench.go(Direction::Upgrade, "head"), cancel);
         assert!(
-            matches!(done, Err(RunnerError::Cancelled)),
+            matches!(done, Err(TenantError::Cancelled)),
             "{}: {done:?}",
             bench.name
         );
@@ -351,7 +352,7 @@ async fn an_edited_old_migration_is_refused_by_name() {
             .await
             .expect_err("it was edited");
         assert!(
-            matches!(error, RunnerError::Edited { .. }),
+            matches!(error, TenantError::Edited { .. }),
             "{}: {error:?}",
             bench.name
         );

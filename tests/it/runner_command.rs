@@ -14,7 +14,8 @@ use herder::{
         failure::FailureClass,
         revision::{Direction, HistoryError},
     },
-    runner::{MigrationRunner, RunnerError},
+    runner::MigrationRunner,
+    tenant_error::TenantError,
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
@@ -62,7 +63,7 @@ impl Bench {
         }
     }
 
-    async fn up(&self) -> Result<(), RunnerError> {
+    async fn up(&self) -> Result<(), TenantError> {
         self.tenant
             .attempt(&*self.runner, Direction::Upgrade, "head")
             .await
@@ -227,7 +228,7 @@ async fn a_config_that_cannot_work_is_refused_before_any_tenant_is_touched() {
 async fn a_program_that_is_not_there_says_how_to_get_it() {
     let bench = Bench::with("", |config| config.command = words(&["no-such-program-anywhere"])).await;
     let error = bench.up().await.expect_err("it is not there");
-    assert!(matches!(error, RunnerError::Setup { .. }), "{error:?}");
+    assert!(matches!(error, TenantError::Setup { .. }), "{error:?}");
     assert_eq!(
         error.to_string(),
         "cannot run `no-such-program-anywhere`: there is no such program"
@@ -329,7 +330,7 @@ async fn a_deaf_program_is_ended_with_its_children_on_a_cancel() {
         pids
     };
     let (done, (child, own)) = tokio::join!(bench.up(), cancel);
-    assert!(matches!(done, Err(RunnerError::Cancelled)), "{done:?}");
+    assert!(matches!(done, Err(TenantError::Cancelled)), "{done:?}");
     assert!(!alive(own), "it was waited for");
     bench.is_gone(child).await;
 }
@@ -344,7 +345,7 @@ async fn a_polite_program_may_finish_its_sentence() {
         bench.tenant.cancel.cancel();
     };
     let (done, ()) = tokio::join!(bench.up(), cancel);
-    assert!(matches!(done, Err(RunnerError::Cancelled)), "{done:?}");
+    assert!(matches!(done, Err(TenantError::Cancelled)), "{done:?}");
     assert_eq!(bench.read("farewell"), "bye\n");
 }
 
@@ -433,7 +434,7 @@ async fn a_history_may_be_printed_or_not_be_known_at_all() {
     assert_eq!(unknown.tenant.ledger(&*unknown.runner).await, [""; 0]);
     let error = unknown.up().await.expect_err("there is no head");
     assert!(
-        matches!(&error, RunnerError::History(HistoryError::NotListed(target)) if target == "head"),
+        matches!(&error, TenantError::History(HistoryError::NotListed(target)) if target == "head"),
         "{error:?}"
     );
     let hint = error.hint().unwrap_or_default();

@@ -5,7 +5,8 @@ use std::{path::Path, sync::Arc};
 use herder::{
     config::{RunnerConfig, SqlConfig},
     domain::{failure::FailureClass, revision::Direction},
-    runner::{MigrationRunner, RunnerError, Work},
+    runner::{MigrationRunner, Work},
+    tenant_error::TenantError,
 };
 use sqlx::migrate::{MigrateError, Migrator};
 
@@ -42,13 +43,13 @@ impl Bench {
         }
     }
 
-    pub(crate) async fn up(&self) -> Result<(), RunnerError> {
+    pub(crate) async fn up(&self) -> Result<(), TenantError> {
         self.tenant
             .attempt(&*self.runner, Direction::Upgrade, "head")
             .await
     }
 
-    pub(crate) async fn down(&self, target: &str) -> Result<(), RunnerError> {
+    pub(crate) async fn down(&self, target: &str) -> Result<(), TenantError> {
         self.tenant
             .attempt(&*self.runner, Direction::Downgrade, target)
             .await
@@ -346,7 +347,7 @@ async fn a_second_attempt_at_the_same_is_refused_and_later_finds_it_done() {
     let other = async {
         bench.tenant.waits_for_a_lock().await;
         let refused = attempt().await.expect_err("the first is at it");
-        assert!(matches!(refused, RunnerError::LockedByOther(_)), "{refused:?}");
+        assert!(matches!(refused, TenantError::LockedByOther(_)), "{refused:?}");
         execute(&mut gate, "select pg_advisory_unlock(4242)").await;
     };
     let (one, ()) = tokio::join!(attempt(), other);
@@ -377,7 +378,7 @@ async fn migrations_that_changed_since_the_history_was_read_are_not_run() {
         .runner
         .migrate(&mut bench.tenant.session().await, &work)
         .await;
-    assert!(matches!(done, Err(RunnerError::OtherMigrations)), "{done:?}");
+    assert!(matches!(done, Err(TenantError::OtherMigrations)), "{done:?}");
     assert_eq!(bench.tenant.content().await, "");
 }
 
@@ -393,7 +394,7 @@ async fn nothing_is_undone_where_one_step_has_no_way_down() {
     let before = bench.tenant.content().await;
     let error = bench.down("base").await.expect_err("1 has no way down");
     assert!(
-        matches!(&error, RunnerError::Irreversible(revision) if revision == "1"),
+        matches!(&error, TenantError::Irreversible(revision) if revision == "1"),
         "{error:?}"
     );
     assert_eq!(bench.tenant.content().await, before);

@@ -1,6 +1,6 @@
 //! Files outside transactions, taken up again: an index is built or refused, and nothing is done twice.
 
-use herder::{domain::revision::Direction, runner::RunnerError};
+use herder::{domain::revision::Direction, tenant_error::TenantError};
 use sqlx::migrate::MigrateError;
 
 use crate::{
@@ -117,7 +117,7 @@ async fn a_half_done_file_without_a_transaction_is_never_done_again_by_itself() 
     );
     let again = bench.up().await.expect_err("nobody knows");
     assert!(
-        matches!(&again, RunnerError::Dirty(revision) if revision == "2"),
+        matches!(&again, TenantError::Dirty(revision) if revision == "2"),
         "{again:?}"
     );
     assert!(
@@ -150,7 +150,7 @@ async fn a_half_undone_file_without_a_transaction_still_counts_as_applied() {
     assert_eq!(bench.ledger().await, "1", "half undone is not undone");
     let again = bench.down("base").await.expect_err("nobody knows");
     assert!(
-        matches!(&again, RunnerError::Dirty(revision) if revision == "1"),
+        matches!(&again, TenantError::Dirty(revision) if revision == "1"),
         "{again:?}"
     );
 

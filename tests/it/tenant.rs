@@ -11,8 +11,9 @@ use herder::{
         run::RunId,
         tenant::Place,
     },
-    runner::{MigrationRunner, RunnerError, Subject, Work},
+    runner::{MigrationRunner, Subject, Work},
     session::TenantSession,
+    tenant_error::TenantError,
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
@@ -145,7 +146,7 @@ impl Tenant {
         runner: &dyn MigrationRunner,
         direction: Direction,
         target: &str,
-    ) -> Result<(), RunnerError> {
+    ) -> Result<(), TenantError> {
         let mut session = self.session().await;
         let done = self.attempt_on(&mut session, runner, direction, target).await;
         session.close().await;
@@ -158,7 +159,7 @@ impl Tenant {
         runner: &dyn MigrationRunner,
         direction: Direction,
         target: &str,
-    ) -> Result<(), RunnerError> {
+    ) -> Result<(), TenantError> {
         // A closed session lingers on the server for a moment, and its lock with it.
         let lock = async {
             while !session.try_lock().await.expect("an answer") {
@@ -177,7 +178,7 @@ impl Tenant {
         runner: &dyn MigrationRunner,
         direction: Direction,
         target: &str,
-    ) -> Result<(), RunnerError> {
+    ) -> Result<(), TenantError> {
         let history = runner.history().await?;
         let ledger: Ledger = runner.read_ledger(session, self.subject()).await?;
         let goal: Target = target.parse().expect("a target");
@@ -200,7 +201,7 @@ impl Tenant {
         runner.migrate(session, &work).await
     }
 
-    pub(crate) async fn upgrade(&self, runner: &dyn MigrationRunner) -> Result<(), RunnerError> {
+    pub(crate) async fn upgrade(&self, runner: &dyn MigrationRunner) -> Result<(), TenantError> {
         self.attempt(runner, Direction::Upgrade, "head").await
     }
 

@@ -10,12 +10,12 @@ use herder::{
         run::RunId,
         tenant::Place,
     },
-    runner::RunnerError,
     session::TenantSession,
     store::{
         job, slot,
         worker::{self, WorkerRow},
     },
+    tenant_error::TenantError,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -269,7 +269,7 @@ async fn a_session_that_does_not_end_is_not_taken_for_gone() {
     let ended = session.end_older(label(2)).await;
     let tool = session.end_tool(&older).await;
     kill_process(pid, Signal::CONT).expect("a signal");
-    assert!(matches!(ended, Err(RunnerError::Connection(_))), "{ended:?}");
-    assert!(matches!(tool, Err(RunnerError::Connection(_))), "{tool:?}");
+    assert!(matches!(ended, Err(TenantError::Connection(_))), "{ended:?}");
+    assert!(matches!(tool, Err(TenantError::Connection(_))), "{tool:?}");
     session.end_older(label(2)).await.expect("it ends now");
 }

@@ -14,9 +14,9 @@ use herder::{
         worker::{Options, POOL, Worker},
     },
     metrics::Metrics,
-    runner::POOLED_HINT,
     store::{self, StoreError, setup::setup_state},
     telemetry::{Log, Telemetry},
+    tenant_error::POOLED_HINT,
 };
 use tokio::{
     net::TcpListener,

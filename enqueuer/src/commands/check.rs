@@ -13,8 +13,8 @@ use herder::{
         tenant::{Isolation, Tenant},
     },
     flow::{context::Context, inspect::OwnUrls, resolve::resolve},
-    runner::RunnerError,
     store::{self, setup::setup_state, view},
+    tenant_error::TenantError,
 };
 use serde::Serialize;
 use sqlx::PgPool;
@@ -169,7 +169,7 @@ async fn migrations(cx: &Context) -> Finding {
 }
 
 /// What a person has written that no plan can be made of: a problem in the newest revision, and otherwise one for new tenants only.
-async fn unreadable(cx: &Context, history: &History, head: &str) -> Option<(Level, RunnerError)> {
+async fn unreadable(cx: &Context, history: &History, head: &str) -> Option<(Level, TenantError)> {
     if cx.runner.is_rendered() {
         return None;
     }

@@ -15,8 +15,8 @@ use herder::{
         context::Context,
         enqueue::{self, EnqueueError, Enqueued, Request},
     },
-    runner::RunnerError,
     telemetry,
+    tenant_error::TenantError,
 };
 use serde::Serialize;
 use tracing::{Instrument, Span, field, info_span};
@@ -301,8 +301,8 @@ pub(crate) async fn cannot(
     error: EnqueueError,
 ) -> anyhow::Error {
     let target = match &error {
-        EnqueueError::Runner(RunnerError::History(HistoryError::UnknownTarget(target))) => target,
-        EnqueueError::Runner(RunnerError::History(base @ HistoryError::IsBase(target))) => {
+        EnqueueError::Runner(TenantError::History(HistoryError::UnknownTarget(target))) => target,
+        EnqueueError::Runner(TenantError::History(base @ HistoryError::IsBase(target))) => {
             let hint = format!("use `herder downgrade --to {target}`");
             return Problem::usage(format!("{what}: {base}")).hint(hint).into();
         }

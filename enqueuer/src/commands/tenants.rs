@@ -11,7 +11,7 @@ use herder::{
         enqueue::{self, EnqueueError, Planned},
         resolve::resolve_selected,
     },
-    runner::RunnerError,
+    tenant_error::TenantError,
 };
 use serde::Serialize;
 
@@ -64,7 +64,7 @@ impl Status {
             Planned {
                 from: None,
                 unknown:
-                    Some(RunnerError::History(HistoryError::NotListed(_) | HistoryError::SeveralHeads(_))),
+                    Some(TenantError::History(HistoryError::NotListed(_) | HistoryError::SeveralHeads(_))),
                 ..
             } => Self::NeverMigrated,
             Planned { unknown: Some(_), .. } => Self::Unknown,

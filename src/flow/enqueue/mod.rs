@@ -16,7 +16,7 @@ use crate::{
         wave::Rollout,
     },
     flow::{context::Context, resolve::ResolveError},
-    runner::{Offer, RunnerError},
+    runner::Offer,
     store::{
         self, StoreError,
         commit::commit,
@@ -26,6 +26,7 @@ use crate::{
         run::{self, NewRun},
         server::{self, ServerRow},
     },
+    tenant_error::TenantError,
     tenant_source::TenantSourceError,
 };
 
@@ -73,7 +74,7 @@ pub struct Enqueued {
 pub enum EnqueueError {
     /// The target makes no sense, or the project is broken.
     #[error(transparent)]
-    Runner(#[from] RunnerError),
+    Runner(#[from] TenantError),
     /// The tenants cannot be listed.
     #[error(transparent)]
     Source(#[from] TenantSourceError),
@@ -100,7 +101,7 @@ pub enum EnqueueError {
         /// The server.
         server: String,
         /// What shows it.
-        source: RunnerError,
+        source: TenantError,
     },
     /// It was told to stop.
     #[error("it was stopped")]

@@ -25,13 +25,14 @@ use crate::{
         service::{Service, on_each_server},
     },
     runner::{
-        Offer, RunnerError,
+        Offer,
         apply::{fits, goes_on},
     },
     store::{
         self, StoreError,
         server::{self, ServerRow},
     },
+    tenant_error::TenantError,
 };
 
 /// A tenant, and what a run would do in it.
@@ -55,14 +56,14 @@ pub struct Planned {
     pub is_mended: bool,
     /// Why its ledger could not be read, makes no sense, or does not tell all. It is tried all the same, and fails with this reason
     /// unless that passes.
-    pub unknown: Option<RunnerError>,
+    pub unknown: Option<TenantError>,
 }
 
 impl Planned {
     /// Leaves it to an operator: these revisions are half applied.
     pub(super) fn leave(&mut self, half: Vec<String>, direction: Direction) {
         (self.way, self.piece, self.current) = (None, None, false);
-        self.unknown = Some(RunnerError::left_before(half, direction));
+        self.unknown = Some(TenantError::left_before(half, direction));
     }
 }
 
@@ -227,11 +228,11 @@ async fn read(
 }
 
 /// Why a step leads nowhere, where it does so for each tenant: then it is the target that is wrong, and not a tenant.
-fn ambiguous_for_all(tenants: &[Planned]) -> Option<RunnerError> {
+fn ambiguous_for_all(tenants: &[Planned]) -> Option<TenantError> {
     let ambiguous = |planned: &Planned| {
         matches!(
             planned.unknown,
-            Some(RunnerError::History(HistoryError::AmbiguousStep(..)))
+            Some(TenantError::History(HistoryError::AmbiguousStep(..)))
         )
     };
     let first = tenants.first()?;
@@ -250,10 +251,10 @@ async fn migrations(
         Some(Target::Relative(_)) if !history.is_opaque() => None,
         Some(target) => {
             let absolute = history.resolve(target, &Ledger::default());
-            let absolute = absolute.map_err(RunnerError::from)?;
+            let absolute = absolute.map_err(TenantError::from)?;
             if let (Direction::Upgrade, Target::Revision(name), None) = (direction, target, &absolute) {
                 // An upgrade to that would find everybody there, and do nothing.
-                return Err(RunnerError::from(HistoryError::IsBase(name.clone())).into());
+                return Err(TenantError::from(HistoryError::IsBase(name.clone())).into());
             }
             Some(absolute)
         }
@@ -302,14 +303,14 @@ async fn look(
             let service = Service::acquire(cx, server).await?;
             let (row, refusal) = ask(cx, &service, server, tenants, &members, own_urls).await;
             let read = match refusal {
-                Some(RunnerError::Pooled(_)) => Vec::new(),
+                Some(TenantError::Pooled(_)) => Vec::new(),
                 _ => inspect_server(cx, &service, tenants, own_urls, &members).await,
             };
             service.release().await;
             Ok::<_, StoreError>((row, refusal, read))
         });
     let looks = on_each_server(looks).await;
-    let has_way = |look: &Result<(ServerRow, Option<RunnerError>, _), _>| match look {
+    let has_way = |look: &Result<(ServerRow, Option<TenantError>, _), _>| match look {
         Ok((row, Some(refusal), _)) => !(is_wrong_password(refusal) && cx.servers.contains(&row.name)),
         _ => true,
     };
@@ -318,7 +319,7 @@ async fn look(
     for look in looks {
         let (row, refusal, read) = look?;
         match refusal {
-            Some(source) if !any_has_way || matches!(source, RunnerError::Pooled(_)) => {
+            Some(source) if !any_has_way || matches!(source, TenantError::Pooled(_)) => {
                 return Err(EnqueueError::Unusable {
                     server: row.name,
                     source,
@@ -339,8 +340,8 @@ async fn look(
 }
 
 /// Of all refusals, the one that is about the URL alone: whoever else asks by it gets the same answer.
-fn is_wrong_password(refusal: &RunnerError) -> bool {
-    matches!(refusal, RunnerError::Database { sqlstate, .. } if sqlstate == "28P01")
+fn is_wrong_password(refusal: &TenantError) -> bool {
+    matches!(refusal, TenantError::Database { sqlstate, .. } if sqlstate == "28P01")
 }
 
 /// A server with its budget, and why it could not be asked for that.
@@ -351,7 +352,7 @@ async fn ask(
     tenants: &[Tenant],
     members: &[usize],
     own_urls: &OwnUrls,
-) -> (ServerRow, Option<RunnerError>) {
+) -> (ServerRow, Option<TenantError>) {
     // No tenant is asked for what is the server's, unless its own way is shut.
     let own = [cx.servers.url(server, None)].into_iter();
     let ways = own.chain(members.iter().map(|&i| {

@@ -17,7 +17,8 @@ use crate::{
         inspect::{OwnUrls, Read},
         prove::{Refuted, prove},
     },
-    runner::{Offer, RunnerError},
+    runner::Offer,
+    tenant_error::TenantError,
 };
 
 /// A ledger, an isolation, and where that goes.
@@ -42,7 +43,7 @@ pub(super) async fn offers(
         };
         let mut offer = match asked {
             Ok(offer) => offer,
-            Err(e @ RunnerError::Setup { .. }) => return Err(e.into()),
+            Err(e @ TenantError::Setup { .. }) => return Err(e.into()),
             // Whose plans are written by a person has no other way to try.
             Err(e) if !cx.runner.is_rendered() => {
                 for planned in tenants.iter_mut().filter(|p| p.way == Some(number)) {
@@ -148,7 +149,7 @@ impl Planner<'_> {
         if let Ok((.., pending)) = &thought
             && let Some(half) = history.stuck(direction, pending, &ledger)
         {
-            return unknown(from, RunnerError::Dirty(half));
+            return unknown(from, TenantError::Dirty(half));
         }
         let (to, current, pending) = match thought {
             Ok(thought) => thought,

@@ -9,11 +9,9 @@ use crate::{
         worker::kept_label,
     },
     flow::{kept::KeptSession, plans::Known},
-    runner::{
-        LedgerTable, RunnerError,
-        apply::{Applied, Order, apply, fits},
-    },
-    session::TenantSession,
+    runner::apply::{Applied, Order, apply, fits},
+    session::{LedgerTable, TenantSession},
+    tenant_error::TenantError,
 };
 
 impl Attempt<'_> {
@@ -33,7 +31,7 @@ impl Attempt<'_> {
         &self,
         known: &Known,
         ready: Option<KeptSession>,
-    ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
+    ) -> Result<(Settlement, Option<KeptSession>), TenantError> {
         let mut again = false;
         if let Some(kept) = ready {
             match self.over(kept, known, false).await {
@@ -52,7 +50,7 @@ impl Attempt<'_> {
         mut kept: KeptSession,
         known: &Known,
         again: bool,
-    ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
+    ) -> Result<(Settlement, Option<KeptSession>), TenantError> {
         let settled = self.unless_stopped(&mut kept, &known.plan, true, again).await;
         let is_as_new = settled.is_ok() && self.is_as_new(&mut kept, known).await;
         Self::keep(kept, is_as_new, settled).await
@@ -75,7 +73,7 @@ impl Attempt<'_> {
     }
 
     /// With a plan: no migration tool is asked for anything, and none need be here.
-    pub(super) async fn by_plan(&self, plan: &Plan) -> Result<Settlement, RunnerError> {
+    pub(super) async fn by_plan(&self, plan: &Plan) -> Result<Settlement, TenantError> {
         let mut opened = self
             .connect(&self.url().await?, &self.claim.label().to_string())
             .await?;
@@ -90,7 +88,7 @@ impl Attempt<'_> {
         plan: &Plan,
         forget: bool,
         again: bool,
-    ) -> Result<Settlement, RunnerError> {
+    ) -> Result<Settlement, TenantError> {
         // A connection that was kept may be another worker's to use up by now.
         self.be_sure().await?;
         let backend = on.backend;
@@ -104,7 +102,7 @@ impl Attempt<'_> {
         plan: &Plan,
         forget: bool,
         again: bool,
-    ) -> Result<Settlement, RunnerError> {
+    ) -> Result<Settlement, TenantError> {
         let claim = self.claim;
         let Some(ledger) = self.cx.runner.ledger_table() else {
             return Ok(Settlement::live("a place that cannot be read in SQL"));
@@ -158,7 +156,7 @@ impl Attempt<'_> {
                     let wanted = claim.to.clone().unwrap_or_else(|| "base".into());
                     let missing = plan.after.difference(&after.revisions);
                     let missing: Vec<&str> = missing.map(String::as_str).collect();
-                    return Err(RunnerError::LedgerMismatch {
+                    return Err(TenantError::LedgerMismatch {
                         found: live::found(after.in_words(), &wanted, &missing),
                         wanted,
                         hint: None,
@@ -177,7 +175,7 @@ impl Attempt<'_> {
                 to: claim.to.clone(),
             });
         }
-        Err(RunnerError::LockedByOther("a session that comes and goes".into()))
+        Err(TenantError::LockedByOther("a session that comes and goes".into()))
     }
     /// Goes on behind what was left behind in its tenant, which is locked, or says that nobody knows how.
     async fn take_up_half(
@@ -185,7 +183,7 @@ impl Attempt<'_> {
         session: &mut TenantSession,
         table: &LedgerTable,
         plan: &Plan,
-    ) -> Result<(), RunnerError> {
+    ) -> Result<(), TenantError> {
         let ledger = session.read_ledger(table).await?;
         let Some(half) = self.half(&ledger).await? else {
             return Ok(());
@@ -199,7 +197,7 @@ impl Attempt<'_> {
         }
         let has_pending = ledger.revisions != plan.after;
         match half.bars(plan.direction, has_pending) && !half.revisions.is_empty() {
-            true => Err(RunnerError::left_before(half.revisions, half.direction)),
+            true => Err(TenantError::left_before(half.revisions, half.direction)),
             false => Ok(()),
         }
     }

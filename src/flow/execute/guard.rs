@@ -7,8 +7,8 @@ use tracing::warn;
 use super::Attempt;
 use crate::{
     domain::{job::AttemptLabel, run::short},
-    runner::RunnerError,
     session::{Holder, TenantSession},
+    tenant_error::TenantError,
 };
 
 /// How many times the lock is asked for while its holder goes away.
@@ -19,7 +19,7 @@ const DOUBT: Duration = Duration::from_millis(50);
 
 impl Attempt<'_> {
     /// Waits until the job is ours beyond doubt, or until this attempt is told that it is not.
-    pub(super) async fn be_sure(&self) -> Result<(), RunnerError> {
+    pub(super) async fn be_sure(&self) -> Result<(), TenantError> {
         while !(self.is_sure)() {
             tokio::select! {
                 () = self.stop.token().cancelled() => break,
@@ -27,14 +27,14 @@ impl Attempt<'_> {
             }
         }
         match self.stop.reason() {
-            Some(_) => Err(RunnerError::Cancelled),
+            Some(_) => Err(TenantError::Cancelled),
             None => Ok(()),
         }
     }
 
     /// Takes the tenant's lock. An older attempt at the same job is ended; a newer one means that this one is over; a
     /// stranger is left alone.
-    pub(super) async fn guard(&self, session: &mut TenantSession) -> Result<(), RunnerError> {
+    pub(super) async fn guard(&self, session: &mut TenantSession) -> Result<(), TenantError> {
         let claim = self.claim;
         if claim.attempt.epoch > 1 {
             // Its tool may be at work without its guard.
@@ -46,11 +46,11 @@ impl Attempt<'_> {
             }
             self.face_holder(session).await?;
         }
-        Err(RunnerError::LockedByOther("a session that comes and goes".into()))
+        Err(TenantError::LockedByOther("a session that comes and goes".into()))
     }
 
     /// Looks who holds the tenant's lock. Ok: the lock looks free, ask again.
-    pub(super) async fn face_holder(&self, session: &mut TenantSession) -> Result<(), RunnerError> {
+    pub(super) async fn face_holder(&self, session: &mut TenantSession) -> Result<(), TenantError> {
         let claim = self.claim;
         match session.holder().await? {
             None => Ok(()),
@@ -58,19 +58,19 @@ impl Attempt<'_> {
                 if (run, attempt.job) == (claim.run, claim.attempt.job) =>
             {
                 if attempt.epoch > claim.attempt.epoch {
-                    return Err(RunnerError::Superseded);
+                    return Err(TenantError::Superseded);
                 }
                 self.end_older(session).await
             }
             Some(Holder::Attempt(AttemptLabel { run, .. })) => {
                 let run = short(&run);
-                Err(RunnerError::LockedByOther(format!("run {run}")))
+                Err(TenantError::LockedByOther(format!("run {run}")))
             }
-            Some(Holder::Stranger(name)) => Err(RunnerError::LockedByOther(name)),
+            Some(Holder::Stranger(name)) => Err(TenantError::LockedByOther(name)),
         }
     }
 
-    pub(super) async fn end_older(&self, session: &mut TenantSession) -> Result<(), RunnerError> {
+    pub(super) async fn end_older(&self, session: &mut TenantSession) -> Result<(), TenantError> {
         let claim = self.claim;
         let ended = session.end_older(claim.label()).await?;
         if ended > 0 {

@@ -9,8 +9,8 @@ use crate::{
         outcome::Settlement,
     },
     flow::held::StopReason,
-    runner::RunnerError,
     store,
+    tenant_error::TenantError,
 };
 
 /// How long the infrastructure may be in a job's way before the job fails: long enough for a failover, short enough
@@ -19,16 +19,16 @@ const BLOCKED_LIMIT: Duration = Duration::from_secs(5 * 60);
 
 impl Attempt<'_> {
     /// What becomes of a job whose attempt failed.
-    pub(super) async fn judge(&self, error: RunnerError) -> Option<Settlement> {
+    pub(super) async fn judge(&self, error: TenantError) -> Option<Settlement> {
         match self.stop.reason() {
             Some(StopReason::Superseded) => return None,
             // Whoever took it up, or began anew, would do a part of it again.
-            _ if matches!(error, RunnerError::Left { .. }) => {}
+            _ if matches!(error, TenantError::Left { .. }) => {}
             Some(StopReason::RunCancelled) => return Some(Settlement::Cancelled),
             Some(StopReason::Drain) => return Some(Settlement::Returned),
             None => {}
         }
-        if matches!(error, RunnerError::Superseded) {
+        if matches!(error, TenantError::Superseded) {
             return None;
         }
         let (claim, limits) = (self.claim, &self.cx.config.limits);
@@ -86,8 +86,8 @@ impl Attempt<'_> {
     }
 
     /// What the job's plan failed with, where the migration tool was to take over from it and could not even be asked.
-    async fn plan_error(&self, error: &RunnerError) -> Option<JobError> {
-        let is_about_tool = matches!(error, RunnerError::Setup { .. } | RunnerError::OtherMigrations);
+    async fn plan_error(&self, error: &TenantError) -> Option<JobError> {
+        let is_about_tool = matches!(error, TenantError::Setup { .. } | TenantError::OtherMigrations);
         if self.claim.plan.is_some() || !is_about_tool || self.claim.attempt.epoch < 2 {
             return None;
         }
@@ -120,11 +120,11 @@ impl Attempt<'_> {
 
     /// Whether the tenant was dropped since the run was made, and taken off the list: then nothing is wrong. A list of nobody at
     /// all says nothing about anybody: it is being written, or its query is wrong, and a run must not succeed by that.
-    async fn is_gone(&self, error: &RunnerError, recorded: &mut JobError) -> bool {
+    async fn is_gone(&self, error: &TenantError, recorded: &mut JobError) -> bool {
         let source = &self.cx.source;
-        let off_the_list = matches!(error, RunnerError::OffTheList);
-        let dropped = matches!(error, RunnerError::SchemaMissing(_))
-            || matches!(error, RunnerError::Database { sqlstate, .. } if sqlstate == "3D000");
+        let off_the_list = matches!(error, TenantError::OffTheList);
+        let dropped = matches!(error, TenantError::SchemaMissing(_))
+            || matches!(error, TenantError::Database { sqlstate, .. } if sqlstate == "3D000");
         if !(off_the_list || dropped && matches!(source.find(&self.claim.tenant).await, Ok(None))) {
             return false;
         }

@@ -15,9 +15,10 @@ use crate::{
         worker::kept_label,
     },
     flow::kept::KeptSession,
-    runner::{RunnerError, Subject, Work},
+    runner::{Subject, Work},
     session::TenantSession,
     store,
+    tenant_error::TenantError,
 };
 
 impl Attempt<'_> {
@@ -26,7 +27,7 @@ impl Attempt<'_> {
     pub(super) async fn live(
         &self,
         inherited: Vec<KeptSession>,
-    ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
+    ) -> Result<(Settlement, Option<KeptSession>), TenantError> {
         let is_lasting = self.cx.runner.connections() > 1 && self.is_among_others();
         let ready = self.pick(inherited, is_lasting).await;
         let prepared = async {
@@ -37,7 +38,7 @@ impl Attempt<'_> {
         let prepared = tokio::select! {
             biased;
             // A project may take its time to say what it is.
-            () = self.stop.token().cancelled() => Err(RunnerError::Cancelled),
+            () = self.stop.token().cancelled() => Err(TenantError::Cancelled),
             prepared = prepared => prepared,
         };
         let (history, url) = match prepared {
@@ -59,7 +60,7 @@ impl Attempt<'_> {
         ready: Option<KeptSession>,
         url: &DatabaseUrl,
         is_lasting: bool,
-    ) -> Result<KeptSession, RunnerError> {
+    ) -> Result<KeptSession, TenantError> {
         if let Some(kept) = ready {
             match self.while_wanted(kept.backend, self.take_up(kept)).await {
                 Err(error) if self.was_lost(&error).await => {}
@@ -73,7 +74,7 @@ impl Attempt<'_> {
         self.take_up(self.connect(url, &label).await?).await
     }
 
-    async fn take_up(&self, mut kept: KeptSession) -> Result<KeptSession, RunnerError> {
+    async fn take_up(&self, mut kept: KeptSession) -> Result<KeptSession, TenantError> {
         let taken = async {
             // A connection that was kept may be another worker's to use up by now.
             self.be_sure().await?;
@@ -94,7 +95,7 @@ impl Attempt<'_> {
         guard: &mut KeptSession,
         url: &DatabaseUrl,
         history: &History,
-    ) -> Result<Settlement, RunnerError> {
+    ) -> Result<Settlement, TenantError> {
         let (claim, backend, session) = (self.claim, guard.backend, &mut guard.session);
         let subject = Subject {
             tenant: &claim.tenant,
@@ -114,7 +115,7 @@ impl Attempt<'_> {
         {
             let still = half.still(history, &course.ledger);
             if !still.is_empty() {
-                return Err(RunnerError::left_before(still, half.direction));
+                return Err(TenantError::left_before(still, half.direction));
             }
         }
         if is_there {
@@ -137,7 +138,7 @@ impl Attempt<'_> {
     }
 
     /// From where its ledger says that the tenant stands to where its job goes.
-    fn course(&self, history: &History, ledger: Ledger) -> Result<Course, RunnerError> {
+    fn course(&self, history: &History, ledger: Ledger) -> Result<Course, TenantError> {
         let claim = self.claim;
         let to = match claim.resolved {
             true => claim.to.clone(),
@@ -152,9 +153,9 @@ impl Attempt<'_> {
         })
     }
 
-    fn nothing_to_do(&self, course: Course) -> Result<Settlement, RunnerError> {
+    fn nothing_to_do(&self, course: Course) -> Result<Settlement, TenantError> {
         if let Some(half) = course.ledger.half {
-            return Err(RunnerError::Dirty(half));
+            return Err(TenantError::Dirty(half));
         }
         let (outcome, from) = match self.claim.in_doubt {
             true => (Outcome::FoundApplied, self.claim.from.clone()),
@@ -174,7 +175,7 @@ impl Attempt<'_> {
         course: &Course,
         url: &DatabaseUrl,
         history: &History,
-    ) -> Result<(), RunnerError> {
+    ) -> Result<(), TenantError> {
         let claim = self.claim;
         // Whoever took over ends this session first: does it still stand?
         session.guarded(self.stop.token(), self.be_sure()).await??;
@@ -202,9 +203,9 @@ impl Attempt<'_> {
             if let Err(lost) = session.end_tool(&claim.label().to_string()).await {
                 // Our own session broke as well: whatever the tool made of that, it was not the tenant's fault.
                 migrated = Err(match migrated {
-                    Err(RunnerError::Left {
+                    Err(TenantError::Left {
                         revisions, direction, ..
-                    }) => RunnerError::Left {
+                    }) => TenantError::Left {
                         revisions,
                         direction,
                         cause: Box::new(lost),
@@ -217,43 +218,43 @@ impl Attempt<'_> {
             self.look_who_was_in_the_way(session, error).await;
         }
         match self.stop.reason() {
-            Some(_) => Err(migrated.err().unwrap_or(RunnerError::Cancelled)),
+            Some(_) => Err(migrated.err().unwrap_or(TenantError::Cancelled)),
             None => migrated,
         }
     }
 
-    async fn freeze(&self, from: Option<&str>, to: Option<&str>) -> Result<(), RunnerError> {
+    async fn freeze(&self, from: Option<&str>, to: Option<&str>) -> Result<(), TenantError> {
         let freeze = store::job::freeze(&self.cx.pool, self.claim.attempt, self.worker, from, to);
         match store::answered(freeze).await {
             Ok(true) => Ok(()),
-            Ok(false) => Err(RunnerError::Superseded),
-            Err(e) => Err(RunnerError::ControlDatabase(format!(
+            Ok(false) => Err(TenantError::Superseded),
+            Err(e) => Err(TenantError::ControlDatabase(format!(
                 "cannot note where it goes: {e}"
             ))),
         }
     }
 
     /// The run was made with certain migrations; a worker from another image must not apply others in its name.
-    fn check_migrations(&self, history: &History) -> Result<(), RunnerError> {
+    fn check_migrations(&self, history: &History) -> Result<(), TenantError> {
         let claim = self.claim;
         let covered = claim.target.covered(claim.direction, claim.to.clone());
         match (history.is_opaque() || covered.as_deref().is_none_or(|t| history.get(t).is_some()))
             && history.fingerprint(covered.as_deref()) == claim.checksum
         {
             true => Ok(()),
-            false => Err(RunnerError::OtherMigrations),
+            false => Err(TenantError::OtherMigrations),
         }
     }
 
     /// A tool's word is not enough: the ledger must say the same, and no more.
-    fn verify(&self, history: &History, course: &Course, after: &Ledger) -> Result<(), RunnerError> {
+    fn verify(&self, history: &History, course: &Course, after: &Ledger) -> Result<(), TenantError> {
         let (direction, to) = (self.claim.direction, course.to.as_deref());
         let at = history.describe(after).unwrap_or_else(|| "base".into());
         let wanted = to.unwrap_or("base").to_owned();
         if history.standing(direction, to, after)? != Standing::AtTarget {
             let pending = history.pending(direction, to, after)?;
             let missing: Vec<&str> = pending.into_iter().map(|r| r.id.as_str()).collect();
-            return Err(RunnerError::LedgerMismatch {
+            return Err(TenantError::LedgerMismatch {
                 found: found(at, &wanted, &missing),
                 wanted,
                 hint: None,
@@ -267,7 +268,7 @@ impl Attempt<'_> {
             Direction::Upgrade => "applied",
             Direction::Downgrade => "undid",
         };
-        Err(RunnerError::LedgerMismatch {
+        Err(TenantError::LedgerMismatch {
             found: at,
             wanted,
             hint: Some(format!(

@@ -24,9 +24,10 @@ use crate::{
         revision::{Direction, Ledger},
     },
     metrics::Metrics,
-    runner::{Halves, RunnerError, apply::Journal},
+    runner::{Halves, apply::Journal},
     session::{EXIT_GRACE, LINGER, SILENCE, TenantSession},
     store,
+    tenant_error::TenantError,
 };
 
 mod by_plan;
@@ -99,7 +100,7 @@ impl Attempt<'_> {
                 }
                 // A plan that the server has refused is rolled back. What a tool has done nobody knows.
                 let is_open =
-                    is_broken(&error) || matches!(error, RunnerError::Cancelled) || self.claim.plan.is_none();
+                    is_broken(&error) || matches!(error, TenantError::Cancelled) || self.claim.plan.is_none();
                 Executed {
                     progress: self.progress(is_open),
                     settlement: self.judge(error).await,
@@ -125,19 +126,19 @@ impl Attempt<'_> {
     }
 
     /// Whether the server may still be at work for this attempt, because it was broken off. Its slot is not free as long.
-    fn may_linger(&self, error: &RunnerError) -> bool {
+    fn may_linger(&self, error: &TenantError) -> bool {
         let ended = match error {
-            RunnerError::Left { cause, .. } => cause,
+            TenantError::Left { cause, .. } => cause,
             error => error,
         };
-        (is_broken(ended) || matches!(ended, RunnerError::Cancelled))
+        (is_broken(ended) || matches!(ended, TenantError::Cancelled))
             && self.connected.load(Ordering::Relaxed)
     }
 
     async fn attempt(
         &self,
         inherited: Vec<KeptSession>,
-    ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
+    ) -> Result<(Settlement, Option<KeptSession>), TenantError> {
         let Some(id) = &self.claim.plan else {
             return self.live(inherited).await;
         };
@@ -163,10 +164,10 @@ impl Attempt<'_> {
     }
 
     /// Nobody would ever claim a job that needs more connections than its server's budget has.
-    async fn has_room_for_tool(&self, at: &str) -> Result<(), RunnerError> {
+    async fn has_room_for_tool(&self, at: &str) -> Result<(), TenantError> {
         let (server, needed) = (&self.claim.place.server, self.cx.runner.connections());
         match store::answered(store::server::job_slots(&self.cx.pool, server)).await {
-            Ok(Some(slots)) if slots < i32::from(needed) => Err(RunnerError::Setup {
+            Ok(Some(slots)) if slots < i32::from(needed) => Err(TenantError::Setup {
                 message: format!(
                     "the tenant is at {at}, where its plan does not fit, and server `{server}` has {slots} in \
                      its budget for attempts, of the {needed} connections that the migration tool needs"
@@ -208,8 +209,8 @@ impl Attempt<'_> {
     pub(super) async fn keep(
         mut kept: KeptSession,
         is_as_new: bool,
-        settled: Result<Settlement, RunnerError>,
-    ) -> Result<(Settlement, Option<KeptSession>), RunnerError> {
+        settled: Result<Settlement, TenantError>,
+    ) -> Result<(Settlement, Option<KeptSession>), TenantError> {
         if is_as_new && matches!(settled, Ok(Settlement::Succeeded { .. })) && kept.served() {
             return Ok((settled?, Some(kept)));
         }
@@ -219,9 +220,9 @@ impl Attempt<'_> {
 
     /// Whether a kept connection was lost, since the last tenant or now, and its slot is free for another one: its server has
     /// noticed when this returns. One that is silent may still be there.
-    pub(super) async fn was_lost(&self, error: &RunnerError) -> bool {
+    pub(super) async fn was_lost(&self, error: &TenantError) -> bool {
         let is_lost =
-            is_broken(error) && !matches!(error, RunnerError::Silent(_)) && self.stop.reason().is_none();
+            is_broken(error) && !matches!(error, TenantError::Silent(_)) && self.stop.reason().is_none();
         if is_lost {
             debug!(%error, "A kept connection was lost; opening another");
             tokio::time::sleep(LINGER).await;
@@ -230,16 +231,16 @@ impl Attempt<'_> {
     }
 
     /// Where its tenant is. The list of tenants is asked for a URL that stands nowhere else, and may take its time.
-    pub(super) async fn url(&self) -> Result<DatabaseUrl, RunnerError> {
+    pub(super) async fn url(&self) -> Result<DatabaseUrl, TenantError> {
         (self.enter)(Step::Connecting);
         tokio::select! {
             biased;
-            () = self.stop.token().cancelled() => Err(RunnerError::Cancelled),
+            () = self.stop.token().cancelled() => Err(TenantError::Cancelled),
             url = self.cx.url_of(self.claim) => url,
         }
     }
 
-    pub(super) async fn connect(&self, url: &DatabaseUrl, label: &str) -> Result<KeptSession, RunnerError> {
+    pub(super) async fn connect(&self, url: &DatabaseUrl, label: &str) -> Result<KeptSession, TenantError> {
         let mut session = self.open(url, label).await?;
         let backend = session.backend().await?;
         Ok(KeptSession::new(session, &self.claim.place.database, backend))
@@ -247,7 +248,7 @@ impl Attempt<'_> {
 
     /// A session to the tenant. Only while the job is ours beyond doubt: a worker that stood still since its claim would
     /// connect without a slot otherwise, because that may be another's by now.
-    async fn open(&self, url: &DatabaseUrl, label: &str) -> Result<TenantSession, RunnerError> {
+    async fn open(&self, url: &DatabaseUrl, label: &str) -> Result<TenantSession, TenantError> {
         let (place, limits, path) = (
             &self.claim.place,
             &self.cx.config.limits,
@@ -269,20 +270,20 @@ impl Attempt<'_> {
     pub(super) async fn while_wanted<T>(
         &self,
         backend: i32,
-        saying: impl Future<Output = Result<T, RunnerError>>,
-    ) -> Result<T, RunnerError> {
+        saying: impl Future<Output = Result<T, TenantError>>,
+    ) -> Result<T, TenantError> {
         tokio::select! {
             biased;
-            () = self.stop.token().cancelled() => Err(RunnerError::Cancelled),
+            () = self.stop.token().cancelled() => Err(TenantError::Cancelled),
             said = saying => said,
-            () = link::is_cut(self.cx, self.claim, backend) => Err(RunnerError::Connection(
+            () = link::is_cut(self.cx, self.claim, backend) => Err(TenantError::Connection(
                 "its server has ended the session: the link to it was cut without a word".into()
             )),
         }
     }
 
     /// Looks who was in the way, where a lock was waited for in vain. The session is good for closing only.
-    async fn look_who_was_in_the_way(&self, session: &mut TenantSession, error: &RunnerError) {
+    async fn look_who_was_in_the_way(&self, session: &mut TenantSession, error: &TenantError) {
         let failed = error.to_job_error();
         if failed.sqlstate.as_deref() != Some("55P03") {
             return;
@@ -305,10 +306,10 @@ impl Attempt<'_> {
     }
 
     /// What attempts before this one have left behind in its tenant, which is locked, and has this ledger.
-    async fn half(&self, ledger: &Ledger) -> Result<Option<Half>, RunnerError> {
+    async fn half(&self, ledger: &Ledger) -> Result<Option<Half>, TenantError> {
         let read = store::answered(store::half::of(&self.cx.pool, &self.claim.place)).await;
         let read =
-            read.map_err(|e| RunnerError::ControlDatabase(format!("cannot read what is half applied: {e}")));
+            read.map_err(|e| TenantError::ControlDatabase(format!("cannot read what is half applied: {e}")));
         let Some(half) = read? else {
             return Ok(None);
         };
@@ -322,17 +323,17 @@ impl Attempt<'_> {
 
     /// Writes what is half applied in its tenant, before that is committed. A control database that is away is waited for; whoever is
     /// about to commit waits as well, and its transaction with it.
-    async fn write_half(&self, half: Option<&Half>) -> Result<(), RunnerError> {
+    async fn write_half(&self, half: Option<&Half>) -> Result<(), TenantError> {
         self.leaves.store(true, Ordering::Relaxed);
         let until = Instant::now() + NOTING_LIMIT;
         loop {
             let write = store::half::write(&self.cx.pool, self.claim.attempt, self.worker, half);
             match store::answered(write).await {
                 Ok(true) => return Ok(()),
-                Ok(false) => return Err(RunnerError::Superseded),
+                Ok(false) => return Err(TenantError::Superseded),
                 Err(e) if e.is_away() && Instant::now() < until => tokio::time::sleep(NOTING_PAUSE).await,
                 Err(e) => {
-                    return Err(RunnerError::ControlDatabase(format!(
+                    return Err(TenantError::ControlDatabase(format!(
                         "cannot note what is half applied: {e}"
                     )));
                 }
@@ -359,7 +360,7 @@ impl Journal for Attempt<'_> {
         self.noted().clone()
     }
 
-    async fn note(&self, note: Option<&Note>) -> Result<(), RunnerError> {
+    async fn note(&self, note: Option<&Note>) -> Result<(), TenantError> {
         let piece = self.claim.plan.clone().zip(note.cloned());
         let half = piece.map(|(plan, note)| Half {
             direction: self.claim.direction,
@@ -374,7 +375,7 @@ impl Journal for Attempt<'_> {
 
 #[async_trait]
 impl Halves for Attempt<'_> {
-    async fn leave(&self, revisions: &[String]) -> Result<(), RunnerError> {
+    async fn leave(&self, revisions: &[String]) -> Result<(), TenantError> {
         let half = (!revisions.is_empty()).then(|| Half {
             direction: self.claim.direction,
             revisions: revisions.to_vec(),
@@ -385,22 +386,22 @@ impl Halves for Attempt<'_> {
 }
 
 /// Whether an error means that a connection to the tenant's server broke, or that there was none.
-fn is_broken(error: &RunnerError) -> bool {
+fn is_broken(error: &TenantError) -> bool {
     match error {
-        RunnerError::LockedByOther(_)
-        | RunnerError::Superseded
-        | RunnerError::Cancelled
-        | RunnerError::ControlDatabase(_)
-        | RunnerError::TenantSource(_) => false,
+        TenantError::LockedByOther(_)
+        | TenantError::Superseded
+        | TenantError::Cancelled
+        | TenantError::ControlDatabase(_)
+        | TenantError::TenantSource(_) => false,
         error => error.class() == FailureClass::Infrastructure,
     }
 }
 
 /// How long the server may take to end a session that was given up with this error.
-pub(super) fn linger(error: &RunnerError) -> Duration {
+pub(super) fn linger(error: &TenantError) -> Duration {
     match error {
-        RunnerError::Silent(_) => SILENCE,
-        RunnerError::Left { cause, .. } => linger(cause),
+        TenantError::Silent(_) => SILENCE,
+        TenantError::Left { cause, .. } => linger(cause),
         _ => LINGER,
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::{domain::failure::cut, runner::RunnerError, session::quote};
+use crate::{domain::failure::cut, session::quote, tenant_error::TenantError};
 
 /// What stands for the tenant's own schema in a digest.
 const OWN: &str = "{schema}";
@@ -15,7 +15,7 @@ const UNZONED: &str = "timestamp without time zone";
 
 /// Everything in a schema of the catalogs, one line each, with the schema's name taken out. `None`: in the whole
 /// database.
-pub(super) async fn catalog(on: &mut PgConnection, schema: Option<&str>) -> Result<Vec<String>, RunnerError> {
+pub(super) async fn catalog(on: &mut PgConnection, schema: Option<&str>) -> Result<Vec<String>, TenantError> {
     // Without a path, every name in a definition is written in full.
     sqlx::query("select set_config('search_path', '', false)")
         .execute(&mut *on)
@@ -34,7 +34,7 @@ pub(super) async fn rows(
     on: &mut PgConnection,
     schema: Option<&str>,
     since: &str,
-) -> Result<Vec<String>, RunnerError> {
+) -> Result<Vec<String>, TenantError> {
     let columns: Vec<(String, Option<String>, String, bool)> = sqlx::query_as(COLUMNS)
         .bind(schema.unwrap_or_default())
         .persistent(false)

@@ -14,10 +14,11 @@ use crate::{
         tenant::Place,
     },
     runner::{
-        Ground, Offer, RunnerError,
+        Ground, Offer,
         statement::{split, tokens},
     },
     session::quote,
+    tenant_error::TenantError,
 };
 
 /// What our own sessions begin with, whatever the server has: sqlx says so when it connects.
@@ -40,7 +41,7 @@ pub(super) async fn fit(
     plan: Plan,
     target: &str,
     ground: Ground<'_>,
-) -> Result<Offer, RunnerError> {
+) -> Result<Offer, TenantError> {
     let schema = ground.place.schema.as_deref();
     // Quotes, and what a driver doubles, are written in a literal otherwise than in a name.
     let is_comparable = |name: &str| !name.contains(['"', '\'', '\\', '%']);
@@ -141,7 +142,7 @@ async fn begun(
     plan: &Plan,
     target: &str,
     ground: Ground<'_>,
-) -> Result<Session, RunnerError> {
+) -> Result<Session, TenantError> {
     let (settings, application_name) = (settings(ground.limits), ground.label());
     let migration = Migration {
         direction: plan.direction,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::said::{Beside, Said};
 use crate::domain::revision::Direction;
-use crate::runner::RunnerError;
+use crate::tenant_error::TenantError;
 
 /// An Alembic project: an ini file and the section of it that counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -335,7 +335,7 @@ pub enum WarmError {
     Tool(#[from] ToolError),
     /// It was ended before it committed a part of a revision, because that could not be noted.
     #[error(transparent)]
-    Unnoted(Box<RunnerError>),
+    Unnoted(Box<TenantError>),
 }
 
 impl WarmError {

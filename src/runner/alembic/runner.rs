@@ -23,8 +23,9 @@ use crate::{
         revision::{Direction, History, Ledger, LedgerForm, Revision},
         tenant::Isolation,
     },
-    runner::{Ground, LedgerTable, MigrationRunner, Offer, PlanProver, RunnerError, Verdict, Work},
-    session::{CLIENT_CHECK, TenantSession},
+    runner::{Ground, MigrationRunner, Offer, PlanProver, Verdict, Work},
+    session::{CLIENT_CHECK, LedgerTable, TenantSession},
+    tenant_error::TenantError,
 };
 
 /// How far apart two renderings are that prove a plan free of the time.
@@ -95,7 +96,7 @@ impl AlembicRunner {
         }
     }
 
-    pub(super) async fn checkout(&self) -> Result<WarmGuard, RunnerError> {
+    pub(super) async fn checkout(&self) -> Result<WarmGuard, TenantError> {
         self.pool.checkout().await.map_err(to_error)
     }
 
@@ -124,7 +125,7 @@ impl AlembicRunner {
         before: &BTreeSet<String>,
         target: &str,
         by_schema: bool,
-    ) -> Result<Result<Vec<PlanStep>, String>, RunnerError> {
+    ) -> Result<Result<Vec<PlanStep>, String>, TenantError> {
         let mut process = self.checkout().await?;
         let mut rendering = self.rendering(direction, before, target, by_schema);
         let first = process
@@ -164,7 +165,7 @@ impl AlembicRunner {
         Ok(offline::steps(&events, before, &self.version_table))
     }
 
-    async fn describe(&self) -> Result<Description, RunnerError> {
+    async fn describe(&self) -> Result<Description, TenantError> {
         let mut process = self.pool.checkout().await.map_err(to_error)?;
         process.describe(&self.project).await.map_err(to_error)
     }
@@ -177,26 +178,26 @@ impl AlembicRunner {
         session: &mut TenantSession,
         work: &Work<'_>,
         halves: &[String],
-        migrated: Result<(), RunnerError>,
-    ) -> Result<(), RunnerError> {
+        migrated: Result<(), TenantError>,
+    ) -> Result<(), TenantError> {
         let still = async {
             session.ping().await?;
             let ledger = self.read_ledger(session, work.subject()).await?;
             let pending = work.history.pending(work.claim.direction, work.to, &ledger)?;
             let is_pending = |half: &&String| pending.iter().any(|revision| revision.id == **half);
             let at = work.history.describe(&ledger);
-            Ok::<_, RunnerError>((halves.iter().filter(is_pending).cloned().collect(), at))
+            Ok::<_, TenantError>((halves.iter().filter(is_pending).cloned().collect(), at))
         };
         let (revisions, at): (Vec<_>, _) = still.await.unwrap_or_else(|_| (halves.to_vec(), None));
         if revisions.is_empty() {
             return migrated;
         }
-        let unsaid = || RunnerError::LedgerMismatch {
+        let unsaid = || TenantError::LedgerMismatch {
             wanted: work.to.unwrap_or("base").to_owned(),
             found: at.unwrap_or_else(|| "base".into()),
             hint: None,
         };
-        Err(RunnerError::Left {
+        Err(TenantError::Left {
             revisions,
             direction: work.claim.direction,
             cause: Box::new(migrated.err().unwrap_or_else(unsaid)),
@@ -210,7 +211,7 @@ impl AlembicRunner {
         session: &mut TenantSession,
         work: &Work<'_>,
         done: &Migrated,
-    ) -> Result<(), RunnerError> {
+    ) -> Result<(), TenantError> {
         let doubt = if done.connections.tenant == 0 {
             Some(
                 "env.py connected elsewhere: it must take its URL from `-x url=…` or `sqlalchemy.url`"
@@ -251,7 +252,7 @@ impl AlembicRunner {
             .is_empty()
         {
             true => Ok(()),
-            false => Err(RunnerError::LedgerMismatch {
+            false => Err(TenantError::LedgerMismatch {
                 wanted: work.to.unwrap_or("base").to_owned(),
                 found: work.history.describe(&ledger).unwrap_or_else(|| "base".into()),
                 hint: Some(hint),
@@ -262,7 +263,7 @@ impl AlembicRunner {
 
 #[async_trait]
 impl MigrationRunner for AlembicRunner {
-    async fn history(&self) -> Result<Arc<History>, RunnerError> {
+    async fn history(&self) -> Result<Arc<History>, TenantError> {
         let mut known = self.known.lock().await;
         if let Some(known) = known
             .as_ref()
@@ -298,7 +299,7 @@ impl MigrationRunner for AlembicRunner {
         before: &Ledger,
         to: Option<&str>,
         isolation: Isolation,
-    ) -> Result<Offer, RunnerError> {
+    ) -> Result<Offer, TenantError> {
         if self.plan == PlanConfig::Never {
             return Ok(Offer::Live {
                 why: "[runner] plan = \"never\"".into(),
@@ -309,7 +310,7 @@ impl MigrationRunner for AlembicRunner {
         let by_schema = isolation != Isolation::Database;
         let rendered = match self.rendered(direction, before, target, by_schema).await {
             // What is wrong with offline mode alone is no obstacle to a live Alembic.
-            Err(e @ RunnerError::Setup { .. }) if self.plan == PlanConfig::Auto => Err(e.to_string()),
+            Err(e @ TenantError::Setup { .. }) if self.plan == PlanConfig::Auto => Err(e.to_string()),
             rendered => rendered?,
         };
         match rendered {
@@ -322,7 +323,7 @@ impl MigrationRunner for AlembicRunner {
                 session: Session::default(),
                 steps,
             })),
-            Err(why) if self.plan == PlanConfig::Always => Err(RunnerError::Setup {
+            Err(why) if self.plan == PlanConfig::Always => Err(TenantError::Setup {
                 message: format!("no plan can be made: {why}"),
                 hint: "[runner] plan = \"auto\" migrates such tenants by live Alembic".into(),
             }),
@@ -334,7 +335,7 @@ impl MigrationRunner for AlembicRunner {
         Some(self)
     }
 
-    async fn migrate(&self, session: &mut TenantSession, work: &Work<'_>) -> Result<(), RunnerError> {
+    async fn migrate(&self, session: &mut TenantSession, work: &Work<'_>) -> Result<(), TenantError> {
         // A process that starts on a busy machine may take longer than the guard may be silent.
         let mut process = session
             .guarded(work.cancel, self.pool.checkout())
@@ -373,7 +374,7 @@ impl MigrationRunner for AlembicRunner {
 
 #[async_trait]
 impl PlanProver for AlembicRunner {
-    async fn fit(&self, plan: Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Offer, RunnerError> {
+    async fn fit(&self, plan: Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Offer, TenantError> {
         fit::fit(self, plan, to.unwrap_or("base"), ground).await
     }
 
@@ -386,7 +387,7 @@ impl PlanProver for AlembicRunner {
         plan: &Plan,
         to: Option<&str>,
         ground: Ground<'_>,
-    ) -> Result<Option<String>, RunnerError> {
+    ) -> Result<Option<String>, TenantError> {
         let by_schema = ground.place.schema.is_some();
         let target = to.unwrap_or("base");
         let mut process = self.checkout().await?;
@@ -434,7 +435,7 @@ impl PlanProver for AlembicRunner {
         Ok(Some(format!("{:x}", hash.finalize())))
     }
 
-    async fn prove(&self, plan: &Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Verdict, RunnerError> {
+    async fn prove(&self, plan: &Plan, to: Option<&str>, ground: Ground<'_>) -> Result<Verdict, TenantError> {
         let began = Instant::now();
         let target = to.unwrap_or("base");
         let mut tries = 1;
@@ -520,24 +521,24 @@ fn stamp_of(path: &Path) -> Option<(SystemTime, u64)> {
     Some((metadata.modified().ok()?, metadata.len()))
 }
 
-pub(super) fn to_error(error: WarmError) -> RunnerError {
+pub(super) fn to_error(error: WarmError) -> TenantError {
     let hint = error.hint().map(str::to_owned);
     match error {
-        WarmError::PythonMissing { .. } | WarmError::AlembicMissing { .. } => RunnerError::Setup {
+        WarmError::PythonMissing { .. } | WarmError::AlembicMissing { .. } => TenantError::Setup {
             message: crate::domain::failure::chain(&error),
             hint: hint.unwrap_or_else(|| "set [runner] python to the interpreter that has Alembic".into()),
         },
-        WarmError::Died { .. } | WarmError::Protocol { .. } => RunnerError::ToolDied(error.to_string()),
+        WarmError::Died { .. } | WarmError::Protocol { .. } => TenantError::ToolDied(error.to_string()),
         WarmError::Unnoted(error) => *error,
         WarmError::Tool(tool) => match tool.kind {
-            ToolErrorKind::Connect if tool.sqlstate.is_none() => RunnerError::Connection(tool.message),
-            ToolErrorKind::Config | ToolErrorKind::Script => RunnerError::Setup {
+            ToolErrorKind::Connect if tool.sqlstate.is_none() => TenantError::Connection(tool.message),
+            ToolErrorKind::Config | ToolErrorKind::Script => TenantError::Setup {
                 message: tool.message,
                 hint: hint
                     .or(tool.hint)
                     .unwrap_or_else(|| "`alembic history` in the project's folder says the same".into()),
             },
-            _ => RunnerError::Tool {
+            _ => TenantError::Tool {
                 message: tool.message,
                 sqlstate: tool.sqlstate,
                 revision: tool.revision,

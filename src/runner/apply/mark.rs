@@ -3,8 +3,12 @@
 
 use sqlx::AssertSqlSafe;
 
-use super::{Applier, RunnerError};
-use crate::{domain::plan::Note, runner::LedgerTable, session::literal};
+use super::Applier;
+use crate::{
+    domain::plan::Note,
+    session::{LedgerTable, literal},
+    tenant_error::TenantError,
+};
 
 impl Applier<'_> {
     /// A query of the tenant's mark: which database and schema this is, and, where the ledger has rows, which table that is and which
@@ -41,7 +45,7 @@ impl Applier<'_> {
     ///
     /// # Errors
     /// The note is of a build that took no marks, so that nobody knows.
-    pub(super) async fn is_as_noted(&mut self, note: &Note) -> Result<bool, RunnerError> {
+    pub(super) async fn is_as_noted(&mut self, note: &Note) -> Result<bool, TenantError> {
         let Some(noted) = &note.mark else {
             let step = usize::try_from(note.step).unwrap_or_default();
             return Err(self.half_done(step));

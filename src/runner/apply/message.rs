@@ -13,10 +13,10 @@ use super::refusal::{Refusal, is_ended, is_unexpected, refusal};
 use crate::{
     domain::plan::{PlanStep, REVISION_MARK},
     runner::{
-        RunnerError,
         copy::refuse_copy,
         statement::{byte_of, split},
     },
+    tenant_error::TenantError,
 };
 
 /// What is sent at once. To the server, statements outside BEGIN and COMMIT are one transaction.
@@ -150,7 +150,7 @@ impl<'a> Message<'a> {
             return refusal;
         }
         if part.whose == Whose::Behind && server.is_some_and(is_ended) {
-            return Refusal::Failed(RunnerError::Tool {
+            return Refusal::Failed(TenantError::Tool {
                 message: "it ended the transaction that it was run in".into(),
                 sqlstate: None,
                 revision,
@@ -161,7 +161,7 @@ impl<'a> Message<'a> {
         let statement = statement
             .filter(|_| part.whose == Whose::Step)
             .map(|range| &text[range]);
-        let error = RunnerError::from(error);
+        let error = TenantError::from(error);
         Refusal::Failed(match &revision {
             Some(revision) => error.at(revision, statement),
             None => error,

@@ -6,12 +6,12 @@ use super::{Applier, RESET, message::Message, refusal::Refusal};
 use crate::{
     domain::plan::{Note, PlanStep, STATEMENT, StepForm},
     runner::{
-        RunnerError,
         copy::refuse_copy,
         kind::{Kind, controls_transaction, kind, undoes_itself},
         statement::split,
     },
     session::quote,
+    tenant_error::TenantError,
 };
 
 /// How far former tries of a step got.
@@ -83,7 +83,7 @@ impl Applier<'_> {
             if let Err(error) = message.send(self.session.connection()).await {
                 // An index that is built in steps is not begun where its name is taken.
                 let refused = match &error {
-                    Refusal::Failed(RunnerError::Database { sqlstate, .. }) => {
+                    Refusal::Failed(TenantError::Database { sqlstate, .. }) => {
                         let is_index = matches!(kind_of(&statement), Kind::CreateIndex { .. });
                         undoes_itself(&statement) || is_index && sqlstate == "42P07"
                     }
@@ -208,7 +208,7 @@ impl Applier<'_> {
         number: usize,
         statement: &str,
         former: &Former,
-    ) -> Result<bool, RunnerError> {
+    ) -> Result<bool, TenantError> {
         let resumed = former.resumed;
         match kind_of(statement) {
             Kind::CreateIndex { name, table } => match self.index(&name, &table).await? {
@@ -245,12 +245,12 @@ impl Applier<'_> {
     }
 
     /// Whether an index that was built is good. `if not exists` may have found another session's work in progress.
-    async fn verify(&mut self, step: &PlanStep, statement: &str) -> Result<(), RunnerError> {
+    async fn verify(&mut self, step: &PlanStep, statement: &str) -> Result<(), TenantError> {
         let Kind::CreateIndex { name, table } = kind_of(statement) else {
             return Ok(());
         };
         match self.index(&name, &table).await? {
-            Some(index) if !index.is_valid => Err(RunnerError::Tool {
+            Some(index) if !index.is_valid => Err(TenantError::Tool {
                 message: format!("index {} is there, but not valid", index.name),
                 sqlstate: None,
                 revision: step.revisions.first().cloned(),
@@ -269,7 +269,7 @@ impl Applier<'_> {
     }
 
     /// The index of this name on this table. The server cuts names that are too long, and so does its cast.
-    async fn index(&mut self, name: &str, table: &str) -> Result<Option<Index>, RunnerError> {
+    async fn index(&mut self, name: &str, table: &str) -> Result<Option<Index>, TenantError> {
         let index: Option<(String, String, bool)> = sqlx::query_as(
             "select n.nspname::text, c.relname::text, i.indisvalid from pg_index i \
              join pg_class c on c.oid = i.indexrelid join pg_namespace n on n.oid = c.relnamespace \

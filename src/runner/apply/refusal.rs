@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use sqlx::postgres::PgDatabaseError;
 
-use crate::{domain::revision::Ledger, runner::RunnerError, session::literal};
+use crate::{domain::revision::Ledger, session::literal, tenant_error::TenantError};
 
 /// Somebody else holds the tenant's lock.
 pub(super) const LOCKED: &str = "YH001";
@@ -34,11 +34,11 @@ pub(super) enum Refusal {
     /// Something is not as the plan wants it. The careful form of the same statements says what.
     Unexpected,
     /// All else.
-    Failed(RunnerError),
+    Failed(TenantError),
 }
 
-impl From<RunnerError> for Refusal {
-    fn from(error: RunnerError) -> Self {
+impl From<TenantError> for Refusal {
+    fn from(error: TenantError) -> Self {
         Self::Failed(error)
     }
 }
@@ -60,12 +60,12 @@ pub(super) fn refusal(error: &PgDatabaseError, revision: Option<&str>) -> Option
     let detail = error.detail().unwrap_or_default();
     Some(match error.code() {
         LOCKED => Refusal::Locked,
-        NO_SCHEMA => RunnerError::SchemaMissing(detail.to_owned()).into(),
+        NO_SCHEMA => TenantError::SchemaMissing(detail.to_owned()).into(),
         MOVED => Refusal::Moved(Ledger {
             revisions: serde_json::from_str(detail).ok()?,
             half: None,
         }),
-        WANDERED => RunnerError::Tool {
+        WANDERED => TenantError::Tool {
             message: format!(
                 "search_path was set to schema `{detail}`: what was made there is not the tenant's"
             ),
@@ -77,9 +77,9 @@ pub(super) fn refusal(error: &PgDatabaseError, revision: Option<&str>) -> Option
         .into(),
         EDITED => {
             let Edited { revision, file } = serde_json::from_str(detail).ok()?;
-            RunnerError::Edited { revision, file }.into()
+            TenantError::Edited { revision, file }.into()
         }
-        DIRTY => RunnerError::Dirty(detail.to_owned()).into(),
+        DIRTY => TenantError::Dirty(detail.to_owned()).into(),
         _ => return None,
     })
 }

@@ -8,8 +8,8 @@ use crate::{
         plan::{PlanStep, StepForm},
         revision::Ledger,
     },
-    runner::RunnerError,
     session::{TenantSession, literal, quote},
+    tenant_error::TenantError,
 };
 
 /// What the server says where a step uses an enum's value that the same transaction has added.
@@ -35,7 +35,7 @@ pub(crate) enum Rehearsed {
 pub(crate) async fn rehearse(
     session: &mut TenantSession,
     order: &Order<'_>,
-) -> (Result<Rehearsed, RunnerError>, Duration) {
+) -> (Result<Rehearsed, TenantError>, Duration) {
     let home = match session.home().await {
         Ok(home) => home,
         Err(error) => return (Err(error), Duration::ZERO),
@@ -53,7 +53,7 @@ pub(crate) async fn rehearse(
 }
 
 impl Applier<'_> {
-    async fn rehearse(&mut self) -> (Result<Rehearsed, RunnerError>, Duration) {
+    async fn rehearse(&mut self) -> (Result<Rehearsed, TenantError>, Duration) {
         let all = &self.order.plan.steps;
         let mut steps = all
             .iter()
@@ -152,8 +152,8 @@ impl Applier<'_> {
     }
 
     /// How many steps come before the one that uses an enum's value too early. In a run, each commits before the next.
-    fn before_enum_value(&self, error: &RunnerError, steps: usize) -> Option<usize> {
-        let RunnerError::Database {
+    fn before_enum_value(&self, error: &TenantError, steps: usize) -> Option<usize> {
+        let TenantError::Database {
             sqlstate, revision, ..
         } = error
         else {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::template::{Placeholder, Template};
-use crate::{config::CommandConfig, runner::RunnerError};
+use crate::{config::CommandConfig, tenant_error::TenantError};
 
 /// What is not known where only the ledger is read.
 pub(super) const UNKNOWN_TO_CURRENT: [Placeholder; 3] =
@@ -14,7 +14,7 @@ pub(super) fn command(
     key: &str,
     words: &[String],
     unknown: &[Placeholder],
-) -> Result<Vec<Template>, RunnerError> {
+) -> Result<Vec<Template>, TenantError> {
     if words.first().is_none_or(|program| program.trim().is_empty()) {
         return Err(setup(
             format!("`{key}` is empty"),
@@ -40,15 +40,15 @@ pub(super) fn command(
     templates.collect()
 }
 
-pub(super) fn placeholder_error(key: &str, error: String) -> RunnerError {
+pub(super) fn placeholder_error(key: &str, error: String) -> TenantError {
     setup(
         format!("`{key}`: {error}"),
         "a word in braces is a placeholder; {{word}} stands for the word in braces itself",
     )
 }
 
-pub(super) fn setup(message: String, hint: &str) -> RunnerError {
-    RunnerError::Setup {
+pub(super) fn setup(message: String, hint: &str) -> TenantError {
+    TenantError::Setup {
         message: format!("[runner] {message}"),
         hint: hint.into(),
     }

@@ -27,7 +27,7 @@ use tokio::{
 };
 
 use super::output::Tail;
-use crate::runner::RunnerError;
+use crate::tenant_error::TenantError;
 
 /// How long a program may take to end after SIGTERM. A transaction is rolled back by then; the rest is stubbornness.
 const GRACE: Duration = Duration::from_secs(3);
@@ -81,8 +81,8 @@ pub(super) struct Finished {
 /// Runs it. `stop` comes back when it must end, with the reason.
 pub(super) async fn run(
     invocation: &Invocation,
-    stop: impl Future<Output = RunnerError>,
-) -> Result<Finished, RunnerError> {
+    stop: impl Future<Output = TenantError>,
+) -> Result<Finished, TenantError> {
     let Running {
         mut child,
         mut group,
@@ -105,10 +105,10 @@ pub(super) async fn run(
         let ended = {
             let exit = wait(&mut child, &mut listening, &mut heard_all);
             tokio::select! {
-                status = exit => status.map_err(|e| RunnerError::Connection(format!("lost sight of the program: {e}"))),
+                status = exit => status.map_err(|e| TenantError::Connection(format!("lost sight of the program: {e}"))),
                 reason = stop => Err(reason),
                 () = tokio::time::sleep(invocation.limit) => {
-                    Err(RunnerError::TimedOut(humantime::format_duration(invocation.limit).to_string()))
+                    Err(TenantError::TimedOut(humantime::format_duration(invocation.limit).to_string()))
                 }
             }
         };
@@ -120,7 +120,7 @@ pub(super) async fn run(
         }
         let ended = match ended {
             Ok(status) if status.signal() == Some(Signal::KILL.as_raw()) && group.was_ended().await => {
-                Err(RunnerError::Connection(STOOD_STILL.into()))
+                Err(TenantError::Connection(STOOD_STILL.into()))
             }
             ended => ended,
         };
@@ -346,7 +346,7 @@ async fn listen(from: Option<&mut (impl AsyncRead + Unpin)>, into: &mut Tail) {
     }
 }
 
-fn cannot_start(program: &Path, directory: &Path, error: &io::Error) -> RunnerError {
+fn cannot_start(program: &Path, directory: &Path, error: &io::Error) -> TenantError {
     let named = program.display();
     let (message, hint) = match error.kind() {
         io::ErrorKind::NotFound if !directory.is_dir() => (
@@ -366,7 +366,7 @@ fn cannot_start(program: &Path, directory: &Path, error: &io::Error) -> RunnerEr
             "see whether it runs by hand, as the worker's user",
         ),
     };
-    RunnerError::Setup {
+    TenantError::Setup {
         message,
         hint: hint.into(),
     }
@@ -374,7 +374,7 @@ fn cannot_start(program: &Path, directory: &Path, error: &io::Error) -> RunnerEr
 
 /// Finds out whether a program could be started, without starting it. A name without a folder is looked for in `path`,
 /// as the system does it: the first that may be executed counts.
-pub(super) fn find(program: &Path, directory: &Path, path: &OsStr) -> Result<(), RunnerError> {
+pub(super) fn find(program: &Path, directory: &Path, path: &OsStr) -> Result<(), TenantError> {
     let candidates: Vec<PathBuf> = match program.as_os_str().as_bytes().contains(&b'/') {
         true => vec![program.to_owned()],
         // A relative folder of PATH begins where the program will run.

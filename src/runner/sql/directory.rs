@@ -8,7 +8,7 @@ use sqlx::migrate::{Migration as Resolved, resolve_blocking};
 use super::script::Script;
 use crate::{
     domain::revision::{Direction, History, LedgerForm, Revision},
-    runner::RunnerError,
+    tenant_error::TenantError,
 };
 
 /// One version.
@@ -44,7 +44,7 @@ pub(super) struct Directory {
 pub(super) type Fingerprint = Vec<(OsString, u64, u64, i64, i64, i64, i64)>;
 
 /// Looks at the folder without reading its files.
-pub(super) fn fingerprint(folder: &Path) -> Result<Fingerprint, RunnerError> {
+pub(super) fn fingerprint(folder: &Path) -> Result<Fingerprint, TenantError> {
     let look = || -> io::Result<Fingerprint> {
         let mut files = Vec::new();
         for entry in std::fs::read_dir(folder)? {
@@ -69,8 +69,8 @@ pub(super) fn fingerprint(folder: &Path) -> Result<Fingerprint, RunnerError> {
     look().map_err(|e| setup(format!("cannot read the migrations in {}: {e}", folder.display())))
 }
 
-fn setup(message: String) -> RunnerError {
-    RunnerError::Setup {
+fn setup(message: String) -> TenantError {
+    TenantError::Setup {
         message,
         hint: "[runner] `directory` names a folder with <version>_<name>.sql, or .up.sql and .down.sql, as \
                `sqlx migrate add` writes them"
@@ -80,7 +80,7 @@ fn setup(message: String) -> RunnerError {
 
 impl Directory {
     /// Reads the folder. Blocks.
-    pub(super) fn read(folder: &Path) -> Result<Self, RunnerError> {
+    pub(super) fn read(folder: &Path) -> Result<Self, TenantError> {
         let resolved = resolve_blocking(folder).map_err(|e| {
             let cause = std::error::Error::source(&e)
                 .map(|c| format!(": {c}"))
@@ -122,7 +122,7 @@ impl Directory {
     fn new(
         ups: BTreeMap<i64, (Resolved, String)>,
         mut downs: BTreeMap<i64, (Resolved, String)>,
-    ) -> Result<Self, RunnerError> {
+    ) -> Result<Self, TenantError> {
         let script = |(m, file): (Resolved, String)| Script::new(file, m.sql.as_str(), m.no_tx);
         let migrations: BTreeMap<i64, Migration> = ups
             .into_iter()
@@ -166,15 +166,15 @@ impl Directory {
         &self,
         direction: Direction,
         pending: &[String],
-    ) -> Result<Vec<(&Migration, &Script)>, RunnerError> {
+    ) -> Result<Vec<(&Migration, &Script)>, TenantError> {
         let work = pending.iter().map(|id| {
             let found = id.parse().ok().and_then(|version| self.get(version));
-            let migration = found.ok_or(RunnerError::OtherMigrations)?;
+            let migration = found.ok_or(TenantError::OtherMigrations)?;
             match direction {
                 Direction::Upgrade => Ok((migration, &migration.up)),
                 Direction::Downgrade => match &migration.down {
                     Some(down) => Ok((migration, down)),
-                    None => Err(RunnerError::Irreversible(id.clone())),
+                    None => Err(TenantError::Irreversible(id.clone())),
                 },
             }
         });
@@ -206,7 +206,7 @@ mod tests {
     fn complaint(files: &[(&str, &str)]) -> String {
         let (_folder, path) = folder(files);
         let error = Directory::read(&path).expect_err("it is wrong");
-        assert!(matches!(error, RunnerError::Setup { .. }), "{error:?}");
+        assert!(matches!(error, TenantError::Setup { .. }), "{error:?}");
         error.to_string().replace(&path.display().to_string(), "FOLDER")
     }
 
@@ -253,7 +253,7 @@ mod tests {
             directory.work(Direction::Downgrade, &ids).map(|work| work.len())
         };
         assert_eq!(undo(&["2"]).ok(), Some(1));
-        assert!(matches!(undo(&["2", "1"]), Err(RunnerError::Irreversible(id)) if id == "1"));
+        assert!(matches!(undo(&["2", "1"]), Err(TenantError::Irreversible(id)) if id == "1"));
     }
 
     #[test]

@@ -10,7 +10,8 @@ use crate::{
         plan::{Plan, PlanStep, StepForm},
         revision::{Direction, HistoryError, Ledger},
     },
-    runner::{RunnerError, copy::refuse_copy, statement::is_closed},
+    runner::{copy::refuse_copy, statement::is_closed},
+    tenant_error::TenantError,
 };
 
 /// The plan from a ledger to an absolute target.
@@ -19,7 +20,7 @@ pub(super) fn plan(
     direction: Direction,
     before: &Ledger,
     to: Option<&str>,
-) -> Result<Plan, RunnerError> {
+) -> Result<Plan, TenantError> {
     let pending = directory.history.pending(direction, to, before)?;
     let pending: Vec<String> = pending.into_iter().map(|r| r.id.clone()).collect();
     let work = directory.work(direction, &pending)?;
@@ -54,7 +55,7 @@ pub(super) fn plan(
 }
 
 /// The files of what a ledger holds.
-fn known<'a>(directory: &'a Directory, before: &Ledger) -> Result<Vec<&'a Migration>, RunnerError> {
+fn known<'a>(directory: &'a Directory, before: &Ledger) -> Result<Vec<&'a Migration>, TenantError> {
     let find = |id: &String| {
         let found = id.parse().ok().and_then(|version| directory.get(version));
         found.ok_or_else(|| HistoryError::UnknownLedger(id.clone()).into())
@@ -79,7 +80,7 @@ fn form(
     migration: &Migration,
     script: &Script,
     make: Option<String>,
-) -> Result<StepForm, RunnerError> {
+) -> Result<StepForm, TenantError> {
     let upwards = direction == Direction::Upgrade;
     let first = make.map(|make| make + ";\n").unwrap_or_default();
     // Before the brackets: whatever is open in such a file is most likely open in its data.
@@ -90,7 +91,7 @@ fn form(
         _ => None,
     };
     if let Some(wrong) = wrong {
-        return Err(RunnerError::Tool {
+        return Err(TenantError::Tool {
             message: format!("{} {wrong}", script.file),
             sqlstate: None,
             revision: Some(migration.id.clone()),

@@ -76,7 +76,7 @@ async fn a_proof_that_is_told_to_stop_leaves_nothing() {
         cancel.cancel();
     };
     let (proven, ()) = tokio::join!(fleet.runner.prove(&plan, Some("a"), ground), stop);
-    assert!(matches!(proven, Err(RunnerError::Cancelled)), "{proven:?}");
+    assert!(matches!(proven, Err(TenantError::Cancelled)), "{proven:?}");
     fleet.is_clean().await;
 }
 

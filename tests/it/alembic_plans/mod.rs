@@ -10,9 +10,8 @@ use herder::{
         revision::{Direction, Ledger},
         tenant::{Isolation, Place},
     },
-    runner::{
-        Ground, MigrationRunner as _, Offer, PlanProver as _, RunnerError, Verdict, alembic::AlembicRunner,
-    },
+    runner::{Ground, MigrationRunner as _, Offer, PlanProver as _, Verdict, alembic::AlembicRunner},
+    tenant_error::TenantError,
 };
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tempfile::TempDir;
@@ -150,7 +149,7 @@ impl Fleet {
         direction: Direction,
         from: &[&str],
         to: Option<&str>,
-    ) -> Result<Offer, RunnerError> {
+    ) -> Result<Offer, TenantError> {
         let before = Ledger {
             half: None,
             revisions: from.iter().map(|r| (*r).to_owned()).collect(),
@@ -195,7 +194,7 @@ impl Fleet {
         .await
     }
 
-    async fn prove(&self, url: &DatabaseUrl, plan: &Plan, to: Option<&str>) -> Result<Verdict, RunnerError> {
+    async fn prove(&self, url: &DatabaseUrl, plan: &Plan, to: Option<&str>) -> Result<Verdict, TenantError> {
         self.beside(url, async |ground| self.runner.prove(plan, to, ground).await)
             .await
     }

@@ -11,7 +11,7 @@ use herder::{
         context::Context,
         inspect::{OwnUrls, inspect},
     },
-    runner::RunnerError,
+    tenant_error::TenantError,
 };
 
 use super::{Finding, Level};
@@ -32,7 +32,7 @@ pub(super) struct Reading<'a> {
     /// How many there are, and at how many of them time allowed to look.
     all: usize,
     seen: usize,
-    unread: Vec<(&'a Tenant, RunnerError)>,
+    unread: Vec<(&'a Tenant, TenantError)>,
 }
 
 impl<'a> Reading<'a> {
@@ -62,7 +62,7 @@ impl<'a> Reading<'a> {
                 .zip(read)
                 .filter_map(|(t, read)| Some((*t, read.err()?)));
             reading.unread.extend(errors);
-            let down = |(_, error): &(&Tenant, RunnerError)| matches!(error, RunnerError::Connection(_));
+            let down = |(_, error): &(&Tenant, TenantError)| matches!(error, TenantError::Connection(_));
             if reading.unread.len() - before == part.len() && reading.unread[before..].iter().all(down) {
                 // A server that does not answer takes its time for each part anew.
                 break;
@@ -73,7 +73,7 @@ impl<'a> Reading<'a> {
 
     /// Those whose database is there, as far as it is known.
     pub(super) fn there(&self, tenants: &[&'a Tenant]) -> Vec<&'a Tenant> {
-        let missing = |error: &RunnerError| matches!(error, RunnerError::Database { sqlstate, .. } if sqlstate == "3D000");
+        let missing = |error: &TenantError| matches!(error, TenantError::Database { sqlstate, .. } if sqlstate == "3D000");
         let gone: HashSet<&str> = self
             .unread
             .iter()

@@ -17,7 +17,8 @@ use herder::{
         locks, pooler,
         service::Service,
     },
-    runner::{Offer, RunnerError},
+    runner::Offer,
+    tenant_error::TenantError,
 };
 
 use super::{
@@ -116,7 +117,7 @@ impl Server<'_> {
         service: Option<&Service>,
         url: &DatabaseUrl,
         first: &Tenant,
-    ) -> Result<Survey, RunnerError> {
+    ) -> Result<Survey, TenantError> {
         let wanted = self.cx.servers.budget(self.name);
         let there = self
             .tenants
@@ -128,7 +129,7 @@ impl Server<'_> {
         if surveyed.sum.ours == 0
             && let Some(pooled) = pooler::look(url, &self.cx.mark).await?
         {
-            return Err(RunnerError::Pooled(pooled.to_string()));
+            return Err(TenantError::Pooled(pooled.to_string()));
         }
         Ok(surveyed)
     }

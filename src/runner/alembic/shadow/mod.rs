@@ -18,12 +18,10 @@ use super::{
 use crate::{
     database_url::DatabaseUrl,
     domain::{failure::FailureClass, plan::Plan},
-    runner::{
-        RunnerError,
-        proof::{Ground, Verdict},
-    },
+    runner::proof::{Ground, Verdict},
     secret::Secret,
     session::quote,
+    tenant_error::TenantError,
 };
 
 mod look;
@@ -46,7 +44,7 @@ enum Stop {
     Refuted(String),
     Unproven(String),
     Hindered(String),
-    Error(RunnerError),
+    Error(TenantError),
 }
 
 /// How a proof ended.
@@ -57,8 +55,8 @@ pub(super) enum End {
     Hindered(String),
 }
 
-impl From<RunnerError> for Stop {
-    fn from(error: RunnerError) -> Self {
+impl From<TenantError> for Stop {
+    fn from(error: TenantError) -> Self {
         Self::Error(error)
     }
 }
@@ -105,7 +103,7 @@ impl<'a> Shadow<'a> {
         ground: Ground<'a>,
         plan: &'a Plan,
         target: &'a str,
-    ) -> Result<Self, RunnerError> {
+    ) -> Result<Self, TenantError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let name = format!(
             "{SHADOW_PREFIX}{}_{}_{:08x}",
@@ -119,10 +117,10 @@ impl<'a> Shadow<'a> {
             let url = match database {
                 None => ground.url.clone(),
                 Some(_) => DatabaseUrl::for_database(&Secret::new(ground.url.expose()), database)
-                    .map_err(|e| RunnerError::Connection(e.to_string()))?,
+                    .map_err(|e| TenantError::Connection(e.to_string()))?,
             };
             let schema = ground.place.schema.is_some().then(|| name.clone());
-            Ok::<_, RunnerError>(Scratch { name, url, schema })
+            Ok::<_, TenantError>(Scratch { name, url, schema })
         };
         Ok(Self {
             live: scratch("a")?,
@@ -136,16 +134,16 @@ impl<'a> Shadow<'a> {
     }
 
     /// Proves the plan. Whatever happens, the scratch schemas are gone afterwards, if that can be had at all.
-    pub(super) async fn prove(self) -> Result<End, RunnerError> {
+    pub(super) async fn prove(self) -> Result<End, TenantError> {
         let cancel = self.ground.cancel;
         let proven = tokio::select! {
             proven = tokio::time::timeout(LIMIT, self.run()) => proven
                 .unwrap_or_else(|_| unproven(format!("its proof was not done in {} min", LIMIT.as_secs() / 60))),
-            () = cancel.cancelled() => Err(Stop::Error(RunnerError::Cancelled)),
+            () = cancel.cancelled() => Err(Stop::Error(TenantError::Cancelled)),
         };
         // What is left is cleared away by a later proof, and proves nothing against the plan.
         let cleared = tokio::time::timeout(CLEAR_LIMIT, self.clear()).await;
-        if let Err(error) = cleared.unwrap_or(Err(RunnerError::Silent(CLEAR_LIMIT))) {
+        if let Err(error) = cleared.unwrap_or(Err(TenantError::Silent(CLEAR_LIMIT))) {
             let (a, b) = (&self.live.name, &self.planned.name);
             warn!(%error, "Cannot remove the scratch schemas `{a}` and `{b}`; a later proof will");
         }
@@ -205,9 +203,9 @@ impl<'a> Shadow<'a> {
         let made = on
             .execute(AssertSqlSafe(format!("create {what} {}", quote(&scratch.name))))
             .await;
-        match made.map_err(RunnerError::from) {
+        match made.map_err(TenantError::from) {
             Ok(_) => Ok(()),
-            Err(RunnerError::Database {
+            Err(TenantError::Database {
                 sqlstate, message, ..
             }) => unproven(format!(
                 "its proof needs a scratch {what} in {}: {message} ({sqlstate})",
@@ -243,7 +241,7 @@ impl<'a> Shadow<'a> {
         let lines = async {
             let mut lines = catalog(&mut on, schema).await?;
             lines.extend(rows(&mut on, schema, since).await?);
-            Ok::<_, RunnerError>(lines)
+            Ok::<_, TenantError>(lines)
         }
         .await;
         close(on).await;
@@ -251,7 +249,7 @@ impl<'a> Shadow<'a> {
     }
 
     /// Removes the scratch schemas, whether they were made or not.
-    async fn clear(&self) -> Result<(), RunnerError> {
+    async fn clear(&self) -> Result<(), TenantError> {
         let mut on = open(self.ground.url, &self.ground).await?;
         let mut cleared = Ok(());
         for scratch in [&self.live, &self.planned] {

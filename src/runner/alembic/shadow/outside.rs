@@ -3,12 +3,12 @@
 use super::scratch::Scratch;
 use crate::{
     runner::{
-        RunnerError,
         alembic::protocol::Within,
         kind::{Kind, kind, refuses_company},
         statement::{Token, tokens},
     },
     session::literal,
+    tenant_error::TenantError,
 };
 
 /// Begins the message of [`Within::behind`].
@@ -73,9 +73,9 @@ pub(super) fn kept_inside_alone(scratch: &Scratch, statement: &str) -> Option<Ve
 }
 
 /// What a transaction would have changed outside its schema.
-pub(super) fn about_outside(error: &RunnerError) -> Option<&str> {
+pub(super) fn about_outside(error: &TenantError) -> Option<&str> {
     match error {
-        RunnerError::Database { message, .. } => message.strip_prefix(OUTSIDE),
+        TenantError::Database { message, .. } => message.strip_prefix(OUTSIDE),
         _ => None,
     }
 }

@@ -6,8 +6,9 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use crate::{
     database_url::DatabaseUrl,
-    runner::{RunnerError, proof::Ground},
+    runner::proof::Ground,
     session::{connect_error, own_settings, quote},
+    tenant_error::TenantError,
 };
 
 /// How every scratch schema and database begins. No tenant may.
@@ -27,7 +28,7 @@ pub(super) struct Scratch {
 }
 
 /// The major version of the server: another one may take the same SQL for something else.
-pub(in crate::runner::alembic) async fn postgres_major(ground: Ground<'_>) -> Result<i32, RunnerError> {
+pub(in crate::runner::alembic) async fn postgres_major(ground: Ground<'_>) -> Result<i32, TenantError> {
     let mut on = open(ground.url, &ground).await?;
     let version = sqlx::query_scalar("select current_setting('server_version_num')::int / 10000")
         .fetch_one(&mut on)
@@ -37,10 +38,10 @@ pub(in crate::runner::alembic) async fn postgres_major(ground: Ground<'_>) -> Re
 }
 
 /// The one connection of a proof. It is closed before anything else is waited for: nothing keeps its idle limit away.
-pub(super) async fn open(url: &DatabaseUrl, ground: &Ground<'_>) -> Result<PgConnection, RunnerError> {
+pub(super) async fn open(url: &DatabaseUrl, ground: &Ground<'_>) -> Result<PgConnection, TenantError> {
     let options = url
         .options()
-        .map_err(|e| RunnerError::Connection(e.to_string()))?
+        .map_err(|e| TenantError::Connection(e.to_string()))?
         .application_name(&ground.label())
         .options(own_settings(
             ground.limits.lock_timeout,
@@ -51,7 +52,7 @@ pub(super) async fn open(url: &DatabaseUrl, ground: &Ground<'_>) -> Result<PgCon
     tokio::time::timeout(CONNECT_LIMIT, PgConnection::connect_with(&options))
         .await
         .map_err(|_| {
-            RunnerError::Connection(format!("{} did not answer in {CONNECT_LIMIT:?}", url.address()))
+            TenantError::Connection(format!("{} did not answer in {CONNECT_LIMIT:?}", url.address()))
         })?
         .map_err(|e| connect_error(e, url))
 }
@@ -102,7 +103,7 @@ fn is_left_behind(name: &str, owner: &str, now: Duration) -> bool {
     }
 }
 
-pub(super) async fn remove(on: &mut PgConnection, name: &str, is_schema: bool) -> Result<(), RunnerError> {
+pub(super) async fn remove(on: &mut PgConnection, name: &str, is_schema: bool) -> Result<(), TenantError> {
     let name = quote(name);
     let sql = match is_schema {
         true => format!("drop schema if exists {name} cascade"),

@@ -19,7 +19,6 @@ use crate::{
         tenant::Place,
     },
     runner::{
-        RunnerError,
         alembic::{
             Migrated, Migration, WarmError, WarmProcess,
             runner::{settings, to_error},
@@ -27,6 +26,7 @@ use crate::{
         apply::{Applied, NoJournal, Order, apply},
     },
     session::{TenantSession, quote},
+    tenant_error::TenantError,
 };
 
 impl Shadow<'_> {
@@ -61,7 +61,7 @@ impl Shadow<'_> {
         let mut on = open(&self.planned.url, &self.ground).await?;
         let rehearsed = on.execute(sqlx::raw_sql(AssertSqlSafe(sql + "rollback"))).await;
         close(on).await;
-        match rehearsed.map_err(RunnerError::from) {
+        match rehearsed.map_err(TenantError::from) {
             Err(error) if about_outside(&error).is_some() => refuted(format!(
                 "its proof would run old revisions; one {}",
                 about_outside(&error).unwrap_or_default()
@@ -196,16 +196,16 @@ impl Shadow<'_> {
         match applied {
             Ok(Applied::Done(ledger)) if ledger.revisions == self.plan.after => Ok(()),
             Ok(_) => unproven("the plan does not get to its own end"),
-            Err(error @ (RunnerError::Connection(_) | RunnerError::Cancelled)) => Err(error.into()),
+            Err(error @ (TenantError::Connection(_) | TenantError::Cancelled)) => Err(error.into()),
             Err(error) => failed(
                 error.class(),
                 match (about_outside(&error), &error) {
-                    (Some(what), RunnerError::Database { revision, .. }) => {
+                    (Some(what), TenantError::Database { revision, .. }) => {
                         format!("{}{what}", at(revision.as_deref()))
                     }
                     (
                         _,
-                        RunnerError::Database {
+                        TenantError::Database {
                             sqlstate,
                             message,
                             revision,

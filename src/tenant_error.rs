@@ -25,7 +25,7 @@ pub const POOLED_HINT: &str =
 
 /// A failed look at, or change of, one tenant. Its texts read on from "failed to migrate tenant `acme`:".
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum RunnerError {
+pub enum TenantError {
     /// The server refused a statement.
     #[error("{message}")]
     Database {
@@ -106,7 +106,7 @@ pub enum RunnerError {
         /// Which way they were going.
         direction: Direction,
         /// What failed.
-        cause: Box<RunnerError>,
+        cause: Box<TenantError>,
     },
     /// There is no way down from this revision.
     #[error("revision {0} cannot be undone: it has no down migration")]
@@ -168,7 +168,7 @@ pub enum RunnerError {
     Cancelled,
 }
 
-impl RunnerError {
+impl TenantError {
     /// That an attempt before this one has left these half applied.
     pub(crate) fn left_before(revisions: Vec<String>, direction: Direction) -> Self {
         let cause = Self::ToolDied("an earlier attempt did not come to its end".into());
@@ -415,7 +415,7 @@ impl RunnerError {
     }
 }
 
-impl From<sqlx::Error> for RunnerError {
+impl From<sqlx::Error> for TenantError {
     fn from(error: sqlx::Error) -> Self {
         match error {
             sqlx::Error::Database(e) => {
