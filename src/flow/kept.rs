@@ -25,7 +25,7 @@ const MAX_AGE: Duration = Duration::from_secs(60);
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// An open connection that has just done its work for a tenant and forgotten all about it.
-pub(super) struct KeptSession {
+pub(super) struct OpenSession {
     pub(super) session: TenantSession,
     /// The database that it is connected to.
     pub(super) database: String,
@@ -35,7 +35,7 @@ pub(super) struct KeptSession {
     tenants: u32,
 }
 
-impl KeptSession {
+impl OpenSession {
     /// One that was opened just now.
     pub(super) fn new(session: TenantSession, database: &str, backend: i32) -> Self {
         Self {
@@ -60,7 +60,7 @@ impl KeptSession {
 }
 
 struct Entry {
-    kept: KeptSession,
+    kept: OpenSession,
     /// The attempt after which it was kept: what its slots' rows name.
     after: AttemptId,
     /// All slots that were kept after it: the tool of a live one had a connection, too.
@@ -95,7 +95,7 @@ impl Kept {
 
     /// Keeps a connection under the slot of the attempt that it has just served. Before that attempt is settled: from
     /// then on a claim may take the slot again.
-    pub(super) fn put(&self, claim: &Claim, kept: KeptSession) {
+    pub(super) fn put(&self, claim: &Claim, kept: OpenSession) {
         let Some(slot) = claim.slots.first() else {
             return;
         };
@@ -132,7 +132,7 @@ impl Kept {
     }
 
     /// The connections that came with the slots of a claim: it must use them, or close them before it opens its own.
-    pub(super) async fn take(&self, claim: &Claim) -> Vec<KeptSession> {
+    pub(super) async fn take(&self, claim: &Claim) -> Vec<OpenSession> {
         let _closed = self.closing.lock().await;
         let mut state = self.state();
         let slots = claim.slots.iter();

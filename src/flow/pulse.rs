@@ -180,9 +180,9 @@ impl Pulse {
         &self,
         connection: &mut PgConnection,
         held: HashSet<AttemptId>,
-        known: &[worker::Held],
+        known: &[worker::Holding],
     ) -> Result<(), StoreError> {
-        for &worker::Held {
+        for &worker::Holding {
             attempt,
             cancelled,
             age,

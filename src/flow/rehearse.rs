@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{
     context::Context,
-    enqueue::{Plan, Planned},
+    enqueue::{Planned, RunPlan},
     service::{Opening, Service, on_each_server},
 };
 use crate::{
@@ -86,7 +86,7 @@ pub struct Tried {
 ///
 /// # Errors
 /// The control database fails.
-pub async fn rehearse(cx: &Context, plan: &Plan, options: Options) -> Result<Vec<Tried>, StoreError> {
+pub async fn rehearse(cx: &Context, plan: &RunPlan, options: Options) -> Result<Vec<Tried>, StoreError> {
     let Some(ledger) = cx.runner.ledger_table() else {
         return Ok(Vec::new());
     };
@@ -123,7 +123,7 @@ pub async fn rehearse(cx: &Context, plan: &Plan, options: Options) -> Result<Vec
 }
 
 /// The tenants to rehearse in: of each way some, and at least one.
-fn chosen(plan: &Plan, sample: Option<usize>) -> Vec<usize> {
+fn chosen(plan: &RunPlan, sample: Option<usize>) -> Vec<usize> {
     let mut ways: Vec<Vec<usize>> = vec![Vec::new(); plan.ways.len()];
     for (number, planned) in plan.tenants.iter().enumerate() {
         if plan_of(plan, planned).is_some()
@@ -169,13 +169,13 @@ fn spread(members: &[usize], share: usize) -> impl Iterator<Item = usize> {
     (0..share).filter_map(move |n| members.get(n * members.len() / share.max(1)).copied())
 }
 
-fn plan_of<'a>(plan: &'a Plan, planned: &Planned) -> Option<&'a plan::Plan> {
+fn plan_of<'a>(plan: &'a RunPlan, planned: &Planned) -> Option<&'a plan::Plan> {
     plan.ways.get(planned.way?)?.plan_for(&planned.tenant.place).ok()
 }
 
 struct Stage<'a> {
     cx: &'a Context,
-    plan: &'a Plan,
+    plan: &'a RunPlan,
     ledger: &'a LedgerTable,
     limits: &'a LimitsConfig,
 }

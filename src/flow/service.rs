@@ -168,9 +168,9 @@ impl Service {
         let asked = Instant::now();
         let (inherited, sure_until) =
             match store::answered(service::hold(pool, server, &holder, LEASE)).await? {
-                service::Service::Taken => return Ok(None),
-                service::Service::Held { lost, .. } => (lost, Some(asked + LEASE)),
-                service::Service::Unknown => (false, None),
+                service::Hold::Taken => return Ok(None),
+                service::Hold::Ours { lost, .. } => (lost, Some(asked + LEASE)),
+                service::Hold::Unknown => (false, None),
             };
         let (tell, sure_until) = watch::channel(sure_until);
         let borrowed = Arc::new(AtomicI64::new(0));
@@ -352,10 +352,10 @@ impl Renewal {
             let hold = service::hold(&self.pool, &self.server, &self.holder, LEASE);
             match store::answered(hold).await {
                 // A control database that has forgotten what it lent has gone back in time.
-                Ok(service::Service::Held { borrowed, .. }) if borrowed >= lent => {
+                Ok(service::Hold::Ours { borrowed, .. }) if borrowed >= lent => {
                     let _ = self.tell.send(Some(asked + LEASE));
                 }
-                Ok(service::Service::Unknown) => {}
+                Ok(service::Hold::Unknown) => {}
                 Ok(_) => {
                     let server = &self.server;
                     warn!(

@@ -12,9 +12,9 @@ const ENDING: &str = "";
 
 /// What became of asking for a service connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Service {
+pub enum Hold {
     /// It is the asker's.
-    Held {
+    Ours {
         /// Whether the one before never gave it back, or what it borrowed: its sessions may still be there.
         lost: bool,
         /// How many slots the asker has borrowed.
@@ -31,7 +31,7 @@ pub enum Service {
 ///
 /// # Errors
 /// The control database fails.
-pub async fn hold(pool: &PgPool, server: &str, holder: &str, lease: Duration) -> Result<Service, StoreError> {
+pub async fn hold(pool: &PgPool, server: &str, holder: &str, lease: Duration) -> Result<Hold, StoreError> {
     let held = sqlx::query!(
         r#"with before as (select service_holder from herder.server where name = $1 for no key update),
            held as (
@@ -54,15 +54,15 @@ pub async fn hold(pool: &PgPool, server: &str, holder: &str, lease: Duration) ->
     .fetch_optional(pool)
     .await?;
     Ok(match held {
-        None => Service::Unknown,
-        Some(row) if row.held => Service::Held {
+        None => Hold::Unknown,
+        Some(row) if row.held => Hold::Ours {
             lost: row.others > 0
                 || row
                     .before
                     .is_some_and(|before| before != ENDING && before != holder),
             borrowed: row.ours,
         },
-        Some(_) => Service::Taken,
+        Some(_) => Hold::Taken,
     })
 }
 

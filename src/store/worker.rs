@@ -32,7 +32,7 @@ pub struct WorkerRow {
 
 /// A job that the control database thinks a worker holds.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Held {
+pub struct Holding {
     /// Which attempt at it.
     pub attempt: AttemptId,
     /// Whether its run was cancelled.
@@ -47,7 +47,7 @@ pub struct Beat {
     /// Since when the server runs that gave it.
     pub server_since: DateTime<Utc>,
     /// What the worker holds, as far as that one knows.
-    pub known: Vec<Held>,
+    pub known: Vec<Holding>,
 }
 
 /// Makes a worker known, or renews its lease on the server's clock, and answers with what it holds: what is missing there was taken
@@ -96,7 +96,7 @@ pub async fn beat(
     .await?;
     let known = rows
         .into_iter()
-        .map(|r| Held {
+        .map(|r| Holding {
             attempt: AttemptId {
                 job: r.id,
                 epoch: r.epoch,

@@ -7,7 +7,7 @@ use herder::{
         plan::{self, PlanStep, StepForm},
         revision::{Direction, Revision, Target},
     },
-    flow::enqueue::{self, EnqueueError, Plan, Planned},
+    flow::enqueue::{self, EnqueueError, Planned, RunPlan},
     session::literal,
 };
 use serde::Serialize;
@@ -126,7 +126,7 @@ pub(crate) async fn run(setting: &Setting, args: &args::Plan) -> anyhow::Result<
     })
 }
 
-fn report(plan: &Plan, direction: Direction, target: &Target, sql: bool) -> Report {
+fn report(plan: &RunPlan, direction: Direction, target: &Target, sql: bool) -> Report {
     let current = plan.tenants.iter().filter(|p| p.current).count();
     let unknown: Vec<Unknown> = plan.tenants.iter().filter_map(unknown).collect();
     Report {
@@ -154,7 +154,7 @@ struct Key<'a> {
 }
 
 /// In the order in which a way first appears among the tenants.
-fn groups(plan: &Plan, direction: Direction, sql: bool) -> Vec<Group> {
+fn groups(plan: &RunPlan, direction: Direction, sql: bool) -> Vec<Group> {
     let mut index: BTreeMap<Key<'_>, usize> = BTreeMap::new();
     let mut groups: Vec<Group> = Vec::new();
     for planned in plan.tenants.iter().filter(|p| p.unknown.is_none()) {
@@ -219,7 +219,7 @@ fn ended(sql: &str) -> String {
     }
 }
 
-fn pending(plan: &Plan, direction: Direction, id: &str) -> Pending {
+fn pending(plan: &RunPlan, direction: Direction, id: &str) -> Pending {
     let revision = plan.history.get(id);
     let file = |r: &Revision| match direction {
         Direction::Upgrade => r.file.clone(),

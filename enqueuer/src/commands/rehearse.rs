@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use herder::{
     domain::revision::Direction,
     flow::{
-        enqueue::{self, EnqueueError, Plan},
+        enqueue::{self, EnqueueError, RunPlan},
         rehearse::{self, Forecast, Options, Tried},
     },
 };
@@ -88,7 +88,7 @@ pub(crate) async fn run(setting: &Setting, args: &args::Rehearse) -> anyhow::Res
     Ok(if found { Exit::Found } else { Exit::Done })
 }
 
-fn report(plan: &Plan, direction: Direction, target: String, tenants: Vec<Tried>) -> Report {
+fn report(plan: &RunPlan, direction: Direction, target: String, tenants: Vec<Tried>) -> Report {
     let current = plan.tenants.iter().filter(|p| p.current).count();
     let unknown: Vec<Unknown> = plan.tenants.iter().filter_map(unknown).collect();
     let of = |forecast| tenants.iter().filter(|t| t.forecast == forecast).count();
@@ -111,7 +111,7 @@ fn report(plan: &Plan, direction: Direction, target: String, tenants: Vec<Tried>
 }
 
 /// In the order in which a reason first appears among the tenants.
-fn live(plan: &Plan) -> Vec<Live> {
+fn live(plan: &RunPlan) -> Vec<Live> {
     let mut live: Vec<Live> = Vec::new();
     for planned in &plan.tenants {
         let way = planned.way.and_then(|way| plan.ways.get(way));

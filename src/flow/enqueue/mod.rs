@@ -33,7 +33,7 @@ use crate::{
 mod survey;
 mod ways;
 
-pub use self::survey::{Plan, Planned, Way, plan, survey};
+pub use self::survey::{Planned, RunPlan, Way, plan, survey};
 
 /// What a person asks for.
 #[derive(Clone, Debug)]
@@ -173,7 +173,7 @@ async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued
 }
 
 /// A job for each tenant, in its wave. `live` is what an attempt without a plan needs of connections.
-fn jobs_of(plan: &Plan, rollout: Rollout, live: i16) -> Vec<NewJob> {
+fn jobs_of(plan: &RunPlan, rollout: Rollout, live: i16) -> Vec<NewJob> {
     let ids: Vec<Option<String>> = plan
         .ways
         .iter()
@@ -211,14 +211,14 @@ fn jobs_of(plan: &Plan, rollout: Rollout, live: i16) -> Vec<NewJob> {
 }
 
 /// The id of the plan that a tenant gets.
-fn plan_of(plan: &Plan, ids: &[Option<String>], planned: &Planned) -> Option<String> {
+fn plan_of(plan: &RunPlan, ids: &[Option<String>], planned: &Planned) -> Option<String> {
     let way = planned.way?;
     plan.ways.get(way)?.plan_for(&planned.tenant.place).ok()?;
     ids.get(way)?.clone()
 }
 
 /// The run's own row.
-fn run_of(cx: &Context, request: &Request, plan: &Plan, jobs: &[NewJob]) -> NewRun {
+fn run_of(cx: &Context, request: &Request, plan: &RunPlan, jobs: &[NewJob]) -> NewRun {
     let covered = request
         .target
         .covered(request.direction, plan.target.clone().flatten());
@@ -258,7 +258,7 @@ async fn write_servers(cx: &Context, servers: &[ServerRow]) -> Result<(), Enqueu
 async fn write(
     cx: &Context,
     new: &NewRun,
-    plan: &Plan,
+    plan: &RunPlan,
     mut jobs: Vec<NewJob>,
     since: DateTime<Utc>,
 ) -> Result<Option<usize>, EnqueueError> {

@@ -95,7 +95,7 @@ impl Way {
 }
 
 /// What a run would do.
-pub struct Plan {
+pub struct RunPlan {
     /// The history that it was made with.
     pub history: Arc<History>,
     /// The absolute target, where it is the same for all. None inside: the base.
@@ -122,7 +122,7 @@ pub async fn plan(
     target: &Target,
     only: &[String],
     exclude: &[String],
-) -> Result<Plan, EnqueueError> {
+) -> Result<RunPlan, EnqueueError> {
     let (mut plan, ways) = read(cx, direction, Some(target), only, exclude).await?;
     if cx.runner.is_rendered() && !ways.is_empty() {
         // Two who prove at once would take each other's scratch schemas for left over.
@@ -136,7 +136,7 @@ pub async fn plan(
 }
 
 /// Leaves those in the middle of a plan that theirs does not go on with to an operator.
-async fn go_on(cx: &Context, direction: Direction, plan: &mut Plan) -> Result<(), EnqueueError> {
+async fn go_on(cx: &Context, direction: Direction, plan: &mut RunPlan) -> Result<(), EnqueueError> {
     let mut begun: HashMap<String, plan::Plan> = HashMap::new();
     for planned in &mut plan.tenants {
         let (Some(piece), Some(way)) = (&planned.piece, planned.way.and_then(|way| plan.ways.get(way)))
@@ -172,7 +172,7 @@ pub async fn survey(
     target: Option<&Target>,
     only: &[String],
     exclude: &[String],
-) -> Result<Plan, EnqueueError> {
+) -> Result<RunPlan, EnqueueError> {
     let (plan, _) = read(cx, direction, target, only, exclude).await?;
     Ok(plan)
 }
@@ -184,7 +184,7 @@ async fn read(
     target: Option<&Target>,
     only: &[String],
     exclude: &[String],
-) -> Result<(Plan, Vec<DistinctWay>), EnqueueError> {
+) -> Result<(RunPlan, Vec<DistinctWay>), EnqueueError> {
     // At the same time: it takes a migration tool as long to start as it takes to read a thousand ledgers.
     let (known, found) = tokio::join!(migrations(cx, direction, target), stand(cx, only, exclude));
     let (history, absolute) = known?;
@@ -215,7 +215,7 @@ async fn read(
     if let Some(error) = ambiguous_for_all(&tenants) {
         return Err(error.into());
     }
-    let plan = Plan {
+    let plan = RunPlan {
         target: absolute,
         tenants,
         ways: Vec::new(),

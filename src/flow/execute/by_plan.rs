@@ -8,7 +8,7 @@ use crate::{
         plan::Plan,
         worker::kept_label,
     },
-    flow::{kept::KeptSession, plans::Known},
+    flow::{kept::OpenSession, plans::Known},
     runner::apply::{Applied, Order, apply, fits},
     session::{LedgerTable, TenantSession},
     tenant_error::TenantError,
@@ -30,8 +30,8 @@ impl Attempt<'_> {
     pub(super) async fn by_lasting_plan(
         &self,
         known: &Known,
-        ready: Option<KeptSession>,
-    ) -> Result<(Settlement, Option<KeptSession>), TenantError> {
+        ready: Option<OpenSession>,
+    ) -> Result<(Settlement, Option<OpenSession>), TenantError> {
         let mut again = false;
         if let Some(kept) = ready {
             match self.over(kept, known, false).await {
@@ -47,10 +47,10 @@ impl Attempt<'_> {
     /// Applies a plan over a connection, and keeps that if all went well. `again`: another connection was lost over it.
     async fn over(
         &self,
-        mut kept: KeptSession,
+        mut kept: OpenSession,
         known: &Known,
         again: bool,
-    ) -> Result<(Settlement, Option<KeptSession>), TenantError> {
+    ) -> Result<(Settlement, Option<OpenSession>), TenantError> {
         let settled = self.unless_stopped(&mut kept, &known.plan, true, again).await;
         let is_as_new = settled.is_ok() && self.is_as_new(&mut kept, known).await;
         Self::keep(kept, is_as_new, settled).await
@@ -58,7 +58,7 @@ impl Attempt<'_> {
 
     /// Whether nothing of this tenant is left in a connection that has forgotten it. Asked behind the plan, which may have
     /// made such a function itself.
-    async fn is_as_new(&self, kept: &mut KeptSession, known: &Known) -> bool {
+    async fn is_as_new(&self, kept: &mut OpenSession, known: &Known) -> bool {
         let Some(ledger) = self.cx.runner.ledger_table() else {
             return false;
         };
@@ -84,7 +84,7 @@ impl Attempt<'_> {
 
     async fn unless_stopped(
         &self,
-        on: &mut KeptSession,
+        on: &mut OpenSession,
         plan: &Plan,
         forget: bool,
         again: bool,

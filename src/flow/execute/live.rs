@@ -14,7 +14,7 @@ use crate::{
         revision::{Direction, History, Ledger, Standing},
         worker::kept_label,
     },
-    flow::kept::KeptSession,
+    flow::kept::OpenSession,
     runner::{Subject, Work},
     session::TenantSession,
     store,
@@ -26,8 +26,8 @@ impl Attempt<'_> {
     /// of its own: then it was as new before, and nobody but us has spoken over it since.
     pub(super) async fn live(
         &self,
-        inherited: Vec<KeptSession>,
-    ) -> Result<(Settlement, Option<KeptSession>), TenantError> {
+        inherited: Vec<OpenSession>,
+    ) -> Result<(Settlement, Option<OpenSession>), TenantError> {
         let is_lasting = self.cx.runner.connections() > 1 && self.is_among_others();
         let ready = self.pick(inherited, is_lasting).await;
         let prepared = async {
@@ -57,10 +57,10 @@ impl Attempt<'_> {
     /// A session in the tenant's schema that bears the attempt's name: the one that is ready, if it still lives.
     async fn guard_session(
         &self,
-        ready: Option<KeptSession>,
+        ready: Option<OpenSession>,
         url: &DatabaseUrl,
         is_lasting: bool,
-    ) -> Result<KeptSession, TenantError> {
+    ) -> Result<OpenSession, TenantError> {
         if let Some(kept) = ready {
             match self.while_wanted(kept.backend, self.take_up(kept)).await {
                 Err(error) if self.was_lost(&error).await => {}
@@ -74,7 +74,7 @@ impl Attempt<'_> {
         self.take_up(self.connect(url, &label).await?).await
     }
 
-    async fn take_up(&self, mut kept: KeptSession) -> Result<KeptSession, TenantError> {
+    async fn take_up(&self, mut kept: OpenSession) -> Result<OpenSession, TenantError> {
         let taken = async {
             // A connection that was kept may be another worker's to use up by now.
             self.be_sure().await?;
@@ -92,7 +92,7 @@ impl Attempt<'_> {
 
     async fn in_session(
         &self,
-        guard: &mut KeptSession,
+        guard: &mut OpenSession,
         url: &DatabaseUrl,
         history: &History,
     ) -> Result<Settlement, TenantError> {

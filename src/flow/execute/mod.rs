@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use tracing::debug;
 
-use super::{context::Context, held::Stop, kept::KeptSession, link, plans::Plans};
+use super::{context::Context, held::Stop, kept::OpenSession, link, plans::Plans};
 use crate::{
     database_url::DatabaseUrl,
     domain::{
@@ -71,14 +71,14 @@ pub(super) struct Executed {
     /// What is to be written down. None: the job went on without it, and nothing may be.
     pub(super) settlement: Option<Settlement>,
     /// Its connection, where that is fit for another tenant.
-    pub(super) kept: Option<KeptSession>,
+    pub(super) kept: Option<OpenSession>,
     /// How far it came, where it did not succeed.
     pub(super) progress: Progress,
 }
 
 /// Ends sessions. When this returns, their slots may be given away.
-pub(super) async fn close_all(sessions: impl IntoIterator<Item = KeptSession>) {
-    let closed = join_all(sessions.into_iter().map(KeptSession::close)).await;
+pub(super) async fn close_all(sessions: impl IntoIterator<Item = OpenSession>) {
+    let closed = join_all(sessions.into_iter().map(OpenSession::close)).await;
     if !closed.is_empty() {
         tokio::time::sleep(EXIT_GRACE).await;
     }
@@ -87,7 +87,7 @@ pub(super) async fn close_all(sessions: impl IntoIterator<Item = KeptSession>) {
 impl Attempt<'_> {
     /// Runs the attempt. `inherited` are the connections that came with its slots. When this returns, all its sessions
     /// are closed but the one that can be kept for another tenant.
-    pub(super) async fn execute(&self, inherited: Vec<KeptSession>) -> Executed {
+    pub(super) async fn execute(&self, inherited: Vec<OpenSession>) -> Executed {
         match self.attempt(inherited).await {
             Ok((settlement, kept)) => Executed {
                 settlement: Some(settlement),
@@ -137,8 +137,8 @@ impl Attempt<'_> {
 
     async fn attempt(
         &self,
-        inherited: Vec<KeptSession>,
-    ) -> Result<(Settlement, Option<KeptSession>), TenantError> {
+        inherited: Vec<OpenSession>,
+    ) -> Result<(Settlement, Option<OpenSession>), TenantError> {
         let Some(id) = &self.claim.plan else {
             return self.live(inherited).await;
         };
@@ -181,9 +181,9 @@ impl Attempt<'_> {
     /// Of the connections that came with the slots, the one for this attempt, turned to its tenant. The others are closed.
     pub(super) async fn pick(
         &self,
-        mut inherited: Vec<KeptSession>,
+        mut inherited: Vec<OpenSession>,
         is_lasting: bool,
-    ) -> Option<KeptSession> {
+    ) -> Option<OpenSession> {
         let place = &self.claim.place;
         let mut ready = inherited
             .iter()
@@ -207,10 +207,10 @@ impl Attempt<'_> {
     /// Keeps a connection that is as new after a tenant, if all went well. Any other is closed before anything is
     /// written: its slot must not be free while it is there.
     pub(super) async fn keep(
-        mut kept: KeptSession,
+        mut kept: OpenSession,
         is_as_new: bool,
         settled: Result<Settlement, TenantError>,
-    ) -> Result<(Settlement, Option<KeptSession>), TenantError> {
+    ) -> Result<(Settlement, Option<OpenSession>), TenantError> {
         if is_as_new && matches!(settled, Ok(Settlement::Succeeded { .. })) && kept.served() {
             return Ok((settled?, Some(kept)));
         }
@@ -240,10 +240,10 @@ impl Attempt<'_> {
         }
     }
 
-    pub(super) async fn connect(&self, url: &DatabaseUrl, label: &str) -> Result<KeptSession, TenantError> {
+    pub(super) async fn connect(&self, url: &DatabaseUrl, label: &str) -> Result<OpenSession, TenantError> {
         let mut session = self.open(url, label).await?;
         let backend = session.backend().await?;
-        Ok(KeptSession::new(session, &self.claim.place.database, backend))
+        Ok(OpenSession::new(session, &self.claim.place.database, backend))
     }
 
     /// A session to the tenant. Only while the job is ours beyond doubt: a worker that stood still since its claim would
