@@ -2,10 +2,7 @@
 //! against that server's budget. A worker that finds no room waits outside, without a connection.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -53,19 +50,19 @@ impl Door {
         })
     }
 
-    /// Comes back once there is room, or the wait was cut short. Whoever waits is `waiting` as long as the control
-    /// database answers, and `turns` is told of each look: it lives.
-    pub(super) async fn pass(&self, waiting: &AtomicBool, turns: &(dyn Fn() + Send + Sync)) {
+    /// Comes back once there is room. `looked` is told of each look until then, and whether it found the budget used up: only as long
+    /// as the control database answers.
+    pub(super) async fn pass(&self, looked: &(dyn Fn(bool) + Send + Sync)) {
         // Since when it was always answered: who was away cannot tell who is dead.
         let mut unbroken: Option<Instant> = None;
         let mut said = false;
         loop {
-            turns();
             let may_judge = unbroken.is_some_and(|since| since.elapsed() > self.cx.config.worker.lease);
-            let looked = tokio::time::timeout(TIMEOUT, self.look(may_judge)).await;
-            match looked.unwrap_or(Err(StoreError::Silent(TIMEOUT))) {
+            let look = tokio::time::timeout(TIMEOUT, self.look(may_judge)).await;
+            let found = look.unwrap_or(Err(StoreError::Silent(TIMEOUT)));
+            looked(matches!(found, Ok(Admission::Full)));
+            match found {
                 Ok(Admission::Full) => {
-                    waiting.store(true, Ordering::Relaxed);
                     unbroken.get_or_insert_with(Instant::now);
                     if !std::mem::replace(&mut said, true) {
                         info!(
@@ -75,7 +72,6 @@ impl Door {
                     }
                 }
                 Ok(admission) => {
-                    waiting.store(false, Ordering::Relaxed);
                     if admission == Admission::OnTop {
                         warn!(
                             server = self.server,
@@ -87,7 +83,6 @@ impl Door {
                     return;
                 }
                 Err(error) => {
-                    waiting.store(false, Ordering::Relaxed);
                     unbroken = None;
                     if !std::mem::replace(&mut said, true) {
                         warn!(%error, "Cannot register this worker; retrying until it works");

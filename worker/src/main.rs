@@ -195,7 +195,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            error!(%error, "The queue failed");
+            error!(%error, "The worker failed");
             ExitCode::from(UNEXPECTED)
         }
     })

@@ -12,36 +12,32 @@ use std::{
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use tokio::{
-    sync::{Notify, Semaphore, mpsc},
+    sync::{Notify, watch},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use uuid::Uuid;
 
+use self::parts::Parts;
 use super::{
     admission::Door,
     context::Context,
     held::{Held, StopReason},
-    keeper::Keeper,
     kept::Kept,
-    notifier::Notifier,
     plans::Plans,
-    pulse::{Health, Pulse},
+    pulse::Health,
     reach::Reach,
-    settler::Settler,
 };
 use crate::{
     domain::{job::Claim, run::RunId, worker::control_label},
     metrics::{Metrics, WorkerFigures},
-    queue::{self, Claimer, Delivery, Intake, QueueConfig},
-    store::{
-        job::{ClaimFilter, ClaimLimits},
-        line::Line,
-    },
+    queue::{self, Delivery, Intake},
+    store::{job::ClaimLimits, line::Line},
 };
 
 mod deliver;
+mod parts;
 mod sign_on;
 mod spare;
 
@@ -71,6 +67,30 @@ pub struct Worker {
     shared: Arc<Shared>,
 }
 
+/// How far a worker has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Nobody has let it in yet: it has no room for a connection.
+    Outside,
+    /// Nor has the budget any for it now.
+    Waiting,
+    /// It may connect.
+    Inside,
+    /// Its own connections have lost their room.
+    SignedOff,
+}
+
+/// Why a worker could not work until it was drained.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// apalis's worker ended by itself.
+    #[error("the queue's worker ended: {0}")]
+    Queue(String),
+    /// A part of it that it cannot work without.
+    #[error("a part of the worker panicked")]
+    Panicked,
+}
+
 struct Shared {
     cx: Arc<Context>,
     options: Options,
@@ -80,10 +100,7 @@ struct Shared {
     kept: Kept,
     /// Told when nothing is due.
     idle: Notify,
-    /// Whether it waits for room in the budget.
-    waiting: AtomicBool,
-    /// Whether it was let in: before that, it has no room for a connection, whether or not anybody has told it so.
-    admitted: AtomicBool,
+    stage: watch::Sender<Stage>,
     /// To the control database, for what comes often.
     line: Arc<Line>,
     plans: Plans,
@@ -94,8 +111,6 @@ struct Shared {
     started: Instant,
     /// Milliseconds after `started` when a claim was last answered, well or not: the loop lives.
     claimed_at: AtomicU64,
-    /// Whether its own connections have lost their room.
-    signed_off: AtomicBool,
     /// Whether a part of it is missing that it cannot work without.
     panicked: AtomicBool,
 }
@@ -114,8 +129,7 @@ impl Worker {
                 line,
                 kept: Kept::default(),
                 idle: Notify::default(),
-                waiting: AtomicBool::new(false),
-                admitted: AtomicBool::new(false),
+                stage: watch::Sender::new(Stage::Outside),
                 cx,
                 id,
                 held: Arc::default(),
@@ -127,7 +141,6 @@ impl Worker {
                 hurry: CancellationToken::new(),
                 started: Instant::now(),
                 claimed_at: AtomicU64::new(0),
-                signed_off: AtomicBool::new(false),
                 panicked: AtomicBool::new(false),
             }),
         }
@@ -152,13 +165,13 @@ impl Worker {
     /// Whether it can do its work: its lease runs. Or it waits until the budget has room for it.
     pub fn is_ready(&self) -> bool {
         let shared = &self.shared;
-        let waits = shared.waiting.load(Ordering::Relaxed);
+        let waits = *shared.stage.borrow() == Stage::Waiting;
         !shared.drain.is_cancelled() && (waits || shared.health.is_alive(shared.cx.config.worker.lease))
     }
 
     /// Whether it may connect to the control database: not before it was let in, and not once it has signed off.
     pub fn may_connect(&self) -> bool {
-        self.shared.admitted.load(Ordering::Relaxed) && !self.shared.signed_off.load(Ordering::Relaxed)
+        *self.shared.stage.borrow() == Stage::Inside
     }
 
     /// Whether its loop still turns. A control database that is away does not stop it; a bug would. While all its
@@ -185,92 +198,26 @@ impl Worker {
     /// Works until it is drained.
     ///
     /// # Errors
-    /// The queue's runtime broke.
-    pub async fn run(&self) -> Result<(), String> {
-        let shared = Arc::clone(&self.shared);
-        let config = shared.cx.config.worker.clone();
+    /// See [`WorkerError`].
+    pub async fn run(&self) -> Result<(), WorkerError> {
+        let shared = &self.shared;
         let row = shared.row();
         let door = Door::new(&shared.cx, &row);
-        if let Some(door) = &door {
-            let turns = || shared.answered();
-            tokio::select! {
-                () = door.pass(&shared.waiting, &turns) => {}
-                () = shared.drain.cancelled() => return Ok(()),
-            }
+        if !shared.is_let_in(door.as_ref()).await {
+            return Ok(());
         }
-        shared.admitted.store(true, Ordering::Relaxed);
         shared.register(&row).await;
-        let filter = ClaimFilter {
-            worker: row.id.clone(),
-            run: row.only_run,
-            runner: row.runner.clone(),
-            servers: row.servers.clone(),
-        };
-        let pulse = Pulse {
-            pool: shared.cx.pool.clone(),
-            row,
-            drain: shared.drain.clone(),
-            held: Arc::clone(&shared.held),
-            health: Arc::clone(&shared.health),
-            metrics: shared.metrics.clone(),
-            heartbeat: config.heartbeat,
-            lease: config.lease,
-            door,
-        };
-        let keeper = Keeper {
-            cx: Arc::clone(&shared.cx),
-            health: Arc::clone(&shared.health),
-            metrics: shared.metrics.clone(),
-            lease: config.lease,
-        };
-        let pulse = shared.spawn_vital("heartbeat", pulse.run());
-        let keeper = shared.spawn_vital("keeper", keeper.run());
-        let silence = CancellationToken::new();
-        let notifier = Notifier::new(&shared.cx.config.notify, shared.cx.pool.clone())
-            .map(|notifier| tokio::spawn(notifier.run(silence.clone())));
-        let claimer = Arc::new(Claimer {
-            line: Arc::clone(&shared.line),
-            filter,
-            room: Arc::new(Semaphore::new(shared.options.concurrency)),
-            intake: Arc::clone(&shared) as Arc<dyn Intake>,
-            drain: shared.drain.clone(),
-        });
-        let (next, handed) = mpsc::unbounded_channel();
-        let (settler, settling) = Settler::new(Arc::clone(&claimer), Arc::clone(&shared.held), next);
-        let (settler, settling) = (Arc::new(settler), shared.spawn_vital("settler", settling));
-        let queue = QueueConfig {
-            claimer,
-            poll: config.poll,
-            handed,
-        };
-        let handler = Arc::clone(&shared);
+        let (parts, settler, queue) = Parts::start(shared, row, door);
+        let (handler, settler) = (Arc::clone(shared), Arc::new(settler));
         let deliver = move |delivery: Delivery| {
             let (shared, settler) = (Arc::clone(&handler), Arc::clone(&settler));
             async move { shared.deliver(delivery, &settler).await }
         };
-        let drained = tokio::spawn(Arc::clone(&shared).end_when_late());
-        let keeping = tokio::spawn(Arc::clone(&shared).keep());
         let ran = queue::run(queue, deliver).await;
-        end(drained).await;
-        // All outcomes are written, or nobody waits for them any more.
-        end(settling).await;
-        end(keeper).await;
-        end(keeping).await;
-        // First, and whatever the control database does: no session of a tenant's outlives this worker.
-        let closed = shared.kept.close_all().await;
-        let _ = tokio::time::timeout(LAST_WORDS, shared.release(&closed)).await;
-        silence.cancel();
-        if let Some(notifier) = notifier {
-            // What it is telling would be told twice. What it does not get done is left to others.
-            let _ = tokio::time::timeout(LAST_WORDS, notifier).await;
-        }
-        // What is left to say goes over the pool's connection: a third one would have no slot.
-        end(pulse).await;
-        shared.give_back_rest().await;
-        shared.sign_off().await;
+        parts.end(shared).await;
         match shared.panicked.load(Ordering::Relaxed) {
-            true => Err("a part of the worker panicked".into()),
-            false => ran,
+            true => Err(WorkerError::Panicked),
+            false => ran.map_err(WorkerError::Queue),
         }
     }
 }
@@ -319,6 +266,25 @@ impl Intake for Shared {
 }
 
 impl Shared {
+    /// Waits at the door, where there is one. No: it was drained meanwhile.
+    async fn is_let_in(&self, door: Option<&Door>) -> bool {
+        if let Some(door) = door {
+            let looked = |is_full| {
+                self.answered();
+                self.stage.send_replace(match is_full {
+                    true => Stage::Waiting,
+                    false => Stage::Outside,
+                });
+            };
+            tokio::select! {
+                () = door.pass(&looked) => {}
+                () = self.drain.cancelled() => return false,
+            }
+        }
+        self.stage.send_replace(Stage::Inside);
+        true
+    }
+
     /// Runs a part that lasts as long as the worker. Without it the worker would look alive and do nothing: if it panics, the
     /// worker is drained, and ends with an error.
     fn spawn_vital(
@@ -352,10 +318,4 @@ impl Shared {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-}
-
-/// Ends a task, and waits until it has: its connection is closed then, or back in the pool.
-async fn end(task: JoinHandle<()>) {
-    task.abort();
-    let _ = task.await;
 }

@@ -1,13 +1,10 @@
 //! Signing on and off: while its lease runs, a worker's jobs are its own.
 
-use std::{
-    sync::atomic::Ordering,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::{LAST_WORDS, Shared};
+use super::{LAST_WORDS, Shared, Stage};
 use crate::{
     domain::backoff::Backoff,
     queue::Intake,
@@ -83,7 +80,7 @@ impl Shared {
 
     /// Signs off, over the last connection to the control database, and closes that one.
     pub(super) async fn sign_off(&self) {
-        self.signed_off.store(true, Ordering::Relaxed);
+        self.stage.send_replace(Stage::SignedOff);
         let off = async {
             let mut connection = self.cx.pool.acquire().await?;
             worker::remove(&mut connection, &self.id).await?;

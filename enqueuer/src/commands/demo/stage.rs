@@ -223,7 +223,7 @@ impl Stage {
             control::view_run(&cx.pool, run).await
         };
         let (worked, over) = tokio::join!(worker.run(), over);
-        worked.map_err(|error| anyhow::anyhow!(error))?;
+        worked?;
         match over?.state {
             RunState::Succeeded => Ok(()),
             state => anyhow::bail!("the demo's tenants could not be created: their run is {state}"),
