@@ -56,3 +56,152 @@ impl fmt::Display for RunState {
         f.write_str(self.as_str())
     }
 }
+
+/// How a running run stands behind a job that settled.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Standing {
+    /// The wave that is open. The first is 0.
+    pub wave: i32,
+    /// The next one with jobs that wait for it.
+    pub next: Option<i32>,
+    /// Whether wave 0 must succeed before the next one opens.
+    pub canary: bool,
+    /// How many tenants may fail.
+    pub failure_limit: Option<i32>,
+    /// Failed jobs.
+    pub failed: i64,
+    /// How many of those do not count any more: somebody resumed the run in spite of them.
+    pub forgiven: i32,
+    /// Jobs that are ready or running.
+    pub open: i64,
+    /// Jobs of later waves.
+    pub waiting: i64,
+}
+
+/// What becomes of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// It goes on as it is.
+    Stay,
+    /// Nothing new is started, for this reason.
+    Halt(String),
+    /// This wave opens.
+    Open(i32),
+    /// It is over.
+    Settle(RunState),
+}
+
+impl Standing {
+    /// What is to be done. With nothing left to hold back there is nothing to halt: the run is over, and says how it went.
+    pub fn next_move(&self) -> Move {
+        let failed = self.failed - i64::from(self.forgiven);
+        let tenants = if failed == 1 { "tenant" } else { "tenants" };
+        if self.canary && self.wave == 0 && failed > 0 && self.open == 0 && self.waiting > 0 {
+            return Move::Halt(format!("{failed} canary {tenants} failed"));
+        }
+        match (self.failure_limit, self.next) {
+            (Some(limit), _) if failed > i64::from(limit) && self.open + self.waiting > 0 => {
+                Move::Halt(format!("{failed} {tenants} failed; the failure limit is {limit}"))
+            }
+            _ if self.open > 0 => Move::Stay,
+            (_, Some(wave)) => Move::Open(wave),
+            _ if self.failed > 0 => Move::Settle(RunState::Failed),
+            _ => Move::Settle(RunState::Succeeded),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn halt(why: &str) -> Move {
+        Move::Halt(why.into())
+    }
+
+    #[test]
+    fn the_last_job_of_a_wave_opens_the_next_and_the_last_of_all_ends_the_run() {
+        let first = Standing {
+            next: Some(1),
+            open: 1,
+            waiting: 5,
+            ..Standing::default()
+        };
+        assert_eq!(first.next_move(), Move::Stay);
+        let through = Standing { open: 0, ..first };
+        assert_eq!(through.next_move(), Move::Open(1));
+        let last = Standing {
+            wave: 1,
+            ..Standing::default()
+        };
+        assert_eq!(last.next_move(), Move::Settle(RunState::Succeeded));
+        let failed = Standing { failed: 1, ..last };
+        assert_eq!(failed.next_move(), Move::Settle(RunState::Failed));
+    }
+
+    #[test]
+    fn more_failures_than_may_be_halt_it_while_something_is_left_to_hold_back() {
+        let run = Standing {
+            next: Some(2),
+            wave: 1,
+            failure_limit: Some(2),
+            failed: 2,
+            open: 3,
+            waiting: 4,
+            ..Standing::default()
+        };
+        assert_eq!(run.next_move(), Move::Stay);
+        let over = Standing { failed: 3, ..run };
+        assert_eq!(over.next_move(), halt("3 tenants failed; the failure limit is 2"));
+        let forgiven = Standing { forgiven: 1, ..over };
+        assert_eq!(forgiven.next_move(), Move::Stay);
+        let last = Standing {
+            next: None,
+            open: 0,
+            waiting: 0,
+            ..over
+        };
+        assert_eq!(last.next_move(), Move::Settle(RunState::Failed));
+        let strict = Standing {
+            failure_limit: Some(0),
+            failed: 1,
+            ..run
+        };
+        assert_eq!(
+            strict.next_move(),
+            halt("1 tenant failed; the failure limit is 0")
+        );
+    }
+
+    #[test]
+    fn a_canary_that_failed_halts_it_once_all_canaries_are_through() {
+        let canary = Standing {
+            next: Some(1),
+            canary: true,
+            failed: 1,
+            open: 1,
+            waiting: 9,
+            ..Standing::default()
+        };
+        assert_eq!(canary.next_move(), Move::Stay);
+        let through = Standing { open: 0, ..canary };
+        assert_eq!(through.next_move(), halt("1 canary tenant failed"));
+        let resumed = Standing {
+            forgiven: 1,
+            ..through
+        };
+        assert_eq!(resumed.next_move(), Move::Open(1));
+        let later = Standing {
+            wave: 1,
+            next: Some(2),
+            ..through
+        };
+        assert_eq!(later.next_move(), Move::Open(2));
+        let alone = Standing {
+            next: None,
+            waiting: 0,
+            ..through
+        };
+        assert_eq!(alone.next_move(), Move::Settle(RunState::Failed));
+    }
+}

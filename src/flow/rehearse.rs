@@ -20,7 +20,7 @@ use crate::{
         tenant::Place,
         worker::Errand,
     },
-    runner::apply::{NoJournal, Order, Rehearsed, leaves_residue, rehearse as try_out},
+    runner::apply::{Afterwards, NoJournal, Order, Rehearsed, leaves_residue, rehearse as try_out},
     session::{LedgerTable, TenantSession},
     store::StoreError,
     tenant_error::TenantError,
@@ -280,7 +280,7 @@ impl Stage<'_> {
             plan,
             ledger: self.ledger,
             name: &Errand::Rehearsal.label(&self.cx.mark),
-            forget: true,
+            afterwards: Afterwards::NextTenant,
             journal: &NoJournal,
         };
         let (result, held) = try_out(&mut here.session, &order).await;

@@ -72,11 +72,20 @@ pub(crate) struct Order<'a> {
     pub(crate) ledger: &'a LedgerTable,
     /// What the session calls itself while it works at this tenant.
     pub(crate) name: &'a str,
-    /// Whether the session must be as new in the end, but for its connection. Only for plans that need no lock of the
-    /// session's own: that would be forgotten, too.
-    pub(crate) forget: bool,
+    /// What becomes of the session.
+    pub(crate) afterwards: Afterwards,
     /// What outlives the attempt besides the ledger.
     pub(crate) journal: &'a dyn Journal,
+}
+
+/// What becomes of a session behind a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Afterwards {
+    /// It is closed.
+    Closed,
+    /// It goes on to another tenant: it must be as new in the end, but for its connection. Only for plans that need no lock of
+    /// the session's own: that would be forgotten, too.
+    NextTenant,
 }
 
 /// How a plan was applied.
@@ -235,7 +244,7 @@ impl Applier<'_> {
         let mut message = Message::default();
         message.besides("rollback");
         message.besides(RESET);
-        if self.order.forget {
+        if self.order.afterwards == Afterwards::NextTenant {
             message.besides(FORGET);
         }
         message.send(self.session.connection()).await.map_err(failed)?;
@@ -278,7 +287,7 @@ impl Applier<'_> {
             }
         }
         let last = range.end == plan.steps.len();
-        if last && self.order.forget {
+        if last && self.order.afterwards == Afterwards::NextTenant {
             message.besides(FORGET);
         }
         // A ledger that is empty may be gone altogether: that is asked for apart.

@@ -17,7 +17,7 @@ use self::{
 };
 use super::{
     MigrationRunner, Offer, Work,
-    apply::{Applied, NoJournal, Order, apply},
+    apply::{Afterwards, Applied, NoJournal, Order, apply},
 };
 use crate::{
     config::SqlConfig,
@@ -78,7 +78,7 @@ impl SqlRunner {
             plan: &plan,
             ledger: &table,
             name: &work.claim.label().to_string(),
-            forget: false,
+            afterwards: Afterwards::Closed,
             journal: &NoJournal,
         };
         match apply(session, &order).await? {

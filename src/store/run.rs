@@ -5,7 +5,7 @@ use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 use super::{StoreError, commit::commit, job::push_deliveries, notice};
 use crate::domain::{
     revision::Direction,
-    run::{RunId, RunState},
+    run::{Move, RunId, RunState, Standing},
     tenant::{PUBLIC, Place},
     trace::TraceContext,
 };
@@ -226,51 +226,60 @@ async fn advance_locked(tx: &mut Transaction<'_, Postgres>, run: RunId) -> Resul
     )
     .fetch_one(&mut **tx)
     .await?;
-    let failed = counts.failed - i64::from(row.forgiven);
-    let over = row.failure_limit.is_some_and(|limit| failed > i64::from(limit));
-    let canary_failed = row.canary && row.wave == 0 && failed > 0 && counts.open == 0 && counts.waiting > 0;
-    // With nothing left to hold back there is nothing to halt: the run is over, and says how it went.
-    if (over && counts.open + counts.waiting > 0) || canary_failed {
-        let tenants = if failed == 1 { "tenant" } else { "tenants" };
-        let reason = match canary_failed {
-            true => format!("{failed} canary {tenants} failed"),
-            false => format!(
-                "{failed} {tenants} failed; the failure limit is {}",
-                row.failure_limit.unwrap_or_default()
-            ),
-        };
-        sqlx::query!(
-            "update herder.run set state = 'halted', reason = $2 where id = $1",
-            run,
-            reason
-        )
-        .execute(&mut **tx)
-        .await?;
-        notice::write(tx, run, RunState::Halted, Some(&reason)).await?;
-        return Ok(Advanced::Halted(reason));
-    }
-    if counts.open > 0 {
-        return Ok(Advanced::No);
-    }
-    if let Some(wave) = counts.next {
-        sqlx::query!("update herder.run set wave = $2 where id = $1", run, wave)
-            .execute(&mut **tx)
-            .await?;
-        sqlx::query!(
-            "update herder.job set state = 'ready', ready_at = now() where run_id = $1 and wave = $2 and state = 'waiting'",
-            run,
-            wave,
-        )
-        .execute(&mut **tx)
-        .await?;
-        let jobs = push_deliveries(tx, run, None).await?;
-        return Ok(Advanced::Opened { wave, jobs });
-    }
-    let state = if counts.failed > 0 {
-        RunState::Failed
-    } else {
-        RunState::Succeeded
+    let standing = Standing {
+        wave: row.wave,
+        next: counts.next,
+        canary: row.canary,
+        failure_limit: row.failure_limit,
+        failed: counts.failed,
+        forgiven: row.forgiven,
+        open: counts.open,
+        waiting: counts.waiting,
     };
+    match standing.next_move() {
+        Move::Stay => Ok(Advanced::No),
+        Move::Halt(reason) => halt(tx, run, reason).await,
+        Move::Open(wave) => open(tx, run, wave).await,
+        Move::Settle(state) => settle(tx, run, state).await,
+    }
+}
+
+async fn halt(
+    tx: &mut Transaction<'_, Postgres>,
+    run: RunId,
+    reason: String,
+) -> Result<Advanced, StoreError> {
+    sqlx::query!(
+        "update herder.run set state = 'halted', reason = $2 where id = $1",
+        run,
+        reason
+    )
+    .execute(&mut **tx)
+    .await?;
+    notice::write(tx, run, RunState::Halted, Some(&reason)).await?;
+    Ok(Advanced::Halted(reason))
+}
+
+async fn open(tx: &mut Transaction<'_, Postgres>, run: RunId, wave: i32) -> Result<Advanced, StoreError> {
+    sqlx::query!("update herder.run set wave = $2 where id = $1", run, wave)
+        .execute(&mut **tx)
+        .await?;
+    sqlx::query!(
+        "update herder.job set state = 'ready', ready_at = now() where run_id = $1 and wave = $2 and state = 'waiting'",
+        run,
+        wave,
+    )
+    .execute(&mut **tx)
+    .await?;
+    let jobs = push_deliveries(tx, run, None).await?;
+    Ok(Advanced::Opened { wave, jobs })
+}
+
+async fn settle(
+    tx: &mut Transaction<'_, Postgres>,
+    run: RunId,
+    state: RunState,
+) -> Result<Advanced, StoreError> {
     sqlx::query!(
         "update herder.run set state = $2, settled_at = now() where id = $1",
         run,

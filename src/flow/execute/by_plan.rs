@@ -1,5 +1,7 @@
 //! An attempt with a plan: no migration tool is asked for anything, and none need be here.
 
+use std::sync::atomic::Ordering;
+
 use super::{Attempt, guard::LOCK_TRIES, live};
 use crate::{
     domain::{
@@ -9,7 +11,7 @@ use crate::{
         worker::kept_label,
     },
     flow::{kept::OpenSession, plans::Known},
-    runner::apply::{Applied, Order, apply, fits},
+    runner::apply::{Afterwards, Applied, Order, apply, fits},
     session::{LedgerTable, TenantSession},
     tenant_error::TenantError,
 };
@@ -32,26 +34,26 @@ impl Attempt<'_> {
         known: &Known,
         ready: Option<OpenSession>,
     ) -> Result<(Settlement, Option<OpenSession>), TenantError> {
-        let mut again = false;
         if let Some(kept) = ready {
-            match self.over(kept, known, false).await {
+            match self.over(kept, known).await {
                 // Over a new connection the ledger says whether the commit went through.
-                Err(error) if self.was_lost(&error).await => again = true,
+                Err(error) if self.was_lost(&error).await => {}
                 done => return done,
             }
         }
         let kept = self.connect(&self.url().await?, &kept_label(self.worker)).await?;
-        self.over(kept, known, again).await
+        self.over(kept, known).await
     }
 
-    /// Applies a plan over a connection, and keeps that if all went well. `again`: another connection was lost over it.
+    /// Applies a plan over a connection, and keeps that if all went well.
     async fn over(
         &self,
         mut kept: OpenSession,
         known: &Known,
-        again: bool,
     ) -> Result<(Settlement, Option<OpenSession>), TenantError> {
-        let settled = self.unless_stopped(&mut kept, &known.plan, true, again).await;
+        let settled = self
+            .unless_stopped(&mut kept, &known.plan, Afterwards::NextTenant)
+            .await;
         let is_as_new = settled.is_ok() && self.is_as_new(&mut kept, known).await;
         Self::keep(kept, is_as_new, settled).await
     }
@@ -77,7 +79,7 @@ impl Attempt<'_> {
         let mut opened = self
             .connect(&self.url().await?, &self.claim.label().to_string())
             .await?;
-        let settled = self.unless_stopped(&mut opened, plan, false, false).await;
+        let settled = self.unless_stopped(&mut opened, plan, Afterwards::Closed).await;
         opened.close().await;
         settled
     }
@@ -86,13 +88,12 @@ impl Attempt<'_> {
         &self,
         on: &mut OpenSession,
         plan: &Plan,
-        forget: bool,
-        again: bool,
+        afterwards: Afterwards,
     ) -> Result<Settlement, TenantError> {
         // A connection that was kept may be another worker's to use up by now.
         self.be_sure().await?;
         let backend = on.backend;
-        let working = self.with_plan(&mut on.session, plan, forget, again);
+        let working = self.with_plan(&mut on.session, plan, afterwards);
         self.while_wanted(backend, working).await
     }
 
@@ -100,8 +101,7 @@ impl Attempt<'_> {
         &self,
         session: &mut TenantSession,
         plan: &Plan,
-        forget: bool,
-        again: bool,
+        afterwards: Afterwards,
     ) -> Result<Settlement, TenantError> {
         let claim = self.claim;
         let Some(ledger) = self.cx.runner.ledger_table() else {
@@ -129,7 +129,7 @@ impl Attempt<'_> {
             plan,
             ledger: &ledger,
             name: &claim.label().to_string(),
-            forget,
+            afterwards,
             journal: self,
         };
         for _ in 0..LOCK_TRIES {
@@ -166,7 +166,7 @@ impl Attempt<'_> {
                     self.forget_half().await;
                     (Outcome::Migrated, claim.from.clone())
                 }
-                Applied::Found(_) if claim.in_doubt || again => (Outcome::FoundApplied, claim.from.clone()),
+                Applied::Found(_) if self.may_have_been_done() => (Outcome::FoundApplied, claim.from.clone()),
                 Applied::Found(_) => (Outcome::AlreadyCurrent, claim.to.clone()),
             };
             return Ok(Settlement::Succeeded {
@@ -177,6 +177,12 @@ impl Attempt<'_> {
         }
         Err(TenantError::LockedByOther("a session that comes and goes".into()))
     }
+
+    /// Whether what is found applied may be this attempt's own work, or an earlier one's.
+    fn may_have_been_done(&self) -> bool {
+        self.claim.in_doubt || self.trail.lost.load(Ordering::Relaxed)
+    }
+
     /// Goes on behind what was left behind in its tenant, which is locked, or says that nobody knows how.
     async fn take_up_half(
         &self,

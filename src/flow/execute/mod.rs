@@ -54,16 +54,24 @@ pub(super) struct Attempt<'a> {
     pub(super) enter: &'a (dyn Fn(Step) + Send + Sync),
     /// Whether this worker's lease still runs, and the job with it, by this worker's own clock.
     pub(super) is_sure: &'a (dyn Fn() -> bool + Send + Sync),
+    pub(super) trail: Trail,
+}
+
+/// What an attempt knows of itself on its way.
+#[derive(Default)]
+pub(super) struct Trail {
     /// Whether it has had a session to the tenant's server.
-    pub(super) connected: AtomicBool,
+    connected: AtomicBool,
     /// Whether the migration itself has begun.
-    pub(super) begun: AtomicBool,
+    begun: AtomicBool,
+    /// Whether a connection was lost over it, and it goes on over another.
+    lost: AtomicBool,
     /// How far it got by its plan, or a former one, where the tenant's ledger cannot say so.
-    pub(super) noted: Mutex<Option<Note>>,
+    noted: Mutex<Option<Note>>,
     /// Whether it, or an attempt before it, has written that something is half applied in its tenant.
-    pub(super) leaves: AtomicBool,
+    leaves: AtomicBool,
     /// Who was in the way of a lock that it waited for in vain.
-    pub(super) in_the_way: Mutex<Option<String>>,
+    in_the_way: Mutex<Option<String>>,
 }
 
 /// How an attempt ended.
@@ -112,7 +120,7 @@ impl Attempt<'_> {
 
     /// How far it came. `is_open`: its end says nothing of what it may have committed.
     pub(super) fn progress(&self, is_open: bool) -> Progress {
-        match self.begun.load(Ordering::Relaxed) {
+        match self.trail.begun.load(Ordering::Relaxed) {
             false => Progress::Prepared,
             true if is_open => Progress::InDoubt,
             true => Progress::Begun,
@@ -121,7 +129,7 @@ impl Attempt<'_> {
 
     /// The migration itself begins.
     fn begin(&self) {
-        self.begun.store(true, Ordering::Relaxed);
+        self.trail.begun.store(true, Ordering::Relaxed);
         (self.enter)(Step::Migrating);
     }
 
@@ -132,7 +140,7 @@ impl Attempt<'_> {
             error => error,
         };
         (is_broken(ended) || matches!(ended, TenantError::Cancelled))
-            && self.connected.load(Ordering::Relaxed)
+            && self.trail.connected.load(Ordering::Relaxed)
     }
 
     async fn attempt(
@@ -191,7 +199,7 @@ impl Attempt<'_> {
             .map(|at| inherited.swap_remove(at));
         close_all(inherited).await;
         if let Some(kept) = &mut ready {
-            self.connected.store(true, Ordering::Relaxed);
+            self.trail.connected.store(true, Ordering::Relaxed);
             kept.session
                 .turn_to(place, self.cx.config.runner.extra_search_path());
         }
@@ -225,6 +233,7 @@ impl Attempt<'_> {
             is_broken(error) && !matches!(error, TenantError::Silent(_)) && self.stop.reason().is_none();
         if is_lost {
             debug!(%error, "A kept connection was lost; opening another");
+            self.trail.lost.store(true, Ordering::Relaxed);
             tokio::time::sleep(LINGER).await;
         }
         is_lost
@@ -257,7 +266,7 @@ impl Attempt<'_> {
         loop {
             self.be_sure().await?;
             let session = TenantSession::connect(url, place, label, limits, path).await?;
-            self.connected.store(true, Ordering::Relaxed);
+            self.trail.connected.store(true, Ordering::Relaxed);
             if (self.is_sure)() {
                 return Ok(session);
             }
@@ -293,13 +302,20 @@ impl Attempt<'_> {
             .oldest_in_the_way(failed.statement.as_deref(), &label)
             .await
         {
-            Ok(found) => *self.in_the_way.lock().unwrap_or_else(PoisonError::into_inner) = found,
+            Ok(found) => {
+                *self
+                    .trail
+                    .in_the_way
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = found
+            }
             Err(error) => debug!(%error, "Cannot see who was in the way"),
         }
     }
 
     fn in_the_way(&self) -> Option<String> {
-        self.in_the_way
+        self.trail
+            .in_the_way
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
@@ -313,7 +329,7 @@ impl Attempt<'_> {
         let Some(half) = read? else {
             return Ok(None);
         };
-        self.leaves.store(true, Ordering::Relaxed);
+        self.trail.leaves.store(true, Ordering::Relaxed);
         let is_void = match &half.piece {
             Some(piece) => !piece.is_about(&self.plans.get(&piece.plan).await?.plan, ledger),
             None => false,
@@ -324,7 +340,7 @@ impl Attempt<'_> {
     /// Writes what is half applied in its tenant, before that is committed. A control database that is away is waited for; whoever is
     /// about to commit waits as well, and its transaction with it.
     async fn write_half(&self, half: Option<&Half>) -> Result<(), TenantError> {
-        self.leaves.store(true, Ordering::Relaxed);
+        self.trail.leaves.store(true, Ordering::Relaxed);
         let until = Instant::now() + NOTING_LIMIT;
         loop {
             let write = store::half::write(&self.cx.pool, self.claim.attempt, self.worker, half);
@@ -343,14 +359,14 @@ impl Attempt<'_> {
 
     /// Forgets what was half applied in a tenant that is whole now. Where that cannot be written, the next run sees it by the ledger.
     async fn forget_half(&self) {
-        if self.leaves.load(Ordering::Relaxed) {
+        if self.trail.leaves.load(Ordering::Relaxed) {
             let write = store::half::write(&self.cx.pool, self.claim.attempt, self.worker, None);
             let _ = store::answered(write).await;
         }
     }
 
     fn noted(&self) -> MutexGuard<'_, Option<Note>> {
-        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+        self.trail.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

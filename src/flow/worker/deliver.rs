@@ -2,7 +2,7 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,7 +17,7 @@ use crate::{
         outcome::Settlement,
     },
     flow::{
-        execute::{Attempt, Executed, close_all, verb},
+        execute::{Attempt, Executed, Trail, close_all, verb},
         settler::{Settler, Written},
     },
     queue::Delivery,
@@ -82,11 +82,7 @@ impl Shared {
             metrics: &self.metrics,
             enter: &enter,
             is_sure: &is_sure,
-            connected: AtomicBool::new(false),
-            begun: AtomicBool::new(false),
-            noted: Mutex::new(None),
-            leaves: AtomicBool::new(false),
-            in_the_way: Mutex::new(None),
+            trail: Trail::default(),
         };
         let inherited = self.kept.take(claim).await;
         match AssertUnwindSafe(attempt.execute(inherited)).catch_unwind().await {

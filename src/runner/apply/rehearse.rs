@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Applier, Checks, Message, Order, RESET, Refusal, block, failed};
+use super::{Afterwards, Applier, Checks, Message, Order, RESET, Refusal, block, failed};
 use crate::{
     domain::{
         plan::{PlanStep, StepForm},
@@ -68,9 +68,9 @@ impl Applier<'_> {
             let began = Instant::now();
             let refusal = match self.try_out(&all[..steps]).await {
                 Ok(held) => {
-                    let clean = match self.order.forget {
-                        true => self.clean_up().await,
-                        false => Ok(()),
+                    let clean = match self.order.afterwards {
+                        Afterwards::NextTenant => self.clean_up().await,
+                        Afterwards::Closed => Ok(()),
                     };
                     return (clean.map(|()| Rehearsed::Fine { steps, left_out }), held);
                 }

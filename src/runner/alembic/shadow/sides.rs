@@ -23,7 +23,7 @@ use crate::{
             Migrated, Migration, WarmError, WarmProcess,
             runner::{settings, to_error},
         },
-        apply::{Applied, NoJournal, Order, apply},
+        apply::{Afterwards, Applied, NoJournal, Order, apply},
     },
     session::{TenantSession, quote},
     tenant_error::TenantError,
@@ -185,7 +185,7 @@ impl Shadow<'_> {
             plan: &plan,
             ledger: &ledger,
             name: &self.name,
-            forget: false,
+            afterwards: Afterwards::Closed,
             journal: &NoJournal,
         };
         let applied = match locked {
