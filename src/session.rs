@@ -42,6 +42,9 @@ const PING: Duration = Duration::from_secs(1);
 /// The SQLSTATE of a privilege that is missing.
 pub(crate) const NO_PRIVILEGE: &str = "42501";
 
+/// The SQLSTATE of an empty `search_path`, where something is to be made.
+const NO_SCHEMA_SELECTED: &str = "3F000";
+
 /// What to say of a schema that is there, and that the role may not even look into.
 pub(crate) fn no_usage(schema: &str) -> String {
     format!("the role has no USAGE on schema `{schema}`")
@@ -208,22 +211,30 @@ impl TenantSession {
     /// Why unqualified names do not lead to a schema. PostgreSQL passes over one that this role has no USAGE on, as if it
     /// were not there.
     async fn without(&mut self, schema: String) -> Result<TenantError, TenantError> {
-        let is_there: bool =
-            sqlx::query_scalar("select exists (select from pg_namespace where nspname = $1)")
-                .bind(&schema)
-                .persistent(false)
-                .fetch_one(&mut self.connection)
-                .await?;
-        Ok(match is_there {
-            true => TenantError::Database {
-                sqlstate: NO_PRIVILEGE.into(),
-                message: no_usage(&schema),
-                hint: None,
-                revision: None,
-                statement: None,
-                session_lives: true,
-            },
-            false => TenantError::SchemaMissing(schema),
+        // None: it is not there.
+        let may_look: Option<bool> = sqlx::query_scalar(
+            "select has_schema_privilege(oid, 'usage') from pg_namespace where nspname = $1",
+        )
+        .bind(&schema)
+        .persistent(false)
+        .fetch_optional(&mut self.connection)
+        .await?;
+        let (sqlstate, message, hint) = match may_look {
+            None => return Ok(TenantError::SchemaMissing(schema)),
+            Some(false) => (NO_PRIVILEGE, no_usage(&schema), None),
+            Some(true) => (
+                NO_SCHEMA_SELECTED,
+                "no schema has been selected to create in".to_owned(),
+                Some("`search_path` of the database or the role is empty: ALTER DATABASE … SET search_path names one".into()),
+            ),
+        };
+        Ok(TenantError::Database {
+            sqlstate: sqlstate.into(),
+            message,
+            hint,
+            revision: None,
+            statement: None,
+            session_lives: true,
         })
     }
 

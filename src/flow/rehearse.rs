@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{
     context::Context,
     enqueue::{Planned, RunPlan},
-    service::{Opening, Service, on_each_server},
+    service::{ASKED, Opening, Service, on_each_server},
 };
 use crate::{
     config::LimitsConfig,
@@ -21,13 +21,16 @@ use crate::{
         worker::Errand,
     },
     runner::apply::{Afterwards, NoJournal, Order, Rehearsed, leaves_residue, rehearse as try_out},
-    session::{LedgerTable, TenantSession},
+    session::{EXIT_LIMIT, LedgerTable, TenantSession},
     store::StoreError,
     tenant_error::TenantError,
 };
 
 /// For how long one rehearsal keeps a server's service connection before others have a turn.
-const TURN: Duration = Duration::from_secs(1);
+const TURN: Duration = Duration::from_secs(2);
+
+/// How long it leaves it alone then: whoever waits asks at least once in that time, and takes it.
+const PAUSE: Duration = EXIT_LIMIT.saturating_add(ASKED).saturating_add(ASKED);
 
 /// How many schemas are rehearsed over one connection: its backend forgets no table that it has seen.
 const RECYCLE: usize = 500;
@@ -205,6 +208,9 @@ impl Stage<'_> {
                 service.close(kept.session).await;
             }
             service.release().await;
+            if members.peek().is_some() {
+                tokio::time::sleep(PAUSE).await;
+            }
         }
         Ok(tried)
     }

@@ -34,10 +34,13 @@ const LEASE: Duration = Duration::from_secs(5);
 /// How often it says something.
 const RENEWAL: Duration = Duration::from_secs(1);
 
-/// How often somebody who waits for it asks: soon at first, because it may have been given back just now.
+/// How often somebody who waits for it asks at least.
+pub(super) const ASKED: Duration = Duration::from_millis(200);
+
+/// How often he asks: soon at first, because it may have been given back just now.
 const POLL: Backoff = Backoff {
     first: Duration::from_millis(25),
-    max: Duration::from_millis(200),
+    max: ASKED,
 };
 
 /// How many servers one process works with at a time: a fleet may have a server for each tenant, and each takes sockets.

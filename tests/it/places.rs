@@ -269,6 +269,20 @@ async fn a_tenant_that_is_dropped_meanwhile_fails_or_is_skipped_if_it_is_off_the
 }
 
 #[tokio::test]
+async fn a_search_path_that_leads_nowhere_is_no_missing_privilege() {
+    let fleet = Setup::databases(1).migrations(Tool::Sql, steps(1)).start().await;
+    let database = fleet.tenants[0].database.as_deref().expect("its own");
+    fleet
+        .tell(&format!("alter database \"{database}\" set search_path = ''"))
+        .await;
+    fleet.herder(&["upgrade", "--local", "1"]).await.expect(4);
+    let tenant = fleet.tenants[0].id.clone();
+    failed_with(&fleet, &tenant, "schema_missing", Some("3F000")).await;
+    let error = fleet.job(&tenant).await["error"].to_string();
+    assert!(error.contains("ALTER DATABASE"), "{error}");
+}
+
+#[tokio::test]
 async fn check_names_the_places_that_are_not_there() {
     let fleet = Setup::databases(2).set("servers.main.budget", 4).start().await;
     let gone = |n: usize| format!("insert into tenants (id, database) values ('gone{n}', 'nowhere_{n}')");

@@ -284,3 +284,49 @@ async fn what_a_run_has_no_time_for_would_fail() {
         "{report:#}"
     );
 }
+
+/// It gives its place away every now and then, and takes it back only when whoever waits has had it.
+#[tokio::test]
+async fn a_long_rehearsal_holds_up_neither_a_look_nor_the_work_of_a_lost_worker() {
+    let step = steps(1).remove(0).then("select pg_sleep(0.2)");
+    let fleet = Setup::schemas(150)
+        .migrations(Tool::Sql, vec![step])
+        .set("servers.main.budget", 3)
+        .start()
+        .await;
+    let worker = fleet.worker(&[]);
+    fleet.herder(&["upgrade"]).await.expect(0);
+    fleet
+        .wait_until("some are done", async || fleet.count("succeeded").await >= 2)
+        .await;
+    fleet.herder(&["pause"]).await.expect(0);
+    let rehearsal = fleet.start_herder(&["rehearse", "--all"]);
+    let errand = "select exists (select from pg_stat_activity where application_name like 'herder/rehears%')";
+    fleet
+        .wait_until("it has begun", async || ask(&fleet.home, errand).await)
+        .await;
+    fleet.herder(&["resume"]).await.expect(0);
+    fleet
+        .wait_until("the worker is at it again", async || {
+            fleet.count("running").await > 0
+        })
+        .await;
+    worker.kill().await;
+    let _other = fleet.worker(&[]);
+    let meanwhile = async {
+        for _ in 0..6 {
+            fleet.herder(&["tenants", "--revisions"]).await.expect(0);
+        }
+        let rescued = "select exists (select from herder.attempt where epoch > 1 and ended_at is not null)";
+        fleet
+            .wait_until("the lost worker's jobs are done", async || {
+                fleet.ask(rescued).await
+            })
+            .await;
+    };
+    tokio::select! {
+        biased;
+        () = meanwhile => {}
+        _ = rehearsal.end() => panic!("the rehearsal came to its end first"),
+    }
+}

@@ -419,18 +419,6 @@ async fn each_file_s_time_is_its_own() {
     );
 }
 
-/// Only the last commit of a message waits for the disk: it takes those before it along.
-#[tokio::test]
-async fn files_that_go_together_reach_the_disk_together() {
-    let note = "insert into seen select current_setting('synchronous_commit')";
-    let first = format!("create table seen (said text, n int generated always as identity); {note}");
-    let files = [("1_a.sql", first.as_str()), ("2_b.sql", note), ("3_c.sql", note)];
-    let bench = Bench::new(&files).await;
-    bench.up().await.expect("all three");
-    let seen = "select string_agg(said, ' ' order by n) from seen";
-    assert_eq!(bench.tenant.value(seen).await, "off off on");
-}
-
 /// As with psql, where the transaction ends in the role that the file has set.
 #[tokio::test]
 async fn what_a_file_defers_is_done_in_the_role_that_the_file_set() {
