@@ -92,6 +92,15 @@ pub trait Intake: Send + Sync + 'static {
     fn answered(&self);
 }
 
+/// What became of a claim.
+#[derive(Default)]
+pub struct Claimed {
+    /// The jobs.
+    pub deliveries: Vec<Delivery>,
+    /// Whether they take all the room that there was: more may be due.
+    is_full: bool,
+}
+
 /// Claims jobs for a worker.
 pub struct Claimer {
     /// The control database.
@@ -108,7 +117,7 @@ pub struct Claimer {
 
 impl Claimer {
     /// Claims where there is a run to claim of. None: there is not.
-    async fn look(&self, room: Vec<Arc<OwnedSemaphorePermit>>) -> Result<Option<Vec<Delivery>>, StoreError> {
+    async fn look(&self, room: Vec<Arc<OwnedSemaphorePermit>>) -> Result<Option<Claimed>, StoreError> {
         let glancing = async |line: &mut PgConnection| run::is_any_running(line, self.filter.run).await;
         if self.line.with(CLAIM_TIMEOUT, glancing).await? {
             return self.claim(room).await.map(Some);
@@ -123,12 +132,12 @@ impl Claimer {
     ///
     /// # Errors
     /// The control database fails.
-    pub async fn claim(&self, mut room: Vec<Arc<OwnedSemaphorePermit>>) -> Result<Vec<Delivery>, StoreError> {
+    pub async fn claim(&self, mut room: Vec<Arc<OwnedSemaphorePermit>>) -> Result<Claimed, StoreError> {
         let free = std::iter::from_fn(|| Arc::clone(&self.room).try_acquire_owned().ok());
         room.extend(free.map(Arc::new));
         let Some(since) = self.intake.server_since().filter(|_| !self.drain.is_cancelled()) else {
             self.intake.answered();
-            return Ok(Vec::new());
+            return Ok(Claimed::default());
         };
         let sure_until = self.intake.sure_until();
         let claiming = async |line: &mut PgConnection| {
@@ -137,11 +146,15 @@ impl Claimer {
         let claimed = self.line.with(CLAIM_TIMEOUT, claiming).await;
         self.intake.answered();
         let claims = self.intake.claimed(claimed?, sure_until);
+        let is_full = claims.len() == room.len();
         let deliver = |(claim, room)| Delivery {
             claim: Arc::new(claim),
             room,
         };
-        Ok(claims.into_iter().zip(room).map(deliver).collect())
+        Ok(Claimed {
+            deliveries: claims.into_iter().zip(room).map(deliver).collect(),
+            is_full,
+        })
     }
 }
 
@@ -298,14 +311,13 @@ impl Claims {
         let claimed = tokio::spawn(async move { claimer.look(vec![room]).await });
         let claimed = claimed.await.unwrap_or_else(|panicked| {
             error!(error = %panicked, "A claim panicked, which is a bug in Herder");
-            Ok(Some(Vec::new()))
+            Ok(Some(Claimed::default()))
         });
         let mut deliveries = Vec::new();
         let pause = match claimed {
-            // More may be due.
-            Ok(Some(deliveries)) if self.claimer.room.available_permits() == 0 => {
+            Ok(Some(claimed)) if claimed.is_full => {
                 lookout.faults = 0;
-                return deliveries;
+                return claimed.deliveries;
             }
             Ok(found) => {
                 lookout.faults = 0;
@@ -313,7 +325,7 @@ impl Claims {
                     Some(_) => self.poll,
                     None => self.poll / GLANCES,
                 };
-                deliveries = found.unwrap_or_default();
+                deliveries = found.unwrap_or_default().deliveries;
                 // With jitter, so that workers that started together do not ask together.
                 poll.mul_f64(0.75 + rand::random::<f64>() / 2.0)
             }

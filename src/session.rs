@@ -7,7 +7,6 @@ use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::LimitsConfig,
     database_url::DatabaseUrl,
     domain::{
         job::AttemptLabel,
@@ -26,9 +25,8 @@ pub mod probe;
 
 pub use ledger::LedgerTable;
 use limits::ANSWER_LIMIT;
-pub(crate) use limits::{
-    CLIENT_CHECK, EXIT_GRACE, EXIT_LIMIT, LINGER, SILENCE, asking_settings, own_settings,
-};
+pub use limits::Limits;
+pub(crate) use limits::{CLIENT_CHECK, EXIT_GRACE, EXIT_LIMIT, LINGER, SILENCE, own_settings};
 use probe::{PROBE, Pooled};
 
 /// How long opening a connection may take. A server that does not answer for so long is down, as far as this attempt
@@ -102,7 +100,7 @@ impl TenantSession {
         url: &DatabaseUrl,
         place: &Place,
         application_name: &str,
-        limits: &LimitsConfig,
+        limits: impl Into<Limits>,
         extra_search_path: &[String],
     ) -> Result<Self, TenantError> {
         let mut session = Self::connect(url, place, application_name, limits, extra_search_path).await?;
@@ -134,14 +132,14 @@ impl TenantSession {
         url: &DatabaseUrl,
         place: &Place,
         application_name: &str,
-        limits: &LimitsConfig,
+        limits: impl Into<Limits>,
         extra_search_path: &[String],
     ) -> Result<Self, TenantError> {
         let mut options = url
             .options()
             .map_err(|e| TenantError::Connection(e.to_string()))?
             .application_name(application_name)
-            .options(own_settings(limits.lock_timeout, limits.statement_timeout))
+            .options(own_settings(limits.into()))
             .options([PROBE]);
         if place.schema.is_some() {
             // What a migration resets, or a transaction's end takes back, must not be `public`.

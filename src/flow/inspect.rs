@@ -157,6 +157,8 @@ impl Opener<'_> {
         }
         let mut refusals = 0;
         loop {
+            // Or the control database's silence would be laid to the server.
+            self.service.be_sure().await?;
             let since = Instant::now();
             let opening = Opening {
                 place: Some(place),

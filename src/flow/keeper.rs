@@ -17,7 +17,7 @@ use super::{
     advance::advance,
     context::Context,
     pulse::Health,
-    service::{ASKED, Opening, SERVERS_AT_ONCE, Service},
+    service::{Opening, SERVERS_AT_ONCE, Service},
 };
 use crate::{
     database_url::DatabaseUrl,
@@ -45,7 +45,7 @@ use crate::{
 const ROUND_LIMIT: Duration = Duration::from_secs(60);
 
 /// How often the keeper looks.
-const ROUND: Duration = Duration::from_secs(1);
+pub(super) const ROUND: Duration = Duration::from_secs(1);
 
 /// How long the server may take to end a session that it was told to end.
 const TERMINATE_MS: i64 = 3000;
@@ -187,11 +187,11 @@ impl Keeper {
                     continue;
                 }
             };
-            for server in lost.into_keys() {
+            for (server, lost) in lost {
                 if busy.len() < SERVERS_AT_ONCE && !busy.contains_key(&server) {
                     let keeper = Arc::clone(&self);
                     let name = server.clone();
-                    let task = tasks.spawn(async move { keeper.reclaim(&name).await });
+                    let task = tasks.spawn(async move { keeper.reclaim(&name, lost).await });
                     busy.insert(server, task);
                 }
             }
@@ -215,8 +215,8 @@ impl Keeper {
         Ok(servers)
     }
 
-    async fn reclaim(&self, server: &str) {
-        match tokio::time::timeout(RECLAIM_LIMIT, self.reclaim_by_role(server)).await {
+    async fn reclaim(&self, server: &str, lost: Lost) {
+        match tokio::time::timeout(RECLAIM_LIMIT, self.reclaim_by_role(server, lost)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => debug!(server, %error, "Cannot reclaim slots on `{server}` yet"),
             Err(_) => warn!(
@@ -227,9 +227,10 @@ impl Keeper {
     }
 
     /// Frees the slots of lost attempts, role by role, once the server says that their sessions are gone.
-    async fn reclaim_by_role(&self, server: &str) -> Result<(), StoreError> {
+    async fn reclaim_by_role(&self, server: &str, lost: Lost) -> Result<(), StoreError> {
         let pool = &self.cx.pool;
-        let Some((service, lost)) = self.turn(server).await? else {
+        // One of us is enough, and the connection that it takes is counted.
+        let Some(service) = Service::try_acquire(&self.cx, server).await? else {
             return Ok(());
         };
         if let Some(abandoned) = &lost.abandoned {
@@ -263,20 +264,6 @@ impl Keeper {
         }
         service.release().await;
         Ok(())
-    }
-
-    /// Waits for the service connection, with what is lost there: the session that it takes is counted. None: another of us has
-    /// reclaimed it meanwhile.
-    async fn turn(&self, server: &str) -> Result<Option<(Service, Lost)>, StoreError> {
-        loop {
-            let Some(lost) = store::answered(self.lost()).await?.remove(server) else {
-                return Ok(None);
-            };
-            if let Some(service) = Service::try_acquire(&self.cx, server).await? {
-                return Ok(Some((service, lost)));
-            }
-            tokio::time::sleep(ASKED.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
-        }
     }
 
     /// Ends what is left of these attempts' sessions on their server, and returns how many there were.

@@ -9,7 +9,7 @@ use crate::{
     database_url::DatabaseUrl,
     domain::worker::Errand,
     session::{
-        asking_settings, connect_error,
+        Limits, connect_error, own_settings,
         probe::{PROBE, Pooled, refusal},
     },
     store::StoreError,
@@ -25,7 +25,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// # Errors
 /// The connection broke.
 pub async fn examine(connection: &mut PgConnection) -> Result<Option<Pooled>, sqlx::Error> {
-    found(compare(connection, None).await)
+    let found = found(compare(connection, None).await)?;
+    // It may be looked at again.
+    sqlx::query("reset herder.probe").execute(connection).await?;
+    Ok(found)
 }
 
 /// The same for a pool to the control database.
@@ -50,7 +53,7 @@ pub async fn look(url: &DatabaseUrl, mark: &str) -> Result<Option<Pooled>, Tenan
         .options()
         .map_err(|e| TenantError::Connection(e.to_string()))?
         .application_name(&Errand::Inspect.label(mark))
-        .options(asking_settings())
+        .options(own_settings(Limits::QUESTION))
         .options([PROBE]);
     let looked = tokio::time::timeout(TIMEOUT, async {
         let mut one = match PgConnection::connect_with(&options).await {

@@ -10,7 +10,8 @@ use serde::Serialize;
 use super::{
     context::Context,
     enqueue::{Planned, RunPlan},
-    service::{ASKED, Opening, Service, on_each_server},
+    keeper::ROUND,
+    service::{Opening, Service, on_each_server},
 };
 use crate::{
     config::LimitsConfig,
@@ -21,16 +22,16 @@ use crate::{
         worker::Errand,
     },
     runner::apply::{Afterwards, NoJournal, Order, Rehearsed, leaves_residue, rehearse as try_out},
-    session::{EXIT_LIMIT, LedgerTable, TenantSession},
+    session::{LedgerTable, TenantSession},
     store::StoreError,
     tenant_error::TenantError,
 };
 
 /// For how long one rehearsal keeps a server's service connection before others have a turn.
-const TURN: Duration = Duration::from_secs(2);
+const TURN: Duration = Duration::from_secs(4);
 
-/// How long it leaves it alone then: whoever waits asks at least once in that time, and takes it.
-const PAUSE: Duration = EXIT_LIMIT.saturating_add(ASKED).saturating_add(ASKED);
+/// How long it leaves it alone then: whoever waits, or comes by each second as a keeper does, asks at least once in that time.
+const PAUSE: Duration = ROUND.saturating_add(Duration::from_millis(300));
 
 /// How many schemas are rehearsed over one connection: its backend forgets no table that it has seen.
 const RECYCLE: usize = 500;
@@ -326,7 +327,7 @@ impl Stage<'_> {
             url: &url,
             place: Some(place),
             errand: Errand::Rehearsal,
-            limits: self.limits,
+            limits: self.limits.into(),
             extra_search_path: extra,
         };
         Ok(Kept {

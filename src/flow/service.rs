@@ -20,10 +20,9 @@ use uuid::Uuid;
 
 use super::context::Context;
 use crate::{
-    config::LimitsConfig,
     database_url::DatabaseUrl,
     domain::{backoff::Backoff, tenant::Place, worker::Errand},
-    session::{EXIT_GRACE, EXIT_LIMIT, TenantSession},
+    session::{EXIT_GRACE, EXIT_LIMIT, Limits, TenantSession},
     store::{self, StoreError, service},
     tenant_error::TenantError,
 };
@@ -34,13 +33,10 @@ const LEASE: Duration = Duration::from_secs(5);
 /// How often it says something.
 const RENEWAL: Duration = Duration::from_secs(1);
 
-/// How often somebody who waits for it asks at least.
-pub(super) const ASKED: Duration = Duration::from_millis(200);
-
-/// How often he asks: soon at first, because it may have been given back just now.
+/// How often somebody who waits for it asks: soon at first, because it may have been given back just now.
 const POLL: Backoff = Backoff {
     first: Duration::from_millis(25),
-    max: ASKED,
+    max: Duration::from_millis(200),
 };
 
 /// How many servers one process works with at a time: a fleet may have a server for each tenant, and each takes sockets.
@@ -103,7 +99,7 @@ pub(super) struct Opening<'a> {
     /// None: that database, whoever's it is.
     pub(super) place: Option<&'a Place>,
     pub(super) errand: Errand,
-    pub(super) limits: &'a LimitsConfig,
+    pub(super) limits: Limits,
     pub(super) extra_search_path: &'a [String],
 }
 
@@ -114,7 +110,10 @@ impl<'a> Opening<'a> {
             url,
             place: None,
             errand,
-            limits: &cx.config.limits,
+            limits: match errand {
+                Errand::Inspect => Limits::of_look(&cx.config.limits),
+                _ => Limits::QUESTION,
+            },
             extra_search_path: &[],
         }
     }
@@ -209,22 +208,29 @@ impl Service {
                 Some(session) => session,
                 None => opening.connect(&self.mark).await?,
             };
-            if self.is_sure() {
-                self.clear(session.connection()).await?;
+            let cleared = match self.is_sure() {
+                true => self.clear(session.connection()).await.map(|()| true),
+                // It took so long that another may have taken its place.
+                false => Ok(false),
+            };
+            if let Ok(true) = cleared {
                 return Ok(session);
             }
-            // It took so long that another may have taken its place.
             self.close(session).await;
+            cleared?;
         }
     }
 
     /// The session that was left there, or room for another one.
     async fn take_seat(&self, opening: &Opening<'_>) -> Option<TenantSession> {
         let mut seat = self.seat.lock().await;
-        match seat.open.take() {
-            Some((url, session)) if url == *opening.url && opening.is_question() => return Some(session),
-            Some((_, session)) => seat.close(session).await,
-            None => {}
+        if let Some((url, mut session)) = seat.open.take() {
+            // It may have been left for so long that its server has ended it.
+            let is_fit = url == *opening.url && opening.is_question() && session.ping().await.is_ok();
+            match is_fit {
+                true => return Some(session),
+                false => seat.close(session).await,
+            }
         }
         let free_from = seat.free_from;
         drop(seat);
@@ -247,7 +253,10 @@ impl Service {
 
     /// Leaves a session that was opened for a question to the next one.
     pub(super) async fn leave(&self, url: &DatabaseUrl, session: TenantSession) {
-        self.seat.lock().await.open = Some((url.clone(), session));
+        let mut seat = self.seat.lock().await;
+        if let Some((_, before)) = seat.open.replace((url.clone(), session)) {
+            seat.close(before).await;
+        }
     }
 
     /// Borrows slots for so many more sessions at a time, as far as there are any to spare. Where it cannot, one does.
@@ -271,7 +280,7 @@ impl Service {
     ///
     /// # Errors
     /// It was lost.
-    async fn be_sure(&self) -> Result<(), TenantError> {
+    pub(super) async fn be_sure(&self) -> Result<(), TenantError> {
         let mut sure_until = self.sure_until.clone();
         let sure = sure_until.wait_for(is_ahead).await;
         let lost = || format!("this process lost its turn at server `{}`", self.server);

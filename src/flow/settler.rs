@@ -154,11 +154,11 @@ impl Writer {
             room.push(end.room);
         }
         match self.claimer.claim(room).await {
-            Ok(deliveries) => deliveries.into_iter().for_each(|delivery| {
+            Ok(claimed) => claimed.deliveries.into_iter().for_each(|delivery| {
                 // Nobody takes it any more only where the process is about to end.
                 let _ = self.next.send(delivery);
             }),
-            // The queue asks again, and says so if that fails as well.
+            // The queue asks again after its rest, and says so if that fails as well.
             Err(error) => debug!(%error, "Could not claim what comes next"),
         }
     }

@@ -449,18 +449,15 @@ impl Applier<'_> {
             self.session.lock_key()
         );
         if self.session.schema().is_some() {
-            // Null where the role may not use it: what follows is not to be asked then, and would fail.
             place.push_str(&format!(
-                " and (pg_catalog.current_schema() = {}) is true",
+                " and pg_catalog.current_schema() = {}",
                 literal(&self.home)
             ));
         }
         if step.before.is_empty() {
             // An empty ledger is nearly always none at all: then there is nothing to lock, and nothing that a plan's check is about.
-            let name = literal(&self.ledger);
-            return Ok(expect(&format!(
-                "{place} and pg_catalog.to_regclass({name}) is null"
-            )));
+            let none = format!("pg_catalog.to_regclass({}) is null", literal(&self.ledger));
+            return Ok(format!("{}; {}", expect(&place), expect(&none)));
         }
         let LedgerTable {
             revision, condition, ..

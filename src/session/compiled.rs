@@ -1,7 +1,7 @@
 //! Whether a session can serve tenants one after the other, by what its database's functions keep in it.
 
-use super::TenantSession;
-use crate::{session::LedgerTable, tenant_error::TenantError};
+use super::{LedgerTable, TenantSession};
+use crate::tenant_error::TenantError;
 
 /// Whether there is a function, outside the tenants' own schemas, that a session compiles once with the types of the
 /// first tenant that calls it. PL/pgSQL does that with what a function declares (`declare s cfg.v%type`), and other languages

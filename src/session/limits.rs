@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::config::LimitsConfig;
+
 /// How long a session of ours may sit idle before the server ends it. A paused worker is found by nothing else; a
 /// healthy one says something every second.
 const IDLE_LIMIT: Duration = Duration::from_secs(20);
@@ -29,19 +31,47 @@ pub(crate) const SILENCE: Duration = IDLE_LIMIT
     .saturating_sub(ANSWER_LIMIT)
     .saturating_add(Duration::from_millis(200));
 
-/// How long a question to a tenants' server may take that reads nothing but its catalog.
-const QUESTION_LIMIT: Duration = Duration::from_secs(60);
+/// How long a session's statements may wait for a lock, and take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// For a lock.
+    pub lock_timeout: Duration,
+    /// In all.
+    pub statement_timeout: Duration,
+}
+
+impl Limits {
+    /// For a question to a server that is about nothing but its catalog, or its sessions.
+    pub(crate) const QUESTION: Self = Self {
+        lock_timeout: Duration::from_secs(60),
+        statement_timeout: Duration::from_secs(60),
+    };
+
+    /// The same where a tenant's tables are read as well: a migration may hold them.
+    pub(crate) fn of_look(limits: &LimitsConfig) -> Self {
+        Self {
+            lock_timeout: limits.lock_timeout.min(Self::QUESTION.lock_timeout),
+            statement_timeout: limits.statement_timeout.min(Self::QUESTION.statement_timeout),
+        }
+    }
+}
+
+impl From<&LimitsConfig> for Limits {
+    fn from(limits: &LimitsConfig) -> Self {
+        Self {
+            lock_timeout: limits.lock_timeout,
+            statement_timeout: limits.statement_timeout,
+        }
+    }
+}
 
 /// What every session of Herder's own on a tenants' server is opened with, so that it outlives neither its statement nor
 /// its owner by much.
-pub(crate) fn own_settings(
-    lock_timeout: Duration,
-    statement_timeout: Duration,
-) -> [(&'static str, String); 8] {
+pub(crate) fn own_settings(limits: Limits) -> [(&'static str, String); 8] {
     let ms = |d: Duration| d.as_millis().to_string();
     [
-        ("lock_timeout", ms(lock_timeout)),
-        ("statement_timeout", ms(statement_timeout)),
+        ("lock_timeout", ms(limits.lock_timeout)),
+        ("statement_timeout", ms(limits.statement_timeout)),
         ("idle_in_transaction_session_timeout", ms(IDLE_LIMIT)),
         ("idle_session_timeout", ms(IDLE_LIMIT)),
         ("client_connection_check_interval", ms(CLIENT_CHECK)),
@@ -49,9 +79,4 @@ pub(crate) fn own_settings(
         ("tcp_keepalives_interval", "5".into()),
         ("tcp_keepalives_count", "3".into()),
     ]
-}
-
-/// The same where it only asks.
-pub(crate) fn asking_settings() -> [(&'static str, String); 8] {
-    own_settings(QUESTION_LIMIT, QUESTION_LIMIT)
 }

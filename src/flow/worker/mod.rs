@@ -3,7 +3,7 @@
 use std::{
     panic::AssertUnwindSafe,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -11,10 +11,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
-use tokio::{
-    sync::{Notify, watch},
-    task::JoinHandle,
-};
+use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use uuid::Uuid;
@@ -100,7 +97,7 @@ struct Shared {
     kept: Kept,
     /// Told when nothing is due.
     idle: Notify,
-    stage: watch::Sender<Stage>,
+    stage: Mutex<Stage>,
     /// To the control database, for what comes often.
     line: Arc<Line>,
     plans: Plans,
@@ -129,7 +126,7 @@ impl Worker {
                 line,
                 kept: Kept::default(),
                 idle: Notify::default(),
-                stage: watch::Sender::new(Stage::Outside),
+                stage: Mutex::new(Stage::Outside),
                 cx,
                 id,
                 held: Arc::default(),
@@ -165,13 +162,13 @@ impl Worker {
     /// Whether it can do its work: its lease runs. Or it waits until the budget has room for it.
     pub fn is_ready(&self) -> bool {
         let shared = &self.shared;
-        let waits = *shared.stage.borrow() == Stage::Waiting;
+        let waits = shared.stage() == Stage::Waiting;
         !shared.drain.is_cancelled() && (waits || shared.health.is_alive(shared.cx.config.worker.lease))
     }
 
     /// Whether it may connect to the control database: not before it was let in, and not once it has signed off.
     pub fn may_connect(&self) -> bool {
-        *self.shared.stage.borrow() == Stage::Inside
+        self.shared.stage() == Stage::Inside
     }
 
     /// Whether its loop still turns. A control database that is away does not stop it; a bug would. While all its
@@ -266,12 +263,20 @@ impl Intake for Shared {
 }
 
 impl Shared {
+    fn stage(&self) -> Stage {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, stage: Stage) {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+    }
+
     /// Waits at the door, where there is one. No: it was drained meanwhile.
     async fn is_let_in(&self, door: Option<&Door>) -> bool {
         if let Some(door) = door {
             let looked = |is_full| {
                 self.answered();
-                self.stage.send_replace(match is_full {
+                self.enter(match is_full {
                     true => Stage::Waiting,
                     false => Stage::Outside,
                 });
@@ -281,7 +286,7 @@ impl Shared {
                 () = self.drain.cancelled() => return false,
             }
         }
-        self.stage.send_replace(Stage::Inside);
+        self.enter(Stage::Inside);
         true
     }
 

@@ -80,7 +80,7 @@ impl Shared {
 
     /// Signs off, over the last connection to the control database, and closes that one.
     pub(super) async fn sign_off(&self) {
-        self.stage.send_replace(Stage::SignedOff);
+        self.enter(Stage::SignedOff);
         let off = async {
             let mut connection = self.cx.pool.acquire().await?;
             worker::remove(&mut connection, &self.id).await?;

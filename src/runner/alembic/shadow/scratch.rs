@@ -43,10 +43,7 @@ pub(super) async fn open(url: &DatabaseUrl, ground: &Ground<'_>) -> Result<PgCon
         .options()
         .map_err(|e| TenantError::Connection(e.to_string()))?
         .application_name(&ground.label())
-        .options(own_settings(
-            ground.limits.lock_timeout,
-            ground.limits.statement_timeout,
-        ))
+        .options(own_settings(ground.limits.into()))
         // What a schema is, is asked in one long statement: compiled, it takes ten times as long.
         .options([("jit", "off")]);
     tokio::time::timeout(CONNECT_LIMIT, PgConnection::connect_with(&options))
