@@ -26,8 +26,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// The connection broke.
 pub async fn examine(connection: &mut PgConnection) -> Result<Option<Pooled>, sqlx::Error> {
     let found = found(compare(connection, None).await)?;
-    // It may be looked at again.
-    sqlx::query("reset herder.probe").execute(connection).await?;
+    if found.is_none() {
+        // It may be looked at again.
+        sqlx::query("reset herder.probe").execute(connection).await?;
+    }
     Ok(found)
 }
 
