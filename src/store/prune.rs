@@ -53,7 +53,7 @@ pub async fn delete_jobs(pool: &PgPool, run: RunId, age: Duration, limit: i64) -
                                   where job.state <> 'running' limit $3))
              returning id
            ), delivered as (
-             delete from apalis.jobs using gone where jobs.id = lpad(to_hex(gone.id), 26, '0')
+             delete from apalis.jobs using gone where jobs.id = herder.delivery_id(gone.id)
            )
            select count(*) as "count!" from gone"#,
         run,
@@ -111,7 +111,7 @@ pub async fn delete_stray_deliveries(pool: &PgPool, limit: i64) -> Result<u64, S
          where id = any(array(
            select jobs.id from apalis.jobs
            where job_type = 'herder'
-             and not exists (select from herder.job where lpad(to_hex(job.id), 26, '0') = jobs.id)
+             and not exists (select from herder.job where herder.delivery_id(job.id) = jobs.id)
            limit $1))",
         limit,
     );

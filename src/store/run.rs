@@ -443,7 +443,7 @@ async fn cancel_open_jobs(tx: &mut PgConnection, run: RunId) -> Result<(), Store
            where run_id = $1 and state in ('waiting', 'ready') returning id
          )
          update apalis.jobs set status = 'Killed', done_at = now()
-         from cancelled where jobs.id = lpad(to_hex(cancelled.id), 26, '0')",
+         from cancelled where jobs.id = herder.delivery_id(cancelled.id)",
         run,
     )
     .execute(tx)
@@ -481,7 +481,7 @@ pub async fn mend(pool: &PgPool) -> Result<u64, StoreError> {
            ) next
            where run.state = 'running'
              -- A look into one index for each: a join would be planned for far fewer pending deliveries than there may be.
-             and (select status from apalis.jobs where jobs.id = lpad(to_hex(next.id), 26, '0')) is distinct from 'Pending'
+             and (select status from apalis.jobs where jobs.id = herder.delivery_id(next.id)) is distinct from 'Pending'
            group by run.id"#
     )
     .fetch_all(&mut *connection)

@@ -165,7 +165,7 @@ pub async fn give_back(
              from returned where slot.job_id = returned.id and slot.epoch = returned.epoch
            ), delivered as (
              update apalis.jobs set status = 'Pending', lock_by = null, lock_at = null
-             from returned where jobs.id = lpad(to_hex(returned.id), 26, '0')
+             from returned where jobs.id = herder.delivery_id(returned.id)
            )
            select count(*) as "count!" from returned"#,
         attempt.job,

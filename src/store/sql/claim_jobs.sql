@@ -60,7 +60,7 @@ due as (
           and job.connections <= supply.job_slots
           -- A look into one index for each job, whatever the statistics say. A join would be planned for far fewer pending
           -- deliveries than there may be, and go through all of them.
-          and (select status from apalis.jobs where jobs.id = lpad(to_hex(job.id), 26, '0')) = 'Pending'
+          and (select status from apalis.jobs where jobs.id = herder.delivery_id(job.id)) = 'Pending'
         order by job.ready_at, job.id
         limit $2
         for update of job skip locked
@@ -102,8 +102,8 @@ started as (
 delivered as (
     update apalis.jobs set status = 'Running', lock_by = $1, lock_at = now(), attempts = claimed.epoch
     from claimed
-    where jobs.id = lpad(to_hex(claimed.id), 26, '0')
-      and jobs.id = any(array(select lpad(to_hex(id), 26, '0') from claimed))
+    where jobs.id = herder.delivery_id(claimed.id)
+      and jobs.id = any(array(select herder.delivery_id(id) from claimed))
 )
 select claimed.id as "job!", claimed.epoch as "epoch!", claimed.run_id as "run!", claimed.tenant as "tenant!",
        claimed.server as "server!", claimed.database as "database!", claimed.schema, claimed.own_url as "own_url!", claimed.from_revision, claimed.to_revision,

@@ -2,7 +2,7 @@
 -- opens, on resume and on retry. $2: only these jobs.
 -- A delivery's id is its job's, written as a ULID: one job has one delivery, however often it is pushed.
 insert into apalis.jobs (id, job, job_type, status, attempts, max_attempts, run_at, idempotency_key)
-select lpad(to_hex(job.id), 26, '0'), convert_to(format('{"job":%s}', job.id), 'UTF8'), 'herder', 'Pending', job.epoch,
+select herder.delivery_id(job.id), convert_to(format('{"job":%s}', job.id), 'UTF8'), 'herder', 'Pending', job.epoch,
        2147483647, job.ready_at, job.id::text
 from herder.job
 where job.run_id = $1 and job.state = 'ready' and ($2::bigint[] is null or job.id = any($2))

@@ -44,7 +44,7 @@ delivered as (
     update apalis.jobs
     set status = case returned.state when 'ready' then 'Pending' else 'Killed' end, run_at = returned.ready_at,
         done_at = case returned.state when 'ready' then null else now() end, lock_by = null, lock_at = null
-    from returned where jobs.id = lpad(to_hex(returned.id), 26, '0')
+    from returned where jobs.id = herder.delivery_id(returned.id)
 )
 select run_id as "run!", id as "job!", epoch as "epoch!", tenant as "tenant!", worker as "worker!", state as "state!"
 from returned

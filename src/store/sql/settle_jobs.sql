@@ -64,8 +64,8 @@ delivered as (
         done_at = case when settled.state <> 'ready' then now() end,
         lock_by = null, lock_at = null, last_result = settled.error
     from settled
-    where jobs.id = lpad(to_hex(settled.id), 26, '0')
-      and jobs.id = any(array(select lpad(to_hex(id), 26, '0') from settled))
+    where jobs.id = herder.delivery_id(settled.id)
+      and jobs.id = any(array(select herder.delivery_id(id) from settled))
 )
 select id as "job!", epoch as "epoch!", run_id as "run!",
        state = 'failed'
