@@ -1,7 +1,5 @@
 //! An attempt with a plan: no migration tool is asked for anything, and none need be here.
 
-use std::sync::atomic::Ordering;
-
 use super::{Attempt, guard::LOCK_TRIES, live};
 use crate::{
     domain::{
@@ -180,7 +178,7 @@ impl Attempt<'_> {
 
     /// Whether what is found applied may be this attempt's own work, or an earlier one's.
     fn may_have_been_done(&self) -> bool {
-        self.claim.in_doubt || self.trail.lost.load(Ordering::Relaxed)
+        self.claim.in_doubt || self.trail.has_lost()
     }
 
     /// Goes on behind what was left behind in its tenant, which is locked, or says that nobody knows how.
@@ -197,7 +195,7 @@ impl Attempt<'_> {
         if let Some(piece) = &half.piece {
             let of = self.plans.get(&piece.plan).await?;
             if let Some(note) = piece.note_for(&of.plan, plan) {
-                *self.noted() = Some(note);
+                self.trail.noted(Some(note));
                 return Ok(());
             }
         }

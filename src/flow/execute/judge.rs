@@ -47,12 +47,12 @@ impl Attempt<'_> {
             FailureClass::Transient if claim.failures + 1 >= limits.max_attempts => {
                 let tries = claim.failures + 1;
                 let tried = format!("it was tried {tries} times; `herder retry` tries again");
-                let said = recorded.hint.take().into_iter().chain(self.in_the_way());
+                let said = recorded.hint.take().into_iter().chain(self.trail.in_the_way());
                 recorded.hint = Some(said.chain([tried]).collect::<Vec<_>>().join("; "));
                 Some(Settlement::Failed(recorded))
             }
             FailureClass::Transient => {
-                recorded.hint = recorded.hint.or_else(|| self.in_the_way());
+                recorded.hint = recorded.hint.or_else(|| self.trail.in_the_way());
                 Some(Settlement::Retry {
                     error: recorded,
                     delay: backoff(claim.failures + 1),
@@ -100,7 +100,7 @@ impl Attempt<'_> {
     /// Says so where a revision was torn in pieces and some of them are done: whoever undid those by hand, as one does with a
     /// migration that failed, would have a retry go on without them.
     async fn tell_of_pieces(&self, recorded: &mut JobError) {
-        let (Some(note), Some(id)) = (self.noted().clone(), &self.claim.plan) else {
+        let (Some(note), Some(id)) = (self.trail.note(), &self.claim.plan) else {
             return;
         };
         let (Some(done), Ok(known)) = (note.done_through(), self.plans.get(id).await) else {

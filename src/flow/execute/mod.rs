@@ -1,12 +1,6 @@
 //! One attempt at one tenant, by a plan or live. It ends with what is to be written down.
 
-use std::{
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -34,6 +28,9 @@ mod by_plan;
 mod guard;
 mod judge;
 mod live;
+mod trail;
+
+pub(super) use self::trail::Trail;
 
 /// How long a control database that is away is waited for, where something is to be noted before it is committed: a restart takes less.
 const NOTING_LIMIT: Duration = Duration::from_secs(30);
@@ -55,23 +52,6 @@ pub(super) struct Attempt<'a> {
     /// Whether this worker's lease still runs, and the job with it, by this worker's own clock.
     pub(super) is_sure: &'a (dyn Fn() -> bool + Send + Sync),
     pub(super) trail: Trail,
-}
-
-/// What an attempt knows of itself on its way.
-#[derive(Default)]
-pub(super) struct Trail {
-    /// Whether it has had a session to the tenant's server.
-    connected: AtomicBool,
-    /// Whether the migration itself has begun.
-    begun: AtomicBool,
-    /// Whether a connection was lost over it, and it goes on over another.
-    lost: AtomicBool,
-    /// How far it got by its plan, or a former one, where the tenant's ledger cannot say so.
-    noted: Mutex<Option<Note>>,
-    /// Whether it, or an attempt before it, has written that something is half applied in its tenant.
-    leaves: AtomicBool,
-    /// Who was in the way of a lock that it waited for in vain.
-    in_the_way: Mutex<Option<String>>,
 }
 
 /// How an attempt ended.
@@ -100,7 +80,7 @@ impl Attempt<'_> {
             Ok((settlement, kept)) => Executed {
                 settlement: Some(settlement),
                 kept,
-                progress: self.progress(false),
+                progress: self.trail.progress(false),
             },
             Err(error) => {
                 if self.may_linger(&error) {
@@ -110,7 +90,7 @@ impl Attempt<'_> {
                 let is_open =
                     is_broken(&error) || matches!(error, TenantError::Cancelled) || self.claim.plan.is_none();
                 Executed {
-                    progress: self.progress(is_open),
+                    progress: self.trail.progress(is_open),
                     settlement: self.judge(error).await,
                     kept: None,
                 }
@@ -118,18 +98,9 @@ impl Attempt<'_> {
         }
     }
 
-    /// How far it came. `is_open`: its end says nothing of what it may have committed.
-    pub(super) fn progress(&self, is_open: bool) -> Progress {
-        match self.trail.begun.load(Ordering::Relaxed) {
-            false => Progress::Prepared,
-            true if is_open => Progress::InDoubt,
-            true => Progress::Begun,
-        }
-    }
-
     /// The migration itself begins.
     fn begin(&self) {
-        self.trail.begun.store(true, Ordering::Relaxed);
+        self.trail.begun();
         (self.enter)(Step::Migrating);
     }
 
@@ -139,8 +110,7 @@ impl Attempt<'_> {
             TenantError::Left { cause, .. } => cause,
             error => error,
         };
-        (is_broken(ended) || matches!(ended, TenantError::Cancelled))
-            && self.trail.connected.load(Ordering::Relaxed)
+        (is_broken(ended) || matches!(ended, TenantError::Cancelled)) && self.trail.has_connected()
     }
 
     async fn attempt(
@@ -199,7 +169,7 @@ impl Attempt<'_> {
             .map(|at| inherited.swap_remove(at));
         close_all(inherited).await;
         if let Some(kept) = &mut ready {
-            self.trail.connected.store(true, Ordering::Relaxed);
+            self.trail.connected();
             kept.session
                 .turn_to(place, self.cx.config.runner.extra_search_path());
         }
@@ -233,7 +203,7 @@ impl Attempt<'_> {
             is_broken(error) && !matches!(error, TenantError::Silent(_)) && self.stop.reason().is_none();
         if is_lost {
             debug!(%error, "A kept connection was lost; opening another");
-            self.trail.lost.store(true, Ordering::Relaxed);
+            self.trail.lost();
             tokio::time::sleep(LINGER).await;
         }
         is_lost
@@ -266,7 +236,7 @@ impl Attempt<'_> {
         loop {
             self.be_sure().await?;
             let session = TenantSession::connect(url, place, label, limits, path).await?;
-            self.trail.connected.store(true, Ordering::Relaxed);
+            self.trail.connected();
             if (self.is_sure)() {
                 return Ok(session);
             }
@@ -302,23 +272,9 @@ impl Attempt<'_> {
             .oldest_in_the_way(failed.statement.as_deref(), &label)
             .await
         {
-            Ok(found) => {
-                *self
-                    .trail
-                    .in_the_way
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner) = found
-            }
+            Ok(found) => self.trail.was_in_the_way(found),
             Err(error) => debug!(%error, "Cannot see who was in the way"),
         }
-    }
-
-    fn in_the_way(&self) -> Option<String> {
-        self.trail
-            .in_the_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
     }
 
     /// What attempts before this one have left behind in its tenant, which is locked, and has this ledger.
@@ -329,7 +285,7 @@ impl Attempt<'_> {
         let Some(half) = read? else {
             return Ok(None);
         };
-        self.trail.leaves.store(true, Ordering::Relaxed);
+        self.trail.leaves();
         let is_void = match &half.piece {
             Some(piece) => !piece.is_about(&self.plans.get(&piece.plan).await?.plan, ledger),
             None => false,
@@ -340,7 +296,7 @@ impl Attempt<'_> {
     /// Writes what is half applied in its tenant, before that is committed. A control database that is away is waited for; whoever is
     /// about to commit waits as well, and its transaction with it.
     async fn write_half(&self, half: Option<&Half>) -> Result<(), TenantError> {
-        self.trail.leaves.store(true, Ordering::Relaxed);
+        self.trail.leaves();
         let until = Instant::now() + NOTING_LIMIT;
         loop {
             let write = store::half::write(&self.cx.pool, self.claim.attempt, self.worker, half);
@@ -359,21 +315,17 @@ impl Attempt<'_> {
 
     /// Forgets what was half applied in a tenant that is whole now. Where that cannot be written, the next run sees it by the ledger.
     async fn forget_half(&self) {
-        if self.trail.leaves.load(Ordering::Relaxed) {
+        if self.trail.has_left() {
             let write = store::half::write(&self.cx.pool, self.claim.attempt, self.worker, None);
             let _ = store::answered(write).await;
         }
-    }
-
-    fn noted(&self) -> MutexGuard<'_, Option<Note>> {
-        self.trail.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[async_trait]
 impl Journal for Attempt<'_> {
     fn last(&self) -> Option<Note> {
-        self.noted().clone()
+        self.trail.note()
     }
 
     async fn note(&self, note: Option<&Note>) -> Result<(), TenantError> {
@@ -384,7 +336,7 @@ impl Journal for Attempt<'_> {
             piece: Some(Piece { plan, note }),
         });
         self.write_half(half.as_ref()).await?;
-        *self.noted() = note.cloned();
+        self.trail.noted(note.cloned());
         Ok(())
     }
 }

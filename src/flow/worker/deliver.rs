@@ -100,7 +100,7 @@ impl Shared {
                         ..JobError::default()
                     })),
                     kept: None,
-                    progress: attempt.progress(true),
+                    progress: attempt.trail.progress(true),
                 }
             }
         }
