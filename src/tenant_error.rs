@@ -268,6 +268,7 @@ impl TenantError {
             Self::Edited { .. } => "edited_migration",
             Self::Dirty(_) | Self::Torn(_) | Self::Left { .. } => "half_applied",
             Self::Irreversible(_) => "irreversible",
+            Self::History(HistoryError::Overlap { .. }) => "ledger_overlap",
             Self::History(_) => "unknown_revision",
             Self::OtherMigrations => "other_migrations",
             Self::LedgerMoved { .. } => "ledger_moved",
@@ -329,6 +330,9 @@ impl TenantError {
             Self::History(HistoryError::UnknownLedger(revision)) => {
                 Some(format!("build from a commit that has revision {revision}"))
             }
+            Self::History(HistoryError::Overlap { below, above }) => Some(format!(
+                "delete the row of {below} from its ledger, where that of {above} is true"
+            )),
             Self::History(HistoryError::NotListed(_)) => Some("name the revision in full, or list all in [runner] `revisions`, or have `history_command` print them".into()),
             Self::History(HistoryError::AmbiguousStep(..)) => {
                 Some("name the revision to go to instead, with --to: steps are counted along a line only".into())

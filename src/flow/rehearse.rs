@@ -254,6 +254,11 @@ impl Stage<'_> {
             }
             Ok(Rehearsed::Locked) => tried.why = Some("another session is migrating it".into()),
             Ok(Rehearsed::Elsewhere(found)) => tried.why = Some(format!("it is now at {}", found.in_words())),
+            Ok(Rehearsed::Unfit(at)) => {
+                tried.why = Some(format!(
+                    "its plan does not fit there: it is at {at}, and the migration tool will see to it"
+                ));
+            }
             Err(error) if error.class() == FailureClass::Infrastructure => {
                 tried.why = Some(chain(&error));
             }

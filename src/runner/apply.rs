@@ -25,7 +25,7 @@ use self::{
 };
 pub(crate) use self::{
     place::{fits, placed},
-    refusal::{DIRTY, EDITED, block, raise},
+    refusal::{DIRTY, EDITED, UNFIT, block, raise},
     rehearse::{Rehearsed, rehearse},
     residue::leaves_residue,
 };
@@ -95,6 +95,8 @@ pub(crate) enum Applied {
     Locked,
     /// The ledger stands where none of the plan's steps begins. Steps before that may have been done.
     Elsewhere(Ledger),
+    /// Its ledger is where the plan begins, and the plan is not for it all the same: it is at such a place.
+    Unfit(String),
 }
 
 /// How far an attempt got between two revisions, where the ledger cannot say so. It must outlive the attempt.
@@ -195,6 +197,10 @@ impl Applier<'_> {
                 Err(Refusal::Locked) => {
                     self.clean_up().await?;
                     return Ok(Applied::Locked);
+                }
+                Err(Refusal::Unfit(at)) => {
+                    self.clean_up().await?;
+                    return Ok(Applied::Unfit(at));
                 }
                 Err(refusal) => return Err(failed(refusal)),
             };

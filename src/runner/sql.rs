@@ -84,6 +84,9 @@ impl SqlRunner {
         match apply(session, &order).await? {
             Applied::Done(_) | Applied::Found(_) => Ok(()),
             Applied::Locked => Err(TenantError::LockedByOther("another session".into())),
+            Applied::Unfit(at) => Err(TenantError::UnexpectedAnswer(format!(
+                "the plan does not fit {at}"
+            ))),
             Applied::Elsewhere(found) => Err(TenantError::LedgerMoved {
                 expected: directory
                     .history

@@ -53,6 +53,7 @@ mod servers;
 mod sources;
 mod sql_outside;
 mod steering;
+mod strayed;
 mod targets;
 mod tenant;
 mod tenant_source;

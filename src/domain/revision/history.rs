@@ -52,6 +52,14 @@ pub enum HistoryError {
     /// The ledger names a revision that these migrations do not have.
     #[error("the ledger is at `{0}`, which is not among these migrations")]
     UnknownLedger(String),
+    /// A ledger of heads names a revision that another one in it builds on.
+    #[error("the ledger has `{below}` beside `{above}`, which builds on it")]
+    Overlap {
+        /// The one that is too much.
+        below: String,
+        /// The one that says enough.
+        above: String,
+    },
     /// Only a revision in full, or the base, can be a target where nobody lists the revisions.
     #[error("the revisions are not known, so `{0}` cannot be used as a target")]
     NotListed(String),
@@ -250,7 +258,7 @@ impl History {
     /// All that is applied in a tenant with this ledger.
     ///
     /// # Errors
-    /// A revision in the ledger that is not in the history.
+    /// A revision in the ledger that is not in the history, or that does not belong beside the others.
     pub fn applied(&self, ledger: &Ledger) -> Result<HashSet<&str>, HistoryError> {
         let mut applied = HashSet::new();
         for id in &ledger.revisions {
@@ -258,7 +266,20 @@ impl History {
                 .get(id)
                 .ok_or_else(|| HistoryError::UnknownLedger(id.clone()))?;
             match self.form {
-                LedgerForm::Heads => applied.extend(self.closure(&revision.id)),
+                LedgerForm::Heads => {
+                    let with_it = self.closure(&revision.id);
+                    if let Some(below) = ledger
+                        .revisions
+                        .iter()
+                        .find(|other| *other != id && with_it.contains(other.as_str()))
+                    {
+                        return Err(HistoryError::Overlap {
+                            below: below.clone(),
+                            above: id.clone(),
+                        });
+                    }
+                    applied.extend(with_it);
+                }
                 LedgerForm::Applied => {
                     applied.insert(revision.id.as_str());
                 }

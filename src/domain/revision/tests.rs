@@ -108,6 +108,23 @@ fn ledger(ids: &[&str]) -> Ledger {
 }
 
 #[test]
+fn a_row_that_another_builds_on_does_not_belong_beside_it() {
+    let h = line(&["a", "b", "c"], LedgerForm::Heads);
+    let overlap = HistoryError::Overlap {
+        below: "a".into(),
+        above: "c".into(),
+    };
+    let both = ledger(&["a", "c"]);
+    assert_eq!(h.standing(Direction::Upgrade, Some("c"), &both), Err(overlap));
+    assert_eq!(h.describe(&both).as_deref(), Some("a,c"));
+    let h = line(&["a", "b", "c"], LedgerForm::Applied);
+    assert_eq!(
+        h.standing(Direction::Upgrade, Some("c"), &both),
+        Ok(Standing::Behind)
+    );
+}
+
+#[test]
 fn a_target_is_found_by_id_prefix_number_and_step() {
     let h = line(&["ab1", "ab2", "c3"], LedgerForm::Heads);
     let at = |t: &str, l: &[&str]| h.resolve(&t.parse().expect("target"), &ledger(l));

@@ -150,6 +150,7 @@ impl Attempt<'_> {
                     continue;
                 }
                 Applied::Elsewhere(found) => return Ok(Settlement::live(found.in_words())),
+                Applied::Unfit(at) => return Ok(Settlement::live(at)),
                 Applied::Done(after) if after.revisions != plan.after => {
                     let wanted = claim.to.clone().unwrap_or_else(|| "base".into());
                     let missing = plan.after.difference(&after.revisions);

@@ -6,6 +6,7 @@
 //!    protocol.rs  what goes over the pipe, and the errors
 //!    offline.rs   Alembic's offline script, made into a plan
 //!    fit.rs       a plan fitted to its tenants' names and sessions
+//!    unfit.rs     what keeps a plan away from a tenant
 //!    shadow/      the proof of a plan, in two scratch schemas
 //!    digest.rs    what a schema is, as text
 //!    said.rs      what a live migration sends beside what its plan sends
@@ -24,6 +25,7 @@ mod protocol;
 mod runner;
 mod said;
 mod shadow;
+mod unfit;
 mod words;
 
 pub use pool::{WarmGuard, WarmPool};

@@ -226,6 +226,12 @@ impl Assembly {
         if let Some(word) = statements.iter().find_map(|s| transaction_word(s)) {
             return Err(format!("{} says {word} by itself", self.place()));
         }
+        if text.contains('\0') {
+            return Err(format!(
+                "{} says a character that PostgreSQL does not take (NUL)",
+                self.place()
+            ));
+        }
         if names_schema_without_quotes(text) {
             return Err(format!(
                 "{} names the schema without quotes around it",

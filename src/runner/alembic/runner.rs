@@ -15,6 +15,7 @@ use super::{
     Description, Launch, Migrated, Migration, Project, Refusal, Rendered, Rendering, ToolErrorKind,
     WarmError, WarmGuard, WarmPool, fit, offline,
     shadow::{self, Shadow},
+    unfit,
 };
 use crate::{
     config::{AlembicConfig, LimitsConfig, PlanConfig},
@@ -311,14 +312,20 @@ impl MigrationRunner for AlembicRunner {
         let rendered = match self.rendered(direction, before, target, by_schema).await {
             // What is wrong with offline mode alone is no obstacle to a live Alembic.
             Err(e @ TenantError::Setup { .. }) if self.plan == PlanConfig::Auto => Err(e.to_string()),
+            // Whatever was in the way, nobody is to be migrated live.
+            Err(e @ (TenantError::Tool { .. } | TenantError::ToolDied(_)))
+                if self.plan == PlanConfig::Always =>
+            {
+                Err(e.to_string())
+            }
             rendered => rendered?,
         };
         match rendered {
             Ok(steps) => Ok(Offer::Plan(Plan {
                 direction,
                 before: before.clone(),
-                check: None,
-                quick: None,
+                check: Some(unfit::check(&steps, &self.version_table)),
+                quick: unfit::quick(&steps, before, &self.version_table),
                 after: steps.last().map_or_else(|| before.clone(), |s| s.after.clone()),
                 session: Session::default(),
                 steps,

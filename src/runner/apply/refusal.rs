@@ -24,6 +24,9 @@ pub(crate) const EDITED: &str = "YH005";
 /// A migration outside a transaction broke in the middle. The detail is the revision.
 pub(crate) const DIRTY: &str = "YH006";
 
+/// The plan is not for this tenant, whatever its ledger says. The detail is where that is.
+pub(crate) const UNFIT: &str = "YH007";
+
 /// Why a message did not go through. The tenant is as it was before the transaction that refused.
 #[derive(Debug)]
 pub(super) enum Refusal {
@@ -31,6 +34,8 @@ pub(super) enum Refusal {
     Locked,
     /// The ledger stands elsewhere.
     Moved(Ledger),
+    /// The plan is not for this tenant: that is at such a place.
+    Unfit(String),
     /// Something is not as the plan wants it. The careful form of the same statements says what.
     Unexpected,
     /// All else.
@@ -80,6 +85,7 @@ pub(super) fn refusal(error: &PgDatabaseError, revision: Option<&str>) -> Option
             TenantError::Edited { revision, file }.into()
         }
         DIRTY => TenantError::Dirty(detail.to_owned()).into(),
+        UNFIT => Refusal::Unfit(detail.to_owned()),
         _ => return None,
     })
 }

@@ -28,6 +28,8 @@ pub(crate) enum Rehearsed {
     Locked,
     /// The ledger stands where the plan does not begin.
     Elsewhere(Ledger),
+    /// The plan is not for it, which is at such a place.
+    Unfit(String),
 }
 
 /// Rehearses a plan, and says for how long its transaction held locks: from its beginning to its end, as the server
@@ -83,6 +85,7 @@ impl Applier<'_> {
             match refusal {
                 Refusal::Locked => return (Ok(Rehearsed::Locked), Duration::ZERO),
                 Refusal::Moved(found) => return (Ok(Rehearsed::Elsewhere(found)), Duration::ZERO),
+                Refusal::Unfit(at) => return (Ok(Rehearsed::Unfit(at)), Duration::ZERO),
                 other => {
                     let error = failed(other);
                     let Some(fewer) = self.before_enum_value(&error, steps) else {

@@ -54,7 +54,7 @@ class Beginning:
 def streams():
     """Where the user's code reads and writes."""
     files = [os.fstat(number) for number in range(3)]
-    return [(file.st_dev, file.st_ino) for file in files], sys.stdout, sys.stderr, sys.stdout.closed, sys.stderr.closed
+    return [(file.st_dev, file.st_ino) for file in files], [(stream, getattr(stream, "closed", None)) for stream in (sys.stdout, sys.stderr)]
 
 
 def loggers():

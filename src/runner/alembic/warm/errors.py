@@ -12,6 +12,10 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 LONGEST_TEXT = 2048
 
 
+# What Alembic says where its word in the ledger changes no row, or several.
+LEDGER_MISSED = "expected to match one row"
+
+
 class Failure(Exception):
     """A failure that is already classified. `kind` is one of `ToolErrorKind` in `process.rs`."""
 
@@ -152,7 +156,7 @@ def passes_driver(error):
 
 
 def is_about_target(error):
-    words = ("revision", "head", "target", "branch")
+    words = ("revision", "head", "target", "branch", LEDGER_MISSED)
     return isinstance(error, (CommandError, RevisionError)) and any(word in str(error).lower() for word in words)
 
 
@@ -164,8 +168,11 @@ def command_hint(message, target):
         return "the tenant stands at a revision that this project does not have: deploy the version that has it"
     if match:
         return "`alembic history` lists the revisions of this project"
-    if "expected to match one row" in message:
+    missed = re.search(LEDGER_MISSED + r".*; (\d+) found", message)
+    if missed and missed.group(1) == "0":
         return "the ledger was changed by somebody else during the migration"
+    if missed:
+        return "the ledger has the same row more than once: delete all of them but one"
     if "not up to date" in message:
         return "the tenant's ledger is behind what the command needs"
     return None
@@ -199,7 +206,10 @@ def env_hint(error, text):
     if "requires an async driver" in text:
         return "env.py is asynchronous, the URL's driver is not: set [runner] url_scheme = \"postgresql+asyncpg\""
     if isinstance(error, ModuleNotFoundError):
-        return "`prepend_sys_path = .` in the ini puts its folder on Python's path, as the alembic command does"
+        return (
+            "install it where Alembic is; or, if it is the project's own, `prepend_sys_path = .` in the ini puts its folder on"
+            " Python's path, as the alembic command does"
+        )
     return None
 
 

@@ -45,9 +45,10 @@ def end_at_once():
 def send(answers, answer):
     """Ends this request's part of standard error with a mark, so that the other side knows it has read it all."""
     for stream in (sys.stdout, sys.stderr):
+        # The user's code may have closed them, or put something else there, or nothing.
         try:
             stream.flush()
-        except (OSError, ValueError):
+        except Exception:
             pass
     try:
         os.write(2, b"\x1e%d\n" % answer["id"])

@@ -53,7 +53,8 @@ class Run:
         self.halves = None  # What is committed of a revision that is not done, where anybody wants to know.
         self.reached_out = None  # The failure of that, or of what is done elsewhere than in the tenant.
         self.database_failure = None  # What the database said last, other than 25P02.
-        self.at_home = set()  # The connections whose search_path is known to lead to the tenant's schema.
+        # The connections whose search_path is known to begin with the tenant's schema, and whether it ends with it, too.
+        self.at_home = {}
         self.given = {}  # Settings that the user's engine asks for when it connects.
         self.opened = []
         self.limited = set()
