@@ -89,7 +89,7 @@ fn exit_of_one(cause: &(dyn StdError + 'static)) -> Option<Exit> {
             )
             | EnqueueError::Overlap { .. } => Exit::Usage,
             EnqueueError::Runner(error) => exit_of_runner(error),
-            EnqueueError::Stopped => Exit::Interrupted,
+            EnqueueError::Stopped | EnqueueError::Abandoned => Exit::Interrupted,
             EnqueueError::Resolve(_)
             | EnqueueError::Source(_)
             | EnqueueError::Store(_)
@@ -177,7 +177,8 @@ fn hint_of_one(cause: &(dyn StdError + 'static)) -> Option<String> {
             EnqueueError::Resolve(_)
             | EnqueueError::Source(_)
             | EnqueueError::Store(_)
-            | EnqueueError::Stopped => None,
+            | EnqueueError::Stopped
+            | EnqueueError::Abandoned => None,
         };
     }
     let config = match cause.downcast_ref::<ContextError>() {

@@ -142,9 +142,10 @@ async fn work(
     let config_args = config_args.to_owned();
     let goodbye = move || say_stopped(run, Some(concurrency), &config_args);
     let following = follower.follow(async {
-        if let Ok(Err(error)) = (&mut running).await {
-            broke = Some(error);
-        }
+        broke = match (&mut running).await {
+            Ok(ended) => ended.err().map(anyhow::Error::from),
+            Err(panicked) => Some(panicked.into()),
+        };
     });
     let end = tokio::select! {
         end = following => end,

@@ -171,10 +171,11 @@ impl Config {
         if concurrency == 0 {
             return wrong("worker", "`concurrency` must be at least 1");
         }
-        if heartbeat.is_zero() || poll.is_zero() || lease < heartbeat * 3 {
+        let least = std::time::Duration::from_millis(1);
+        if heartbeat < least || poll < least || lease < heartbeat * 3 {
             return wrong(
                 "worker",
-                "`lease` must be at least three times `heartbeat`, and `heartbeat` and `poll` more than zero",
+                "`lease` must be at least three times `heartbeat`, and `heartbeat` and `poll` at least 1ms",
             );
         }
         if self.limits.max_attempts < 1 || self.limits.max_starts < 1 {
@@ -338,14 +339,20 @@ pub(super) mod duration {
 
     use serde::{Deserialize, Deserializer, de::Error};
 
+    /// With more, nobody can count on from now.
+    const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
     pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(d)?;
-        humantime::parse_duration(&text).map_err(|e| {
-            D::Error::custom(format!(
-                "`{}` is not a duration like \"3s\": {e}",
-                crate::secret::shown(&text)
-            ))
-        })
+        let shown = crate::secret::shown(&text);
+        match humantime::parse_duration(&text) {
+            Ok(duration) if duration > LONGEST => {
+                Err(D::Error::custom(format!("`{shown}` is longer than a year")))
+            }
+            parsed => {
+                parsed.map_err(|e| D::Error::custom(format!("`{shown}` is not a duration like \"3s\": {e}")))
+            }
+        }
     }
 }
 
@@ -511,6 +518,12 @@ mod tests {
             complaint(&format!("{MINIMAL}\n[limits]\nbackoff = \"soon\"")),
             "[limits] `backoff`: `soon` is not a duration like \"3s\": expected number at 0"
         );
+        assert_eq!(
+            complaint(&format!(
+                "{MINIMAL}\n[worker]\nheartbeat = \"7000000000000000000s\""
+            )),
+            "[worker] `heartbeat`: `7000000000000000000s` is longer than a year"
+        );
         for (from, to, said) in [
             (
                 "source = \"file\"",
@@ -594,7 +607,7 @@ mod tests {
         );
         assert_eq!(
             complaint(&format!("{MINIMAL}\n[worker]\nlease = \"1s\"")),
-            "[worker] `lease` must be at least three times `heartbeat`, and `heartbeat` and `poll` more than zero"
+            "[worker] `lease` must be at least three times `heartbeat`, and `heartbeat` and `poll` at least 1ms"
         );
         assert_eq!(
             complaint("[control"),

@@ -55,10 +55,13 @@ struct Entry {
 
 /// All attempts of this process, from claim to settlement.
 #[derive(Default)]
-pub(super) struct Held {
-    entries: Mutex<HashMap<AttemptId, Entry>>,
+pub(super) struct Held(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    entries: HashMap<AttemptId, Entry>,
     /// Claims that were given back because their answer seemed to be lost: it may arrive after all.
-    disowned: Mutex<HashSet<AttemptId>>,
+    disowned: HashSet<AttemptId>,
 }
 
 /// An attempt that is held as long as this is.
@@ -69,18 +72,14 @@ pub(super) struct HeldEntry<'a> {
 
 impl Drop for HeldEntry<'_> {
     fn drop(&mut self) {
-        self.held.entries().remove(&self.attempt);
+        self.held.state().entries.remove(&self.attempt);
     }
 }
 
 impl Held {
-    fn entries(&self) -> MutexGuard<'_, HashMap<AttemptId, Entry>> {
+    fn state(&self) -> MutexGuard<'_, State> {
         // A panic while it was held cannot have left a half-written entry.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn disowned(&self) -> MutexGuard<'_, HashSet<AttemptId>> {
-        self.disowned.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes note of a claim, and until when the lease that it was made under runs. False: that very attempt is held
@@ -92,10 +91,10 @@ impl Held {
             sure_until,
             stop: Stop::default(),
         };
-        if self.disowned().remove(&attempt) {
+        let State { entries, disowned } = &mut *self.state();
+        if disowned.remove(&attempt) {
             entry.stop.tell(StopReason::Superseded);
         }
-        let mut entries = self.entries();
         if entries.contains_key(&attempt) {
             return false;
         }
@@ -107,14 +106,19 @@ impl Held {
         true
     }
 
-    /// Takes note of a claim that is given back without ever having been held here.
-    pub(super) fn disown(&self, attempt: AttemptId) {
-        self.disowned().insert(attempt);
+    /// Takes note of a claim that is given back without ever having been held here. False: it is held by now.
+    pub(super) fn disown(&self, attempt: AttemptId) -> bool {
+        let State { entries, disowned } = &mut *self.state();
+        let is_lost = !entries.contains_key(&attempt);
+        if is_lost {
+            disowned.insert(attempt);
+        }
+        is_lost
     }
 
     /// Takes note that the control database knew these attempts as ours, under a lease that runs until `until` at least.
     pub(super) fn confirm(&self, known: impl Iterator<Item = AttemptId>, until: Instant) {
-        let mut entries = self.entries();
+        let entries = &mut self.state().entries;
         for attempt in known {
             if let Some(entry) = entries.get_mut(&attempt) {
                 entry.sure_until = Some(until);
@@ -124,7 +128,11 @@ impl Held {
 
     /// Whether an attempt is ours beyond doubt: its job cannot have been given to another worker by now.
     pub(super) fn is_sure(&self, attempt: AttemptId) -> bool {
-        let until = self.entries().get(&attempt).and_then(|entry| entry.sure_until);
+        let until = self
+            .state()
+            .entries
+            .get(&attempt)
+            .and_then(|entry| entry.sure_until);
         until.is_some_and(|until| Instant::now() < until)
     }
 
@@ -135,48 +143,54 @@ impl Held {
 
     /// How an attempt is told to stop.
     pub(super) fn stop(&self, attempt: AttemptId) -> Stop {
-        let stop = self.entries().get(&attempt).map(|entry| entry.stop.clone());
+        let stop = self.state().entries.get(&attempt).map(|entry| entry.stop.clone());
         stop.unwrap_or_default()
     }
 
     /// Takes note of the step that an attempt enters. The next heartbeat publishes it.
     pub(super) fn enter(&self, attempt: AttemptId, step: Step) {
-        if let Some(entry) = self.entries().get_mut(&attempt) {
+        if let Some(entry) = self.state().entries.get_mut(&attempt) {
             (entry.step, entry.published) = (step, false);
         }
     }
 
     /// Whether an attempt is still at work, i.e. its end is not being written yet.
     pub(super) fn is_working(&self, attempt: AttemptId) -> bool {
-        let step = self.entries().get(&attempt).map(|entry| entry.step);
+        let step = self.state().entries.get(&attempt).map(|entry| entry.step);
         step.is_some_and(|step| step != Step::Settling)
     }
 
-    /// The steps that were entered since the last call.
+    /// The steps that were entered, and are not published yet.
     pub(super) fn unpublished(&self) -> Vec<(AttemptId, Step)> {
-        let mut entries = self.entries();
-        let fresh = entries.iter_mut().filter(|(_, entry)| !entry.published);
-        fresh
-            .map(|(attempt, entry)| {
+        let state = self.state();
+        let fresh = state.entries.iter().filter(|(_, entry)| !entry.published);
+        fresh.map(|(attempt, entry)| (*attempt, entry.step)).collect()
+    }
+
+    /// Takes note that steps were published.
+    pub(super) fn published(&self, steps: impl IntoIterator<Item = (AttemptId, Step)>) {
+        let mut state = self.state();
+        for (attempt, step) in steps {
+            let entry = state.entries.get_mut(&attempt);
+            if let Some(entry) = entry.filter(|entry| entry.step == step) {
                 entry.published = true;
-                (*attempt, entry.step)
-            })
-            .collect()
+            }
+        }
     }
 
     /// How many attempts there are.
     pub(super) fn len(&self) -> usize {
-        self.entries().len()
+        self.state().entries.len()
     }
 
     /// All attempts.
     pub(super) fn all(&self) -> HashSet<AttemptId> {
-        self.entries().keys().copied().collect()
+        self.state().entries.keys().copied().collect()
     }
 
     /// Tells an attempt to stop. False: it was told before, or is not held.
     pub(super) fn tell(&self, attempt: AttemptId, reason: StopReason) -> bool {
-        let entries = self.entries();
+        let entries = &self.state().entries;
         let untold = entries
             .get(&attempt)
             .filter(|entry| entry.stop.reason().is_none());
@@ -185,7 +199,7 @@ impl Held {
 
     /// Tells all attempts to stop.
     pub(super) fn tell_all(&self, reason: StopReason) {
-        for entry in self.entries().values() {
+        for entry in self.state().entries.values() {
             entry.stop.tell(reason);
         }
     }
@@ -194,6 +208,31 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_held_is_not_disowned_and_what_is_disowned_stops_when_it_comes() {
+        let (held, [ours, lost]) = (Held::default(), [1, 2].map(|job| AttemptId { job, epoch: 1 }));
+        assert!(held.add(ours, None));
+        assert!(!held.disown(ours) && held.disown(lost));
+        assert!(held.add(lost, None));
+        assert_eq!(held.stop(ours).reason(), None);
+        assert_eq!(held.stop(lost).reason(), Some(StopReason::Superseded));
+    }
+
+    #[test]
+    fn a_step_is_published_until_it_is_said_to_be() {
+        let (held, attempt) = (Held::default(), AttemptId { job: 7, epoch: 1 });
+        held.add(attempt, None);
+        assert_eq!(held.unpublished(), []);
+        held.enter(attempt, Step::Connecting);
+        assert_eq!(held.unpublished(), [(attempt, Step::Connecting)]);
+        let sent = held.unpublished();
+        held.enter(attempt, Step::Migrating);
+        held.published(sent);
+        assert_eq!(held.unpublished(), [(attempt, Step::Migrating)]);
+        held.published([(attempt, Step::Migrating)]);
+        assert_eq!(held.unpublished(), []);
+    }
 
     #[test]
     fn the_same_attempt_is_not_held_twice_and_an_older_one_is_told_to_stop() {

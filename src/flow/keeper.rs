@@ -95,7 +95,10 @@ impl Keeper {
     ) -> Result<(), StoreError> {
         let pool = &self.cx.pool;
         if let Some(lost) = self.judge().await? {
-            self.say_who_was_lost(lost).await?;
+            // Where that fails, the look at all running runs does it.
+            for parked in lost.iter().filter(|lost| lost.parked) {
+                self.advance(parked.run).await?;
+            }
             if rounds.is_multiple_of(30) {
                 worker::remove_lost(pool).await?;
             }
@@ -126,6 +129,7 @@ impl Keeper {
             return Ok(None);
         }
         let lost = job::rescue(&mut connection, self.cx.config.limits.max_starts).await?;
+        self.say_who_was_lost(&lost);
         slot::suspect_lost(&mut connection).await?;
         slot::reclaim_control(&mut connection).await?;
         Ok(Some(lost))
@@ -146,8 +150,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// Says whose jobs were sent back, and moves on the runs of those that were parked.
-    async fn say_who_was_lost(&self, rescued: Vec<Rescued>) -> Result<(), StoreError> {
+    /// Says whose jobs were sent back.
+    fn say_who_was_lost(&self, rescued: &[Rescued]) {
         for lost in rescued {
             self.metrics.rescued();
             let (tenant, worker) = (&lost.tenant, &lost.worker);
@@ -156,16 +160,12 @@ impl Keeper {
                     run.id = %lost.run, tenant.id = %tenant, attempt = lost.attempt.epoch, worker = %worker,
                     "Rescued tenant `{tenant}`: its worker {worker} was lost"
                 ),
-                true => {
-                    error!(
-                        run.id = %lost.run, tenant.id = %tenant, attempt = lost.attempt.epoch, worker = %worker,
-                        "Parked tenant `{tenant}`: it was started too many times, and each time its worker was lost"
-                    );
-                    self.advance(lost.run).await?;
-                }
+                true => error!(
+                    run.id = %lost.run, tenant.id = %tenant, attempt = lost.attempt.epoch, worker = %worker,
+                    "Parked tenant `{tenant}`: it was started too many times, and each time its worker was lost"
+                ),
             }
         }
-        Ok(())
     }
 
     async fn advance(&self, run: RunId) -> Result<(), StoreError> {

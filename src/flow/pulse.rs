@@ -170,7 +170,12 @@ impl Pulse {
         self.compare(connection, held, &known).await?;
         let steps = self.held.unpublished();
         if !steps.is_empty() {
-            job::publish(connection, &steps).await?;
+            let published = job::publish(connection, &steps).await?;
+            self.held.published(
+                steps
+                    .into_iter()
+                    .filter(|(attempt, _)| published.contains(attempt)),
+            );
         }
         Ok(())
     }
@@ -194,8 +199,7 @@ impl Pulse {
             }
             if !is_ours && age > LOST_AFTER.as_secs_f64() {
                 // First: from the moment that it is given back it may be another worker's.
-                self.held.disown(attempt);
-                if worker::give_back(connection, &self.row.id, attempt).await? {
+                if self.held.disown(attempt) && worker::give_back(connection, &self.row.id, attempt).await? {
                     warn!(job = attempt.job, "Returned a job whose claim response was lost");
                 }
             }

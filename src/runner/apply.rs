@@ -278,7 +278,7 @@ impl Applier<'_> {
             message.step(step, &self.placed(sql)?);
             message.behind(step, &self.end(checks));
             message.behind(step, "commit");
-            message.besides(RESET);
+            message.committed(RESET);
             if message.len() > MESSAGE_LIMIT && i + 1 < range.end {
                 std::mem::take(&mut message)
                     .send(self.session.connection())
@@ -287,7 +287,7 @@ impl Applier<'_> {
         }
         let last = range.end == plan.steps.len();
         if last && self.order.afterwards == Afterwards::NextTenant {
-            message.besides(FORGET);
+            message.committed(FORGET);
         }
         // A ledger that is empty may be gone altogether: that is asked for apart.
         let read_back = last && !plan.after.is_empty();
@@ -295,7 +295,7 @@ impl Applier<'_> {
             let LedgerTable {
                 revision, condition, ..
             } = self.order.ledger;
-            message.besides(&format!(
+            message.committed(&format!(
                 "select array(select ({revision})::pg_catalog.text from {} where {condition})",
                 self.ledger
             ));
@@ -340,7 +340,7 @@ impl Applier<'_> {
         self.note(Some(self.about(note))).await?;
         let mut message = Message::default();
         message.behind(step, "commit");
-        message.besides(RESET);
+        message.committed(RESET);
         let sent = message.send(self.session.connection()).await;
         if let (Err(Refusal::Failed(error)), Some(transaction)) = (&sent, transaction)
             && error.class() != FailureClass::Infrastructure

@@ -235,13 +235,17 @@ pub async fn plan_error(pool: &PgPool, job: JobId) -> Result<Option<JobError>, S
     Ok(error.map(|Json(error)| error))
 }
 
-/// Publishes the steps that attempts have entered. One whose job went on without it is passed over, and so is one that
-/// is just being settled: waiting for each other's jobs, this and a settlement would stand still until the server ended one.
+/// Publishes the steps that attempts have entered, and says which. One whose job went on without it is passed over, and so is one
+/// that is just being settled: waiting for each other's jobs, this and a settlement would stand still until the server ended one.
 ///
 /// # Errors
 /// The control database fails.
-pub async fn publish(connection: &mut PgConnection, steps: &[(AttemptId, Step)]) -> Result<(), StoreError> {
-    sqlx::query!(
+pub async fn publish(
+    connection: &mut PgConnection,
+    steps: &[(AttemptId, Step)],
+) -> Result<HashSet<AttemptId>, StoreError> {
+    let published = sqlx::query_as!(
+        AttemptId,
         "with entered as (
            select job.id, entered.step
            from unnest($1::bigint[], $2::integer[], $3::text[]) as entered (job, epoch, step)
@@ -252,14 +256,14 @@ pub async fn publish(connection: &mut PgConnection, steps: &[(AttemptId, Step)])
            for update of job skip locked
          )
          update herder.job set step = entered.step from entered
-         where job.id = entered.id and job.id = any(array(select id from entered))",
+         where job.id = entered.id and job.id = any(array(select id from entered))
+         returning job.id as job, job.epoch",
         &steps.iter().map(|s| s.0.job).collect::<Vec<_>>(),
         &steps.iter().map(|s| s.0.epoch).collect::<Vec<_>>(),
         &steps.iter().map(|s| s.1.as_str().to_owned()).collect::<Vec<_>>(),
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
+    );
+    let published = published.fetch_all(connection).await?;
+    Ok(published.into_iter().collect())
 }
 
 /// An attempt that ended, as it is written down.

@@ -144,7 +144,8 @@ pub async fn own_connection(pool: &PgPool) -> Result<PgConnection, StoreError> {
     Ok(PgConnection::connect_with(&pool.connect_options()).await?)
 }
 
-/// Sends back a job whose claim never reached its worker: the answer was lost, or the process was about to end.
+/// Sends back a job of which its worker can say nothing: the claim's answer was lost, or the attempt's end could not be written. What
+/// it has done, if anything, its tenant's ledger says.
 ///
 /// # Errors
 /// The control database fails.
@@ -155,7 +156,7 @@ pub async fn give_back(
 ) -> Result<bool, StoreError> {
     let done = sqlx::query!(
         r#"with returned as (
-             update herder.job set state = 'ready', worker = null, step = null, starts = starts - 1
+             update herder.job set state = 'ready', worker = null, step = null, starts = starts - 1, orphaned = true
              where id = $1 and epoch = $2 and worker = $3 and state = 'running' returning id, epoch
            ), ended as (
              update herder.attempt set ended_at = now(), result = 'returned'

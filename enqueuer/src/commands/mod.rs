@@ -134,6 +134,7 @@ pub(crate) async fn unless_interrupted<T>(
             () = interrupts.next() => {}
             () = tokio::time::sleep(CLEAR_LIMIT) => {}
         }
+        return Err(EnqueueError::Abandoned);
     }
     Err(EnqueueError::Stopped)
 }

@@ -104,7 +104,7 @@ pub(crate) async fn run(setting: &Setting, args: &args::Plan) -> anyhow::Result<
     let planned = enqueue::plan(&cx, direction, &args.to, only, exclude);
     let plan = match super::unless_interrupted(&cx, &mut Interrupts::new()?, planned).await {
         Ok(plan) => plan,
-        Err(EnqueueError::Stopped) => return Ok(Exit::Interrupted),
+        Err(EnqueueError::Stopped | EnqueueError::Abandoned) => return Ok(Exit::Interrupted),
         Err(error) => return Err(cannot(&cx, "cannot plan", Some(direction), error).await),
     };
     for warning in &plan.warnings {

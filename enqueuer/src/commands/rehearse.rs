@@ -75,7 +75,7 @@ pub(crate) async fn run(setting: &Setting, args: &args::Rehearse) -> anyhow::Res
     };
     let (plan, tenants) = match super::unless_interrupted(&cx, &mut Interrupts::new()?, rehearsed).await {
         Ok(rehearsed) => rehearsed,
-        Err(EnqueueError::Stopped) => return Ok(Exit::Interrupted),
+        Err(EnqueueError::Stopped | EnqueueError::Abandoned) => return Ok(Exit::Interrupted),
         Err(error) => return Err(cannot(&cx, "cannot rehearse", Some(direction), error).await),
     };
     let report = report(&plan, direction, args.to.to_string(), tenants);

@@ -169,6 +169,11 @@ async fn make(
                 output::say(NOT_STARTED);
                 return Ok(ControlFlow::Break(Exit::Interrupted));
             }
+            Err(EnqueueError::Abandoned) => {
+                output::say("Stopped at once: a run may have been started all the same");
+                output::hint(&format!("`herder runs{}` shows it", setting.config_args()));
+                return Ok(ControlFlow::Break(Exit::Interrupted));
+            }
             Err(EnqueueError::Overlap { run, places }) if args.queue => {
                 let patience = args.follow.stall_timeout;
                 let config_args = setting.config_args();
@@ -257,7 +262,7 @@ async fn unconfirmed(
     );
     let plan = match super::unless_interrupted(cx, interrupts, survey).await {
         Ok(plan) => plan,
-        Err(EnqueueError::Stopped) => return Ok(Some(Exit::Interrupted)),
+        Err(EnqueueError::Stopped | EnqueueError::Abandoned) => return Ok(Some(Exit::Interrupted)),
         Err(error) => return Err(cannot(cx, CANNOT_START, Some(request.direction), error).await),
     };
     let mut ways: BTreeMap<String, usize> = BTreeMap::new();

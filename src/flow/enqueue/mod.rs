@@ -106,6 +106,9 @@ pub enum EnqueueError {
     /// It was told to stop.
     #[error("it was stopped")]
     Stopped,
+    /// It was told to stop, and not waited for: a run may have been made, or not.
+    #[error("it was stopped while it was at work")]
+    Abandoned,
     /// An attempt needs more connections than a server's budget has.
     #[error("the budget of server `{server}` is {budget}, and one attempt needs {needed} connections")]
     Budget {

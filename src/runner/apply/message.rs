@@ -40,6 +40,8 @@ enum Whose {
     Before,
     /// One that Herder adds behind a step.
     Behind,
+    /// One that Herder adds behind a step's COMMIT.
+    Committed,
 }
 
 /// What came back of a message that went through.
@@ -78,6 +80,11 @@ impl<'a> Message<'a> {
     /// Adds statements of ours that come behind a step's own.
     pub(super) fn behind(&mut self, step: &'a PlanStep, sql: &str) {
         self.add(Some(step), Whose::Behind, sql);
+    }
+
+    /// Adds statements that come behind a step's COMMIT.
+    pub(super) fn committed(&mut self, sql: &str) {
+        self.add(None, Whose::Committed, sql);
     }
 
     /// Adds statements that belong to no step.
@@ -142,6 +149,13 @@ impl<'a> Message<'a> {
         if server.is_some_and(|e| is_unexpected(e, part.whose == Whose::Before)) {
             return Refusal::Unexpected;
         }
+        if part.whose == Whose::Committed {
+            // The step is done all the same, and the next look at the ledger says so.
+            return Refusal::Failed(TenantError::Connection(format!(
+                "the session failed behind a commit: {}",
+                TenantError::from(error)
+            )));
+        }
         let text = &self.text[part.range.clone()];
         let revision = part
             .step
@@ -204,7 +218,7 @@ impl<'a> Message<'a> {
 fn revision(step: &PlanStep, whose: Whose, text: &str, statement: Option<&Range<usize>>) -> Option<String> {
     let edge = match whose {
         Whose::Before => step.revisions.first(),
-        Whose::Step | Whose::Behind => step.revisions.last(),
+        Whose::Step | Whose::Behind | Whose::Committed => step.revisions.last(),
     };
     if whose != Whose::Step || step.revisions.len() < 2 {
         return edge.cloned();

@@ -46,6 +46,7 @@ impl Machine<'_> {
                 worker: None,
                 starts: 0,
                 failures: 0,
+                doubted: false,
                 connections: *connections,
                 delivery: if *wave == 0 {
                     Delivery::Pending
@@ -96,6 +97,12 @@ impl Machine<'_> {
                 claim.attempt.epoch == job.epoch + 1,
                 "{claim:?} after epoch {}",
                 job.epoch
+            );
+            hold!(
+                claim.in_doubt == job.doubted,
+                "{claim:?} is in doubt: {}, not {}",
+                claim.in_doubt,
+                job.doubted
             );
             (job.state, job.epoch, job.starts) = ("running", claim.attempt.epoch, job.starts + 1);
             (job.worker, job.delivery) = (Some(worker), Delivery::Done);
@@ -218,6 +225,7 @@ impl Machine<'_> {
             How::Cancelled => "cancelled",
             How::Retry | How::Snooze | How::Return | How::Live => "ready",
         };
+        job.doubted &= how != How::Succeed;
         if job.state == "ready" {
             job.deliver();
         }
@@ -243,7 +251,7 @@ impl Machine<'_> {
                 (_, true) => "failed",
                 _ => "ready",
             };
-            job.worker = None;
+            (job.worker, job.doubted) = (None, true);
             if job.state == "ready" {
                 job.deliver();
             }

@@ -63,6 +63,8 @@ struct Job {
     worker: Option<usize>,
     starts: i32,
     failures: i32,
+    /// Whether an attempt ended without a word: it may have committed.
+    doubted: bool,
     connections: i16,
     delivery: Delivery,
 }
@@ -211,6 +213,7 @@ impl<'a> Machine<'a> {
                     self.free(&claim);
                     let job = self.job(claim.attempt.job);
                     (job.state, job.worker, job.starts) = ("ready", None, job.starts - 1);
+                    job.doubted = true;
                     job.deliver();
                 }
                 Ok("given back")
