@@ -38,6 +38,8 @@ async fn side_by_side(stage: &Stage, fleet: Fleet, task: Task, args: &Compare) -
         .collect();
     let mut lines: Vec<Line> = contenders.iter().map(|c| Line::new(fleet, task, &**c)).collect();
     for round in 0..args.rounds() {
+        // Brought back and forth, tables have a dropped column more for each contender.
+        stage.empty(fleet).await?;
         for (contender, line) in contenders.iter().zip(&mut lines) {
             if round > 0 && contender.once() {
                 continue;

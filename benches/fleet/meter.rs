@@ -15,10 +15,10 @@ use sqlx::{Connection, PgConnection, Row};
 use crate::stage::{CONTROL, Stage};
 
 /// How often connections are counted.
-const LOOK: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Every how many looks the processes are looked at, too: that takes longer.
-const PROCESSES: u32 = 10;
+const PROCESSES: u32 = 4;
 
 /// What /proc counts CPU time in, on every Linux that PostgreSQL runs on.
 const TICKS: f64 = 100.0;
