@@ -27,12 +27,12 @@ pub struct Plan {
     /// The ledger's rows after.
     pub after: BTreeSet<String>,
     /// Statements that raise an error where something else than the ledger's rows is not as it must be, wherever between
-    /// `before` and `after` the tenant stands. They run ahead of the first step that is run, and have nothing to say where there
-    /// is no ledger.
+    /// `before` and `after` the tenant stands. They run ahead of the first step that is run, also where there is no ledger.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<String>,
     /// An SQL condition that is true only where the ledger's rows are exactly `before` and the check has nothing to say.
-    /// It costs a fraction of both. Not true, or absent: they are asked one by one.
+    /// It costs a fraction of both. Not true, or absent: they are asked one by one. Where `before` is empty, there is no ledger when it is
+    /// asked; absent, there is nothing to check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quick: Option<String>,
     /// What each step's session begins with, where the tool opens sessions of its own kind.

@@ -460,19 +460,20 @@ impl Applier<'_> {
                 literal(&self.home)
             ));
         }
+        let asks = first && !self.checked && step.before == self.order.plan.before;
         if step.before.is_empty() {
-            // An empty ledger is nearly always none at all: then there is nothing to lock, and nothing that a plan's check is about.
+            // An empty ledger is nearly always none at all: then there is nothing to lock.
             let none = format!("pg_catalog.to_regclass({}) is null", literal(&self.ledger));
-            return Ok(format!("{}; {}", expect(&place), expect(&none)));
+            let quick = self.order.plan.quick.as_ref().filter(|_| asks);
+            let quick = quick.map(|quick| self.placed(quick)).transpose()?;
+            let asked = [Some(place), Some(none), quick].into_iter().flatten();
+            return Ok(asked.map(|asked| expect(&asked)).collect::<Vec<_>>().join("; "));
         }
         let LedgerTable {
             revision, condition, ..
         } = self.order.ledger;
-        let asks = first && !self.checked;
         let (ledger, rest) = match &self.order.plan.quick {
-            Some(quick) if asks && step.before == self.order.plan.before => {
-                (self.placed(quick)?, String::new())
-            }
+            Some(quick) if asks => (self.placed(quick)?, String::new()),
             _ => {
                 let rows = format!(
                     "array(select ({revision})::pg_catalog.text from {} where {condition} \
@@ -593,7 +594,7 @@ fn failed(refusal: Refusal) -> TenantError {
 }
 
 /// A set of texts as an SQL array.
-fn array(texts: &BTreeSet<String>) -> String {
+pub(crate) fn array(texts: &BTreeSet<String>) -> String {
     let texts: Vec<String> = texts.iter().map(|t| literal(t)).collect();
     format!("array[{}]::pg_catalog.text[]", texts.join(", "))
 }

@@ -111,3 +111,20 @@ async fn an_env_that_exits_with_zero_has_come_to_a_good_end() {
     let job = fleet.job(&fleet.tenants[0].id).await;
     assert_eq!(job["error"]["reason"], "ledger_mismatch", "{job:#}");
 }
+
+/// A tenant without a ledger has nothing to compare, and may stray all the same.
+#[tokio::test]
+async fn a_new_tenant_does_not_drop_what_belongs_to_all() {
+    let first = steps(1).remove(0).then("drop table if exists legacy");
+    let setup = Setup::schemas(1).migrations(Tool::Alembic, vec![first]);
+    let fleet = setup.set("runner.plan", "always").start().await;
+    tell(&fleet.home, "create table public.legacy (id int)").await;
+    fleet.herder(&["upgrade", "--local", "1"]).await.expect(4);
+    let job = fleet.job(&fleet.tenants[0].id).await;
+    let said = job["error"]["message"].to_string();
+    assert!(said.contains("the tenant has no legacy"), "{job:#}");
+    assert!(ask::<bool>(&fleet.home, "select to_regclass('public.legacy') is not null").await);
+    tell(&fleet.home, "drop table public.legacy").await;
+    fleet.herder(&["upgrade", "--local", "1"]).await.expect(0);
+    fleet.assert_by_plan().await;
+}

@@ -57,7 +57,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Gives back what the control database thinks that we hold: claims that were never begun.
+    /// Gives back what the control database thinks that we hold: claims that were never begun, and attempts whose end could not be
+    /// written.
     pub(super) async fn give_back_rest(&self) {
         let rest = async {
             let mut connection = self.cx.pool.acquire().await?;

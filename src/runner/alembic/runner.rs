@@ -320,12 +320,18 @@ impl MigrationRunner for AlembicRunner {
             }
             rendered => rendered?,
         };
+        let asked = |steps| unfit::Asked {
+            steps,
+            before,
+            table: &self.version_table,
+            by_schema,
+        };
         match rendered {
             Ok(steps) => Ok(Offer::Plan(Plan {
                 direction,
                 before: before.clone(),
-                check: Some(unfit::check(&steps, &self.version_table)),
-                quick: unfit::quick(&steps, before, &self.version_table),
+                check: Some(asked(&steps).check()),
+                quick: asked(&steps).quick(),
                 after: steps.last().map_or_else(|| before.clone(), |s| s.after.clone()),
                 session: Session::default(),
                 steps,

@@ -8,90 +8,115 @@ use std::collections::{BTreeSet, HashSet};
 use crate::{
     domain::plan::{PlanStep, SCHEMA},
     runner::{
-        apply::{UNFIT, block, raise},
+        apply::{UNFIT, array, block, raise},
         statement::{Token, split, tokens},
     },
     session::{literal, quote},
 };
 
-/// A plan's [`check`](crate::domain::plan::Plan::check), for a ledger in this table.
-pub(super) fn check(steps: &[PlanStep], table: &str) -> String {
-    let table = quote(table).replace('%', "%%");
-    let schema = "pg_catalog.current_schema()";
-    let mut body = format!(
-        "if pg_catalog.to_regclass(pg_catalog.format({0}, {schema})) is null then return; end if; \
-         execute pg_catalog.format({1}, {schema}) into herder_odd; if herder_odd is not null then {2}; end if; ",
-        literal(&format!("%I.{table}")),
-        literal(&format!(
-            "select version_num::pg_catalog.text from %I.{table} group by 1 having count(*) > 1 limit 1"
-        )),
-        raise(
-            UNFIT,
-            "a row of the ledger is there twice",
-            "pg_catalog.concat('a place where its ledger has ', herder_odd, ' more than once')"
-        ),
-    );
-    for Strayed { name, own, others } in strayed(steps) {
-        body += &format!(
-            "if {own} is null and {others} is not null then {}; end if; ",
-            raise(
-                UNFIT,
-                "a name means another schema's",
-                &literal(&format!(
-                    "a place where it has no {name}, and another schema has one"
-                ))
-            )
-        );
-    }
-    block("herder_odd pg_catalog.text;", &body)
+/// What a plan is asked about.
+pub(super) struct Asked<'a> {
+    /// Its steps.
+    pub(super) steps: &'a [PlanStep],
+    /// The ledger's rows before them.
+    pub(super) before: &'a BTreeSet<String>,
+    /// The ledger's table.
+    pub(super) table: &'a str,
+    /// Whether its tenants are schemas. A database has nobody else's tables in it.
+    pub(super) by_schema: bool,
 }
 
-/// A plan's [`quick`](crate::domain::plan::Plan::quick) to that. None: nothing is ever in the ledger then.
-pub(super) fn quick(steps: &[PlanStep], before: &BTreeSet<String>, table: &str) -> Option<String> {
-    let rows: Vec<String> = before.iter().map(|row| literal(row)).collect();
-    let is_exactly = format!(
-        "array(select version_num::pg_catalog.text from {}.{} order by version_num::pg_catalog.text collate \"C\") \
-         = array[{}]::pg_catalog.text[]",
-        quote(SCHEMA),
-        quote(table),
-        rows.join(", ")
-    );
-    let names = strayed(steps)
-        .map(|Strayed { own, others, .. }| format!(" and ({own} is not null or {others} is null)"));
-    (!before.is_empty()).then(|| is_exactly + &names.collect::<String>())
+impl Asked<'_> {
+    /// The plan's [`check`](crate::domain::plan::Plan::check).
+    pub(super) fn check(&self) -> String {
+        let table = quote(self.table).replace('%', "%%");
+        let schema = "pg_catalog.current_schema()";
+        let mut body = format!(
+            "if pg_catalog.to_regclass(pg_catalog.format({0}, {schema})) is not null then \
+               execute pg_catalog.format({1}, {schema}) into herder_rows; \
+               herder_rows := coalesce(herder_rows, '{{}}'); \
+               herder_odd := (select version from pg_catalog.unnest(herder_rows) as version group by version having count(*) > 1 limit 1); \
+               if herder_odd is not null then {2}; end if; \
+             end if; ",
+            literal(&format!("%I.{table}")),
+            literal(&format!("select {} from %I.{table}", rows())),
+            raise(
+                UNFIT,
+                "a row of the ledger is there twice",
+                "pg_catalog.concat('a place where its ledger has ', herder_odd, ' more than once')"
+            ),
+        );
+        let names: String = self
+            .strayed()
+            .map(|Strayed { name, is_home }| {
+                let at = literal(&format!(
+                    "a place where it has no {name}, and another schema has one"
+                ));
+                let refuse = raise(UNFIT, "a name means another schema's", &at);
+                format!("if not {is_home} then {refuse}; end if; ")
+            })
+            .collect();
+        if !names.is_empty() {
+            // Behind its first revision, a plan may have dropped or renamed what it began with.
+            body += &format!("if herder_rows = {} then {names}end if;", array(self.before));
+        }
+        block(
+            "herder_odd pg_catalog.text; herder_rows pg_catalog.text[] := '{}';",
+            &body,
+        )
+    }
+
+    /// The plan's [`quick`](crate::domain::plan::Plan::quick) to that.
+    pub(super) fn quick(&self) -> Option<String> {
+        let ledger = format!("{}.{}", quote(SCHEMA), quote(self.table));
+        // A ledger without rows is nearly always none at all: then there is nothing to ask it.
+        let is_exactly = (!self.before.is_empty())
+            .then(|| format!("(select {} from {ledger}) = {}", rows(), array(self.before)));
+        let conditions: Vec<String> = is_exactly
+            .into_iter()
+            .chain(self.strayed().map(|strayed| strayed.is_home))
+            .collect();
+        (!conditions.is_empty()).then(|| conditions.join(" and "))
+    }
+
+    fn strayed(&self) -> impl Iterator<Item = Strayed> {
+        let behind = if self.by_schema {
+            behind(self.steps)
+        } else {
+            Vec::new()
+        };
+        let names = if behind.is_empty() {
+            Vec::new()
+        } else {
+            changed(self.steps)
+        };
+        let schemas: Vec<String> = behind.iter().map(|schema| literal(schema)).collect();
+        names.into_iter().map(move |name| Strayed {
+            // A schema that this role may not use is passed over in the path.
+            is_home: format!(
+                "(pg_catalog.to_regclass(pg_catalog.concat(pg_catalog.quote_ident(pg_catalog.current_schema()), {own})) is not null \
+                 or not exists (select from pg_catalog.pg_class join pg_catalog.pg_namespace as n on n.oid = relnamespace \
+                                where relname = {called} and nspname in ({schemas}) \
+                                and pg_catalog.has_schema_privilege(n.oid, 'usage')))",
+                own = literal(&format!(".{}", name.written)),
+                called = literal(&name.called),
+                schemas = schemas.join(", "),
+            ),
+            name: name.written,
+        })
+    }
 }
 
 /// A name that may lead a plan to another schema.
 struct Strayed {
     name: String,
-    /// An expression that is null where the tenant has none of that name.
-    own: String,
-    /// The same for the schemas behind the tenant's.
-    others: String,
+    /// A condition that is true where the tenant has such a thing, or nobody else has.
+    is_home: String,
 }
 
-fn strayed(steps: &[PlanStep]) -> impl Iterator<Item = Strayed> {
-    let behind: Vec<String> = behind(steps);
-    let names = if behind.is_empty() {
-        Vec::new()
-    } else {
-        changed(steps)
-    };
-    names.into_iter().map(move |name| {
-        let found = |schema: &str| {
-            let name = literal(&format!("{}.{name}", quote(schema)));
-            format!("pg_catalog.to_regclass({name})::pg_catalog.oid")
-        };
-        let others: Vec<String> = behind.iter().map(|schema| found(schema)).collect();
-        Strayed {
-            own: format!(
-                "pg_catalog.to_regclass(pg_catalog.concat(pg_catalog.quote_ident(pg_catalog.current_schema()), {}))",
-                literal(&format!(".{name}"))
-            ),
-            others: format!("coalesce({})", others.join(", ")),
-            name,
-        }
-    })
+/// The rows of Alembic's ledger.
+fn rows() -> &'static str {
+    "pg_catalog.array_agg(version_num::pg_catalog.text order by version_num::pg_catalog.text collate \"C\")"
 }
 
 /// The schemas behind the tenant's in the search_path that the steps begin with.
@@ -128,30 +153,45 @@ fn path(tokens: &[Token<'_>]) -> Vec<String> {
         .collect()
 }
 
-/// The tables, views and sequences that the steps alter or drop by a name without a schema, as it is written. Not those that they
-/// have made themselves by then.
-fn changed(steps: &[PlanStep]) -> Vec<String> {
-    let (mut made, mut changed) = (HashSet::new(), Vec::new());
-    for text in steps.iter().flat_map(|step| step.form.statements()) {
-        for statement in split(text).into_iter().map(|range| &text[range]) {
+/// A name, as it is kept and as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Name {
+    called: String,
+    written: String,
+}
+
+/// The tables, views and sequences that the steps alter or drop by a name without a schema. Not those that they have made themselves
+/// by then; nor those that a piece of a revision drops or renames, which leaves the ledger where it was.
+fn changed(steps: &[PlanStep]) -> Vec<Name> {
+    let (mut made, mut gone, mut changed) = (HashSet::new(), HashSet::new(), Vec::<Name>::new());
+    for step in steps {
+        for statement in step
+            .form
+            .statements()
+            .flat_map(|text| split(text).into_iter().map(|range| &text[range]))
+        {
             let tokens = tokens(statement);
-            let makes = tokens.first().is_some_and(|first| first.is("create"));
-            for (name, written) in bare_names(&tokens) {
-                if makes {
-                    made.insert(name);
-                } else if !made.contains(&name) && !changed.contains(&written) {
-                    changed.push(written);
+            let begins = |word: &str| tokens.first().is_some_and(|first| first.is(word));
+            let renamed = tokens.windows(3).find(|t| t[0].is("rename") && t[1].is("to"));
+            for name in bare_names(&tokens) {
+                if step.before == step.after && (begins("drop") || renamed.is_some()) {
+                    gone.insert(name.called.clone());
+                }
+                if begins("create") {
+                    made.insert(name.called);
+                } else if !made.contains(&name.called) && !changed.contains(&name) {
+                    changed.push(name);
                 }
             }
-            let renamed = tokens.windows(3).find(|t| t[0].is("rename") && t[1].is("to"));
             made.extend(renamed.and_then(|t| t[2].name()));
         }
     }
+    changed.retain(|name| !gone.contains(&name.called));
     changed
 }
 
-/// What a statement makes, alters or drops by a name without a schema: what it is called, and how that is written.
-fn bare_names(tokens: &[Token<'_>]) -> Vec<(String, String)> {
+/// What a statement makes, alters or drops by a name without a schema.
+fn bare_names(tokens: &[Token<'_>]) -> Vec<Name> {
     const BEFORE_KIND: [&str; 9] = [
         "or",
         "replace",
@@ -181,10 +221,13 @@ fn bare_names(tokens: &[Token<'_>]) -> Vec<(String, String)> {
     }
     while rest.next_if(|token| is_one(token, &BEFORE_NAME)).is_some() {}
     let mut names = Vec::new();
-    while let Some((token, name)) = rest.next().and_then(|token| Some((token, token.name()?))) {
+    while let Some((token, called)) = rest.next().and_then(|token| Some((token, token.name()?))) {
         match rest.next_if(|next| next.text == ".") {
             Some(_) => drop(rest.next()),
-            None => names.push((name, token.text.to_owned())),
+            None => names.push(Name {
+                called,
+                written: token.text.to_owned(),
+            }),
         }
         if rest.next_if(|next| next.text == ",").is_none() {
             break;
@@ -198,8 +241,18 @@ mod tests {
     use super::*;
     use crate::domain::plan::Plan;
 
-    fn changed_by(sql: &str) -> Vec<String> {
-        changed(&Plan::of_sql(sql).steps)
+    fn changed_by(plan: &Plan) -> Vec<String> {
+        changed(&plan.steps)
+            .into_iter()
+            .map(|name| name.written)
+            .collect()
+    }
+
+    /// One that moves the ledger.
+    fn whole(sql: &str) -> Plan {
+        let mut plan = Plan::of_sql(sql);
+        plan.steps[0].after.insert("r2".into());
+        plan
     }
 
     #[test]
@@ -232,8 +285,11 @@ mod tests {
                 vec![],
             ),
         ] {
-            assert_eq!(changed_by(sql), expected, "{sql}");
+            assert_eq!(changed_by(&whole(sql)), expected, "{sql}");
         }
+        // A piece of a revision that is done, and found again by whoever goes on with it.
+        let torn = Plan::of_sql("alter table a rename to b; drop table c; alter table d add x int");
+        assert_eq!(changed_by(&torn), ["d"]);
     }
 
     #[test]
@@ -251,14 +307,27 @@ mod tests {
 
     #[test]
     fn a_plan_that_cannot_stray_asks_for_its_ledger_alone() {
-        let before = BTreeSet::from(["r1".to_owned()]);
-        let quick = |sql: &str| quick(&Plan::of_sql(sql).steps, &before, "v").expect("a ledger");
-        let alone = quick("alter table a add x int");
+        let quick = |sql: &str, before: &[&str], by_schema: bool| {
+            let before = before.iter().map(|row| (*row).to_owned()).collect();
+            let plan = whole(sql);
+            let asked = Asked {
+                steps: &plan.steps,
+                before: &before,
+                table: "v",
+                by_schema,
+            };
+            asked.quick()
+        };
+        let strays = r#"set search_path to "Herder:Tenant", public; alter table A add x int"#;
+        let alone = quick("alter table a add x int", &["r1"], true).expect("a ledger");
         assert!(!alone.contains("to_regclass"), "{alone}");
-        let strays = quick(r#"set search_path to "Herder:Tenant", public; alter table a add x int"#);
+        assert_eq!(quick(strays, &["r1"], false).as_deref(), Some(alone.as_str()));
+        let both = quick(strays, &["r1"], true).expect("a ledger and a name");
         assert!(
-            strays.starts_with(&alone) && strays.contains(r#"to_regclass('"public".a')"#),
-            "{strays}"
+            both.starts_with(&alone) && both.contains("relname = 'a' and nspname in ('public')"),
+            "{both}"
         );
+        assert_eq!(quick("select 1", &[], true), None);
+        assert!(quick(strays, &[], true).is_some_and(|quick| both.ends_with(&quick)));
     }
 }

@@ -149,7 +149,8 @@ impl<'a> Message<'a> {
         if server.is_some_and(|e| is_unexpected(e, part.whose == Whose::Before)) {
             return Refusal::Unexpected;
         }
-        if part.whose == Whose::Committed {
+        // Of a message that the server could not read, nothing was done.
+        if part.whose == Whose::Committed && done > 0 {
             // The step is done all the same, and the next look at the ledger says so.
             return Refusal::Failed(TenantError::Connection(format!(
                 "the session failed behind a commit: {}",

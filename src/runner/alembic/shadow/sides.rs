@@ -195,6 +195,7 @@ impl Shadow<'_> {
         session.close().await;
         match applied {
             Ok(Applied::Done(ledger)) if ledger.revisions == self.plan.after => Ok(()),
+            Ok(Applied::Unfit(at)) => unproven(format!("the plan does not fit its own scratch schema: {at}")),
             Ok(_) => unproven("the plan does not get to its own end"),
             Err(error @ (TenantError::Connection(_) | TenantError::Cancelled)) => Err(error.into()),
             Err(error) => failed(
