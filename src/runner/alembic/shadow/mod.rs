@@ -20,7 +20,7 @@ use crate::{
     domain::{failure::FailureClass, plan::Plan},
     runner::proof::{Ground, Verdict},
     secret::Secret,
-    session::quote,
+    session::{LINGER, quote},
     tenant_error::TenantError,
 };
 
@@ -136,11 +136,16 @@ impl<'a> Shadow<'a> {
     /// Proves the plan. Whatever happens, the scratch schemas are gone afterwards, if that can be had at all.
     pub(super) async fn prove(self) -> Result<End, TenantError> {
         let cancel = self.ground.cancel;
-        let proven = tokio::select! {
-            proven = tokio::time::timeout(LIMIT, self.run()) => proven
-                .unwrap_or_else(|_| unproven(format!("its proof was not done in {} min", LIMIT.as_secs() / 60))),
-            () = cancel.cancelled() => Err(Stop::Error(TenantError::Cancelled)),
+        let ended = tokio::select! {
+            ended = tokio::time::timeout(LIMIT, self.run()) => ended.ok(),
+            () = cancel.cancelled() => Some(Err(Stop::Error(TenantError::Cancelled))),
         };
+        if matches!(ended, None | Some(Err(Stop::Error(_)))) {
+            // It was broken off: the server goes on with what was said last until it looks for whoever said it.
+            tokio::time::sleep(LINGER).await;
+        }
+        let late = || unproven(format!("its proof was not done in {} min", LIMIT.as_secs() / 60));
+        let proven = ended.unwrap_or_else(late);
         // What is left is cleared away by a later proof, and proves nothing against the plan.
         let cleared = tokio::time::timeout(CLEAR_LIMIT, self.clear()).await;
         if let Err(error) = cleared.unwrap_or(Err(TenantError::Silent(CLEAR_LIMIT))) {
