@@ -10,49 +10,11 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::{
-    Config, MOST_CONNECTIONS, NO_TIMEOUT, RolloutConfig, RunnerConfig, ServerConfig, TIMEOUTS, TenantsConfig,
-    WorkerConfig, expand::expand_all,
+    Config, ConfigError, RolloutConfig, RunnerConfig, ServerConfig, TenantsConfig,
+    complaint::{complaint, wrong},
+    expand::expand_all,
 };
-use crate::{domain::wave::Amount, nearest::did_you_mean, secret::shown};
-
-/// What is wrong with a config.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read the config {}", .path.display())]
-    Unreadable {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It is not TOML.
-    #[error("{} is not valid TOML: {message}", .path.display())]
-    Syntax {
-        /// Which.
-        path: PathBuf,
-        /// What the parser says, without the source line: a password may stand there.
-        message: String,
-    },
-    /// A variable or a file that it names is not there.
-    #[error("`{key}` needs {what}")]
-    Missing {
-        /// The key whose value names it.
-        key: String,
-        /// What is not there.
-        what: String,
-        /// What to do about it.
-        hint: &'static str,
-    },
-    /// A section is wrong.
-    #[error("[{section}] {message}")]
-    Section {
-        /// Its name.
-        section: String,
-        /// What is wrong, with the nearest known key where a key is unknown.
-        message: String,
-    },
-}
+use crate::{nearest::did_you_mean, secret::shown};
 
 const SECTIONS: [&str; 8] = [
     "control", "tenants", "servers", "runner", "limits", "rollout", "worker", "notify",
@@ -158,74 +120,6 @@ impl Config {
             absolute(&mut c.path);
         }
     }
-
-    fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |section: &str, message: &str| Err(wrong(section, message));
-        let WorkerConfig {
-            concurrency,
-            heartbeat,
-            lease,
-            poll,
-            ..
-        } = self.worker;
-        if concurrency == 0 {
-            return wrong("worker", "`concurrency` must be at least 1");
-        }
-        let least = std::time::Duration::from_millis(1);
-        if heartbeat < least || poll < least || lease < heartbeat * 3 {
-            return wrong(
-                "worker",
-                "`lease` must be at least three times `heartbeat`, and `heartbeat` and `poll` at least 1ms",
-            );
-        }
-        if self.limits.max_attempts < 1 || self.limits.max_starts < 1 {
-            return wrong("limits", "`max_attempts` and `max_starts` must be at least 1");
-        }
-        for (key, limit) in [
-            ("lock_timeout", self.limits.lock_timeout),
-            ("statement_timeout", self.limits.statement_timeout),
-        ] {
-            if !TIMEOUTS.contains(&limit) {
-                return wrong("limits", &format!("`{key}` must be {NO_TIMEOUT}"));
-            }
-        }
-        if let RunnerConfig::Alembic(alembic) = &self.runner
-            && alembic.x.keys().any(|name| name == "url" || name == "schema")
-        {
-            return wrong(
-                "runner",
-                "`x` must not hold `url` or `schema`: they are the tenant's",
-            );
-        }
-        let is_zero = |amount: Option<Amount>| amount.is_some_and(Amount::is_zero);
-        if let Some((name, _)) = self.servers.iter().find(|(_, server)| is_zero(server.budget)) {
-            return wrong(&format!("servers.{name}"), "`budget` must be at least 1");
-        }
-        let too_many = |amount| matches!(amount, Some(Amount::Count(n)) if n > MOST_CONNECTIONS);
-        if let Some((name, _)) = self.servers.iter().find(|(_, server)| too_many(server.budget)) {
-            return wrong(
-                &format!("servers.{name}"),
-                &format!(
-                    "`budget` must be at most {MOST_CONNECTIONS}, the most connections that PostgreSQL can have"
-                ),
-            );
-        }
-        if is_zero(self.rollout.wave) {
-            return wrong(
-                "rollout",
-                "`wave` must be at least 1; without it, all remaining tenants are one wave",
-            );
-        }
-        if let Some(problem) = self.notify.problem() {
-            return wrong("notify", problem);
-        }
-        if let RunnerConfig::Command(c) = &self.runner
-            && c.command.is_empty()
-        {
-            return wrong("runner", "`command` is empty: give a program and its arguments");
-        }
-        Ok(())
-    }
 }
 
 fn section<T: DeserializeOwned>(table: &mut Table, name: &str, optional: bool) -> Result<T, ConfigError> {
@@ -256,104 +150,6 @@ fn tagged<T: DeserializeOwned>(table: &mut Table, name: &str, tag: &'static str)
     Value::Table(whole)
         .try_into()
         .map_err(|error| complaint(name, Some((tag, &kind)), &error))
-}
-
-fn wrong(section: &str, message: impl Into<String>) -> ConfigError {
-    ConfigError::Section {
-        section: section.into(),
-        message: message.into(),
-    }
-}
-
-/// What serde says of a section, with the key that it is about.
-fn complaint(section: &str, kind: Option<(&str, &str)>, error: &toml::de::Error) -> ConfigError {
-    let message = without_value(&with_nearest(error.message().trim()));
-    // The only way to them: `in `a.b`` is its last line, where a value is wrong.
-    let text = error.to_string();
-    let path = text
-        .trim_end()
-        .rsplit_once("\nin `")
-        .map(|(_, keys)| keys.trim_end_matches('`'));
-    let key = match (path, kind) {
-        (None, Some((tag, _))) if message.starts_with("unknown variant") => Some(tag),
-        (Some(path), Some((_, kind))) => path
-            .strip_prefix(kind)
-            .and_then(|rest| rest.strip_prefix('.'))
-            .or(Some(path)),
-        (path, _) => path,
-    };
-    match key {
-        Some(key) => wrong(section, format!("`{key}`: {message}")),
-        None => wrong(section, message),
-    }
-}
-
-/// A URL that stands in the wrong place must not be repeated: serde would, in `invalid type: string "…", expected …`.
-fn without_value(message: &str) -> String {
-    // In words of TOML, not of Rust.
-    if message.starts_with("invalid type: ")
-        && let Some((_, "struct ControlConfig" | "struct ServerConfig" | "a map")) =
-            message.rsplit_once(", expected ")
-    {
-        return "must be a section with keys, as in the config that `herder init` creates".to_owned();
-    }
-    for kind in ["type", "value"] {
-        let begin = format!("invalid {kind}: string \"");
-        if let Some(rest) = message.strip_prefix(&begin)
-            && let Some((_, expected)) = rest.rsplit_once("\", expected ")
-        {
-            return format!("expected {}, found a string", in_words(expected));
-        }
-    }
-    match message.rsplit_once("expected ") {
-        Some((before, expected)) => format!("{before}expected {}", in_words(expected)),
-        None => message.to_owned(),
-    }
-}
-
-/// A type of Rust's as whoever writes a config knows it.
-fn in_words(expected: &str) -> &str {
-    match expected {
-        "i32" | "u32" | "usize" => "a whole number",
-        other => other,
-    }
-}
-
-/// Puts the nearest of the names that serde lists in ``unknown field `x`, expected one of `a`, `b` `` in the place of the list.
-fn with_nearest(message: &str) -> String {
-    let names: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    match (message.split_once(", expected"), names.split_first()) {
-        (Some((unknown, _)), Some((name, known))) if message.starts_with("unknown ") => {
-            match did_you_mean(name, known.iter().copied()) {
-                none if none.is_empty() => message.to_owned(),
-                nearest => format!("{unknown}{nearest}"),
-            }
-        }
-        _ => message.to_owned(),
-    }
-}
-
-/// Durations as people write them: `3s`, `15min`, `1h 30m`.
-pub(super) mod duration {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, de::Error};
-
-    /// With more, nobody can count on from now.
-    const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
-
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(d)?;
-        let shown = crate::secret::shown(&text);
-        match humantime::parse_duration(&text) {
-            Ok(duration) if duration > LONGEST => {
-                Err(D::Error::custom(format!("`{shown}` is longer than a year")))
-            }
-            parsed => {
-                parsed.map_err(|e| D::Error::custom(format!("`{shown}` is not a duration like \"3s\": {e}")))
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! `herder.toml`: what it may hold, what is taken where it holds nothing, and what to say where it is wrong.
 
+mod check;
+mod complaint;
+mod duration;
 mod expand;
 mod load;
 mod notify;
@@ -11,7 +14,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Durat
 use serde::Deserialize;
 
 pub use self::{
-    load::ConfigError,
+    complaint::ConfigError,
     notify::NotifyConfig,
     runner::{AlembicConfig, CommandConfig, PlanConfig, RunnerConfig, SqlConfig},
     tenants::{
@@ -77,10 +80,10 @@ pub struct LimitsConfig {
     /// How long a migration waits for a lock, and with it all that queue up behind it. Default: 3 s. Too short:
     /// busy tenants are retried often. Too long: the application stands still behind a waiting ALTER TABLE. One of
     /// [`TIMEOUTS`], like the next one.
-    #[serde(with = "load::duration")]
+    #[serde(with = "duration")]
     pub lock_timeout: Duration,
     /// How long one statement may run. Default: 15 min. Too short: an index on a big table never gets done.
-    #[serde(with = "load::duration")]
+    #[serde(with = "duration")]
     pub statement_timeout: Duration,
     /// How many attempts that count a job has before it fails. Default: 5.
     pub max_attempts: i32,
@@ -88,10 +91,10 @@ pub struct LimitsConfig {
     /// it is parked then. Default: 8. Too low: a bad night of the machines parks innocent tenants.
     pub max_starts: i32,
     /// The delay after the first failure; it doubles. Default: 1 s.
-    #[serde(with = "load::duration")]
+    #[serde(with = "duration")]
     pub backoff: Duration,
     /// The longest delay. Default: 1 min.
-    #[serde(with = "load::duration")]
+    #[serde(with = "duration")]
     pub max_backoff: Duration,
 }
 
@@ -150,17 +153,17 @@ pub struct WorkerConfig {
     pub concurrency: usize,
     /// How long a drain waits for what runs before it gives it back. Default: 30 s. Keep it below the time that
     /// your orchestrator waits between SIGTERM and SIGKILL.
-    #[serde(with = "load::duration")]
+    #[serde(with = "duration")]
     pub drain_timeout: Duration,
     /// How often a worker says that it lives. Default: 1 s.
-    #[serde(with = "load::duration")]
+    #[serde(with = "duration")]
     pub heartbeat: Duration,
     /// How long it is believed. Default: 5 s. Too short: a busy machine loses its jobs to others. Too long: a dead
     /// worker's tenants wait. At least three heartbeats.
-    #[serde(with = "load::duration")]
+    #[serde(with = "duration")]
     pub lease: Duration,
     /// How often an idle worker looks for jobs. Default: 250 ms.
-    #[serde(with = "load::duration")]
+    #[serde(with = "duration")]
     pub poll: Duration,
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::load;
+use super::duration;
 use crate::{domain::notice::Occasion, secret::Secret};
 
 /// `[notify]`
@@ -16,7 +16,7 @@ pub struct NotifyConfig {
     pub webhook: Option<Secret>,
     /// How long one POST may take. Default: 5 s. Too short: a slow receiver misses messages. Too long: a command that
     /// ends waits so long for a receiver that hangs. No run ever waits.
-    #[serde(with = "load::duration")]
+    #[serde(with = "duration")]
     pub timeout: Duration,
     /// Of what to tell. Default: all of `start`, `halt`, `finish`.
     pub events: Vec<Occasion>,
