@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     database_url::DatabaseUrl,
     domain::{
-        job::AttemptLabel,
         plan::Session,
         tenant::{PUBLIC, Place},
     },
@@ -17,17 +15,23 @@ use crate::{
     tenant_error::TenantError,
 };
 
+pub mod arithmetic;
+pub(crate) mod backends;
 mod blockers;
 mod compiled;
 mod ledger;
+pub(crate) mod ledgers;
 mod limits;
-pub mod probe;
+mod lock;
+pub mod pooler;
+pub mod privileges;
 
 pub use ledger::LedgerTable;
 use limits::ANSWER_LIMIT;
 pub use limits::Limits;
 pub(crate) use limits::{CLIENT_CHECK, EXIT_GRACE, EXIT_LIMIT, LINGER, SILENCE, own_settings};
-use probe::{PROBE, Pooled};
+pub use lock::{Holder, lock_key};
+use pooler::{PROBE, Pooled};
 
 /// How long opening a connection may take. A server that does not answer for so long is down, as far as this attempt
 /// is concerned.
@@ -79,15 +83,6 @@ pub struct TenantSession {
     defaults: Option<String>,
     /// Whether its database's functions could mix up two tenants' types, once it was asked.
     mixes_types: Option<bool>,
-}
-
-/// Who holds a tenant's lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Holder {
-    /// An attempt of Herder's.
-    Attempt(AttemptLabel),
-    /// Somebody else, by application name.
-    Stranger(String),
 }
 
 impl TenantSession {
@@ -147,7 +142,7 @@ impl TenantSession {
         }
         let connected = async {
             let mut connection = PgConnection::connect_with(&options).await?;
-            let is_direct = probe::is_passed_on(&mut connection).await?;
+            let is_direct = pooler::is_passed_on(&mut connection).await?;
             Ok((connection, is_direct))
         };
         let (connection, is_direct) = tokio::time::timeout(CONNECT_TIMEOUT, connected)
@@ -273,115 +268,6 @@ impl TenantSession {
         self.search_path.as_deref()
     }
 
-    /// The key of the tenant's lock.
-    pub(crate) fn lock_key(&self) -> i64 {
-        self.lock_key
-    }
-
-    /// Takes the tenant's lock for this session, without waiting: a blocking wait holds a snapshot, and deadlocks
-    /// with CREATE INDEX CONCURRENTLY.
-    ///
-    /// # Errors
-    /// The connection broke.
-    pub async fn try_lock(&mut self) -> Result<bool, TenantError> {
-        let lock = sqlx::query_scalar("select pg_try_advisory_lock($1)")
-            .bind(self.lock_key)
-            .persistent(false);
-        Ok(lock.fetch_one(&mut self.connection).await?)
-    }
-
-    /// Who holds the tenant's lock now. None: nobody, by now.
-    ///
-    /// # Errors
-    /// The connection broke.
-    pub async fn holder(&mut self) -> Result<Option<Holder>, TenantError> {
-        let holder: Option<(i32, String)> = sqlx::query_as(
-            "select a.pid, coalesce(a.application_name, '') from pg_locks l join pg_stat_activity a using (pid) \
-             where l.locktype = 'advisory' and l.granted and l.objsubid = 1 and l.pid <> pg_backend_pid() \
-               and l.database = (select oid from pg_database where datname = current_database()) \
-               and (l.classid::bigint << 32 | l.objid::bigint) = $1",
-        )
-        .bind(self.lock_key)
-        .persistent(false)
-        .fetch_optional(&mut self.connection)
-        .await?;
-        Ok(holder.map(|(pid, name)| match AttemptLabel::parse(&name) {
-            Some(label) => Holder::Attempt(label),
-            None if name.is_empty() => Holder::Stranger(format!("a session without a name (pid {pid})")),
-            None => Holder::Stranger(format!("`{name}` (pid {pid})")),
-        }))
-    }
-
-    /// Ends every backend on this server that belongs to an older attempt at the same job, and says how many there were.
-    ///
-    /// # Errors
-    /// The connection broke, or one of them does not end.
-    pub async fn end_older(&mut self, than: AttemptLabel) -> Result<usize, TenantError> {
-        let AttemptLabel { run, attempt } = than;
-        let of_job = format!("herder/{run}/{}/%", attempt.job);
-        let is_older = |name: &str| {
-            AttemptLabel::parse(name).is_some_and(|other| {
-                (other.run, other.attempt.job) == (run, attempt.job) && other.attempt.epoch < attempt.epoch
-            })
-        };
-        self.end_backends(&of_job, is_older).await
-    }
-
-    /// Ends the sessions of this very attempt's tool: those with its name, but for this one.
-    ///
-    /// # Errors
-    /// The connection broke, or one of them does not end.
-    pub async fn end_tool(&mut self, application_name: &str) -> Result<(), TenantError> {
-        let end = self.end_backends(application_name, |name| name == application_name);
-        match tokio::time::timeout(2 * ANSWER_LIMIT, end).await {
-            Ok(ended) => ended.map(|_| ()),
-            Err(_) => Err(TenantError::Silent(2 * ANSWER_LIMIT)),
-        }
-    }
-
-    /// Ends the backends with names that are like this and meant, and says how many there were. When it returns well,
-    /// they are gone, and their locks with them.
-    async fn end_backends(
-        &mut self,
-        like: &str,
-        is_meant: impl Fn(&str) -> bool,
-    ) -> Result<usize, TenantError> {
-        let meant = self.backends(like, &is_meant).await?;
-        for pid in &meant {
-            // It waits, but not for ever, and what it answers is no for one that was gone before, too.
-            sqlx::query("select pg_terminate_backend($1, 5000)")
-                .bind(pid)
-                .persistent(false)
-                .execute(&mut self.connection)
-                .await?;
-        }
-        if !meant.is_empty() && !self.backends(like, &is_meant).await?.is_empty() {
-            return Err(TenantError::Connection(
-                "a session that was told to end is still there".into(),
-            ));
-        }
-        Ok(meant.len())
-    }
-
-    async fn backends(
-        &mut self,
-        like: &str,
-        is_meant: &impl Fn(&str) -> bool,
-    ) -> Result<Vec<i32>, TenantError> {
-        let rows: Vec<(i32, String)> = sqlx::query_as(
-            "select pid, application_name from pg_stat_activity
-             where application_name like $1 and pid <> pg_backend_pid()",
-        )
-        .bind(like)
-        .persistent(false)
-        .fetch_all(&mut self.connection)
-        .await?;
-        Ok(rows
-            .into_iter()
-            .filter_map(|(pid, name)| is_meant(&name).then_some(pid))
-            .collect())
-    }
-
     /// Waits for a tool's work while this session keeps the tenant's lock. Ends with an error, and drops the work, as
     /// soon as the lock is lost or the attempt is told to stop.
     ///
@@ -462,19 +348,6 @@ async fn answered<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Re
     Ok(answer.map_err(|_| TenantError::Silent(ANSWER_LIMIT))??)
 }
 
-/// The key of a tenant's advisory lock. Such locks belong to a database, so the schema is enough to tell tenants
-/// apart; the database's name alone would let only one tenant of a schema-per-tenant fleet migrate at a time.
-///
-/// A whole database's is that of no schema, as in every version so far; and `public` is the same place.
-pub fn lock_key(place: &Place) -> i64 {
-    let mut hash = Sha256::new();
-    hash.update(b"herder/tenant\0");
-    let (.., schema) = place.identity();
-    hash.update(if schema == PUBLIC { "" } else { schema });
-    let digest = hash.finalize();
-    i64::from_be_bytes(digest[..8].try_into().unwrap_or_default())
-}
-
 /// sqlx's words for a failed connect name no secret, but also not the place.
 pub(crate) fn connect_error(error: sqlx::Error, url: &DatabaseUrl) -> TenantError {
     if let Some((why, hint)) = handshake::untrusted(&error) {
@@ -486,7 +359,7 @@ pub(crate) fn connect_error(error: sqlx::Error, url: &DatabaseUrl) -> TenantErro
             hint: hint.to_owned(),
         };
     }
-    if let Some(pooled) = probe::refusal(&error) {
+    if let Some(pooled) = pooler::refusal(&error) {
         return TenantError::Pooled(pooled.to_string());
     }
     match error {
@@ -500,25 +373,5 @@ pub(crate) fn connect_error(error: sqlx::Error, url: &DatabaseUrl) -> TenantErro
         }
         sqlx::Error::Database(_) => error.into(),
         other => TenantError::Connection(format!("cannot connect to {}: {other}", url.address())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Workers of two versions must ask for the same lock: this key is no matter of taste any more.
-    #[test]
-    fn a_whole_database_keeps_its_lock_and_public_has_the_same() {
-        let key = |schema: Option<&str>| {
-            lock_key(&Place {
-                server: "main".into(),
-                database: "app".into(),
-                schema: schema.map(str::to_owned),
-            })
-        };
-        assert_eq!(key(None), -3_532_652_647_739_737_320);
-        assert_eq!(key(Some("public")), key(None));
-        assert_ne!(key(Some("acme")), key(None));
     }
 }

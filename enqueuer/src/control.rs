@@ -7,9 +7,8 @@ use herder::{
     config::{Config, ControlConfig},
     database_url::DatabaseUrl,
     domain::run::{RunId, short},
-    flow::pooler,
     handshake,
-    session::probe::{self, Pooled},
+    session::pooler::{self, Pooled},
     store::{
         self,
         run::Found,
@@ -64,7 +63,7 @@ pub(crate) async fn connect_unchecked(control: &ControlConfig) -> anyhow::Result
     match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(Ok(None)) => Ok(pool),
         Ok(Ok(Some(pooled))) => Err(pooled_control(pooled).into()),
-        Ok(Err(error)) => Err(match probe::refusal(&error) {
+        Ok(Err(error)) => Err(match pooler::refusal(&error) {
             Some(pooled) => pooled_control(pooled),
             None => refused(error, &url),
         }

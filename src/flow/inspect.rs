@@ -7,7 +7,6 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
-use sqlx::{AssertSqlSafe, Row};
 
 use crate::{
     database_url::DatabaseUrl,
@@ -22,7 +21,7 @@ use crate::{
         service::{Opening, Service, on_each_server},
     },
     runner::{Subject, as_applied},
-    session::{EXIT_LIMIT, LedgerTable, TenantSession, quote},
+    session::{EXIT_LIMIT, LedgerTable, TenantSession},
     store::StoreError,
     tenant_error::TenantError,
 };
@@ -234,7 +233,7 @@ async fn read_schemas(
                 break;
             }
         };
-        match find_ledgers(&mut session, part, table).await {
+        match session.find_ledgers(part, table).await {
             Ok(there) => {
                 let known = known.as_deref();
                 read.extend(read_batches(&mut session, part, &there, table, known).await);
@@ -244,26 +243,6 @@ async fn read_schemas(
         opener.service.close(session).await;
     }
     read
-}
-
-/// Which schemas are there, and which of them have a ledger. From pg_catalog: information_schema takes seconds.
-async fn find_ledgers(
-    session: &mut TenantSession,
-    schemas: &[&str],
-    table: &LedgerTable,
-) -> Result<HashMap<String, bool>, TenantError> {
-    let rows = sqlx::query(
-        "select n.nspname::text, exists (select from pg_class c where c.relnamespace = n.oid and c.relname = $2
-                                         and c.relkind in ('r', 'p', 'v'))
-         from pg_namespace n where n.nspname = any($1)",
-    )
-    .bind(schemas)
-    .bind(&table.table)
-    .fetch_all(session.connection())
-    .await?;
-    rows.into_iter()
-        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
-        .collect()
 }
 
 async fn read_batches(
@@ -308,52 +287,24 @@ async fn read_batches(
 async fn read_batch(
     session: &mut TenantSession,
     schemas: &[&str],
-    ledger: &LedgerTable,
+    table: &LedgerTable,
     known: Option<&History>,
 ) -> Result<Vec<Read>, TenantError> {
-    let LedgerTable {
-        table,
-        revision,
-        condition,
-        half,
-        checksum,
-    } = ledger;
-    let checksum = checksum.filter(|_| known.is_some()).unwrap_or("null::text");
-    let half = half.unwrap_or("false");
-    let parts: Vec<String> = schemas
-        .iter()
-        .enumerate()
-        .map(|(i, s)| {
-            format!(
-                "select {i}, {revision}, {checksum}, {condition}, {half} from {}.{} where ({condition}) or {half}",
-                quote(s),
-                quote(table)
-            )
-        })
-        .collect();
-    // Rows as they are, and not an array for each: a part is then planned in half the time, and planning is the work.
-    let text = AssertSqlSafe(parts.join(" union all "));
-    let rows = sqlx::raw_sql(text).fetch_all(session.connection()).await?;
     let mut read: Vec<Read> = vec![Ok(Ledger::default()); schemas.len()];
-    for row in rows {
-        let (i, revision): (i32, _) = (row.try_get(0)?, ledger.named(row.try_get(1)?)?);
-        let (checksum, counts, half): (Option<&str>, bool, bool) =
-            (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
-        let Some(tenant) = usize::try_from(i).ok().and_then(|i| read.get_mut(i)) else {
-            continue;
-        };
-        if counts
-            && let (Some(known), Some(checksum)) = (known, checksum)
-            && let Err(edited) = as_applied(known, &revision, checksum)
+    for row in session.read_ledgers(schemas, table, known.is_some()).await? {
+        let tenant = &mut read[row.schema];
+        if row.counts
+            && let (Some(known), Some(checksum)) = (known, &row.checksum)
+            && let Err(edited) = as_applied(known, &row.revision, checksum)
         {
             *tenant = Err(edited);
         }
         if let Ok(ledger) = tenant {
-            if half {
-                ledger.half = Some(revision.clone());
+            if row.half {
+                ledger.half = Some(row.revision.clone());
             }
-            if counts {
-                ledger.revisions.insert(revision);
+            if row.counts {
+                ledger.revisions.insert(row.revision);
             }
         }
     }

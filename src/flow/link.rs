@@ -47,13 +47,9 @@ async fn has_session(cx: &Context, claim: &Claim, backend: i32) -> Result<bool, 
         let mut session = service
             .open(Opening::of_server(cx, &url, Errand::Inspect))
             .await?;
-        let found = sqlx::query_scalar("select exists (select from pg_stat_activity where pid = $1)")
-            .bind(backend)
-            .persistent(false)
-            .fetch_one(session.connection())
-            .await;
+        let found = session.sees(backend).await;
         service.close(session).await;
-        Ok(found?)
+        found
     };
     let asked = asked.await;
     service.release().await;

@@ -1,6 +1,5 @@
 //! What happens, in which order. The flow makes the decisions; the edges (store, queue, runners, tenant sources) carry them out.
 
-mod admission;
 mod advance;
 pub mod budget;
 pub mod context;
@@ -8,20 +7,14 @@ pub mod enqueue;
 pub mod execute;
 mod held;
 pub mod inspect;
-mod keeper;
 mod kept;
 mod link;
 pub mod locks;
 pub mod notifier;
 mod plans;
-pub mod pooler;
-pub mod privileges;
 pub mod prove;
-mod pulse;
-mod reach;
 pub mod rehearse;
 pub mod resolve;
 pub mod retry;
 pub mod service;
-mod settler;
 pub mod worker;

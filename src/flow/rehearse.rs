@@ -10,8 +10,8 @@ use serde::Serialize;
 use super::{
     context::Context,
     enqueue::{Planned, RunPlan},
-    keeper::ROUND,
     service::{Opening, Service, on_each_server},
+    worker::ROUND,
 };
 use crate::{
     config::LimitsConfig,

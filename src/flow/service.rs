@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgPool;
 use tokio::{
     sync::{Mutex, watch},
     task::JoinHandle,
@@ -209,7 +209,7 @@ impl Service {
                 None => opening.connect(&self.mark).await?,
             };
             let cleared = match self.is_sure() {
-                true => self.clear(session.connection()).await.map(|()| true),
+                true => self.clear(&mut session).await.map(|()| true),
                 // It took so long that another may have taken its place.
                 false => Ok(false),
             };
@@ -292,27 +292,12 @@ impl Service {
     ///
     /// # Errors
     /// The connection broke.
-    async fn clear(&self, connection: &mut PgConnection) -> Result<(), TenantError> {
+    async fn clear(&self, session: &mut TenantSession) -> Result<(), TenantError> {
         if !self.inherited {
             return Ok(());
         }
         let labels = Errand::ALL.map(|errand| errand.label(&self.mark));
-        sqlx::query(
-            "select pg_terminate_backend(pid, 3000) from pg_stat_activity
-             where application_name = any($1) and usename = current_user and pid <> pg_backend_pid()",
-        )
-        .bind(&labels)
-        .persistent(false)
-        .execute(&mut *connection)
-        .await?;
-        // Those of another role are ended by their own limits.
-        let is_clear: bool = sqlx::query_scalar(
-            "select not exists (select from pg_stat_activity where application_name = any($1) and pid <> pg_backend_pid())",
-        )
-        .bind(&labels)
-        .persistent(false)
-        .fetch_one(connection)
-        .await?;
+        let is_clear = session.end_named(&labels).await?;
         if is_clear && let Err(error) = service::free_lost(&self.pool, &self.server, &self.holder).await {
             debug!(%error, "Cannot free what a lost process has borrowed yet");
         }

@@ -86,7 +86,7 @@ pub fn pool(url: &Secret, application_name: &str, connections: u32) -> Result<Pg
             ("statement_timeout", "60s"),
             ("idle_in_transaction_session_timeout", "30s"),
             ("client_connection_check_interval", "1s"),
-            crate::session::probe::PROBE,
+            crate::session::pooler::PROBE,
             // What is read behind a lock must not be older than the lock, whatever role and database say.
             ("default_transaction_isolation", "read committed"),
             // All that we ask is few rows, found by an index. But the planner goes by what the tables were like when they

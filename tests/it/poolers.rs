@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use herder::database_url::DatabaseUrl;
-use herder::flow::pooler::look;
-use herder::session::probe::Pooled;
+use herder::session::pooler::{Pooled, look};
 use sqlx::{Connection, PgConnection};
 
 use crate::fleet::{Cluster, Fleet, Setup};

@@ -10,10 +10,10 @@ use herder::{
     config::Config,
     flow::{
         context::Context,
-        pooler,
         worker::{Options, POOL, Worker},
     },
     metrics::Metrics,
+    session::pooler,
     store::{self, StoreError, setup::setup_state},
     telemetry::{Log, Telemetry},
     tenant_error::POOLED_HINT,
@@ -156,7 +156,8 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Not over its own pool: a worker that finds no room in the budget waits without a connection.
     let looking = store::pool(&cx.config.control.url, "herder-worker", 1)?;
     let explained = |error: StoreError| anyhow::anyhow!(error.explain(&cx.config.control.url));
-    if let Some(pooled) = pooler::examine_pool(&looking).await.map_err(explained)? {
+    let examined = pooler::examine_pool(&looking).await;
+    if let Some(pooled) = examined.map_err(|error| explained(error.into()))? {
         anyhow::bail!("a pooler in front of the control database shares sessions: {pooled}; {POOLED_HINT}");
     }
     let state = setup_state(&looking).await;

@@ -1,10 +1,8 @@
 //! `herder budget`: the connections of each server, and how a person changes how many of them are Herder's.
 
 use herder::{
-    flow::{
-        budget::{self, Arithmetic},
-        context::Context,
-    },
+    flow::{budget, context::Context},
+    session::arithmetic::Arithmetic,
     store::server::{self, BudgetView, Changed, Least},
 };
 use serde::Serialize;

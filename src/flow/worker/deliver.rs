@@ -9,17 +9,17 @@ use std::{
 use futures_util::FutureExt;
 use tracing::{Instrument, error, field, info, info_span, warn};
 
-use super::{LAST_WORDS, Shared};
+use super::{
+    LAST_WORDS, Shared,
+    settler::{Settler, Written},
+};
 use crate::{
     domain::{
         failure::JobError,
         job::{Claim, Step},
         outcome::Settlement,
     },
-    flow::{
-        execute::{Attempt, Executed, Trail, close_all, verb},
-        settler::{Settler, Written},
-    },
+    flow::execute::{Attempt, Executed, Trail, close_all, verb},
     queue::Delivery,
     store::job::Ended,
     telemetry,

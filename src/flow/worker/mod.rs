@@ -16,15 +16,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use uuid::Uuid;
 
-use self::parts::Parts;
+pub(super) use self::{admission::CONTROL_CONNECTIONS, keeper::ROUND};
+use self::{admission::Door, parts::Parts, pulse::Health, reach::Reach};
 use super::{
-    admission::Door,
     context::Context,
     held::{Held, StopReason},
     kept::Kept,
     plans::Plans,
-    pulse::Health,
-    reach::Reach,
 };
 use crate::{
     domain::{job::Claim, run::RunId, worker::control_label},
@@ -33,8 +31,13 @@ use crate::{
     store::{job::ClaimLimits, line::Line},
 };
 
+mod admission;
 mod deliver;
+mod keeper;
 mod parts;
+mod pulse;
+mod reach;
+mod settler;
 mod sign_on;
 mod spare;
 

@@ -8,9 +8,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{LAST_WORDS, Shared};
+use super::{LAST_WORDS, Shared, admission::Door, keeper::Keeper, pulse::Pulse, settler::Settler};
 use crate::{
-    flow::{admission::Door, keeper::Keeper, notifier::Notifier, pulse::Pulse, settler::Settler},
+    flow::notifier::Notifier,
     queue::{Claimer, Intake, QueueConfig},
     store::{job::ClaimFilter, worker::WorkerRow},
 };

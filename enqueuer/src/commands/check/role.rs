@@ -2,11 +2,11 @@
 
 use herder::{
     domain::tenant::{Isolation, Tenant},
-    flow::{
-        budget::Role,
+    session::{
+        arithmetic::Role,
         privileges::{DATABASE_OWNER, Owner},
+        quote,
     },
-    session::quote,
 };
 
 use crate::render::words::count;

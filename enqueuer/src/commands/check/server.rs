@@ -11,13 +11,17 @@ use herder::{
         wave::Amount,
     },
     flow::{
-        budget::{self, Arithmetic, DEFAULT_BUDGET, Survey},
+        budget::{self, Survey},
         context::Context,
         inspect::OwnUrls,
-        locks, pooler,
+        locks,
         service::Service,
     },
     runner::Offer,
+    session::{
+        arithmetic::{Arithmetic, DEFAULT_BUDGET},
+        pooler,
+    },
     tenant_error::TenantError,
 };
 

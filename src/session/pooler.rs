@@ -3,21 +3,51 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
 use sqlx::{Connection, PgConnection, PgPool};
 
-use crate::{
-    database_url::DatabaseUrl,
-    domain::worker::Errand,
-    session::{
-        Limits, connect_error, own_settings,
-        probe::{PROBE, Pooled, refusal},
-    },
-    store::StoreError,
-    tenant_error::TenantError,
-};
+use super::{Limits, connect_error, own_settings};
+use crate::{database_url::DatabaseUrl, domain::worker::Errand, tenant_error::TenantError};
+
+/// What a connection is opened with to see whether that reaches the server. The setting does nothing.
+pub(crate) const PROBE: (&str, &str) = ("herder.probe", "on");
 
 /// How long the test may take. A pooler with no connection to spare lets its clients wait.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a session did that it must not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooled {
+    /// What the connection was opened with did not reach the server.
+    #[error("the settings that a connection is opened with do not reach the server")]
+    Stripped,
+    /// Two sessions of ours were one on the server.
+    #[error("two sessions share one backend")]
+    Shared,
+    /// A session went on in another backend.
+    #[error("a session changes its backend from one transaction to the next")]
+    Moved,
+    /// What was set for a session was gone in the next transaction.
+    #[error("a setting does not last from one transaction to the next")]
+    Forgotten,
+    /// The driver's prepared statements are not where it left them.
+    #[error("a session does not find the statements that it prepared")]
+    Statements,
+}
+
+/// What a failed connect says about a pooler: PgBouncer refuses what it would have to pass on.
+pub fn refusal(error: &sqlx::Error) -> Option<Pooled> {
+    let database = error.as_database_error()?;
+    (database.code().as_deref() == Some("08P01") && database.message().contains("startup parameter"))
+        .then_some(Pooled::Stripped)
+}
+
+/// Whether the probe of a connection that was opened with it is there. Asked without preparing anything, in one round trip.
+pub(super) async fn is_passed_on(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let probe = sqlx::raw_sql("select current_setting('herder.probe', true) = 'on'").fetch_one(connection);
+    Ok(sqlx::Row::try_get::<Option<bool>, _>(&probe.await?, 0)? == Some(true))
+}
 
 /// Looks at a session that was opened with the options of a probe. None: it is one, as far as one alone can tell. Every known pooler
 /// that shares sessions keeps what a connection is opened with to itself, so that alone is telling.
@@ -37,12 +67,11 @@ pub async fn examine(connection: &mut PgConnection) -> Result<Option<Pooled>, sq
 ///
 /// # Errors
 /// It cannot be reached.
-pub async fn examine_pool(pool: &PgPool) -> Result<Option<Pooled>, StoreError> {
-    let examined = match pool.acquire().await {
+pub async fn examine_pool(pool: &PgPool) -> Result<Option<Pooled>, sqlx::Error> {
+    match pool.acquire().await {
         Ok(mut connection) => examine(&mut connection).await,
         Err(error) => refusal(&error).map(Some).ok_or(error),
-    };
-    Ok(examined?)
+    }
 }
 
 /// Looks at a server with two connections at once: while one of them is in a transaction, a pooler that shares sessions has

@@ -11,9 +11,9 @@ use tokio::{
 };
 use tracing::{debug, error, warn};
 
-use super::{advance::advance, held::Held};
 use crate::{
     domain::{backoff::Backoff, job::AttemptId},
+    flow::{advance::advance, held::Held},
     queue::{Claimer, Delivery},
     store::{
         StoreError,

@@ -13,12 +13,7 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-use super::{
-    advance::advance,
-    context::Context,
-    pulse::Health,
-    service::{Opening, SERVERS_AT_ONCE, Service},
-};
+use super::pulse::Health;
 use crate::{
     database_url::DatabaseUrl,
     domain::{
@@ -27,9 +22,14 @@ use crate::{
         tenant::Place,
         worker::{Errand, kept_label},
     },
+    flow::{
+        advance::advance,
+        context::Context,
+        service::{Opening, SERVERS_AT_ONCE, Service},
+    },
     metrics::Metrics,
     servers::ServersError,
-    session::{TenantSession, lock_key},
+    session::{TenantSession, backends::Left, lock_key},
     store::{
         self, StoreError,
         job::{self, Rescued},
@@ -45,10 +45,7 @@ use crate::{
 const ROUND_LIMIT: Duration = Duration::from_secs(60);
 
 /// How often the keeper looks.
-pub(super) const ROUND: Duration = Duration::from_secs(1);
-
-/// How long the server may take to end a session that it was told to end.
-const TERMINATE_MS: i64 = 3000;
+pub(in crate::flow) const ROUND: Duration = Duration::from_secs(1);
 
 /// How long a server's slots may take to be reclaimed. What is left by then is for the next round.
 const RECLAIM_LIMIT: Duration = Duration::from_secs(20);
@@ -269,36 +266,9 @@ impl Keeper {
     /// Ends what is left of these attempts' sessions on their server, and returns how many there were.
     async fn end_sessions(&self, service: &Service, suspects: &[Suspect]) -> Result<usize, TenantError> {
         let mut session = self.connect(service, &Way::of_suspects(suspects)).await?;
-        let attempts: BTreeSet<String> = suspects.iter().map(|suspect| suspect.label.to_string()).collect();
-        let kept: BTreeSet<String> = suspects.iter().map(|s| kept_label(&s.worker)).collect();
-        let (databases, keys): (Vec<String>, Vec<i64>) = suspects
-            .iter()
-            .map(|suspect| (suspect.database.clone(), lock_key(&place_of(suspect))))
-            .unzip();
-        let ended: Result<Vec<bool>, _> = sqlx::query_scalar(
-            // The same worker may have kept connections as other roles: those are ended as such. A migration may call its
-            // session whatever it likes, but it does so behind the tenant's lock.
-            "select pg_terminate_backend(pid, $2) from pg_stat_activity
-             where application_name = any($1) or (application_name = any($3) and usename = current_user)
-                or (application_name not like 'herder/%' and usename = current_user and pid in (
-                      select l.pid from pg_locks l join pg_database d on d.oid = l.database
-                      join unnest($4::text[], $5::bigint[]) as tenant (database, key)
-                        on tenant.database = d.datname and tenant.key = l.classid::bigint << 32 | l.objid::bigint
-                      where l.locktype = 'advisory' and l.granted and l.objsubid = 1))",
-        )
-        .bind(attempts.into_iter().collect::<Vec<_>>())
-        .bind(TERMINATE_MS)
-        .bind(kept.into_iter().collect::<Vec<_>>())
-        .bind(databases)
-        .bind(keys)
-        .fetch_all(session.connection())
-        .await;
+        let ended = session.end_left(&left_by(suspects)).await;
         service.close(session).await;
-        let ended = ended?;
-        match ended.iter().all(|gone| *gone) {
-            true => Ok(ended.len()),
-            false => Err(TenantError::Connection("a session does not end".into())),
-        }
+        ended
     }
 
     /// A connection to a server. Any of its databases will do: one may have been dropped since.
@@ -377,6 +347,22 @@ impl<'a> Way<'a> {
             databases: abandoned.database.as_deref().into_iter().collect(),
             tenant: tenant.filter(|_| abandoned.own_url),
         }
+    }
+}
+
+/// What these attempts may have left on their server.
+fn left_by(suspects: &[Suspect]) -> Left {
+    let attempts: BTreeSet<String> = suspects.iter().map(|suspect| suspect.label.to_string()).collect();
+    let kept: BTreeSet<String> = suspects.iter().map(|s| kept_label(&s.worker)).collect();
+    let (databases, keys) = suspects
+        .iter()
+        .map(|suspect| (suspect.database.clone(), lock_key(&place_of(suspect))))
+        .unzip();
+    Left {
+        attempts: attempts.into_iter().collect(),
+        kept: kept.into_iter().collect(),
+        databases,
+        keys,
     }
 }
 

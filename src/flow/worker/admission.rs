@@ -9,16 +9,20 @@ use std::{
 use sqlx::{Connection, PgConnection};
 use tracing::{info, warn};
 
-use super::{budget, context::Context, worker::POOL};
-use crate::store::{
-    StoreError,
-    server::{self, ServerRow},
-    slot::{self, Admission},
-    worker::{self, WorkerRow},
+use super::POOL;
+use crate::{
+    flow::context::Context,
+    session::arithmetic,
+    store::{
+        StoreError,
+        server::{self, ServerRow},
+        slot::{self, Admission},
+        worker::{self, WorkerRow},
+    },
 };
 
 /// How many connections to the control database a worker has: its pool's, and one for its heartbeat, which must wait for nothing.
-pub(super) const CONTROL_CONNECTIONS: i64 = POOL as i64 + 1;
+pub(in crate::flow) const CONTROL_CONNECTIONS: i64 = POOL as i64 + 1;
 
 /// How often a worker at the door looks whether there is room.
 const LOOK: Duration = Duration::from_secs(1);
@@ -141,7 +145,7 @@ impl Door {
 
     /// The server as the config has it: the connection to the control database is one to it.
     async fn row(&self, connection: &mut PgConnection) -> Result<ServerRow, StoreError> {
-        let sum = budget::read(connection, self.cx.servers.budget(&self.server)).await?;
+        let sum = arithmetic::read(connection, self.cx.servers.budget(&self.server)).await?;
         Ok(ServerRow {
             name: self.server.clone(),
             address: self

@@ -11,12 +11,10 @@ use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{
-    admission::Door,
-    held::{Held, StopReason},
-};
+use super::admission::Door;
 use crate::{
     domain::job::AttemptId,
+    flow::held::{Held, StopReason},
     metrics::Metrics,
     queue::CLAIM_TIMEOUT,
     store::{StoreError, job, slot::Admission, worker},
