@@ -15,7 +15,7 @@ use herder::{
 use sqlx::PgPool;
 
 use crate::{
-    output,
+    hint, output,
     render::{export, words::count},
 };
 
@@ -27,13 +27,13 @@ const NAMED: usize = 3;
 
 /// Says it. That it cannot be said must not change how the command ends.
 /// `local`: how many jobs at a time this process did itself.
-pub(crate) async fn conclude(pool: &PgPool, run: &RunView, local: Option<u16>, config_args: &str) {
-    if let Err(error) = say(pool, run, local, config_args).await {
+pub(crate) async fn conclude(pool: &PgPool, run: &RunView, local: Option<u16>) {
+    if let Err(error) = say(pool, run, local).await {
         output::warning(&format!("cannot say which tenants failed: {error}"));
     }
 }
 
-async fn say(pool: &PgPool, run: &RunView, local: Option<u16>, config_args: &str) -> Result<(), StoreError> {
+async fn say(pool: &PgPool, run: &RunView, local: Option<u16>) -> Result<(), StoreError> {
     let failed = run.count(JobState::Failed);
     let github = std::env::var("GITHUB_ACTIONS").is_ok_and(|value| value == "true");
     let wanted = if github { None } else { Some(NAMED as i64) };
@@ -46,9 +46,9 @@ async fn say(pool: &PgPool, run: &RunView, local: Option<u16>, config_args: &str
             output::say(&export::annotation(job));
         }
         let tally = view::tally(pool, run.id).await?;
-        summarize(&export::markdown(run, &tally, &failures, config_args));
+        summarize(&export::markdown(run, &tally, &failures));
     }
-    if let Some(line) = last_line(run, failed, &failures, local, config_args) {
+    if let Some(line) = last_line(run, failed, &failures, local) {
         output::say(&line);
     }
     Ok(())
@@ -70,13 +70,7 @@ fn summarize(text: &str) {
 }
 
 /// Who failed first, and what to type next.
-fn last_line(
-    run: &RunView,
-    failed: i64,
-    failures: &[JobView],
-    local: Option<u16>,
-    config_args: &str,
-) -> Option<String> {
+fn last_line(run: &RunView, failed: i64, failures: &[JobView], local: Option<u16>) -> Option<String> {
     if failed == 0 {
         return None;
     }
@@ -93,20 +87,21 @@ fn last_line(
         n => format!(" and {n} more"),
     };
     let id = short(&run.id);
-    let why = format!("`herder status {id} --failed{config_args}`");
+    let why = format!("`herder status {id} --failed`");
     // Whoever did the work without workers has none that a retry could wait for.
     let next = match (run.state, local) {
         (RunState::Cancelled, _) => why,
         // Not by reflex: it would do again what is there.
         _ if run.half_applied > 0 => why,
-        (_, Some(n)) => format!("`herder retry {id} --local {n}{config_args}`"),
-        (_, None) => format!("`herder retry {id} --wait{config_args}`"),
+        (_, Some(n)) => format!("`herder retry {id} --local {n}`"),
+        (_, None) => format!("`herder retry {id} --wait`"),
     };
     Some(format!(
         "{:>12} {}: {}{rest}; next: {next}",
         "Failed",
         count(failed, "tenant"),
-        names.join(", ")
+        names.join(", "),
+        next = hint::complete(&next),
     ))
 }
 
@@ -121,7 +116,7 @@ mod tests {
         let run = run(RunState::Failed, &[(JobState::Failed, 5)]);
         for (local, how) in [(None, "--wait"), (Some(4), "--local 4")] {
             assert_eq!(
-                last_line(&run, 5, &failures, local, ""),
+                last_line(&run, 5, &failures, local),
                 Some(format!(
                     "      Failed 5 tenants: acme, beta, gamma and 2 more; next: `herder retry 7f3a1b2c {how}`"
                 ))
@@ -131,11 +126,11 @@ mod tests {
             half_applied: 1,
             ..run.clone()
         };
-        let line = last_line(&half, 5, &failures, None, "").unwrap_or_default();
+        let line = last_line(&half, 5, &failures, None).unwrap_or_default();
         assert!(
             line.ends_with("next: `herder status 7f3a1b2c --failed`"),
             "{line}"
         );
-        assert_eq!(last_line(&run, 0, &[], None, ""), None);
+        assert_eq!(last_line(&run, 0, &[], None), None);
     }
 }

@@ -19,7 +19,7 @@ use herder::{
 use sqlx::PgPool;
 
 use crate::{
-    control, output,
+    control, hint, output,
     render::{
         events::Story,
         progress::{Bar, SHOWN},
@@ -77,8 +77,6 @@ pub(crate) struct Follower {
     pool: PgPool,
     run: RunId,
     screen: Screen,
-    /// What a command to type next ends with.
-    config_args: String,
     /// Whether this process does the work, too.
     local: bool,
     /// None before the first look.
@@ -105,32 +103,31 @@ pub(crate) struct Follower {
 
 impl Follower {
     /// Follows a run whose lines are data: `herder watch`.
-    pub(crate) fn to_stdout(pool: PgPool, run: RunId, config_args: String) -> Self {
+    pub(crate) fn to_stdout(pool: PgPool, run: RunId) -> Self {
         let terminal = std::io::stdout().is_terminal() && Bar::can_stand();
         let screen = if terminal {
             Screen::Terminal(None)
         } else {
             Screen::Stdout
         };
-        Self::new(pool, run, config_args, screen)
+        Self::new(pool, run, screen)
     }
 
     /// Follows a run beside a command whose data is something else.
-    pub(crate) fn to_stderr(pool: PgPool, run: RunId, config_args: String) -> Self {
+    pub(crate) fn to_stderr(pool: PgPool, run: RunId) -> Self {
         let screen = if Bar::can_stand() {
             Screen::Terminal(None)
         } else {
             Screen::Stderr
         };
-        Self::new(pool, run, config_args, screen)
+        Self::new(pool, run, screen)
     }
 
-    fn new(pool: PgPool, run: RunId, config_args: String, screen: Screen) -> Self {
+    fn new(pool: PgPool, run: RunId, screen: Screen) -> Self {
         Self {
             pool,
             run,
             screen,
-            config_args,
             local: false,
             story: None,
             state: RunState::Running,
@@ -325,7 +322,7 @@ impl Follower {
     /// What happened to the run as a whole.
     fn tell_run(&mut self, run: &RunView) -> anyhow::Result<()> {
         self.tell_wave(run.wave, run.waves)?;
-        let (id, config_args) = (short(&run.id), &self.config_args);
+        let id = short(&run.id);
         let mut lines = Vec::new();
         let still = match run.count(JobState::Running) {
             0 => String::new(),
@@ -333,10 +330,10 @@ impl Follower {
         };
         if run.state != self.state {
             match run.state {
-                RunState::Paused => lines.push(format!(
-                    "{:>12} by an operator{still}; `herder resume {id}{config_args}` continues the run",
+                RunState::Paused => lines.push(hint::complete(&format!(
+                    "{:>12} by an operator{still}; `herder resume {id}` continues the run",
                     "PAUSED"
-                )),
+                ))),
                 RunState::Halted => lines.push(format!(
                     "{:>12} {}{still}",
                     "HALTED",
@@ -405,7 +402,7 @@ impl Follower {
             return Ok(());
         }
         self.stirred = Instant::now();
-        self.warned = warn_of_unserved(&self.pool, run.id, &self.config_args).await?;
+        self.warned = warn_of_unserved(&self.pool, run.id).await?;
         Ok(())
     }
 
@@ -416,7 +413,7 @@ impl Follower {
             Some(at) => at,
             None => store::now(&self.pool).await?,
         };
-        let text = summary::render(run, &self.tally, between(since, until), &self.config_args);
+        let text = summary::render(run, &self.tally, between(since, until));
         match self.screen {
             Screen::Stdout => output::data(&text)?,
             Screen::Stderr | Screen::Terminal(_) => output::say(text.trim_end()),
@@ -426,11 +423,7 @@ impl Follower {
 }
 
 /// Says that nobody takes what is due of a run, if so.
-pub(crate) async fn warn_of_unserved(
-    pool: &PgPool,
-    run: RunId,
-    config_args: &str,
-) -> Result<bool, StoreError> {
+pub(crate) async fn warn_of_unserved(pool: &PgPool, run: RunId) -> Result<bool, StoreError> {
     let Some(unserved) = view::unserved(pool, run).await? else {
         return Ok(false);
     };
@@ -454,7 +447,7 @@ pub(crate) async fn warn_of_unserved(
     };
     output::warning(&lack);
     output::hint(&format!(
-        "{remedy}, or do the work in this process with `herder resume {} --local 8{config_args}`",
+        "{remedy}, or do the work in this process with `herder resume {} --local 8`",
         short(&run)
     ));
     Ok(true)

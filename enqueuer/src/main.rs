@@ -7,6 +7,7 @@ mod confirm;
 mod control;
 mod exit;
 mod follow;
+mod hint;
 mod log;
 mod news;
 mod output;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     let cli = args::parse();
     let telemetry = log::start(&cli.global);
     let setting = Setting::new(&cli.global);
+    hint::remember(setting.config_args());
     let ended = match tokio::runtime::Runtime::new() {
         Ok(runtime) => {
             let ended = runtime.block_on(commands::run(&setting, cli.command));
@@ -37,7 +39,7 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) if problem::is_broken_pipe(&error) => Exit::Done.into(),
         Err(error) => {
-            let text = problem::render(&error, &setting.config_args());
+            let text = problem::render(&error);
             let _ = anstream::stderr().write_all(text.as_bytes());
             problem::exit_of(&error).into()
         }

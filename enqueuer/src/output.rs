@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::{
+    hint,
     problem::is_broken_pipe,
     render::{
         progress,
@@ -64,5 +65,5 @@ pub(crate) fn warning(text: &str) {
 
 /// What to type next.
 pub(crate) fn hint(text: &str) {
-    say(&format!("{HINT}hint:{HINT:#} {text}"));
+    say(&format!("{HINT}hint:{HINT:#} {}", hint::complete(text)));
 }

@@ -14,6 +14,7 @@ use herder::{
 
 use crate::{
     exit::Exit,
+    hint,
     output::Unwritten,
     render::style::{ERROR, HINT},
 };
@@ -212,21 +213,8 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
-/// A hint whose commands can be typed as they stand: each ends with `config_args`, unless the hint has that already.
-pub(crate) fn complete(hint: &str, config_args: &str) -> String {
-    if hint.contains(config_args) {
-        return hint.to_owned();
-    }
-    let parts = hint.split('`').enumerate().map(|(n, part)| match part {
-        command if n % 2 == 1 && command.starts_with("herder ") => format!("{command}{config_args}"),
-        text => text.to_owned(),
-    });
-    parts.collect::<Vec<_>>().join("`")
-}
-
-/// The text for stderr, with colours that `anstream` takes out where they are not wanted. `config_args`: what commands to
-/// type next end with.
-pub(crate) fn render(error: &anyhow::Error, config_args: &str) -> String {
+/// The text for stderr, with colours that `anstream` takes out where they are not wanted.
+pub(crate) fn render(error: &anyhow::Error) -> String {
     let paint = |style: Style, word: &str| format!("{style}{word}:{style:#}");
     let mut text = String::new();
     for (n, cause) in causes(error).into_iter().enumerate() {
@@ -236,7 +224,7 @@ pub(crate) fn render(error: &anyhow::Error, config_args: &str) -> String {
         }
     }
     if let Some(hint) = hint_of(error) {
-        text += &format!("\n{} {}\n", paint(HINT, "hint"), complete(&hint, config_args));
+        text += &format!("\n{} {}\n", paint(HINT, "hint"), hint::complete(&hint));
     }
     text
 }
@@ -264,7 +252,7 @@ mod tests {
     use super::*;
 
     fn plain(error: &anyhow::Error) -> String {
-        anstream::adapter::strip_str(&render(error, "")).to_string()
+        anstream::adapter::strip_str(&render(error)).to_string()
     }
 
     #[test]
@@ -281,24 +269,6 @@ mod tests {
         hint: build the image from the commit that adds 44, or pass --to 43
         ");
         assert_eq!(exit_of(&error), Exit::Usage);
-    }
-
-    #[test]
-    fn a_command_to_type_next_is_complete() {
-        let config_args = " --config 'my fleet.toml'";
-        assert_eq!(
-            complete(
-                "--queue waits; `herder cancel 7f3a` ends it; set `budget`",
-                config_args
-            ),
-            format!("--queue waits; `herder cancel 7f3a{config_args}` ends it; set `budget`")
-        );
-        let already = format!("`herder runs{config_args}` lists them");
-        assert_eq!(complete(&already, config_args), already);
-        assert_eq!(
-            complete("`herder runs` lists them", ""),
-            "`herder runs` lists them"
-        );
     }
 
     #[test]

@@ -17,7 +17,6 @@ pub(crate) async fn wait_behind(
     (run, places): (RunId, i64),
     patience: Option<Duration>,
     interrupts: &mut Interrupts,
-    config_args: &str,
 ) -> anyhow::Result<Option<Exit>> {
     let id = short(&run);
     output::say(&format!(
@@ -34,7 +33,7 @@ pub(crate) async fn wait_behind(
             if seen.state != state && seen.state != RunState::Running {
                 output::warning(&format!("run {id} is {} and waits for an operator", seen.state));
                 output::hint(&format!(
-                    "`herder resume {id}{config_args}` continues it; `herder cancel {id}{config_args}` ends it"
+                    "`herder resume {id}` continues it; `herder cancel {id}` ends it"
                 ));
             }
             if seen.settled() != settled {

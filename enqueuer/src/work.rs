@@ -42,28 +42,27 @@ pub(crate) async fn wait(
     run: RunId,
     follow: Follow,
     interrupts: &mut Interrupts,
-    config_args: &str,
 ) -> anyhow::Result<Waited> {
     let pool = cx.pool.clone();
     follower = follower.patience(follow.stall_timeout);
     let end = match follow.local {
         Some(concurrency) => {
             follower = follower.local();
-            work(cx, &mut follower, run, concurrency, interrupts, config_args).await?
+            work(cx, &mut follower, run, concurrency, interrupts).await?
         }
         None => follower.follow(interrupts.next()).await?,
     };
     match end {
         End::Over(run) => {
             follower.sum_up(&run).await?;
-            conclude(&pool, &run, follow.local, config_args).await;
+            conclude(&pool, &run, follow.local).await;
             Ok(Waited {
                 exit: Exit::of_run(run.state),
                 over: Some(run),
             })
         }
         End::Stopped => {
-            say_stopped(run, follow.local, config_args);
+            say_stopped(run, follow.local);
             Ok(Waited {
                 over: None,
                 exit: Exit::Interrupted,
@@ -75,7 +74,7 @@ pub(crate) async fn wait(
                 "no tenant was settled for {}",
                 humantime::format_duration(limit)
             ));
-            say_stopped(run, follow.local, config_args);
+            say_stopped(run, follow.local);
             Ok(Waited {
                 over: None,
                 exit: Exit::Stalled,
@@ -91,28 +90,25 @@ pub(crate) async fn wait_and_tell(
     run: RunId,
     follow: Follow,
     news: News,
-    config_args: &str,
 ) -> anyhow::Result<Exit> {
-    let waited = wait(cx, follower, run, follow, &mut Interrupts::new()?, config_args).await?;
+    let waited = wait(cx, follower, run, follow, &mut Interrupts::new()?).await?;
     news.told().await;
     Ok(waited.exit)
 }
 
 /// What Ctrl-C did not end, and how to come back to it.
-pub(crate) fn say_stopped(run: RunId, local: Option<u16>, config_args: &str) {
+pub(crate) fn say_stopped(run: RunId, local: Option<u16>) {
     let id = short(&run);
     match local {
         None => {
             output::say(&format!("Stopped watching; run {id} continues"));
             output::hint(&format!(
-                "`herder watch {id}{config_args}` follows it again; `herder pause {id}{config_args}` or `herder cancel {id}{config_args}` stops it"
+                "`herder watch {id}` follows it again; `herder pause {id}` or `herder cancel {id}` stops it"
             ));
         }
         Some(n) => {
             output::say(&format!("Stopped working; run {id} has not ended"));
-            output::hint(&format!(
-                "`herder resume {id} --local {n}{config_args}` continues it"
-            ));
+            output::hint(&format!("`herder resume {id} --local {n}` continues it"));
         }
     }
 }
@@ -124,7 +120,6 @@ async fn work(
     run: RunId,
     concurrency: u16,
     interrupts: &mut Interrupts,
-    config_args: &str,
 ) -> anyhow::Result<End> {
     let options = Options {
         name: format!("local-{}", std::process::id()),
@@ -139,8 +134,7 @@ async fn work(
         async move { worker.run().await }
     });
     let mut broke = None;
-    let config_args = config_args.to_owned();
-    let goodbye = move || say_stopped(run, Some(concurrency), &config_args);
+    let goodbye = move || say_stopped(run, Some(concurrency));
     let following = follower.follow(async {
         broke = match (&mut running).await {
             Ok(ended) => ended.err().map(anyhow::Error::from),

@@ -24,7 +24,7 @@ use crate::{
     args::Output,
     control,
     exit::Exit,
-    output, problem,
+    hint, output, problem,
     render::{self, words::count},
 };
 
@@ -104,7 +104,7 @@ pub(crate) async fn run(setting: &Setting, args: &Output) -> anyhow::Result<Exit
         Err(error) => checks.push(Finding::problem("config", error)),
     }
     for hint in checks.iter_mut().filter_map(|check| check.hint.as_mut()) {
-        *hint = problem::complete(hint, &setting.config_args());
+        *hint = hint::complete(hint);
     }
     let ok = checks.iter().all(|check| check.result != Level::Problem);
     let report = Report { ok, checks };

@@ -10,13 +10,17 @@ use anyhow::Context as _;
 use herder::config::TEMPLATE;
 
 use super::Setting;
-use crate::{args::Init, exit::Exit, output, problem::Problem};
+use crate::{args::Init, exit::Exit, hint, output, problem::Problem};
 
 pub(crate) fn run(setting: &Setting, args: &Init) -> anyhow::Result<Exit> {
     let path = args.path.as_deref().unwrap_or(&setting.path);
     write(path, args.force)?;
     output::say(&format!("Wrote {}", path.display()));
-    output::hint("set your tenant source and migrations in it; `herder check` shows what is missing");
+    let next = "set your tenant source and migrations in it; `herder check` shows what is missing";
+    output::hint(&match &args.path {
+        Some(path) if *path != setting.path => hint::complete_with(next, &super::config_args(path)),
+        _ => next.to_owned(),
+    });
     Ok(Exit::Done)
 }
 

@@ -10,12 +10,12 @@ use crate::{args::RunArg, control, exit::Exit, output, problem::Problem, render:
 
 pub(crate) async fn run(setting: &Setting, args: &RunArg) -> anyhow::Result<Exit> {
     let (_, pool, id) = setting.find_run(args).await?;
-    let (name, config_args) = (short(&id), setting.config_args());
+    let name = short(&id);
     if store::run::pause(&pool, id).await? {
         output::say(&format!(
             "Paused run {name}: no new tenants start, running ones finish"
         ));
-        output::hint(&format!("`herder resume {name}{config_args}` continues it"));
+        output::hint(&format!("`herder resume {name}` continues it"));
         return Ok(Exit::Done);
     }
     match control::view_run(&pool, id).await?.state {
@@ -25,7 +25,7 @@ pub(crate) async fn run(setting: &Setting, args: &RunArg) -> anyhow::Result<Exit
         )),
         state @ (RunState::Paused | RunState::Halted) => {
             output::say(&format!("Nothing to do: run {name} {}", run_is(state)));
-            output::hint(&format!("`herder resume {name}{config_args}` continues it"));
+            output::hint(&format!("`herder resume {name}` continues it"));
             Ok(Exit::Done)
         }
         state => Err(Problem::usage(format!("run {name} {}", run_is(state))).into()),

@@ -56,12 +56,9 @@ pub(crate) async fn run(setting: &Setting, args: &args::Report) -> anyhow::Resul
             let jobs = view::jobs(&pool, id, None, None).await?;
             output::data(&export::csv(&jobs))?;
         }
-        ReportFormat::Markdown => output::data(&export::markdown(
-            &report.run,
-            &report.outcomes,
-            &report.failures,
-            &setting.config_args(),
-        ))?,
+        ReportFormat::Markdown => {
+            output::data(&export::markdown(&report.run, &report.outcomes, &report.failures))?
+        }
         ReportFormat::Text => {
             let Report { run, outcomes, .. } = &report;
             let until = match run.settled_at {
@@ -69,7 +66,7 @@ pub(crate) async fn run(setting: &Setting, args: &args::Report) -> anyhow::Resul
                 None => store::now(&pool).await?,
             };
             let took = between(run.created_at, until);
-            let summary = summary::render(run, outcomes, took, &setting.config_args());
+            let summary = summary::render(run, outcomes, took);
             let text = failures(&report.failures) + &summary;
             output::data(text.trim_start_matches('\n'))?;
         }

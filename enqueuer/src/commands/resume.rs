@@ -20,18 +20,14 @@ use crate::{
 
 pub(crate) async fn resume(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit> {
     let (config, pool, id) = setting.find_run(&args.run).await?;
-    let (name, config_args, run) = (
-        short(&id),
-        setting.config_args(),
-        control::view_run(&pool, id).await?,
-    );
+    let (name, run) = (short(&id), control::view_run(&pool, id).await?);
     if !run.state.is_open() {
-        return over(&run, args.follow, &config_args);
+        return over(&run, args.follow);
     }
-    let mut follower = Follower::to_stderr(pool.clone(), id, config_args.clone());
+    let mut follower = Follower::to_stderr(pool.clone(), id);
     follower.skip_past(false).await?;
     if !store::run::resume(&pool, id).await? {
-        return over(&control::view_run(&pool, id).await?, args.follow, &config_args);
+        return over(&control::view_run(&pool, id).await?, args.follow);
     }
     let left = count(run.open(), "tenant");
     output::say(&match run.state {
@@ -42,32 +38,30 @@ pub(crate) async fn resume(setting: &Setting, args: &GoOn) -> anyhow::Result<Exi
     let news = News::of(&config.notify, &pool, id);
     if !args.follow.waits() {
         if run.open() > 0 {
-            let _ = follow::warn_of_unserved(&pool, id, &config_args).await;
+            let _ = follow::warn_of_unserved(&pool, id).await;
         }
-        output::hint(&format!("`herder watch {name}{config_args}` follows it"));
+        output::hint(&format!("`herder watch {name}` follows it"));
         news.told().await;
         return Ok(Exit::Done);
     }
     let cx = setting.context(args.follow.local).await?;
-    work::wait_and_tell(cx, follower, id, args.follow, news, &config_args).await
+    work::wait_and_tell(cx, follower, id, args.follow, news).await
 }
 
 /// There is nothing to resume. Whoever would have waited gets the code of the run's outcome.
-fn over(run: &RunView, follow: Follow, config_args: &str) -> anyhow::Result<Exit> {
+fn over(run: &RunView, follow: Follow) -> anyhow::Result<Exit> {
     let name = short(&run.id);
     if run.state == RunState::Succeeded || follow.waits() {
         output::say(&format!("Nothing to do: run {name} {}", run_is(run.state)));
-        for line in crate::render::summary::next(run, config_args) {
+        for line in crate::render::summary::next(run) {
             output::hint(&line);
         }
         return Ok(Exit::of_run(run.state));
     }
     let problem = Problem::usage(format!("run {name} {}", run_is(run.state)));
     Err(match run.state {
-        RunState::Failed => problem.hint(format!(
-            "`herder retry {name}{config_args}` retries its failed tenants"
-        )),
-        _ => problem.hint(format!("`herder upgrade{config_args}` starts a new one")),
+        RunState::Failed => problem.hint(format!("`herder retry {name}` retries its failed tenants")),
+        _ => problem.hint("`herder upgrade` starts a new one"),
     }
     .into())
 }

@@ -21,19 +21,15 @@ use crate::{
 pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit> {
     let cx = setting.context(args.follow.local).await?;
     let id = control::find_run(&cx.pool, args.run.run.as_deref()).await?;
-    let (name, config_args, run) = (
-        short(&id),
-        setting.config_args(),
-        control::view_run(&cx.pool, id).await?,
-    );
+    let (name, run) = (short(&id), control::view_run(&cx.pool, id).await?);
     if run.state == RunState::Cancelled {
         return Err(
             Problem::usage(format!("run {name} was cancelled, which is final"))
-                .hint(format!("`herder upgrade{config_args}` starts a new one"))
+                .hint("`herder upgrade` starts a new one")
                 .into(),
         );
     }
-    let mut follower = Follower::to_stderr(cx.pool.clone(), id, config_args.clone());
+    let mut follower = Follower::to_stderr(cx.pool.clone(), id);
     follower.skip_past(true).await?;
     let retried = match retry::retry(&cx, id).await {
         Ok(retried) => retried,
@@ -44,7 +40,7 @@ pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit
                 "cannot retry: run {other} is still open and covers {shared} that failed in run {name}"
             ))
             .hint(format!(
-                "`herder watch {other}{config_args}` waits for it; it may migrate them"
+                "`herder watch {other}` waits for it; it may migrate them"
             ))
             .into());
         }
@@ -56,7 +52,7 @@ pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit
             if !run.state.is_open() {
                 return Ok(Exit::Done);
             }
-            format!("`herder resume {name}{config_args}` continues with the others")
+            format!("`herder resume {name}` continues with the others")
         }
         _ => {
             let resumed = match run.state {
@@ -71,17 +67,17 @@ pub(crate) async fn retry(setting: &Setting, args: &GoOn) -> anyhow::Result<Exit
                 n => format!(", {n} of them half applied, which counts as mended by hand"),
             };
             output::say(&format!("Retrying {tenants} of run {name}{mended}{resumed}"));
-            format!("`herder watch {name}{config_args}` follows it")
+            format!("`herder watch {name}` follows it")
         }
     };
     if !args.follow.waits() {
         // The tenants are ready: what cannot be said now must not read as if they were not.
         if retried.tenants > 0 {
-            let _ = follow::warn_of_unserved(&cx.pool, id, &config_args).await;
+            let _ = follow::warn_of_unserved(&cx.pool, id).await;
         }
         output::hint(&next);
         return Ok(Exit::Done);
     }
     let news = News::of(&cx.config.notify, &cx.pool, id);
-    work::wait_and_tell(cx, follower, id, args.follow, news, &config_args).await
+    work::wait_and_tell(cx, follower, id, args.follow, news).await
 }

@@ -29,7 +29,7 @@ pub(crate) async fn run(setting: &Setting, args: &args::Runs) -> anyhow::Result<
         output::json(&Report { runs })?;
     } else if runs.is_empty() {
         output::say("No run yet");
-        output::hint(&format!("`herder upgrade{}` starts one", setting.config_args()));
+        output::hint("`herder upgrade` starts one");
     } else {
         output::data(&render::runs::render(&runs, store::now(&pool).await?))?;
     }

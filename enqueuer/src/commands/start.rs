@@ -98,7 +98,7 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
     };
     // One from here to the end: what comes between two who listen must not be lost.
     let mut interrupts = Interrupts::new()?;
-    let enqueued = match make(setting, &cx, &mut request, &args, &mut interrupts).await? {
+    let enqueued = match make(&cx, &mut request, &args, &mut interrupts).await? {
         ControlFlow::Continue(enqueued) => enqueued,
         ControlFlow::Break(exit) => return Ok(exit),
     };
@@ -109,7 +109,7 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
         true => Ok(()),
         false => output::data(&format!("{}\n", enqueued.run)),
     };
-    let (run, config_args) = (enqueued.run, setting.config_args());
+    let run = enqueued.run;
     let mut report = Report {
         enqueued,
         state: None,
@@ -117,15 +117,15 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
     };
     let mut exit = Exit::Done;
     if args.follow.waits() {
-        let follower = Follower::to_stderr(cx.pool.clone(), run, config_args.clone());
-        let waited = work::wait(cx, follower, run, args.follow, &mut interrupts, &config_args).await?;
+        let follower = Follower::to_stderr(cx.pool.clone(), run);
+        let waited = work::wait(cx, follower, run, args.follow, &mut interrupts).await?;
         exit = waited.exit;
         report.state = waited.over.as_ref().map(|run| run.state);
         report.counts = waited.over.map(|run| complete(&run.counts));
     } else if report.enqueued.tenants > report.enqueued.current {
         // The run is made: what cannot be said now must not read as if it were not.
-        let _ = follow::warn_of_unserved(&cx.pool, run, &config_args).await;
-        output::hint(&format!("`herder watch {}{config_args}` follows it", short(&run)));
+        let _ = follow::warn_of_unserved(&cx.pool, run).await;
+        output::hint(&format!("`herder watch {}` follows it", short(&run)));
     }
     tokio::select! {
         () = news.told() => {}
@@ -135,14 +135,13 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
         printed = output::json(&report);
     }
     match printed {
-        Err(error) if !is_broken_pipe(&error) => unprinted(run, error, exit, &config_args),
+        Err(error) if !is_broken_pipe(&error) => unprinted(run, error, exit),
         _ => Ok(exit),
     }
 }
 
 /// Makes the run, once it is confirmed and, with `--queue`, nobody is in its way. Break: none was made, and the command ends.
 async fn make(
-    setting: &Setting,
     cx: &Context,
     request: &mut Request,
     args: &Start,
@@ -171,13 +170,12 @@ async fn make(
             }
             Err(EnqueueError::Abandoned) => {
                 output::say("Stopped at once: a run may have been started all the same");
-                output::hint(&format!("`herder runs{}` shows it", setting.config_args()));
+                output::hint("`herder runs` shows it");
                 return Ok(ControlFlow::Break(Exit::Interrupted));
             }
             Err(EnqueueError::Overlap { run, places }) if args.queue => {
                 let patience = args.follow.stall_timeout;
-                let config_args = setting.config_args();
-                let waited = queue::wait_behind(&cx.pool, (run, places), patience, interrupts, &config_args);
+                let waited = queue::wait_behind(&cx.pool, (run, places), patience, interrupts);
                 if let Some(exit) = waited.await? {
                     return Ok(ControlFlow::Break(exit));
                 }
@@ -189,7 +187,7 @@ async fn make(
 
 /// stdout took nothing, a full disk most likely: whoever reads it does not know the run. The code of a run that did not
 /// succeed says more than that.
-fn unprinted(run: RunId, error: anyhow::Error, exit: Exit, config_args: &str) -> anyhow::Result<Exit> {
+fn unprinted(run: RunId, error: anyhow::Error, exit: Exit) -> anyhow::Result<Exit> {
     let id = short(&run);
     let said = format!("run {id} was started, but its id could not be printed");
     if exit != Exit::Done {
@@ -198,7 +196,7 @@ fn unprinted(run: RunId, error: anyhow::Error, exit: Exit, config_args: &str) ->
     }
     Err(Problem::unexpected(said)
         .caused_by(error)
-        .hint(format!("`herder status {id}{config_args}` shows it"))
+        .hint(format!("`herder status {id}` shows it"))
         .into())
 }
 

@@ -50,10 +50,10 @@ pub(crate) async fn run(setting: &Setting, args: &args::Status) -> anyhow::Resul
     } else {
         let Report { run, jobs, .. } = &report;
         let now = store::now(&pool).await?;
-        let text = render::status::render(run, jobs, args.failed, now, &setting.config_args());
+        let text = render::status::render(run, jobs, args.failed, now);
         output::data(&text)?;
         if run.state == RunState::Running {
-            follow::warn_of_unserved(&pool, run.id, &setting.config_args()).await?;
+            follow::warn_of_unserved(&pool, run.id).await?;
         }
         follow::warn_of_unended(&pool, run).await?;
     }

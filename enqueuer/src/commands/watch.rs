@@ -17,8 +17,8 @@ pub(crate) async fn run(setting: &Setting, args: &args::Watch) -> anyhow::Result
     let (_, pool, id) = setting.find_run(&args.run).await?;
     // As JSON, the data is one object at the end, and the lines are talk.
     let mut follower = match args.output.is_json() {
-        true => Follower::to_stderr(pool.clone(), id, setting.config_args()),
-        false => Follower::to_stdout(pool.clone(), id, setting.config_args()),
+        true => Follower::to_stderr(pool.clone(), id),
+        false => Follower::to_stdout(pool.clone(), id),
     };
     let mut interrupts = Interrupts::new()?;
     let end = match follower.follow(interrupts.next()).await {
@@ -32,7 +32,7 @@ pub(crate) async fn run(setting: &Setting, args: &args::Watch) -> anyhow::Result
         End::Over(run) => {
             let exit = Exit::of_run(run.state);
             output::answer(follower.sum_up(&run).await)?;
-            conclude(&pool, &run, None, &setting.config_args()).await;
+            conclude(&pool, &run, None).await;
             if args.output.is_json() {
                 output::answer(output::json(&status::Report::read(&pool, run, false).await?))?;
             }
@@ -40,7 +40,7 @@ pub(crate) async fn run(setting: &Setting, args: &args::Watch) -> anyhow::Result
         }
         // It waits for ever: stalled is for those who were given a limit.
         End::Stopped | End::Stalled => {
-            work::say_stopped(id, None, &setting.config_args());
+            work::say_stopped(id, None);
             Ok(Exit::Interrupted)
         }
     }

@@ -98,7 +98,7 @@ fn xml(text: &str) -> String {
 }
 
 /// A line of sums, and a table of the tenants that failed.
-pub(crate) fn markdown(run: &RunView, tally: &Tally, failures: &[JobView], config_args: &str) -> String {
+pub(crate) fn markdown(run: &RunView, tally: &Tally, failures: &[JobView]) -> String {
     let mark = match run.state {
         RunState::Succeeded => "✅",
         RunState::Failed | RunState::Halted => "❌",
@@ -138,7 +138,7 @@ pub(crate) fn markdown(run: &RunView, tally: &Tally, failures: &[JobView], confi
             text += &format!("\nand {rest} more.\n");
         }
     }
-    for line in summary::next(run, config_args) {
+    for line in summary::next(run) {
         text += &format!("\n{line}.\n");
     }
     text
@@ -258,7 +258,7 @@ mod tests {
             migrated: 1,
             ..Tally::default()
         };
-        insta::assert_snapshot!(markdown(&run, &tally, &jobs()[1..2], ""));
+        insta::assert_snapshot!(markdown(&run, &tally, &jobs()[1..2]));
     }
 
     #[test]

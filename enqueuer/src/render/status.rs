@@ -26,13 +26,7 @@ pub(crate) fn complete(counts: &BTreeMap<JobState, i64>) -> BTreeMap<JobState, i
 }
 
 /// The run in a line or two, its tenants in a table, and at the end (where a terminal stops scrolling) the sums.
-pub(crate) fn render(
-    run: &RunView,
-    jobs: &[JobView],
-    failed_only: bool,
-    now: DateTime<Utc>,
-    config_args: &str,
-) -> String {
+pub(crate) fn render(run: &RunView, jobs: &[JobView], failed_only: bool, now: DateTime<Utc>) -> String {
     let mut text = heading(run, now);
     if failed_only {
         text += &failures(jobs);
@@ -40,7 +34,7 @@ pub(crate) fn render(
         text += &format!("\n{}", table(jobs, now));
     }
     text += &format!("\n{}: {}\n", count(run.tenants, "tenant"), sums(run));
-    for line in summary::next(run, config_args) {
+    for line in summary::next(run) {
         text += &format!("{HINT}hint:{HINT:#} {line}\n");
     }
     text
@@ -237,7 +231,7 @@ pub(crate) mod tests {
         ];
         let run = run(RunState::Running, &JobState::ALL.map(|state| (state, 1)));
         let now = run.created_at + chrono::TimeDelta::milliseconds(1500);
-        let text = render(&run, &jobs, false, now, "");
+        let text = render(&run, &jobs, false, now);
         insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string());
     }
 
@@ -252,7 +246,6 @@ pub(crate) mod tests {
             &[broken("delta", JobState::Failed)],
             true,
             run.created_at + chrono::TimeDelta::seconds(90),
-            " --config fleet.toml",
         );
         insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string());
     }

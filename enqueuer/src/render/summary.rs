@@ -14,12 +14,13 @@ use super::{
     style::{ERROR, GOOD, HINT, WARNING},
     words::{count, duration},
 };
+use crate::hint;
 
 /// The rule above the summary.
 const RULE: &str = "────────────";
 
-/// Rule, summary line, and what to type next. `config_args` is what a typed command needs besides, e.g. ` --config x.toml`.
-pub(crate) fn render(run: &RunView, tally: &Tally, took: Duration, config_args: &str) -> String {
+/// Rule, summary line, and what to type next.
+pub(crate) fn render(run: &RunView, tally: &Tally, took: Duration) -> String {
     let style = match run.state {
         RunState::Succeeded => GOOD,
         RunState::Failed | RunState::Halted => ERROR,
@@ -32,7 +33,7 @@ pub(crate) fn render(run: &RunView, tally: &Tally, took: Duration, config_args: 
         count(run.tenants, "tenant"),
         parts(run, tally),
     );
-    for line in next(run, config_args) {
+    for line in next(run) {
         text += &format!("{HINT}hint:{HINT:#} {line}\n");
     }
     text
@@ -70,39 +71,36 @@ pub(crate) fn parts(run: &RunView, tally: &Tally) -> String {
 }
 
 /// What to type next, for a run in its state.
-pub(crate) fn next(run: &RunView, config_args: &str) -> Vec<String> {
+pub(crate) fn next(run: &RunView) -> Vec<String> {
     let id = short(&run.id);
     let failed = run.count(JobState::Failed);
     let them = if failed == 1 { "it" } else { "them" };
-    let why = format!("`herder status {id} --failed{config_args}` shows why");
-    let retry = format!("`herder retry {id}{config_args}` tries {them} again");
+    let why = format!("`herder status {id} --failed`");
+    let retry = format!("`herder retry {id}` tries {them} again");
     let again = match run.half_applied {
-        0 => format!("{why}; {retry}"),
-        n => format!("{why}, and what to mend by hand first (half applied: {n}); only then {retry}"),
+        0 => format!("{why} shows why; {retry}"),
+        n => {
+            format!("{why} shows why, and what to mend by hand first (half applied: {n}); only then {retry}")
+        }
     };
-    match run.state {
+    let lines = match run.state {
         RunState::Succeeded => vec![],
         RunState::Failed => vec![again],
         RunState::Halted => vec![
             again,
             match run.open() {
-                0 => format!(
-                    "`herder resume {id}{config_args}` ends the run as failed: no other tenant is left"
-                ),
+                0 => format!("`herder resume {id}` ends the run as failed: no other tenant is left"),
                 _ => format!(
-                    "`herder resume {id}{config_args}` continues without the failed tenants; `herder cancel {id}{config_args}` ends the run"
+                    "`herder resume {id}` continues without the failed tenants; `herder cancel {id}` ends the run"
                 ),
             },
         ],
-        RunState::Paused => vec![format!("`herder resume {id}{config_args}` continues it")],
-        RunState::Running => vec![format!("`herder watch {id}{config_args}` follows it")],
-        RunState::Cancelled if failed > 0 => {
-            vec![format!(
-                "`herder status {id} --failed{config_args}` shows why tenants failed"
-            )]
-        }
+        RunState::Paused => vec![format!("`herder resume {id}` continues it")],
+        RunState::Running => vec![format!("`herder watch {id}` follows it")],
+        RunState::Cancelled if failed > 0 => vec![format!("{why} shows why tenants failed")],
         RunState::Cancelled => vec![],
-    }
+    };
+    lines.iter().map(|line| hint::complete(line)).collect()
 }
 
 #[cfg(test)]
@@ -144,7 +142,7 @@ pub(crate) mod tests {
     };
 
     fn summary(state: RunState, counts: &[(JobState, i64)], tally: &Tally) -> String {
-        let text = render(&run(state, counts), tally, Duration::from_secs(724), "");
+        let text = render(&run(state, counts), tally, Duration::from_secs(724));
         anstream::adapter::strip_str(&text).to_string()
     }
 

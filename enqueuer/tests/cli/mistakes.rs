@@ -119,8 +119,15 @@ fn a_hint_can_be_typed_as_it_is() {
         let args = [&["--config", "fleet.toml"], args].concat();
         fleet.herder(&args).code(2).says(words);
     }
+    fleet
+        .herder(&["init", "new.toml"])
+        .ok()
+        .says("`herder check --config new.toml` shows what is missing");
     // Nobody is there to do it, and who did it here may do so again.
-    fleet.herder(&["--config", "fleet.toml", "pause"]).ok();
+    fleet
+        .herder(&["--config", "fleet.toml", "pause"])
+        .ok()
+        .says("--config fleet.toml` continues it");
     fleet
         .herder(&["--config", "fleet.toml", "resume"])
         .ok()
