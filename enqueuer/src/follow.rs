@@ -275,7 +275,7 @@ impl Follower {
 
     /// Whether no worker is there, as far as can be told: none can have renewed its lease while the control database was away.
     async fn has_no_worker(&self) -> Result<bool, StoreError> {
-        Ok(!self.is_back_just_now() && view::live_workers(&self.pool).await? == 0)
+        Ok(!self.is_back_just_now() && view::workers(&self.pool).await?.alive() == 0)
     }
 
     fn is_back_just_now(&self) -> bool {
@@ -457,7 +457,7 @@ pub(crate) async fn warn_of_unserved(pool: &PgPool, run: RunId) -> Result<bool, 
 pub(crate) async fn warn_of_unended(pool: &PgPool, run: &RunView) -> Result<(), StoreError> {
     let running = run.count(JobState::Running);
     let is_ending = matches!(run.state, RunState::Halted | RunState::Cancelled);
-    if running > 0 && is_ending && view::live_workers(pool).await? == 0 {
+    if running > 0 && is_ending && view::workers(pool).await?.alive() == 0 {
         output::warning(&format!(
             "no worker is running: what lost workers held ({}) stays `running` until one starts",
             count(running, "tenant")

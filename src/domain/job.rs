@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    revision::{Direction, Target},
+    revision::{Direction, Position, Target},
     run::RunId,
     tenant::Place,
     trace::TraceContext,
@@ -166,10 +166,8 @@ pub struct Claim {
     pub target: Target,
     /// Where the tenant stood when the run was made. None: never migrated, or not known.
     pub from: Option<String>,
-    /// The absolute target. None: the base. Only meaningful if `resolved`.
-    pub to: Option<String>,
-    /// Whether `to` was resolved at enqueue. Not so where the ledger could not be read then.
-    pub resolved: bool,
+    /// The absolute target. Unknown where it was not resolved at enqueue, since the ledger could not be read then.
+    pub to: Position,
     /// The checksum of the migrations that the run was made with.
     pub checksum: String,
     /// How many attempts have failed before this one and count.

@@ -11,6 +11,7 @@ use crate::domain::{
     failure::JobError,
     job::{AttemptId, Claim, JobId, Step},
     outcome::{Progress, Settlement},
+    revision::Position,
     run::RunId,
     tenant::{Place, Tenant},
 };
@@ -22,14 +23,10 @@ pub struct NewJob {
     pub tenant: Tenant,
     /// Its wave, from 0 on.
     pub wave: i32,
-    /// Where it stands. None: at the base, or not known.
-    pub from: Option<String>,
-    /// Whether that is known: the ledger was read.
-    pub from_known: bool,
-    /// Where it goes. None: to the base, or not known.
-    pub to: Option<String>,
-    /// Whether that is known: by the ledger, or because the target is the same for every tenant.
-    pub resolved: bool,
+    /// Where it stands.
+    pub from: Position,
+    /// Where it goes. Known by the ledger, or because the target is the same for every tenant.
+    pub to: Position,
     /// Whether nothing is left to do: it is settled at once, without a delivery.
     pub current: bool,
     /// The plan that takes it there. None: the tool itself does.
@@ -71,10 +68,10 @@ pub async fn insert_all(
             &flag(&|j| j.tenant.own_url),
             &chunk.iter().map(|j| j.wave).collect::<Vec<i32>>(),
             &flag(&|j| j.current),
-            &optional(&|j| j.from.clone()) as &[Option<String>],
-            &flag(&|j| j.from_known),
-            &optional(&|j| j.to.clone()) as &[Option<String>],
-            &flag(&|j| j.resolved),
+            &optional(&|j| j.from.to_revision()) as &[Option<String>],
+            &flag(&|j| j.from.is_known()),
+            &optional(&|j| j.to.to_revision()) as &[Option<String>],
+            &flag(&|j| j.to.is_known()),
             &optional(&|j| j.plan.clone()) as &[Option<String>],
             &chunk.iter().map(|j| j.connections).collect::<Vec<i16>>(),
             &flag(&|j| j.looks),
@@ -179,8 +176,7 @@ pub async fn claim(
                 direction: row.direction.parse().map_err(wrong)?,
                 target: row.target.parse().map_err(wrong)?,
                 from: row.from_revision,
-                to: row.to_revision,
-                resolved: row.resolved,
+                to: Position::stored(row.to_revision, row.resolved),
                 checksum: row.checksum,
                 failures: row.failures,
                 in_doubt: row.orphaned,

@@ -156,7 +156,8 @@ impl Bench {
         let jobs = view::jobs(&self.pool(), run, None, None).await.expect("jobs");
         let ends = jobs.into_iter().map(|j| {
             let reason = j.error.map(|e| e.reason);
-            (j.tenant, j.outcome.or(reason).unwrap_or_default())
+            let outcome = j.outcome.map(|outcome| outcome.to_string());
+            (j.tenant, outcome.or(reason).unwrap_or_default())
         });
         ends.collect()
     }

@@ -7,7 +7,7 @@ use herder::{
     database_url::DatabaseUrl,
     domain::{
         job::{AttemptId, Claim},
-        revision::{Direction, Ledger, Target},
+        revision::{Direction, Ledger, Position, Target},
         run::RunId,
         tenant::Place,
     },
@@ -103,8 +103,7 @@ impl Tenant {
             direction,
             target: target.parse().expect("a target"),
             from: None,
-            to: None,
-            resolved: false,
+            to: Position::Unknown,
             checksum: String::new(),
             failures: 0,
             in_doubt: false,

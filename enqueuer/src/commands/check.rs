@@ -126,7 +126,7 @@ async fn control_database(pool: &PgPool) -> anyhow::Result<Finding> {
         let text = "it is read-only: a standby, or a server whose transactions are read-only by default";
         return Ok(problem(text.to_owned()).hint("[control] `url` must point to the primary"));
     }
-    let workers = match view::live_workers(pool).await? {
+    let workers = match view::workers(pool).await?.alive() {
         0 => "no worker is running (none is needed with --local)".to_owned(),
         n => format!("{} running", count(n, "worker")),
     };

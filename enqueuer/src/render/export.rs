@@ -6,6 +6,7 @@ use chrono::SecondsFormat;
 use herder::{
     domain::{
         job::JobState,
+        outcome::Outcome,
         run::{RunState, short},
     },
     store::view::{JobView, RunView, Tally},
@@ -175,10 +176,10 @@ pub(crate) fn csv(jobs: &[JobView]) -> String {
             &job.database,
             job.schema.as_deref().unwrap_or_default(),
             job.state.as_str(),
-            job.outcome.as_deref().unwrap_or_default(),
+            job.outcome.map_or("", Outcome::as_str),
             &job.attempts.to_string(),
-            job.from.as_deref().unwrap_or_default(),
-            job.to.as_deref().unwrap_or_default(),
+            job.from.revision().unwrap_or_default(),
+            job.to.revision().unwrap_or_default(),
             &job.seconds.map(|s| format!("{s:.3}")).unwrap_or_default(),
             &job.settled_at
                 .map(|at| at.to_rfc3339_opts(SecondsFormat::AutoSi, true))

@@ -115,7 +115,9 @@ fn note(job: &JobView, now: DateTime<Utc>) -> String {
                 job.worker.as_deref().map(worker).unwrap_or_default()
             )
         }
-        JobState::Succeeded => job.outcome.as_deref().unwrap_or_default().replace('_', " "),
+        JobState::Succeeded => job
+            .outcome
+            .map_or_else(String::new, |outcome| outcome.as_str().replace('_', " ")),
         JobState::Failed | JobState::Skipped => why(),
         JobState::Cancelled => String::new(),
     }
@@ -160,7 +162,7 @@ fn place(job: &JobView) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use herder::domain::failure::JobError;
+    use herder::domain::{failure::JobError, outcome::Outcome, revision::Position};
 
     use super::*;
     use crate::render::summary::tests::run;
@@ -178,11 +180,9 @@ pub(crate) mod tests {
             wave: 1,
             attempts: i32::from(state != JobState::Waiting),
             epoch: 1,
-            from: Some("41".into()),
-            from_known: true,
-            to: Some("43".into()),
-            to_known: true,
-            outcome: (state == JobState::Succeeded).then(|| "found_applied".into()),
+            from: Position::At("41".into()),
+            to: Position::At("43".into()),
+            outcome: (state == JobState::Succeeded).then_some(Outcome::FoundApplied),
             error: None,
             step: (state == JobState::Running).then(|| "migrating".into()),
             worker: (state == JobState::Running).then(|| "w1-5e0f".into()),
@@ -220,11 +220,11 @@ pub(crate) mod tests {
             broken("gamma", JobState::Ready),
             broken("delta", JobState::Failed),
             JobView {
-                from: None,
+                from: Position::Base,
                 ..job("epsilon", JobState::Waiting)
             },
             JobView {
-                from_known: false,
+                from: Position::Unknown,
                 ..broken("eta", JobState::Ready)
             },
             job("zeta", JobState::Cancelled),

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use herder::{domain::run::RunState, store::view::JobView};
+use herder::{
+    domain::{revision::Position, run::RunState},
+    store::view::JobView,
+};
 
 /// `1.204s`, `12m 04s`, `3h 07m`: as exact as anybody wants it.
 pub(crate) fn duration(duration: Duration) -> String {
@@ -60,17 +63,14 @@ pub(crate) fn way(from: Option<&str>, to: Option<&str>) -> String {
 
 /// The same of a job: a ledger that could not be read is not the empty database's.
 pub(crate) fn way_of(job: &JobView) -> String {
-    let from = if job.from_known {
-        revision(job.from.as_deref())
-    } else {
-        "?"
-    };
-    let to = if job.to_known {
-        revision(job.to.as_deref())
-    } else {
-        "?"
-    };
-    format!("{from} → {to}")
+    format!("{} → {}", position(&job.from), position(&job.to))
+}
+
+fn position(position: &Position) -> &str {
+    match position {
+        Position::Unknown => "?",
+        known => revision(known.revision()),
+    }
 }
 
 /// A text without what turns the direction of all that follows it in its line: that would show other ids than there are.

@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 mod history;
+mod position;
 mod target;
 #[cfg(test)]
 mod tests;
 
 pub use self::{
     history::{History, HistoryError, Standing},
+    position::Position,
     target::{Direction, Target},
 };
 

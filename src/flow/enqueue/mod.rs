@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     domain::{
-        revision::{Direction, Target},
+        revision::{Direction, Position, Target},
         run::{RunId, RunState},
         tenant::Place,
         trace::TraceContext,
@@ -197,20 +197,27 @@ fn jobs_of(plan: &RunPlan, rollout: Rollout, live: i16) -> Vec<NewJob> {
             } else {
                 waves.next().unwrap_or_default()
             },
-            from: planned.from.clone(),
-            from_known: planned.unknown.is_none() || planned.from.is_some(),
-            to: if planned.current {
-                planned.from.clone()
-            } else {
-                planned.to.clone()
+            from: Position::stored(
+                planned.from.clone(),
+                planned.unknown.is_none() || planned.from.is_some(),
+            ),
+            to: match planned.current {
+                true => Position::known(planned.from.clone()),
+                false => destination(plan, planned),
             },
-            // A relative target of a tenant that could not be read is not known yet.
-            resolved: planned.unknown.is_none() || plan.target.is_some(),
             current: planned.current,
             looks: false,
         }
     };
     plan.tenants.iter().map(job).collect()
+}
+
+/// Where a tenant goes. A relative target of one that could not be read is not known yet.
+fn destination(plan: &RunPlan, planned: &Planned) -> Position {
+    Position::stored(
+        planned.to.clone(),
+        planned.unknown.is_none() || plan.target.is_some(),
+    )
 }
 
 /// The id of the plan that a tenant gets.
@@ -283,7 +290,7 @@ async fn write(
     for (job, planned) in jobs.iter_mut().zip(&plan.tenants) {
         job.looks = at_work.contains(&job.tenant.place);
         if job.current && job.looks {
-            (job.current, job.to, job.wave) = (false, planned.to.clone(), last_wave);
+            (job.current, job.to, job.wave) = (false, destination(plan, planned), last_wave);
         }
     }
     if let Some(error) = over_budget(&jobs, &in_force(&mut *tx, &plan.servers).await?) {

@@ -152,7 +152,7 @@ impl Attempt<'_> {
                 Applied::Elsewhere(found) => return Ok(Settlement::live(found.in_words())),
                 Applied::Unfit(at) => return Ok(Settlement::live(at)),
                 Applied::Done(after) if after.revisions != plan.after => {
-                    let wanted = claim.to.clone().unwrap_or_else(|| "base".into());
+                    let wanted = claim.to.to_revision().unwrap_or_else(|| "base".into());
                     let missing = plan.after.difference(&after.revisions);
                     let missing: Vec<&str> = missing.map(String::as_str).collect();
                     return Err(TenantError::LedgerMismatch {
@@ -166,12 +166,12 @@ impl Attempt<'_> {
                     (Outcome::Migrated, claim.from.clone())
                 }
                 Applied::Found(_) if self.may_have_been_done() => (Outcome::FoundApplied, claim.from.clone()),
-                Applied::Found(_) => (Outcome::AlreadyCurrent, claim.to.clone()),
+                Applied::Found(_) => (Outcome::AlreadyCurrent, claim.to.to_revision()),
             };
             return Ok(Settlement::Succeeded {
                 outcome,
                 from,
-                to: claim.to.clone(),
+                to: claim.to.to_revision(),
             });
         }
         Err(TenantError::LockedByOther("a session that comes and goes".into()))

@@ -140,8 +140,8 @@ impl Attempt<'_> {
     /// From where its ledger says that the tenant stands to where its job goes.
     fn course(&self, history: &History, ledger: Ledger) -> Result<Course, TenantError> {
         let claim = self.claim;
-        let to = match claim.resolved {
-            true => claim.to.clone(),
+        let to = match claim.to.is_known() {
+            true => claim.to.to_revision(),
             false => history.resolve(&claim.target, &ledger)?,
         };
         let pending = history.pending(claim.direction, to.as_deref(), &ledger)?;
@@ -179,7 +179,7 @@ impl Attempt<'_> {
         let claim = self.claim;
         // Whoever took over ends this session first: does it still stand?
         session.guarded(self.stop.token(), self.be_sure()).await??;
-        if !claim.resolved {
+        if !claim.to.is_known() {
             // `-1` must not go down another step because this attempt is lost. What enqueue resolved is frozen already.
             let freezing = self.freeze(course.from.as_deref(), course.to.as_deref());
             session.guarded(self.stop.token(), freezing).await??;
@@ -237,7 +237,7 @@ impl Attempt<'_> {
     /// The run was made with certain migrations; a worker from another image must not apply others in its name.
     fn check_migrations(&self, history: &History) -> Result<(), TenantError> {
         let claim = self.claim;
-        let covered = claim.target.covered(claim.direction, claim.to.clone());
+        let covered = claim.target.covered(claim.direction, claim.to.to_revision());
         match (history.is_opaque() || covered.as_deref().is_none_or(|t| history.get(t).is_some()))
             && history.fingerprint(covered.as_deref()) == claim.checksum
         {

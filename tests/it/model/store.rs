@@ -5,7 +5,7 @@ use std::time::Duration;
 use herder::domain::failure::JobError;
 use herder::domain::job::{AttemptId, Claim, JobId, Step};
 use herder::domain::outcome::{Outcome, Settlement};
-use herder::domain::revision::Direction;
+use herder::domain::revision::{Direction, Position};
 use herder::domain::run::RunId;
 use herder::domain::tenant::{Isolation, Place, Tenant};
 use herder::store::job::{self, ClaimFilter, Ended, NewJob, Rescued};
@@ -134,10 +134,8 @@ impl Store {
                 labels: Default::default(),
             },
             wave: job.1,
-            from: None,
-            from_known: true,
-            to: Some("1".into()),
-            resolved: true,
+            from: Position::Base,
+            to: Position::At("1".into()),
             current: false,
             plan: None,
             looks: false,

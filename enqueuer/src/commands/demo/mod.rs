@@ -165,7 +165,7 @@ async fn latest(pool: &PgPool) -> anyhow::Result<Option<RunId>> {
 async fn workers_ready(stage: &Stage, players: &mut [&mut Player], wanted: i64) -> anyhow::Result<()> {
     let pool = stage.control()?;
     let deadline = tokio::time::Instant::now() + READY_LIMIT;
-    while view::live_workers(&pool).await? < wanted {
+    while view::workers(&pool).await?.alive() < wanted {
         let gone = players.iter_mut().find_map(|player| player.gone());
         if let Some(log) = gone {
             return Err(Problem::set_up("a worker ended before it was ready")
