@@ -10,6 +10,7 @@ use clap_complete::Shell;
 use herder::{
     config::{MOST_CONNECTIONS, NO_TIMEOUT, TIMEOUTS},
     domain::{revision::Target, wave::Amount},
+    flow::resolve::{Label, Wanted},
 };
 
 use crate::exit::Exit;
@@ -250,6 +251,19 @@ pub(crate) struct Selection {
     /// All but this tenant; may be repeated
     #[arg(long, value_name = "ID")]
     pub(crate) exclude: Vec<String>,
+    /// Only tenants that the source lists with this label; may be repeated, and all of them must be there
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    pub(crate) labels: Vec<Label>,
+}
+
+impl Selection {
+    pub(crate) fn wanted(&self) -> Wanted {
+        Wanted {
+            only: self.only.clone(),
+            exclude: self.exclude.clone(),
+            labels: self.labels.clone(),
+        }
+    }
 }
 
 #[derive(Args, Debug)]

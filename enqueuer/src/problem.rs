@@ -86,7 +86,10 @@ fn exit_of_one(cause: &(dyn StdError + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<EnqueueError>() {
         return Some(match error {
             EnqueueError::Resolve(
-                ResolveError::Unknown { .. } | ResolveError::NothingLeft(_) | ResolveError::Shared { .. },
+                ResolveError::Unknown { .. }
+                | ResolveError::NoLabel { .. }
+                | ResolveError::NothingLeft(_)
+                | ResolveError::Shared { .. },
             )
             | EnqueueError::Overlap { .. } => Exit::Usage,
             EnqueueError::Runner(error) => exit_of_runner(error),
@@ -170,6 +173,9 @@ fn hint_of_one(cause: &(dyn StdError + 'static)) -> Option<String> {
             }
             EnqueueError::Resolve(ResolveError::Unknown { .. }) => {
                 Some("`herder tenants` lists them all".into())
+            }
+            EnqueueError::Resolve(ResolveError::NoLabel { .. }) => {
+                Some("labels are what [tenants] lists of a tenant besides its place".into())
             }
             EnqueueError::Resolve(ResolveError::Wrong { .. }) => {
                 Some("mend the list, or leave such tenants out with `--exclude ID`".into())

@@ -1,7 +1,6 @@
 //! A tenant: one schema or one database to bring to a revision.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     hash::{Hash, Hasher},
     str::FromStr,
@@ -120,9 +119,6 @@ pub struct Tenant {
     /// The other tenants of the same place: rows in a shared schema. Their ids, in the source's order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<String>,
-    /// What the source says of it besides.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ pub struct Listed {
     pub url: Option<Secret>,
     /// The name of its server in the config.
     pub server: Option<String>,
-    /// Anything else that the source says of it. Nothing selects by it yet, or shows it.
+    /// Anything else that the source says of it, to select it by.
     pub labels: BTreeMap<String, String>,
     /// What makes no sense in its entry. It concerns a run only where the tenant is selected.
     pub fault: Option<String>,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use herder::config::ServerConfig;
-use herder::flow::resolve::{resolve, select};
+use herder::flow::resolve::{Wanted, resolve};
 use herder::secret::Secret;
 use herder::servers::Servers;
 use herder::tenant_source::Listed;
@@ -185,7 +185,12 @@ fn a_thousand_names_are_taken_as_they_are_or_refused_by_name() {
                 assert!(!error.to_string().contains(char::is_control), "{error:?}");
             }
         }
-        let unknown = select(entry(&|_| {}), std::slice::from_ref(&name), &[]).expect_err("it is not listed");
+        let wanted = Wanted {
+            only: vec![name.clone()],
+            labels: vec![name.parse().expect("a label")],
+            ..Wanted::default()
+        };
+        let unknown = wanted.select(entry(&|_| {})).expect_err("it is not listed");
         assert!(!unknown.to_string().contains(char::is_control), "{unknown:?}");
     }
     assert!(taken > 1000 && refused > 100, "{taken} taken, {refused} refused");

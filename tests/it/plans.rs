@@ -13,6 +13,7 @@ use herder::{
     flow::{
         context::Context,
         enqueue::{self, Enqueued, Request},
+        resolve::Wanted,
         retry::retry,
         worker::{Options, Worker},
     },
@@ -94,8 +95,7 @@ impl Bench {
         let request = Request {
             direction,
             target: target.parse().expect("a target"),
-            only: Vec::new(),
-            exclude: Vec::new(),
+            wanted: Wanted::default(),
             rollout: Rollout::default(),
             trace: None,
         };
@@ -201,7 +201,7 @@ async fn a_plan_is_kept_once_and_applied_without_the_migrations() {
     write(bench.folder.path(), &[("tenants.csv", &(list + "late,late\n"))]);
     write(&bench.migrations(), &[USE]);
 
-    let plan = enqueue::plan(&bench.cx, Direction::Upgrade, &Target::Head, &[], &[]).await;
+    let plan = enqueue::plan(&bench.cx, Direction::Upgrade, &Target::Head, &Wanted::default()).await;
     let plan = plan.expect("a plan");
     let steps: Vec<usize> = plan
         .ways

@@ -1,6 +1,6 @@
 //! Every kind of tenant source on a real Postgres: who is listed, where they live, and what is said when it is wrong.
 
-use std::{path::Path, sync::OnceLock};
+use std::{collections::BTreeMap, path::Path, sync::OnceLock};
 
 use herder::{
     config::Config,
@@ -54,11 +54,16 @@ async fn resolved(database: &str, tenants: &str) -> Result<Resolved, String> {
 
 /// One line per job.
 async fn jobs(database: &str, tenants: &str) -> Vec<String> {
-    let resolved = resolved(database, tenants).await.expect("tenants");
+    let (source, servers) = source(database, tenants).expect("a source");
+    let listed = source.list().await.expect("tenants");
+    let labels: BTreeMap<String, BTreeMap<String, String>> =
+        listed.iter().map(|t| (t.id.clone(), t.labels.clone())).collect();
+    let resolved = resolve(listed, &servers).expect("tenants");
     let line = |t: herder::domain::tenant::Tenant| {
         let own = if t.own_url { " (own url)" } else { "" };
         let members: String = t.members.iter().map(|m| format!(" +{m}")).collect();
-        let labels: String = t.labels.iter().map(|(k, v)| format!(" [{k}={v}]")).collect();
+        let labels = labels.get(&t.id).into_iter().flatten();
+        let labels: String = labels.map(|(k, v)| format!(" [{k}={v}]")).collect();
         format!("{}: {}{own}{members}{labels}", t.id, t.place)
     };
     resolved.tenants.into_iter().map(line).collect()

@@ -100,8 +100,8 @@ pub(crate) async fn run(setting: &Setting, args: &args::Plan) -> anyhow::Result<
         "leave out --downgrade, or name a target with --to".into()
     })?;
     let cx = setting.context(None).await?;
-    let args::Selection { only, exclude } = &args.selection;
-    let planned = enqueue::plan(&cx, direction, &args.to, only, exclude);
+    let wanted = args.selection.wanted();
+    let planned = enqueue::plan(&cx, direction, &args.to, &wanted);
     let plan = match super::unless_interrupted(&cx, &mut Interrupts::new()?, planned).await {
         Ok(plan) => plan,
         Err(EnqueueError::Stopped | EnqueueError::Abandoned) => return Ok(Exit::Interrupted),

@@ -64,9 +64,9 @@ pub(crate) async fn run(setting: &Setting, args: &args::Rehearse) -> anyhow::Res
         lock_timeout: args.lock_timeout,
         statement_timeout: args.statement_timeout,
     };
-    let args::Selection { only, exclude } = &args.selection;
+    let wanted = args.selection.wanted();
     let rehearsed = async {
-        let plan = enqueue::plan(&cx, direction, &args.to, only, exclude).await?;
+        let plan = enqueue::plan(&cx, direction, &args.to, &wanted).await?;
         for warning in &plan.warnings {
             output::warning(warning);
         }

@@ -91,8 +91,7 @@ async fn start(setting: &Setting, direction: Direction, target: Target, args: St
     let mut request = Request {
         direction,
         target,
-        only: args.selection.only.clone(),
-        exclude: args.selection.exclude.clone(),
+        wanted: args.selection.wanted(),
         rollout,
         trace: None,
     };
@@ -251,13 +250,7 @@ async fn unconfirmed(
     request: &Request,
     interrupts: &mut Interrupts,
 ) -> anyhow::Result<Option<Exit>> {
-    let survey = enqueue::survey(
-        cx,
-        request.direction,
-        Some(&request.target),
-        &request.only,
-        &request.exclude,
-    );
+    let survey = enqueue::survey(cx, request.direction, Some(&request.target), &request.wanted);
     let plan = match super::unless_interrupted(cx, interrupts, survey).await {
         Ok(plan) => plan,
         Err(EnqueueError::Stopped | EnqueueError::Abandoned) => return Ok(Some(Exit::Interrupted)),

@@ -101,8 +101,8 @@ pub(crate) async fn run(setting: &Setting, args: &args::Tenants) -> anyhow::Resu
 async fn listed(setting: &Setting, args: &args::Tenants) -> anyhow::Result<Report> {
     let cx = setting.context_unchecked()?;
     let listed = cx.source.list().await.map_err(EnqueueError::from)?;
-    let args::Selection { only, exclude } = &args.selection;
-    let resolved = resolve_selected(listed, &cx.servers, only, exclude).map_err(EnqueueError::from)?;
+    let resolved =
+        resolve_selected(listed, &cx.servers, &args.selection.wanted()).map_err(EnqueueError::from)?;
     for warning in &resolved.warnings {
         output::warning(warning);
     }
@@ -121,8 +121,8 @@ async fn inspected(setting: &Setting, args: &args::Tenants) -> anyhow::Result<Re
         })?;
     }
     let cx = setting.context(None).await?;
-    let args::Selection { only, exclude } = &args.selection;
-    let plan = match enqueue::survey(&cx, direction, args.to.as_ref(), only, exclude).await {
+    let wanted = args.selection.wanted();
+    let plan = match enqueue::survey(&cx, direction, args.to.as_ref(), &wanted).await {
         Ok(plan) => plan,
         Err(error) => {
             return Err(cannot(&cx, "cannot read the tenants' revisions", Some(direction), error).await);

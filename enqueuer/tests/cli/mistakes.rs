@@ -154,7 +154,7 @@ fn tenants_of_one_place_are_left_out_together_or_not_at_all() {
     std::fs::write(fleet.path("herder.toml"), config).expect("a config");
     std::fs::write(
         fleet.path("tenants.csv"),
-        "id,schema\nfirst,t_a\nsecond,t_a\nother,t_b\n",
+        "id,schema,plan\nfirst,t_a,pro\nsecond,t_a,pro\nother,t_b,free\n",
     )
     .expect("a file");
     refused(
@@ -170,7 +170,19 @@ fn tenants_of_one_place_are_left_out_together_or_not_at_all() {
                 2,
                 "names what the source does not list",
             ),
+            (
+                &["upgrade", "--label", "plan=gold"],
+                2,
+                "no tenant has the label `plan=gold`",
+            ),
         ],
+    );
+    let listed = fleet.json(&["tenants", "--label", "plan=free"]);
+    assert_eq!(listed["tenants"].as_array().map(Vec::len), Some(1), "{listed}");
+    let planned = fleet.json(&["plan", "--label", "plan=pro", "--label", "plan"]);
+    assert!(
+        planned.to_string().contains("\"first\"") && !planned.to_string().contains("\"other\""),
+        "{planned}"
     );
     fleet.herder(&["upgrade", "--local", "1"]).ok();
     let ran = fleet.herder(&["status"]).ok();

@@ -15,7 +15,10 @@ use crate::{
         trace::TraceContext,
         wave::Rollout,
     },
-    flow::{context::Context, resolve::ResolveError},
+    flow::{
+        context::Context,
+        resolve::{ResolveError, Wanted},
+    },
     runner::Offer,
     store::{
         self, StoreError,
@@ -42,10 +45,8 @@ pub struct Request {
     pub direction: Direction,
     /// Where to.
     pub target: Target,
-    /// Only these tenants. Empty: all.
-    pub only: Vec<String>,
-    /// Not these.
-    pub exclude: Vec<String>,
+    /// Which tenants.
+    pub wanted: Wanted,
     /// How the jobs are released.
     pub rollout: Rollout,
     /// The trace that the attempts join, in whatever process they are made. None: none.
@@ -137,14 +138,7 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
 /// None: what was read of the tenants may not be so any more.
 async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued>, EnqueueError> {
     let since = store::now(&cx.pool).await?;
-    let plan = plan(
-        cx,
-        request.direction,
-        &request.target,
-        &request.only,
-        &request.exclude,
-    )
-    .await?;
+    let plan = plan(cx, request.direction, &request.target, &request.wanted).await?;
     let jobs = jobs_of(&plan, request.rollout, cx.runner.connections());
     if let Some(error) = over_budget(&jobs, &in_force(&cx.pool, &plan.servers).await?) {
         return Err(error);

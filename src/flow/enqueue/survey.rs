@@ -21,7 +21,7 @@ use crate::{
         budget,
         context::Context,
         inspect::{OwnUrls, Read, by_server, in_order, inspect_server},
-        resolve::{Resolved, resolve_selected},
+        resolve::{Resolved, Wanted, resolve_selected},
         service::{Service, on_each_server},
     },
     runner::{
@@ -120,10 +120,9 @@ pub async fn plan(
     cx: &Context,
     direction: Direction,
     target: &Target,
-    only: &[String],
-    exclude: &[String],
+    wanted: &Wanted,
 ) -> Result<RunPlan, EnqueueError> {
-    let (mut plan, ways) = read(cx, direction, Some(target), only, exclude).await?;
+    let (mut plan, ways) = read(cx, direction, Some(target), wanted).await?;
     if cx.runner.is_rendered() && !ways.is_empty() {
         // Two who prove at once would take each other's scratch schemas for left over.
         for row in &plan.servers {
@@ -170,10 +169,9 @@ pub async fn survey(
     cx: &Context,
     direction: Direction,
     target: Option<&Target>,
-    only: &[String],
-    exclude: &[String],
+    wanted: &Wanted,
 ) -> Result<RunPlan, EnqueueError> {
-    let (plan, _) = read(cx, direction, target, only, exclude).await?;
+    let (plan, _) = read(cx, direction, target, wanted).await?;
     Ok(plan)
 }
 
@@ -182,11 +180,10 @@ async fn read(
     cx: &Context,
     direction: Direction,
     target: Option<&Target>,
-    only: &[String],
-    exclude: &[String],
+    wanted: &Wanted,
 ) -> Result<(RunPlan, Vec<DistinctWay>), EnqueueError> {
     // At the same time: it takes a migration tool as long to start as it takes to read a thousand ledgers.
-    let (known, found) = tokio::join!(migrations(cx, direction, target), stand(cx, only, exclude));
+    let (known, found) = tokio::join!(migrations(cx, direction, target), stand(cx, wanted));
     let (history, absolute) = known?;
     let Found {
         resolved,
@@ -270,13 +267,13 @@ struct Found {
     ledgers: Vec<Read>,
 }
 
-async fn stand(cx: &Context, only: &[String], exclude: &[String]) -> Result<Found, EnqueueError> {
+async fn stand(cx: &Context, wanted: &Wanted) -> Result<Found, EnqueueError> {
     let listed = cx.source.list().await?;
     let own_urls: OwnUrls = listed
         .iter()
         .filter_map(|t| Some((t.id.clone(), t.url.clone()?)))
         .collect();
-    let mut resolved = resolve_selected(listed, &cx.servers, only, exclude)?;
+    let mut resolved = resolve_selected(listed, &cx.servers, wanted)?;
     let (servers, ledgers) = look(cx, &resolved.tenants, &own_urls, &mut resolved.warnings).await?;
     Ok(Found {
         resolved,

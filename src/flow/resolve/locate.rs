@@ -97,7 +97,6 @@ pub(super) fn locate(entry: Listed, servers: &Servers) -> Result<Tenant, Fault> 
         },
         own_url: own_url.is_some(),
         members: Vec::new(),
-        labels: entry.labels,
     })
 }
 

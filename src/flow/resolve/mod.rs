@@ -8,7 +8,6 @@ use crate::{
         failure::cut,
         tenant::{Isolation, PUBLIC, Tenant},
     },
-    nearest::did_you_mean,
     secret::is_secret_url,
     servers::Servers,
     tenant_source::Listed,
@@ -19,10 +18,13 @@ mod few;
 mod locate;
 #[cfg(test)]
 mod tests;
+mod wanted;
+
+pub use self::wanted::{Label, Selection, Wanted};
 
 use self::{
     collapse::collapse,
-    few::{Few, first_few},
+    few::Few,
     locate::{isolation_of, locate},
 };
 
@@ -39,15 +41,6 @@ pub struct Resolved {
     pub tenants: Vec<Tenant>,
     /// What a person should know before the run starts: whole sentences without a full stop.
     pub warnings: Vec<String>,
-}
-
-/// A part of a tenant list.
-#[derive(Debug, Default)]
-pub struct Selection {
-    /// What was asked for, in the source's order.
-    pub chosen: Vec<Listed>,
-    /// All the rest.
-    pub left_out: Vec<Listed>,
 }
 
 /// Why a tenant list cannot become a run. No text holds a URL.
@@ -67,6 +60,14 @@ pub enum ResolveError {
         /// The first few ids, each with the nearest known one.
         unknown: Vec<String>,
     },
+    /// No tenant has a label.
+    #[error("no tenant has the label `{label}`{nearest}")]
+    NoLabel {
+        /// Which.
+        label: String,
+        /// The nearest name that a label has. No value: it may be a password.
+        nearest: String,
+    },
     /// A tenant cannot be left out: its place is another's, too.
     #[error(
         "--exclude cannot leave out `{excluded}`: it shares its place with `{with}`, and is migrated with it"
@@ -85,37 +86,6 @@ pub enum ResolveError {
         /// The first few, each naming its tenant, and how many more there are.
         first: Vec<String>,
     },
-}
-
-/// Takes the tenants that `--tenant` names (all, where it names none), less those that `--exclude` names.
-///
-/// # Errors
-/// An id that the source does not list, or nobody is left.
-pub fn select(listed: Vec<Listed>, only: &[String], exclude: &[String]) -> Result<Selection, ResolveError> {
-    let total = listed.len();
-    let known: HashSet<&str> = listed.iter().map(|t| t.id.as_str()).collect();
-    for (option, ids) in [("--tenant", only), ("--exclude", exclude)] {
-        let unknown: Vec<&String> = ids.iter().filter(|id| !known.contains(id.as_str())).collect();
-        if !unknown.is_empty() {
-            let name = |id: &&String| {
-                let ids = listed.iter().map(|t| t.id.as_str());
-                format!("`{}`{}", id.escape_debug(), did_you_mean(id, ids))
-            };
-            return Err(ResolveError::Unknown {
-                option,
-                unknown: first_few(unknown.iter().take(few::SHOWN).map(name).collect(), unknown.len()),
-            });
-        }
-    }
-    let only: HashSet<&str> = only.iter().map(String::as_str).collect();
-    let exclude: HashSet<&str> = exclude.iter().map(String::as_str).collect();
-    let (chosen, left_out): (Vec<_>, Vec<_>) = listed
-        .into_iter()
-        .partition(|t| (only.is_empty() || only.contains(t.id.as_str())) && !exclude.contains(t.id.as_str()));
-    if chosen.is_empty() && total > 0 {
-        return Err(ResolveError::NothingLeft(total));
-    }
-    Ok(Selection { chosen, left_out })
 }
 
 /// Finds the place of every tenant, and makes one tenant of those that share one.
@@ -162,7 +132,7 @@ pub fn resolve(listed: Vec<Listed>, servers: &Servers) -> Result<Resolved, Resol
     Ok(Resolved { tenants, warnings })
 }
 
-/// [`select`], then [`resolve`]; it also warns of tenants that nobody asked for, but that live in a place that will be
+/// [`Wanted::select`], then [`resolve`]; it also warns of tenants that nobody asked for, but that live in a place that will be
 /// migrated.
 ///
 /// # Errors
@@ -170,10 +140,9 @@ pub fn resolve(listed: Vec<Listed>, servers: &Servers) -> Result<Resolved, Resol
 pub fn resolve_selected(
     listed: Vec<Listed>,
     servers: &Servers,
-    only: &[String],
-    exclude: &[String],
+    wanted: &Wanted,
 ) -> Result<Resolved, ResolveError> {
-    let Selection { chosen, left_out } = select(listed, only, exclude)?;
+    let Selection { chosen, left_out } = wanted.select(listed)?;
     let mut resolved = resolve(chosen, servers)?;
     let jobs: HashMap<_, _> = resolved.tenants.iter().map(|t| (&t.place, t)).collect();
     let mut along = Few::default();
@@ -182,7 +151,7 @@ pub fn resolve_selected(
         .filter_map(|entry| locate(entry, servers).ok())
     {
         if let Some(job) = jobs.get(&tenant.place) {
-            if exclude.contains(&tenant.id) {
+            if wanted.exclude.contains(&tenant.id) {
                 return Err(ResolveError::Shared {
                     excluded: tenant.id.escape_debug().to_string(),
                     with: job.id.escape_debug().to_string(),

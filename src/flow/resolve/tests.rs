@@ -18,7 +18,7 @@ fn one() -> Servers {
     servers(&[("main", "postgresql://u@h/app")])
 }
 
-/// `id schema=x database=y …`
+/// `id schema=x database=y label.plan=z …`
 fn entry(text: &str) -> Listed {
     let mut words = text.split_whitespace();
     let mut entry = Listed {
@@ -26,7 +26,12 @@ fn entry(text: &str) -> Listed {
         ..Listed::default()
     };
     for (field, value) in words.filter_map(|w| w.split_once('=')) {
-        entry.set(field, value.into()).expect("a field");
+        match field.strip_prefix("label.") {
+            Some(name) => {
+                entry.labels.insert(name.into(), value.into());
+            }
+            None => assert!(entry.set(field, value.into()).expect("a value"), "{field}"),
+        }
     }
     entry
 }
@@ -265,7 +270,12 @@ fn a_selection_is_exact() {
     };
     let ids = |only: &[&str], exclude: &[&str]| {
         let own = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
-        resolve_selected(list(), &one(), &own(only), &own(exclude))
+        let wanted = Wanted {
+            only: own(only),
+            exclude: own(exclude),
+            labels: Vec::new(),
+        };
+        resolve_selected(list(), &one(), &wanted)
             .map_err(|e| e.to_string())
             .map(|r| {
                 let ids: Vec<String> = r.tenants.into_iter().map(|t| t.id).collect();
@@ -298,6 +308,44 @@ fn a_selection_is_exact() {
         ids(&["acme"], &["acme"]),
         Err("no tenants: the selection leaves none of the 5 that the source lists".into())
     );
+}
+
+#[test]
+fn labels_select_those_who_have_all_of_them() {
+    let list = || {
+        entries(&[
+            "acme schema=a label.plan=pro label.region=eu",
+            "beta schema=b label.plan=free label.region=eu",
+            "gamma schema=g label.plan=pro",
+            "delta schema=d",
+        ])
+    };
+    let ids = |labels: &[&str], exclude: &[&str]| {
+        let wanted = Wanted {
+            exclude: exclude.iter().map(|id| (*id).to_owned()).collect(),
+            labels: labels.iter().map(|l| l.parse().expect("a label")).collect(),
+            ..Wanted::default()
+        };
+        let resolved = resolve_selected(list(), &one(), &wanted).map_err(|e| e.to_string())?;
+        let ids: Vec<String> = resolved.tenants.into_iter().map(|t| t.id).collect();
+        Ok::<_, String>(ids.join(" "))
+    };
+    assert_eq!(ids(&["plan=pro"], &[]), Ok("acme gamma".into()));
+    assert_eq!(ids(&["plan=pro", "region=eu"], &[]), Ok("acme".into()));
+    assert_eq!(ids(&["plan"], &["beta"]), Ok("acme gamma".into()));
+    for (labels, error) in [
+        (&["plan=prp"][..], "no tenant has the label `plan=prp`"),
+        (
+            &["plan=free", "plam=free"],
+            "no tenant has the label `plam=free`; did you mean `plan`?",
+        ),
+        (
+            &["plan=free", "plan=pro"],
+            "no tenants: the selection leaves none of the 4 that the source lists",
+        ),
+    ] {
+        assert_eq!(ids(labels, &[]), Err(error.into()));
+    }
 }
 
 #[test]

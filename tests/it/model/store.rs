@@ -131,7 +131,6 @@ impl Store {
                 },
                 own_url: false,
                 members: Vec::new(),
-                labels: Default::default(),
             },
             wave: job.1,
             from: Position::Base,

@@ -148,8 +148,6 @@ impl Needs<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use herder::domain::tenant::Place;
 
     use super::*;
@@ -213,7 +211,6 @@ mod tests {
             },
             own_url: false,
             members: vec![],
-            labels: BTreeMap::new(),
         };
         let role = Role {
             name: "migrator".into(),

@@ -14,6 +14,7 @@ use herder::{
     flow::{
         context::Context,
         enqueue::{Request, enqueue},
+        resolve::Wanted,
         worker::{Options, Worker},
     },
     metrics::Metrics,
@@ -208,8 +209,7 @@ impl Stage {
         let request = Request {
             direction: Direction::Upgrade,
             target: Target::Revision(revision.into()),
-            only: vec![],
-            exclude: vec![],
+            wanted: Wanted::default(),
             rollout: Rollout::default(),
             trace: None,
         };
