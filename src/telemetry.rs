@@ -8,10 +8,10 @@ mod otlp;
 
 use std::num::{NonZeroU64, NonZeroU128};
 
-use tracing::{Span, level_filters::LevelFilter};
+use tracing::{Level, Metadata, Span, level_filters::LevelFilter};
 use tracing_subscriber::{
     Layer, Registry,
-    filter::{FilterExt, dynamic_filter_fn},
+    filter::{FilterExt, dynamic_filter_fn, filter_fn},
     layer::{Filter, SubscriberExt},
     util::SubscriberInitExt,
 };
@@ -43,7 +43,7 @@ impl Telemetry {
         };
         let spans = exporter.as_ref().map(otlp::Exporter::layer);
         tracing_subscriber::registry()
-            .with(log.with_filter(asked_each_time(filter)))
+            .with(log.with_filter(discreet(asked_each_time(filter))))
             .with(spans)
             .init();
         if let Some(problem) = problem {
@@ -60,7 +60,7 @@ impl Telemetry {
         _service: &'static str,
     ) -> Self {
         tracing_subscriber::registry()
-            .with(log.with_filter(asked_each_time(filter)))
+            .with(log.with_filter(discreet(asked_each_time(filter))))
             .init();
         Self {}
     }
@@ -78,6 +78,13 @@ impl Telemetry {
 /// no get lost (tokio-rs/tracing#2519), and sqlx asks that way, through `log`, about every notice of a server.
 fn asked_each_time<S>(filter: impl Filter<S>) -> impl Filter<S> {
     filter.and(dynamic_filter_fn(|_, _| true).with_max_level_hint(LevelFilter::TRACE))
+}
+
+/// The same filter, but for what an HTTP client says of each request at its lowest level: a webhook's URL is a secret, and so may a
+/// collector's headers be.
+fn discreet<S>(filter: impl Filter<S>) -> impl Filter<S> {
+    let is_fit = |event: &Metadata<'_>| !event.target().starts_with("ureq") || *event.level() <= Level::INFO;
+    filter.and(filter_fn(is_fit))
 }
 
 /// The trace that the environment hands to this process in `TRACEPARENT`, as CI systems and `otel-cli` do; else a new

@@ -163,6 +163,9 @@ pub enum TenantError {
     /// It took longer than it may.
     #[error("it took longer than {0}")]
     TimedOut(String),
+    /// A program that was only asked something took too long for that.
+    #[error("it gave no answer in {0}")]
+    NoAnswer(String),
     /// It was told to stop.
     #[error("it was told to stop")]
     Cancelled,
@@ -191,6 +194,8 @@ impl TenantError {
                 message,
                 ..
             } => classify_sqlstate(sqlstate, message),
+            // What it is about is slow, or was for a moment.
+            Self::NoAnswer(_) => FailureClass::Transient,
             Self::Connection(_)
             | Self::ControlDatabase(_)
             | Self::TenantSource(_)
@@ -276,7 +281,7 @@ impl TenantError {
             Self::ToolDied(_) => "tool_died",
             Self::Tool { sqlstate: None, .. } => "tool_failed",
             Self::Setup { .. } => "setup",
-            Self::TimedOut(_) => "timed_out",
+            Self::TimedOut(_) | Self::NoAnswer(_) => "timed_out",
             Self::Cancelled => "cancelled",
         }
     }
@@ -296,6 +301,7 @@ impl TenantError {
             })),
             Self::Setup { hint, .. } | Self::Untrusted { hint, .. } => Some(hint.clone()),
             Self::TimedOut(_) => Some("[limits] `statement_timeout` is how long a command may run".into()),
+            Self::NoAnswer(_) => Some("`current_command` and `history_command` only look: let them answer at once".into()),
             Self::Pooled(_) => Some(POOLED_HINT.into()),
             Self::OffTheList => Some("`herder tenants` shows what the source gives".into()),
             Self::SchemaMissing(schema) => {

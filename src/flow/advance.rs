@@ -7,7 +7,7 @@ use crate::{
     domain::run::{RunId, short},
     store::{
         StoreError,
-        run::{self, Advanced},
+        run::{self, Advanced, Others},
     },
 };
 
@@ -15,8 +15,12 @@ use crate::{
 ///
 /// # Errors
 /// The control database fails. The next call does what this one could not.
-pub(super) async fn advance(connection: &mut PgConnection, run: RunId) -> Result<(), StoreError> {
-    let advanced = run::advance(connection, run).await?;
+pub(super) async fn advance(
+    connection: &mut PgConnection,
+    run: RunId,
+    others: Others,
+) -> Result<(), StoreError> {
+    let advanced = run::advance(connection, run, others).await?;
     let short = short(&run);
     match advanced {
         Advanced::No => {}

@@ -5,8 +5,11 @@ use std::collections::HashMap;
 use tracing::info;
 
 use crate::{
-    domain::{failure::chain, plan::Plan, tenant::Place},
-    flow::{context::Context, service::Service},
+    domain::{failure::chain, plan::Plan, tenant::Place, worker::Errand},
+    flow::{
+        context::Context,
+        service::{Opening, Service},
+    },
     runner::{Ground, Offer, PlanProver, Verdict},
     secret::Secret,
     store::{StoreError, proof},
@@ -51,7 +54,11 @@ pub(super) async fn prove(
         to,
         ground,
     };
-    let offer = proving.fitted_and_proven(plan, refuted).await;
+    let offer = tokio::select! {
+        offer = proving.on(&service, plan, refuted) => offer,
+        // Another process may be at its own proof: it ends what ours has open, and clears away what it has made.
+        () = service.lost() => Err(ProveError::Runner(service.is_lost())),
+    };
     service.release().await;
     match offer {
         Ok(offer) => Ok(offer),
@@ -89,6 +96,12 @@ struct Proving<'a> {
 }
 
 impl Proving<'_> {
+    async fn on(&self, service: &Service, plan: Plan, refuted: &mut Refuted) -> Result<Offer, ProveError> {
+        let opening = Opening::of_server(self.cx, self.ground.url, Errand::Proof);
+        service.inherit(opening).await?;
+        self.fitted_and_proven(plan, refuted).await
+    }
+
     async fn fitted_and_proven(&self, plan: Plan, refuted: &mut Refuted) -> Result<Offer, ProveError> {
         let plan = match self.prover.fit(plan, self.to, self.ground).await? {
             Offer::Plan(plan) if self.prover.needs_proof() => plan,

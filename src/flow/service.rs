@@ -283,8 +283,44 @@ impl Service {
     pub(super) async fn be_sure(&self) -> Result<(), TenantError> {
         let mut sure_until = self.sure_until.clone();
         let sure = sure_until.wait_for(is_ahead).await;
-        let lost = || format!("this process lost its turn at server `{}`", self.server);
-        sure.map(|_| ()).map_err(|_| TenantError::ControlDatabase(lost()))
+        sure.map(|_| ()).map_err(|_| self.is_lost())
+    }
+
+    /// What to say where it was lost.
+    pub(super) fn is_lost(&self) -> TenantError {
+        TenantError::ControlDatabase(format!("this process lost its turn at server `{}`", self.server))
+    }
+
+    /// Comes back once it is not certain any more that this process holds the service connection. Where nobody takes turns, never.
+    pub(super) async fn lost(&self) {
+        let mut sure_until = self.sure_until.clone();
+        loop {
+            let Some(until) = *sure_until.borrow_and_update() else {
+                return std::future::pending().await;
+            };
+            tokio::select! {
+                renewed = sure_until.changed() => if renewed.is_err() {
+                    return;
+                },
+                () = tokio::time::sleep_until(until.into()) => if !self.is_sure() {
+                    return;
+                },
+            }
+        }
+    }
+
+    /// Ends what a holder that was lost has left there, for one that opens its sessions by itself.
+    ///
+    /// # Errors
+    /// The server cannot be reached or refuses, or the service connection was lost.
+    pub(super) async fn inherit(&self, opening: Opening<'_>) -> Result<(), TenantError> {
+        if self.inherited {
+            let session = self.open(opening).await?;
+            self.close(session).await;
+            // It opens its first one at once.
+            tokio::time::sleep(EXIT_GRACE).await;
+        }
+        Ok(())
     }
 
     /// Ends the sessions of a holder that was lost, on a connection to that server: ours took their place in the budget. Only those

@@ -179,12 +179,25 @@ pub enum Advanced {
     Settled(RunState),
 }
 
+/// What to do while somebody else moves the same run on. To open a wave of a hundred thousand takes seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Others {
+    /// Wait: what was just settled may be what they have not seen.
+    Awaited,
+    /// Leave it to them: it will be looked at again.
+    Skipped,
+}
+
 /// Moves a run on after a job settled: opens the next wave, halts it, or settles it. It locks the run's row, and is
 /// safe to call at any time: whoever comes second finds nothing to do.
 ///
 /// # Errors
 /// The control database fails. The next call does what this one could not.
-pub async fn advance(connection: &mut PgConnection, run: RunId) -> Result<Advanced, StoreError> {
+pub async fn advance(
+    connection: &mut PgConnection,
+    run: RunId,
+    others: Others,
+) -> Result<Advanced, StoreError> {
     // Most jobs are not the last of their wave: those ask once, and lock nothing.
     let due = sqlx::query_scalar!(
         r#"select (run.failure_limit is not null and
@@ -200,6 +213,15 @@ pub async fn advance(connection: &mut PgConnection, run: RunId) -> Result<Advanc
         return Ok(Advanced::No);
     }
     let mut tx = connection.begin().await?;
+    if let Others::Skipped = others {
+        let free = sqlx::query_scalar!(
+            "select id from herder.run where id = $1 for update skip locked",
+            run
+        );
+        if free.fetch_optional(&mut *tx).await?.is_none() {
+            return Ok(Advanced::No);
+        }
+    }
     let advanced = advance_locked(&mut tx, run).await?;
     tx.commit().await?;
     Ok(advanced)
@@ -408,7 +430,7 @@ pub async fn resume(pool: &PgPool, run: RunId) -> Result<bool, StoreError> {
     commit(tx, pool).await?;
     // What fails here is done by a worker's keeper.
     if let Ok(mut connection) = pool.acquire().await {
-        let _ = advance(&mut connection, run).await;
+        let _ = advance(&mut connection, run, Others::Awaited).await;
     }
     Ok(done == 1)
 }
@@ -428,12 +450,14 @@ pub async fn cancel(pool: &PgPool, run: RunId) -> Result<bool, StoreError> {
     .execute(&mut *tx)
     .await?
     .rows_affected();
-    cancel_open_jobs(&mut tx, run).await?;
-    if done == 1 {
-        notice::write(&mut tx, run, RunState::Cancelled, None).await?;
+    if done == 0 {
+        // It may be over, and taken up again this moment by a retry: its jobs are not ours to cancel.
+        return Ok(false);
     }
+    cancel_open_jobs(&mut tx, run).await?;
+    notice::write(&mut tx, run, RunState::Cancelled, None).await?;
     commit(tx, pool).await?;
-    Ok(done == 1)
+    Ok(true)
 }
 
 async fn cancel_open_jobs(tx: &mut PgConnection, run: RunId) -> Result<(), StoreError> {
@@ -477,7 +501,7 @@ pub async fn mend(pool: &PgPool) -> Result<u64, StoreError> {
            cross join lateral (
              select id from herder.job
              where job.run_id = run.id and job.server = server.name and job.state = 'ready'
-             order by ready_at, id limit 1000
+             order by ready_at, id limit (select greatest(10, 1000 / count(*)) from herder.server)
            ) next
            where run.state = 'running'
              -- A look into one index for each: a join would be planned for far fewer pending deliveries than there may be.

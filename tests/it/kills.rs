@@ -127,7 +127,7 @@ async fn workers_killed_at_any_moment_get_it_done_together() {
         let before = fleet.count("succeeded").await;
         let worker = fleet.worker(&["--concurrency", "8"]);
         // At any moment of its work: here a moment is a number of settled tenants, and a little chance on top.
-        let settled = before + rand::random_range(1..40);
+        let settled = before + rand::random_range(1..20);
         fleet
             .wait_until("some tenants are done", async || {
                 fleet.count("succeeded").await >= settled.min(150)
@@ -137,7 +137,7 @@ async fn workers_killed_at_any_moment_get_it_done_together() {
         worker.kill().await;
         kills += 1;
     }
-    assert!(kills > 3, "{kills}");
+    assert!(kills > 2, "{kills}");
     let worker = fleet.worker(&[]);
     all_is_well(&fleet).await;
     assert_eq!(worker.drain().await, Some(0));

@@ -78,6 +78,19 @@ async fn the_start_and_the_end_of_a_run_are_told_once() {
     }
 }
 
+/// The client that sends says all of a URL only at the lowest level.
+#[tokio::test]
+async fn no_level_of_logging_shows_where_a_message_goes() {
+    let fleet = Setup::schemas(1).start().await;
+    let listener = Listener::start(Manner::Takes).await;
+    notify(&fleet, &listener, "20s");
+    let worked = fleet.herder(&["-vvv", "upgrade", "--local", "1"]).await.expect(0);
+    assert_eq!(messages(&listener, 2).await.len(), 2);
+    assert!(worked.stderr.contains("TRACE"), "{}", worked.all());
+    let shown = worked.stderr.lines().find(|line| line.contains(TOKEN));
+    assert_eq!(shown, None);
+}
+
 #[tokio::test]
 async fn a_halt_is_told_with_who_failed_and_so_is_the_end_after_a_retry() {
     let fleet = Setup::schemas(6).migrations(Tool::Sql, steps(2)).start().await;

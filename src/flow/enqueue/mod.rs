@@ -26,7 +26,7 @@ use crate::{
         half,
         job::{self, NewJob},
         notice,
-        run::{self, NewRun},
+        run::{self, NewRun, Others},
         server::{self, ServerRow},
     },
     tenant_error::TenantError,
@@ -154,7 +154,7 @@ async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued
     };
     // A run with nothing to do is over at once. If that fails, a worker's keeper or `resume` does it: the run is made.
     if let Ok(mut connection) = cx.pool.acquire().await {
-        let _ = run::advance(&mut connection, new.id).await;
+        let _ = run::advance(&mut connection, new.id, Others::Awaited).await;
     }
     Ok(Some(Enqueued {
         run: new.id,

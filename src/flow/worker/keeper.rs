@@ -33,7 +33,8 @@ use crate::{
     store::{
         self, StoreError,
         job::{self, Rescued},
-        run, server,
+        run::{self, Others},
+        server,
         service::{self, Abandoned},
         slot::{self, Suspect},
         worker,
@@ -166,7 +167,7 @@ impl Keeper {
     }
 
     async fn advance(&self, run: RunId) -> Result<(), StoreError> {
-        advance(&mut *self.cx.pool.acquire().await?, run).await
+        advance(&mut *self.cx.pool.acquire().await?, run, Others::Skipped).await
     }
 
     /// Reclaims whenever it was judged who is lost, each server in a task of its own: one that does not answer holds up no

@@ -18,6 +18,7 @@ use crate::{
     store::{
         StoreError,
         job::{self, Ended, Settled},
+        run::Others,
     },
 };
 
@@ -138,7 +139,7 @@ impl Writer {
         // Before their room is free for the next claims: a run that just halted must give none.
         let runs: BTreeSet<_> = settled.iter().filter(|s| s.moves).map(|s| s.run).collect();
         for run in runs {
-            let advancing = async |line: &mut PgConnection| advance(line, run).await;
+            let advancing = async |line: &mut PgConnection| advance(line, run, Others::Awaited).await;
             if let Err(error) = self.claimer.line.with(TIMEOUT, advancing).await {
                 // The keeper of any worker does it a moment later.
                 debug!(%error, "Could not advance the run");

@@ -48,6 +48,9 @@ pub struct AlembicRunner {
     known: Mutex<Option<Known>>,
 }
 
+/// How exact a file system's times are at least.
+const TICK: Duration = Duration::from_millis(10);
+
 /// A history, and the files that it was read from, as they were then.
 struct Known {
     history: Arc<History>,
@@ -272,13 +275,18 @@ impl MigrationRunner for AlembicRunner {
         {
             return Ok(Arc::clone(&known.history));
         }
+        let began = SystemTime::now();
         let description = self.describe().await?;
         let files = files_of(&self.project.ini, &description);
         let history = Arc::new(History::new(
             description.revisions.into_iter().map(to_revision).collect(),
             LedgerForm::Heads,
         )?);
-        *known = Some(Known {
+        // What was written while it was read may have been read before. A clock that is behind must not make each look a new one.
+        let meanwhile = began.checked_sub(TICK).unwrap_or(began)..=SystemTime::now();
+        let is_meanwhile =
+            |stamp: &Option<(SystemTime, u64)>| stamp.is_some_and(|(at, _)| meanwhile.contains(&at));
+        *known = (!files.iter().any(|(_, stamp)| is_meanwhile(stamp))).then(|| Known {
             history: Arc::clone(&history),
             files,
         });

@@ -108,7 +108,11 @@ pub(super) async fn run(
                 status = exit => status.map_err(|e| TenantError::Connection(format!("lost sight of the program: {e}"))),
                 reason = stop => Err(reason),
                 () = tokio::time::sleep(invocation.limit) => {
-                    Err(TenantError::TimedOut(humantime::format_duration(invocation.limit).to_string()))
+                    let limit = humantime::format_duration(invocation.limit).to_string();
+                    Err(match invocation.asked {
+                        true => TenantError::NoAnswer(limit),
+                        false => TenantError::TimedOut(limit),
+                    })
                 }
             }
         };

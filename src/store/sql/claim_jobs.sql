@@ -8,6 +8,14 @@ with allowed as (
     -- A server that does not answer must not take the room that the tenants of others need.
     select server.name as server, server.job_slots, least($2::bigint, coalesce(known.jobs, $8::bigint)) as jobs
     from herder.server left join unnest($6::text[], $7::bigint[]) as known (server, jobs) on known.server = server.name
+    -- Of a server where nothing is due no slot is locked: there may be a thousand. LIMIT: a look into one index for each run, and
+    -- no join, which would go through all jobs.
+    where (select true from herder.run
+           where run.state = 'running' and run.runner = $4 and ($3::uuid is null or run.id = $3)
+             and (select true from herder.job
+                  where job.run_id = run.id and job.server = server.name and job.state = 'ready' and job.ready_at <= now()
+                  limit 1)
+           limit 1)
 ),
 free as (
     -- At most as many free slots as could be used. SKIP LOCKED: workers that claim at the same moment get different

@@ -49,6 +49,27 @@ async fn the_next_proof_clears_away_what_a_killed_one_left() {
     fleet.assert_effects(&["up 20250101", "up 20250102"]).await;
 }
 
+/// Whoever takes the turn next clears away what it finds: two that are gone would be alike.
+#[tokio::test]
+async fn a_proof_that_lost_its_turn_ends_and_proves_nothing() {
+    let (fleet, _gate, herder) = proving().await;
+    fleet
+        .tell(
+            "update herder.server set service_holder = 'another', service_until = now() + interval '1 hour'",
+        )
+        .await;
+    let ended = herder.end().await.expect(0);
+    assert_eq!(by_plan_and_live(&fleet).await, (0, 3), "{}", ended.all());
+    assert_eq!(fleet.ask::<i64>("select count(*) from herder.proof").await, 0);
+    fleet
+        .wait_until("its sessions are gone", async || {
+            let sessions =
+                "select count(*) from pg_stat_activity where application_name like 'herder/shadow/%'";
+            fleet.ask::<i64>(sessions).await == 0
+        })
+        .await;
+}
+
 /// Nobody has ever made a run of this fleet, so that there would be nothing to hold its service connection by.
 #[tokio::test]
 async fn two_proofs_of_a_new_fleet_wait_for_each_other() {

@@ -10,7 +10,7 @@ use herder::domain::run::RunId;
 use herder::domain::tenant::{Isolation, Place, Tenant};
 use herder::store::job::{self, ClaimFilter, Ended, NewJob, Rescued};
 use herder::store::retry::{self, Retried};
-use herder::store::run::{self, Advanced, NewRun};
+use herder::store::run::{self, Advanced, NewRun, Others};
 use herder::store::server::{self, ServerRow};
 use herder::store::slot::{self, Suspect};
 use herder::store::worker::{self, WorkerRow};
@@ -247,7 +247,9 @@ impl Store {
 
     pub(super) async fn advance(&self, run: RunId) -> Advanced {
         let mut connection = self.pool.acquire().await.expect("a connection");
-        run::advance(&mut connection, run).await.expect("an advance")
+        run::advance(&mut connection, run, Others::Awaited)
+            .await
+            .expect("an advance")
     }
 
     pub(super) async fn mend(&self) -> u64 {

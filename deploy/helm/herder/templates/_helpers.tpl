@@ -23,7 +23,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
 {{- define "herder.serviceAccount" -}}
-{{- default (include "herder.fullname" .) .Values.serviceAccount.name -}}
+{{- default (ternary (include "herder.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name -}}
 {{- end -}}
 
 {{/* Everything that a pod of ours has in common: nothing that it could break out with, and a read-only root. */}}

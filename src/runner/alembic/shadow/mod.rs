@@ -31,7 +31,7 @@ mod sides;
 
 pub use self::scratch::SHADOW_PREFIX;
 pub(super) use self::scratch::postgres_major;
-use self::scratch::{Scratch, close, open, remove, sweep};
+use self::scratch::{Scratch, close, is_there, open, remove, sweep};
 
 /// How long the removal of the scratch schemas may take, when everything else was told to stop.
 const CLEAR_LIMIT: Duration = Duration::from_secs(20);
@@ -246,11 +246,15 @@ impl<'a> Shadow<'a> {
         let lines = async {
             let mut lines = catalog(&mut on, schema).await?;
             lines.extend(rows(&mut on, schema, since).await?);
-            Ok::<_, TenantError>(lines)
+            Ok::<_, TenantError>((lines, is_there(&mut on, schema).await?))
         }
         .await;
         close(on).await;
-        Ok(lines?)
+        match lines? {
+            (lines, true) => Ok(lines),
+            // Two that are gone are alike.
+            (_, false) => Err(Stop::Hindered("somebody removed its scratch schema".into())),
+        }
     }
 
     /// Removes the scratch schemas, whether they were made or not.

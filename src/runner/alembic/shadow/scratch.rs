@@ -59,6 +59,15 @@ pub(super) async fn close(on: PgConnection) {
     let _ = on.close().await;
 }
 
+/// Whether a scratch schema is still there. A database is, as long as there is a connection to it.
+pub(super) async fn is_there(on: &mut PgConnection, schema: Option<&str>) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("select $1 is null or exists (select from pg_catalog.pg_namespace where nspname = $1)")
+        .bind(schema)
+        .persistent(false)
+        .fetch_one(on)
+        .await
+}
+
 /// Removes what earlier proofs left behind, as far as we may: their sessions first, which may be in the middle of
 /// something there, and count against the budget.
 pub(super) async fn sweep(on: &mut PgConnection, ground: &Ground<'_>) {
