@@ -6,7 +6,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sqlx::{ConnectOptions, postgres::PgConnectOptions};
 use url::Url;
 
-use crate::{scrub::passwords, secret::Secret};
+use crate::{nearest::nearest, scrub::passwords, secret::Secret};
 
 /// A parsed URL of a database. It prints without user and password.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -33,6 +33,28 @@ const KNOWN_TO_SQLX: [&str; 18] = [
     "application_name",
     "options",
 ];
+
+/// Parameters that decide who answers, and who may listen: one that is mistyped must not be passed over. Others that are no parameter of
+/// libpq's may be a driver's own, and are.
+const DECISIVE: [&str; 14] = [
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslcertmode",
+    "sslkey",
+    "sslpassword",
+    "sslcrl",
+    "sslcrldir",
+    "sslnegotiation",
+    "gssencmode",
+    "channel_binding",
+    "require_auth",
+    "password",
+    "target_session_attrs",
+];
+
+/// How alike a mistyped one is.
+const MISTYPED: f64 = 0.94;
 
 /// Parameters that name a file with what the URL leaves out, and what to do in their place. Passed over, they would lead elsewhere.
 const ELSEWHERE: [(&str, &str); 2] = [
@@ -71,6 +93,9 @@ pub enum DatabaseUrlError {
     /// Another program would read the rest of the URL from a file.
     #[error("`{0}` is not read from a URL: {1}")]
     Elsewhere(&'static str, &'static str),
+    /// A parameter looks like one that decides who answers, and is none.
+    #[error("`{0}` is no parameter; did you mean `{1}`?")]
+    Mistyped(String, &'static str),
     /// It names what the client library does not know.
     #[error("not usable: {0}")]
     Options(String),
@@ -100,6 +125,7 @@ impl DatabaseUrl {
                 return Err(DatabaseUrlError::Elsewhere(name, instead));
             }
         }
+        url.check_spelling()?;
         url.spell_out();
         url.check_tls()?;
         url.options()?;
@@ -269,6 +295,20 @@ impl DatabaseUrl {
         PgConnectOptions::from_str(self.for_sqlx().as_str())
             .map(ConnectOptions::disable_statement_logging)
             .map_err(|e| DatabaseUrlError::Options(e.to_string()))
+    }
+
+    /// `?sslmod=verify-full` would connect without TLS.
+    fn check_spelling(&self) -> Result<(), DatabaseUrlError> {
+        for (name, _) in self.0.query_pairs() {
+            if DECISIVE.contains(&&*name) || KNOWN_TO_SQLX.contains(&&*name) || name.len() < 4 {
+                continue;
+            }
+            let lower = name.to_ascii_lowercase();
+            if let Some(meant) = nearest(&lower, DECISIVE.into_iter(), MISTYPED) {
+                return Err(DatabaseUrlError::Mistyped(name.escape_debug().to_string(), meant));
+            }
+        }
+        Ok(())
     }
 
     /// sqlx would say of a certificate that is not there only that there is no such file.
@@ -448,6 +488,41 @@ mod tests {
             filled.with_scheme("postgresql+psycopg2").expose(),
             "postgresql+psycopg2://h:5432/t%201"
         );
+    }
+
+    #[test]
+    fn a_mistyped_parameter_that_decides_who_answers_is_refused() {
+        for (query, said) in [
+            (
+                "sslmod=verify-full",
+                "`sslmod` is no parameter; did you mean `sslmode`?",
+            ),
+            (
+                "SSLMODE=verify-full",
+                "`SSLMODE` is no parameter; did you mean `sslmode`?",
+            ),
+            (
+                "sslrootcrt=/x",
+                "`sslrootcrt` is no parameter; did you mean `sslrootcert`?",
+            ),
+            ("passwd=x", "`passwd` is no parameter; did you mean `password`?"),
+        ] {
+            let error = DatabaseUrl::parse(&format!("postgresql://h/d?{query}")).expect_err("it is mistyped");
+            assert_eq!(error.to_string(), said);
+        }
+        // Other parameters of libpq's, and what is a driver's own.
+        for query in [
+            "sslcertmode=allow",
+            "sslcompression=0",
+            "passfile=x",
+            "connect_timeout=3",
+            "ssl=require",
+            "foo=bar",
+            "async_fallback=true",
+            "command_timeout=5",
+        ] {
+            DatabaseUrl::parse(&format!("postgresql://h/d?{query}")).expect(query);
+        }
     }
 
     /// Alembic's `set_main_option` chokes on a percent sign, and most names have no need of one.

@@ -313,6 +313,11 @@ impl Metrics {
             .set((open - idle).max(0));
     }
 
+    /// The control database answered, or did not.
+    pub(crate) fn control_answers(&self, answers: bool) {
+        self.control_up.set(i64::from(answers));
+    }
+
     /// Reads the fleet's gauges from the control database: the same for every worker, and zero when all is done.
     ///
     /// # Errors
@@ -330,7 +335,7 @@ impl Metrics {
             Ok(answered) => answered,
             Err(_) => Err(StoreError::Silent(REFRESH_TIMEOUT)),
         };
-        self.control_up.set(i64::from(answered.is_ok()));
+        self.control_answers(answered.is_ok());
         let (runs, usage, workers) = answered?;
         self.workers.with_label_values(&["working"]).set(workers.working);
         self.workers

@@ -11,7 +11,7 @@ use std::ops::Range;
 use serde_json::Value;
 
 use self::spelling::{first_bytes, spelled};
-use crate::database_url::decode;
+use crate::{database_url::decode, domain::failure::JobError};
 
 /// What stands in the place of a secret.
 const MARK: &str = "***";
@@ -53,6 +53,14 @@ impl Scrubber {
     /// A text without the secrets, and without the password of any other URL in it.
     pub(crate) fn clean(&self, text: &str) -> String {
         clean_parameters(&clean_urls(&self.take_out(text)))
+    }
+
+    /// The same for what is recorded of a failure: a migration may say anything, and the server repeats it.
+    pub(crate) fn clean_error(&self, error: &mut JobError) {
+        error.message = self.clean(&error.message);
+        for text in [&mut error.statement, &mut error.hint].into_iter().flatten() {
+            *text = self.clean(text);
+        }
     }
 
     /// The same for all texts of a JSON value.

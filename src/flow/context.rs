@@ -1,13 +1,16 @@
 //! What every command and every worker starts with: the config, made into things that work.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use sha2::{Digest, Sha256};
 use sqlx::{PgPool, postgres::PgConnectOptions};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{Config, ConfigError},
@@ -19,6 +22,9 @@ use crate::{
     tenant_error::TenantError,
     tenant_source::{self, TenantSource, TenantSourceError},
 };
+
+/// How long a command that was stopped waits until what it held is given back.
+const TIDY_LIMIT: Duration = Duration::from_secs(2);
 
 /// The config and all that it names.
 pub struct Context {
@@ -38,6 +44,8 @@ pub struct Context {
     pub stop: CancellationToken,
     /// How many things are going on that must not be dropped in the middle.
     busy: AtomicUsize,
+    /// What gives back what a work held that was dropped.
+    pub(super) behind: TaskTracker,
 }
 
 /// Something that must not be dropped in the middle goes on as long as this lives.
@@ -86,6 +94,7 @@ impl Context {
             config,
             stop: CancellationToken::new(),
             busy: AtomicUsize::new(0),
+            behind: TaskTracker::new(),
         })
     }
 
@@ -98,6 +107,12 @@ impl Context {
     /// Whether there is something to wait for after `stop` was told: a proof that clears up, a run that is written.
     pub fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Relaxed) > 0
+    }
+
+    /// Waits for what is still being given back of a work that was dropped, but not for long: leases do the same, only later.
+    pub async fn tidy_up(&self) {
+        self.behind.close();
+        let _ = tokio::time::timeout(TIDY_LIMIT, self.behind.wait()).await;
     }
 
     /// The database of a claimed job's tenant. A URL of the tenant's own is asked of its source, now.

@@ -221,8 +221,8 @@ impl Stage<'_> {
         let mut tried = Tried {
             tenant: tenant.id.clone(),
             server: tenant.place.server.clone(),
-            from: planned.from.clone(),
-            to: planned.to.clone(),
+            from: planned.from.to_revision(),
+            to: planned.to.to_revision(),
             forecast: Forecast::NotRehearsed,
             rehearsed: Vec::new(),
             left_out: planned.pending.clone(),

@@ -12,9 +12,11 @@ use std::{
 use futures_util::{StreamExt, stream};
 use sqlx::PgPool;
 use tokio::{
+    runtime::Handle,
     sync::{Mutex, watch},
     task::JoinHandle,
 };
+use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
@@ -22,7 +24,7 @@ use super::context::Context;
 use crate::{
     database_url::DatabaseUrl,
     domain::{backoff::Backoff, tenant::Place, worker::Errand},
-    session::{EXIT_GRACE, EXIT_LIMIT, Limits, TenantSession},
+    session::{EXIT_GRACE, EXIT_LIMIT, LINGER, Limits, TenantSession},
     store::{self, StoreError, service},
     tenant_error::TenantError,
 };
@@ -56,8 +58,8 @@ pub(super) async fn on_each_server<T>(tasks: impl IntoIterator<Item = impl Futur
     answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
-/// The service connection of one server, held. Dropped without [`release`](Self::release), it is free when the lease has
-/// run out.
+/// The service connection of one server, held. Dropped without [`release`](Self::release), it is given back
+/// behind that, or free when the lease has run out.
 pub struct Service {
     pool: PgPool,
     mark: String,
@@ -71,6 +73,8 @@ pub struct Service {
     borrowed: Arc<AtomicI64>,
     seat: Mutex<Seat>,
     renewal: JoinHandle<()>,
+    /// What gives it back where it is dropped. None: it was given back.
+    behind: Option<TaskTracker>,
 }
 
 /// What the last session over a service connection left behind.
@@ -160,6 +164,11 @@ impl Service {
         }
     }
 
+    /// Whether it is that of this server.
+    pub(super) fn is_of(&self, server: &str) -> bool {
+        self.server == server
+    }
+
     /// Takes it if nobody else holds it.
     ///
     /// # Errors
@@ -193,6 +202,7 @@ impl Service {
             borrowed,
             seat: Mutex::default(),
             renewal: tokio::spawn(renewal.run()),
+            behind: Some(cx.behind.clone()),
         }))
     }
 
@@ -341,7 +351,7 @@ impl Service {
     }
 
     /// Gives it back. Its sessions must be closed, and have a moment to go before anybody gets their place.
-    pub async fn release(self) {
+    pub async fn release(mut self) {
         if let Some((_, session)) = self.seat.lock().await.open.take() {
             session.close().await;
         }
@@ -349,16 +359,37 @@ impl Service {
             tokio::time::sleep(EXIT_LIMIT).await;
         }
         self.renewal.abort();
-        let release = service::release(&self.pool, &self.server, &self.holder, EXIT_LIMIT);
-        if let Err(error) = store::answered(release).await {
-            debug!(%error, "Cannot give back a service connection; its lease will expire");
-        }
+        self.behind = None;
+        give_back(&self.pool, &self.server, &self.holder, EXIT_LIMIT).await;
+    }
+}
+
+/// It is free once its last session has had so long to go.
+async fn give_back(pool: &PgPool, server: &str, holder: &str, after: Duration) {
+    let release = service::release(pool, server, holder, after);
+    if let Err(error) = store::answered(release).await {
+        debug!(%error, "Cannot give back a service connection; its lease will expire");
     }
 }
 
 impl Drop for Service {
+    /// A work that was stopped in the middle has dropped its sessions as well: their server may be at a statement for a while.
     fn drop(&mut self) {
         self.renewal.abort();
+        if let Some(behind) = self.behind.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let (pool, server, holder) = (self.pool.clone(), self.server.clone(), self.holder.clone());
+            let has_borrowed = self.borrowed.load(Ordering::Relaxed) > 0;
+            let giving_back = async move {
+                if has_borrowed {
+                    // Those slots are free at once.
+                    tokio::time::sleep(LINGER).await;
+                }
+                give_back(&pool, &server, &holder, LINGER).await;
+            };
+            behind.spawn_on(giving_back, &runtime);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::{Connection, Execute, Executor, PgConnection, Postgres, postgres::PgRow};
 
 use super::TenantSourceError;
-use crate::{database_url::DatabaseUrl, handshake};
+use crate::{database_url::DatabaseUrl, domain::failure::is_refusal, handshake};
 
 /// How long opening the connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,16 +21,20 @@ const APPLICATION_NAME: &str = "herder/tenants";
 pub(super) enum CatalogError {
     /// The server was not reached, or the connection broke.
     Connection(String),
+    /// The server, the role or the database has all the connections that it may have, or it is not up yet.
+    Full(String),
     /// The server refused the statement.
     Refused(String),
 }
 
 impl CatalogError {
     pub(super) fn into_source_error(self, source_name: &str) -> TenantSourceError {
-        let (Self::Connection(message) | Self::Refused(message)) = self;
+        let is_full = matches!(self, Self::Full(_));
+        let (Self::Connection(message) | Self::Full(message) | Self::Refused(message)) = self;
         TenantSourceError::Unreadable {
             source_name: source_name.to_owned(),
             message,
+            is_full,
         }
     }
 }
@@ -57,12 +61,13 @@ where
 }
 
 async fn connect(url: &DatabaseUrl) -> Result<PgConnection, CatalogError> {
-    let cannot =
-        |why: String| CatalogError::Connection(format!("cannot connect to {}: {why}", url.address()));
+    let words_for = |why: String| format!("cannot connect to {}: {why}", url.address());
+    let cannot = |why: String| CatalogError::Connection(words_for(why));
     let options = url.options().map_err(|e| cannot(e.to_string()))?;
     let options = options.application_name(APPLICATION_NAME);
     match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await {
         Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) if is_full(&error) => Err(CatalogError::Full(words_for(words(&error)))),
         Ok(Err(error)) => Err(cannot(match advice(&error) {
             Some(hint) => format!("{}; {hint}", words(&error)),
             None => words(&error),
@@ -84,6 +89,11 @@ where
         .execute(sqlx::raw_sql(sqlx::AssertSqlSafe(begin)))
         .await?;
     connection.fetch_all(statement).await
+}
+
+fn is_full(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|e| e.code());
+    code.is_some_and(|code| is_refusal(&code))
 }
 
 fn refused(error: &sqlx::Error) -> CatalogError {

@@ -159,6 +159,10 @@ impl DiscoverSource {
 
 #[async_trait]
 impl TenantSource for DiscoverSource {
+    fn server(&self) -> Option<&str> {
+        Some(&self.server)
+    }
+
     async fn list(&self) -> Result<Vec<Listed>, TenantSourceError> {
         self.look(None).await
     }

@@ -62,6 +62,7 @@ impl FileSource {
         let unreadable = |e: std::io::Error| TenantSourceError::Unreadable {
             source_name: self.name(),
             message: e.to_string(),
+            is_full: false,
         };
         let metadata = tokio::fs::metadata(&self.path).await.map_err(unreadable)?;
         let stamp = (metadata.modified().map_err(unreadable)?, metadata.len());

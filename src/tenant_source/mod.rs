@@ -83,6 +83,8 @@ pub enum TenantSourceError {
         source_name: String,
         /// Why.
         message: String,
+        /// Whether its server only said "not now".
+        is_full: bool,
     },
     /// It was read, and makes no sense.
     #[error("the tenants from {source_name} are wrong: {message}")]
@@ -99,6 +101,12 @@ pub enum TenantSourceError {
 pub trait TenantSource: Send + Sync {
     /// All of them, in the source's order.
     async fn list(&self) -> Result<Vec<Listed>, TenantSourceError>;
+
+    /// The server of tenants' that it asks, by its name in the config: the connection counts against that one's budget. None: it asks
+    /// something else.
+    fn server(&self) -> Option<&str> {
+        None
+    }
 
     /// One of them, read anew: an attempt asks for its tenant's URL at the moment of use, and whether a tenant
     /// whose schema is gone was removed on purpose.

@@ -1,5 +1,7 @@
 //! Every command ends with the code that says what became of it.
 
+use rustix::process::Signal;
+
 use crate::fleet::{Setup, Tool, steps, tell};
 
 #[tokio::test]
@@ -72,6 +74,22 @@ async fn a_check_of_the_plan_ends_with_7_while_anything_is_pending() {
     // What cannot be read is not known to be done.
     tell(&fleet.home, "drop schema t003 cascade").await;
     fleet.herder(&["plan", "--check"]).await.expect(7);
+}
+
+/// The signal comes too early to stop the waiting, and too late to stop the writing.
+#[tokio::test]
+async fn ctrl_c_while_a_run_is_written_holds_for_what_follows() {
+    let fleet = Setup::schemas(2).start().await;
+    for args in [&["upgrade", "--wait"][..], &["upgrade", "--local", "1"]] {
+        let lock = fleet.lock("herder.run", "exclusive").await;
+        let herder = fleet.start_herder(args);
+        fleet.wait_at_lock("herder.run").await;
+        herder.signal(Signal::INT);
+        lock.rollback().await.expect("a rollback");
+        let ended = herder.end().await.expect(130);
+        assert!(ended.stdout.trim().len() == 36, "{}", ended.all());
+        fleet.herder(&["cancel", "--yes"]).await;
+    }
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 //! Connections that no single attempt opens: a worker's own to the control database, and those that it keeps open from
 //! one tenant to the next. They count like all others.
 
+use rustix::process::Signal;
 use sqlx::{Connection, PgConnection};
 
 use crate::{
-    fleet::{Cluster, Fleet, Setup, Tool, ask, steps},
+    fleet::{Cluster, Fleet, Setup, Tool, ask, steps, tell},
     sampler::Sampler,
 };
 use herder::throwaway::Settings;
@@ -257,6 +258,64 @@ async fn databases_are_read_side_by_side_within_the_budget() {
     assert!(seen.most.len() <= 7, "{seen:#?}");
     assert_eq!(worker.drain().await, Some(0));
     assert_eq!(fleet.slots().await, 0);
+}
+
+/// The next command would wait for a lease to run out otherwise.
+#[tokio::test]
+async fn a_command_that_is_stopped_gives_back_its_turn() {
+    let fleet = Setup::schemas(2).migrations(Tool::Sql, steps(1)).start().await;
+    fleet.herder(&["upgrade", "--local", "2"]).await.expect(0);
+    for args in [&["plan"][..], &["tenants", "--revisions"], &["upgrade"]] {
+        let mut busy = fleet.home.begin().await.expect("a transaction");
+        sqlx::raw_sql("lock table t001._sqlx_migrations")
+            .execute(&mut *busy)
+            .await
+            .expect("a lock");
+        let stopped = fleet.start_herder(args);
+        fleet
+            .wait_until("it waits for a ledger", async || {
+                let waits = "select count(*) from pg_locks where not granted and relation = 't001._sqlx_migrations'::regclass";
+                ask::<i64>(&fleet.home, waits).await > 0
+            })
+            .await;
+        stopped.signal(Signal::INT);
+        stopped.end().await.expect(130);
+        let held = "select count(*) from herder.server where service_holder <> ''";
+        assert_eq!(fleet.ask::<i64>(held).await, 0, "{args:?}");
+        busy.rollback().await.expect("a rollback");
+    }
+}
+
+/// "Not now" is no failure, and without a list there is nobody whose attempt could be put off.
+#[tokio::test]
+async fn a_full_server_is_waited_for_where_its_tenants_are_listed() {
+    let fleet = Setup::schemas(1).migrations(Tool::Sql, steps(1)).start().await;
+    fleet.herder(&["upgrade", "--local", "1"]).await.expect(0);
+    let role = fleet.database("limited");
+    tell(
+        &fleet.home,
+        &format!("create role {role} login connection limit 0"),
+    )
+    .await;
+    let url = fleet
+        .cluster
+        .url(&fleet.database("home"))
+        .replace("postgres@", &format!("{role}@"));
+    fleet.configure(|config| {
+        config["servers"]["main"]["url"] = url.into();
+        let tenants: toml::Table = "source = 'schemas'\npattern = 't0*'".parse().expect("TOML");
+        config.insert("tenants".into(), tenants.into());
+    });
+    let planning = fleet.start_herder(&["plan"]);
+    let holds = "select count(*) from herder.server where service_holder <> ''";
+    fleet
+        .wait_until("it has its turn", async || fleet.ask::<i64>(holds).await == 1)
+        .await;
+    // It has been refused by then.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    tell(&fleet.home, &format!("alter role {role} connection limit -1")).await;
+    let planned = planning.end().await.expect(0);
+    assert!(planned.stdout.contains("t001"), "{}", planned.all());
 }
 
 #[tokio::test]

@@ -5,14 +5,22 @@ mod safe;
 
 use futures_util::StreamExt;
 
-use self::safe::{Findings, Safe, in_url};
+use self::safe::{Findings, Safe, in_url, password};
 use crate::fleet::{Setup, Tenant, Tool, steps, tell};
 
 /// Three tenants of the server's, and three with URLs of their own, two of which are wrong.
 async fn with_password(tool: Tool) -> Safe {
     let [first, second] = steps(2).try_into().expect("two");
-    let fails = "do $$ begin if to_regclass('broken') is not null then raise 'it is broken'; end if; end $$";
-    let setup = Setup::schemas(3).migrations(tool, vec![first, second.gated().then(fails)]);
+    // A migration may say anything, and a server repeats it. In hex, so that the migration itself holds no secret.
+    let says: String = password("server")
+        .bytes()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let fails = format!(
+        "do $$ begin if to_regclass('broken') is not null then \
+         raise exception using message = 'it is broken: ' || convert_from(decode('{says}', 'hex'), 'UTF8'); end if; end $$"
+    );
+    let setup = Setup::schemas(3).migrations(tool, vec![first, second.gated().then(&fails)]);
     let mut safe = Safe::new(setup).await;
     tell(&safe.home, "create table t003.broken ()").await;
     let home = safe.cluster.url(&safe.database("home"));

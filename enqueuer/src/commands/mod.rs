@@ -123,19 +123,27 @@ pub(crate) async fn unless_interrupted<T>(
     interrupts: &mut Interrupts,
     work: impl Future<Output = Result<T, EnqueueError>>,
 ) -> Result<T, EnqueueError> {
-    tokio::pin!(work);
+    let mut work = Box::pin(work);
     tokio::select! {
         done = &mut work => return done,
         () = interrupts.next() => cx.stop.cancel(),
     }
     if cx.is_busy() {
         tokio::select! {
-            done = &mut work => return done,
+            done = &mut work => {
+                if !matches!(done, Err(EnqueueError::Stopped)) {
+                    // It was too late to stop that. What follows is to hear of it.
+                    interrupts.leave();
+                }
+                return done;
+            }
             () = interrupts.next() => {}
             () = tokio::time::sleep(CLEAR_LIMIT) => {}
         }
         return Err(EnqueueError::Abandoned);
     }
+    drop(work);
+    cx.tidy_up().await;
     Err(EnqueueError::Stopped)
 }
 

@@ -161,8 +161,8 @@ fn groups(plan: &RunPlan, direction: Direction, sql: bool) -> Vec<Group> {
         let way = planned.way.and_then(|way| plan.ways.get(way));
         let offer = way.map(|way| way.plan_for(&planned.tenant.place));
         let key = Key {
-            from: planned.from.as_deref(),
-            to: planned.to.as_deref(),
+            from: planned.from.revision(),
+            to: planned.to.revision(),
             pending: &planned.pending,
             way: planned.way,
             by: offer.map(|offer| if offer.is_ok() { By::Plan } else { By::Live }),
@@ -171,8 +171,8 @@ fn groups(plan: &RunPlan, direction: Direction, sql: bool) -> Vec<Group> {
         let n = *index.entry(key).or_insert_with(|| {
             let by_plan = offer.and_then(Result::ok);
             groups.push(Group {
-                from: planned.from.clone(),
-                to: planned.to.clone(),
+                from: planned.from.to_revision(),
+                to: planned.to.to_revision(),
                 tenants: Vec::new(),
                 current: planned.current,
                 pending: planned

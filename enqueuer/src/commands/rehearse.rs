@@ -118,12 +118,15 @@ fn live(plan: &RunPlan) -> Vec<Live> {
         let Some(Err(why)) = way.map(|way| way.plan_for(&planned.tenant.place)) else {
             continue;
         };
-        let same = |l: &&mut Live| (&l.from, &l.to, l.why.as_str()) == (&planned.from, &planned.to, why);
+        let same = |l: &&mut Live| {
+            (l.from.as_deref(), l.to.as_deref(), l.why.as_str())
+                == (planned.from.revision(), planned.to.revision(), why)
+        };
         match live.iter_mut().find(same) {
             Some(group) => group.tenants.push(planned.tenant.id.clone()),
             None => live.push(Live {
-                from: planned.from.clone(),
-                to: planned.to.clone(),
+                from: planned.from.to_revision(),
+                to: planned.to.to_revision(),
                 why: why.to_owned(),
                 tenants: vec![planned.tenant.id.clone()],
             }),

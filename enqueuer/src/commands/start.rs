@@ -261,10 +261,10 @@ async fn unconfirmed(
     for planned in plan.tenants.iter().filter(|planned| !planned.current) {
         open += 1;
         match planned.unknown {
-            Some(_) if planned.from.is_none() => unknown += 1,
+            Some(_) if !planned.from.is_known() => unknown += 1,
             _ => {
                 *ways
-                    .entry(way(planned.from.as_deref(), planned.to.as_deref()))
+                    .entry(way(planned.from.revision(), planned.to.revision()))
                     .or_default() += 1
             }
         }

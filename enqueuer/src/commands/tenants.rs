@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use herder::{
     domain::{
-        revision::{Direction, HistoryError},
+        revision::{Direction, HistoryError, Position},
         tenant::{Isolation, Tenant},
     },
     flow::{
@@ -19,7 +19,7 @@ use super::{
     Setting,
     start::{cannot, must_lead},
 };
-use crate::{args, exit::Exit, output, render};
+use crate::{args, exit::Exit, output, render, signals::Interrupts};
 
 /// All tenants, with sums where their ledgers were read.
 #[derive(Serialize)]
@@ -62,14 +62,16 @@ impl Status {
         match planned {
             // Whatever the head is, this one has none of it.
             Planned {
-                from: None,
+                from: Position::Base,
                 unknown:
                     Some(TenantError::History(HistoryError::NotListed(_) | HistoryError::SeveralHeads(_))),
                 ..
             } => Self::NeverMigrated,
             Planned { unknown: Some(_), .. } => Self::Unknown,
             planned if planned.current => Self::Current,
-            Planned { from: None, .. } => Self::NeverMigrated,
+            Planned {
+                from: Position::Base, ..
+            } => Self::NeverMigrated,
             _ => Self::Behind,
         }
     }
@@ -87,7 +89,10 @@ impl Status {
 pub(crate) async fn run(setting: &Setting, args: &args::Tenants) -> anyhow::Result<Exit> {
     let report = match args.revisions {
         true => inspected(setting, args).await?,
-        false => listed(setting, args).await?,
+        false => Some(listed(setting, args).await?),
+    };
+    let Some(report) = report else {
+        return Ok(Exit::Interrupted);
     };
     if args.output.is_json() {
         output::json(&report)?;
@@ -112,8 +117,8 @@ async fn listed(setting: &Setting, args: &args::Tenants) -> anyhow::Result<Repor
     })
 }
 
-/// With their ledgers, as a run would see them.
-async fn inspected(setting: &Setting, args: &args::Tenants) -> anyhow::Result<Report> {
+/// With their ledgers, as a run would see them. None: it was interrupted.
+async fn inspected(setting: &Setting, args: &args::Tenants) -> anyhow::Result<Option<Report>> {
     let direction = Direction::Upgrade;
     if let Some(target) = &args.to {
         must_lead(direction, target, || {
@@ -122,8 +127,10 @@ async fn inspected(setting: &Setting, args: &args::Tenants) -> anyhow::Result<Re
     }
     let cx = setting.context(None).await?;
     let wanted = args.selection.wanted();
-    let plan = match enqueue::survey(&cx, direction, args.to.as_ref(), &wanted).await {
+    let survey = enqueue::survey(&cx, direction, args.to.as_ref(), &wanted);
+    let plan = match super::unless_interrupted(&cx, &mut Interrupts::new()?, survey).await {
         Ok(plan) => plan,
+        Err(EnqueueError::Stopped | EnqueueError::Abandoned) => return Ok(None),
         Err(error) => {
             return Err(cannot(&cx, "cannot read the tenants' revisions", Some(direction), error).await);
         }
@@ -141,7 +148,7 @@ async fn inspected(setting: &Setting, args: &args::Tenants) -> anyhow::Result<Re
         .into_iter()
         .map(|status| (status, of(status)))
         .collect();
-    Ok(Report { tenants, counts })
+    Ok(Some(Report { tenants, counts }))
 }
 
 /// A row for the tenant, and for each that shares its place.
@@ -154,7 +161,7 @@ fn rows(tenant: &Tenant, planned: Option<&Planned>) -> Vec<Row> {
         server: tenant.place.server.clone(),
         database: tenant.place.database.clone(),
         schema: tenant.place.schema.clone(),
-        revision: planned.and_then(|p| p.from.clone()),
+        revision: planned.and_then(|p| p.from.to_revision()),
         status,
         why: why.and_then(|p| p.unknown.as_ref()).map(ToString::to_string),
     };

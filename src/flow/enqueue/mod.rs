@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     domain::{
-        revision::{Direction, Position, Target},
+        revision::{Direction, Target},
         run::{RunId, RunState},
         tenant::Place,
         trace::TraceContext,
@@ -191,27 +191,16 @@ fn jobs_of(plan: &RunPlan, rollout: Rollout, live: i16) -> Vec<NewJob> {
             } else {
                 waves.next().unwrap_or_default()
             },
-            from: Position::stored(
-                planned.from.clone(),
-                planned.unknown.is_none() || planned.from.is_some(),
-            ),
+            from: planned.from.clone(),
             to: match planned.current {
-                true => Position::known(planned.from.clone()),
-                false => destination(plan, planned),
+                true => planned.from.clone(),
+                false => planned.to.clone(),
             },
             current: planned.current,
             looks: false,
         }
     };
     plan.tenants.iter().map(job).collect()
-}
-
-/// Where a tenant goes. A relative target of one that could not be read is not known yet.
-fn destination(plan: &RunPlan, planned: &Planned) -> Position {
-    Position::stored(
-        planned.to.clone(),
-        planned.unknown.is_none() || plan.target.is_some(),
-    )
 }
 
 /// The id of the plan that a tenant gets.
@@ -284,7 +273,7 @@ async fn write(
     for (job, planned) in jobs.iter_mut().zip(&plan.tenants) {
         job.looks = at_work.contains(&job.tenant.place);
         if job.current && job.looks {
-            (job.current, job.to, job.wave) = (false, destination(plan, planned), last_wave);
+            (job.current, job.to, job.wave) = (false, planned.to.clone(), last_wave);
         }
     }
     if let Some(error) = over_budget(&jobs, &in_force(&mut *tx, &plan.servers).await?) {

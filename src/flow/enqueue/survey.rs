@@ -2,7 +2,8 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -14,15 +15,16 @@ use crate::{
         failure::chain,
         half::Piece,
         plan,
-        revision::{Direction, History, HistoryError, Ledger, Target},
+        revision::{Direction, History, HistoryError, Ledger, Position, Target},
         tenant::{Isolation, Place, Tenant},
+        worker::Errand,
     },
     flow::{
         budget,
         context::Context,
         inspect::{OwnUrls, Read, by_server, in_order, inspect_server},
         resolve::{Resolved, Wanted, resolve_selected},
-        service::{Service, on_each_server},
+        service::{Opening, Service, on_each_server},
     },
     runner::{
         Offer,
@@ -33,6 +35,7 @@ use crate::{
         server::{self, ServerRow},
     },
     tenant_error::TenantError,
+    tenant_source::{Listed, TenantSourceError},
 };
 
 /// A tenant, and what a run would do in it.
@@ -40,10 +43,10 @@ use crate::{
 pub struct Planned {
     /// The tenant.
     pub tenant: Tenant,
-    /// Where it stands: None where it was never migrated.
-    pub from: Option<String>,
-    /// Where it would go. None: the base.
-    pub to: Option<String>,
+    /// Where it stands.
+    pub from: Position,
+    /// Where it would go. A relative target of one that could not be read is not known yet.
+    pub to: Position,
     /// Whether nothing is left to do.
     pub current: bool,
     /// What would be applied or undone, by id, in order. Empty also where the revisions are not known one by one.
@@ -267,14 +270,59 @@ struct Found {
     ledgers: Vec<Read>,
 }
 
+/// How long a server that is full is waited for where its tenants are to be listed: a session that was just closed may count a moment
+/// longer, and jobs of other runs come to their end. Without a list nothing can be put off.
+const FULL_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often it is asked meanwhile.
+const FULL_PAUSE: Duration = Duration::from_millis(500);
+
+/// The tenant list. Where a server of tenants' is asked for it, that is done over the one connection of its budget that belongs to no
+/// job, which its ledgers are read over next.
+async fn list(cx: &Context) -> Result<(Vec<Listed>, Option<Service>), EnqueueError> {
+    let Some(server) = cx.source.server() else {
+        return Ok((cx.source.list().await?, None));
+    };
+    let service = Service::acquire(cx, server).await?;
+    if let Ok(url) = cx.servers.url(server, None) {
+        // What keeps it from connecting keeps the source as well, which says so.
+        let _ = service
+            .inherit(Opening::of_server(cx, &url, Errand::Inspect))
+            .await;
+    }
+    let since = Instant::now();
+    loop {
+        let listed = cx.source.list().await;
+        service.closed().await;
+        match listed {
+            Err(TenantSourceError::Unreadable { is_full: true, .. }) if since.elapsed() < FULL_LIMIT => {
+                tokio::time::sleep(FULL_PAUSE).await;
+            }
+            Ok(listed) => return Ok((listed, Some(service))),
+            Err(error) => {
+                service.release().await;
+                return Err(error.into());
+            }
+        }
+    }
+}
+
 async fn stand(cx: &Context, wanted: &Wanted) -> Result<Found, EnqueueError> {
-    let listed = cx.source.list().await?;
+    let (listed, held) = list(cx).await?;
     let own_urls: OwnUrls = listed
         .iter()
         .filter_map(|t| Some((t.id.clone(), t.url.clone()?)))
         .collect();
-    let mut resolved = resolve_selected(listed, &cx.servers, wanted)?;
-    let (servers, ledgers) = look(cx, &resolved.tenants, &own_urls, &mut resolved.warnings).await?;
+    let mut resolved = match resolve_selected(listed, &cx.servers, wanted) {
+        Ok(resolved) => resolved,
+        Err(error) => {
+            if let Some(held) = held {
+                held.release().await;
+            }
+            return Err(error.into());
+        }
+    };
+    let (servers, ledgers) = look(cx, &resolved.tenants, &own_urls, held, &mut resolved.warnings).await?;
     Ok(Found {
         resolved,
         own_urls,
@@ -291,13 +339,22 @@ async fn look(
     cx: &Context,
     tenants: &[Tenant],
     own_urls: &OwnUrls,
+    held: Option<Service>,
     warnings: &mut Vec<String>,
 ) -> Result<(Vec<ServerRow>, Vec<Read>), EnqueueError> {
+    let held = &Mutex::new(held);
     let looks = by_server(tenants)
         .into_iter()
         .map(|(server, members)| async move {
             // The connections that it takes, one after the other, are counted.
-            let service = Service::acquire(cx, server).await?;
+            let own = held
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take_if(|held| held.is_of(server));
+            let service = match own {
+                Some(own) => own,
+                None => Service::acquire(cx, server).await?,
+            };
             let (row, refusal) = ask(cx, &service, server, tenants, &members, own_urls).await;
             let read = match refusal {
                 Some(TenantError::Pooled(_)) => Vec::new(),

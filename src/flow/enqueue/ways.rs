@@ -9,7 +9,7 @@ use super::{
 use crate::{
     domain::{
         half::Half,
-        revision::{Direction, History, HistoryError, Ledger, Standing, Target},
+        revision::{Direction, History, HistoryError, Ledger, Position, Standing, Target},
         tenant::{Isolation, Place, Tenant},
     },
     flow::{
@@ -125,7 +125,7 @@ impl Planner<'_> {
         let unknown = |from, error| Planned {
             tenant: tenant.clone(),
             from,
-            to: self.absolute.cloned().flatten(),
+            to: self.absolute.cloned().map_or(Position::Unknown, Position::known),
             current: false,
             pending: Vec::new(),
             way: None,
@@ -135,9 +135,9 @@ impl Planner<'_> {
         };
         let ledger = match read {
             Ok(ledger) => ledger,
-            Err(e) => return unknown(None, e),
+            Err(e) => return unknown(Position::Unknown, e),
         };
-        let from = self.history.describe(&ledger);
+        let from = Position::known(self.history.describe(&ledger));
         let (history, direction, target) = (self.history, self.direction, self.target);
         let thought = self.known.entry(ledger.clone()).or_insert_with(|| {
             let to = history.resolve(target, &ledger)?;
@@ -163,7 +163,7 @@ impl Planner<'_> {
             way: None,
             tenant,
             from,
-            to,
+            to: Position::known(to),
             current,
             piece: bar
                 .filter(|bar| bar.direction == direction)
@@ -176,8 +176,8 @@ impl Planner<'_> {
             planned.leave(left, bar.direction);
         } else if !current {
             let server = self.by_server.then(|| planned.tenant.place.server.clone());
-            let (isolation, to) = (planned.tenant.isolation, &planned.to);
-            planned.way = Some(self.ways.number(ledger, isolation, server, to));
+            let (isolation, to) = (planned.tenant.isolation, planned.to.to_revision());
+            planned.way = Some(self.ways.number(ledger, isolation, server, &to));
         }
         planned
     }

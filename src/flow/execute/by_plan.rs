@@ -135,7 +135,7 @@ impl Attempt<'_> {
                 Err(error) if self.cx.runner.knows_better(plan, &error) => {
                     return Ok(Settlement::Live {
                         at: format!("a place where its plan fails ({error})"),
-                        error: Some(error.to_job_error()),
+                        error: Some(self.recorded(&error)),
                     });
                 }
                 Err(error) => {

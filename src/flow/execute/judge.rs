@@ -9,6 +9,7 @@ use crate::{
         outcome::Settlement,
     },
     flow::held::StopReason,
+    scrub::Scrubber,
     store,
     tenant_error::TenantError,
 };
@@ -16,6 +17,9 @@ use crate::{
 /// How long the infrastructure may be in a job's way before the job fails: long enough for a failover, short enough
 /// that a wrong port does not keep a deploy waiting for ever.
 const BLOCKED_LIMIT: Duration = Duration::from_secs(5 * 60);
+
+/// The shortest password that is taken out of what a server says. A shorter one may be any word of it, as may one that is a name.
+const LEAST_SECRET: usize = 8;
 
 impl Attempt<'_> {
     /// What becomes of a job whose attempt failed.
@@ -32,7 +36,7 @@ impl Attempt<'_> {
             return None;
         }
         let (claim, limits) = (self.claim, &self.cx.config.limits);
-        let mut recorded = error.to_job_error();
+        let mut recorded = self.recorded(&error);
         self.tell_of_pieces(&mut recorded).await;
         self.metrics.failed(&recorded);
         if let Some(plan) = self.plan_error(&error).await {
@@ -83,6 +87,23 @@ impl Attempt<'_> {
                 })
             }
         }
+    }
+
+    /// What is recorded of an error. A URL of the tenant's own is not at hand here: its password goes where it stands in a URL.
+    pub(super) fn recorded(&self, error: &TenantError) -> JobError {
+        let mut recorded = error.to_job_error();
+        let secrets = match self.cx.servers.url_for(&self.claim.place, None) {
+            Ok(url) => {
+                let names = [url.user(), Some(url.database())];
+                let mut secrets = url.secrets();
+                secrets
+                    .retain(|secret| secret.len() >= LEAST_SECRET && !names.contains(&Some(secret.clone())));
+                secrets
+            }
+            Err(_) => Vec::new(),
+        };
+        Scrubber::new(secrets).clean_error(&mut recorded);
+        recorded
     }
 
     /// What the job's plan failed with, where the migration tool was to take over from it and could not even be asked.

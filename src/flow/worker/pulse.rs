@@ -115,6 +115,7 @@ impl Pulse {
         let mut well = true;
         loop {
             let beaten = tokio::time::timeout(BEAT_TIMEOUT, self.beat(&mut connection)).await;
+            self.metrics.control_answers(matches!(beaten, Ok(Ok(()))));
             match beaten {
                 Ok(Ok(())) if !well => {
                     well = true;

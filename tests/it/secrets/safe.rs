@@ -12,7 +12,7 @@ use crate::server::WITH_PASSWORD;
 const CANARIES: [&str; 2] = ["hunter2", "tr0ub4dor"];
 
 /// The password of a role: with all that some notation has a meaning for.
-fn password(of: &str) -> String {
+pub(super) fn password(of: &str) -> String {
     format!("hunter2-{of} @/:%41'\"ü?#&+=$1\\{{}}tr0ub4dor")
 }
 
