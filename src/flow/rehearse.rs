@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::{
     context::Context,
     enqueue::{Planned, RunPlan},
+    kept::OpenSession,
     service::{Opening, Service, on_each_server},
     worker::ROUND,
 };
@@ -22,7 +23,7 @@ use crate::{
         worker::Errand,
     },
     runner::apply::{Afterwards, NoJournal, Order, Rehearsed, leaves_residue, rehearse as try_out},
-    session::{LedgerTable, TenantSession},
+    session::LedgerTable,
     store::StoreError,
     tenant_error::TenantError,
 };
@@ -32,9 +33,6 @@ const TURN: Duration = Duration::from_secs(4);
 
 /// How long it leaves it alone then: whoever waits, or comes by each second as a keeper does, asks at least once in that time.
 const PAUSE: Duration = ROUND.saturating_add(Duration::from_millis(300));
-
-/// How many schemas are rehearsed over one connection: its backend forgets no table that it has seen.
-const RECYCLE: usize = 500;
 
 /// How a rehearsal is done.
 #[derive(Clone, Copy, Debug)]
@@ -184,13 +182,6 @@ struct Stage<'a> {
     limits: &'a LimitsConfig,
 }
 
-/// An open connection, the database that it is of, and how many tenants it has seen.
-struct Kept {
-    session: TenantSession,
-    database: String,
-    tenants: usize,
-}
-
 impl Stage<'_> {
     async fn on_server(&self, server: &str, members: Vec<usize>) -> Result<Vec<(usize, Tried)>, StoreError> {
         let mut tried = Vec::with_capacity(members.len());
@@ -198,7 +189,7 @@ impl Stage<'_> {
         while members.peek().is_some() {
             let service = Service::acquire(self.cx, server).await?;
             let since = Instant::now();
-            let mut kept: Option<Kept> = None;
+            let mut kept: Option<OpenSession> = None;
             while since.elapsed() < TURN
                 && let Some(number) = members.next()
             {
@@ -216,7 +207,7 @@ impl Stage<'_> {
         Ok(tried)
     }
 
-    async fn one(&self, service: &Service, planned: &Planned, kept: &mut Option<Kept>) -> Tried {
+    async fn one(&self, service: &Service, planned: &Planned, kept: &mut Option<OpenSession>) -> Tried {
         let tenant = &planned.tenant;
         let mut tried = Tried {
             tenant: tenant.id.clone(),
@@ -282,7 +273,7 @@ impl Stage<'_> {
         service: &Service,
         planned: &Planned,
         plan: &plan::Plan,
-        kept: &mut Option<Kept>,
+        kept: &mut Option<OpenSession>,
     ) -> (Result<Rehearsed, TenantError>, Duration) {
         let mut here = match self.connected(service, planned, kept.take()).await {
             Ok(here) => here,
@@ -297,8 +288,8 @@ impl Stage<'_> {
         };
         let (result, held) = try_out(&mut here.session, &order).await;
         let tenant = &planned.tenant;
-        let is_among_others = tenant.place.schema.is_some() && !tenant.own_url && here.tenants < RECYCLE;
-        let is_fit = result.is_ok() && is_among_others && !leaves_residue(plan);
+        let is_among_others = tenant.place.schema.is_some() && !tenant.own_url;
+        let is_fit = here.served() && result.is_ok() && is_among_others && !leaves_residue(plan);
         if is_fit && matches!(here.session.mixes_types(self.ledger).await, Ok(false)) {
             *kept = Some(here);
         } else {
@@ -312,15 +303,14 @@ impl Stage<'_> {
         &self,
         service: &Service,
         planned: &Planned,
-        kept: Option<Kept>,
-    ) -> Result<Kept, TenantError> {
+        kept: Option<OpenSession>,
+    ) -> Result<OpenSession, TenantError> {
         let tenant = &planned.tenant;
         let place: &Place = &tenant.place;
         let extra = self.cx.config.runner.extra_search_path();
         if let Some(mut kept) = kept {
             if kept.database == place.database && place.schema.is_some() && !tenant.own_url {
                 kept.session.turn_to(place, extra);
-                kept.tenants += 1;
                 return Ok(kept);
             }
             service.close(kept.session).await;
@@ -335,11 +325,14 @@ impl Stage<'_> {
             limits: self.limits.into(),
             extra_search_path: extra,
         };
-        Ok(Kept {
-            session: service.open(opening).await?,
-            database: place.database.clone(),
-            tenants: 1,
-        })
+        let mut session = service.open(opening).await?;
+        match session.backend().await {
+            Ok(backend) => Ok(OpenSession::new(session, &place.database, backend)),
+            Err(error) => {
+                service.close(session).await;
+                Err(error)
+            }
+        }
     }
 
     /// What is said of a failure. Those that hang on the rehearsal's own limits say so.

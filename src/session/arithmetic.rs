@@ -39,6 +39,8 @@ pub struct Role {
     pub not_ours: i32,
     /// Its `CONNECTION LIMIT`, where it has one.
     pub limit: Option<i32>,
+    /// Whether its transactions take no changes, unless they say otherwise.
+    pub read_only: bool,
 }
 
 /// What a database has room for.
@@ -115,7 +117,8 @@ pub(crate) async fn read(
                        + current_setting('max_prepared_transactions')::bigint) as locks
          )
          select setting.*, count.*, role.rolname::text as role, role.rolsuper as superuser,
-                nullif(role.rolconnlimit, -1) as role_limit, database.datname::text as database,
+                nullif(role.rolconnlimit, -1) as role_limit, current_setting('transaction_read_only')::boolean as read_only,
+                database.datname::text as database,
                 nullif(database.datconnlimit, -1) as database_limit
          from setting, count, pg_roles role, pg_database database
          where role.rolname = session_user and database.datname = current_database()",
@@ -135,6 +138,7 @@ pub(crate) async fn read(
             superuser: row.try_get("superuser")?,
             not_ours: row.try_get("of_role")?,
             limit: row.try_get("role_limit")?,
+            read_only: row.try_get("read_only")?,
         },
         database: match database_limit {
             None => None,
@@ -172,6 +176,7 @@ mod tests {
                 superuser: false,
                 not_ours: 1,
                 limit: None,
+                read_only: false,
             },
             database: None,
             locks: 6400,

@@ -104,3 +104,21 @@ async fn a_control_database_that_takes_no_changes_says_why_that_may_be() {
         "{refused}"
     );
 }
+
+/// Each tenant would be tried five times in vain.
+#[tokio::test]
+async fn a_check_finds_a_role_that_may_change_nothing() {
+    let fleet = Setup::schemas(1).migrations(Tool::Sql, steps(1)).start().await;
+    let says = async || {
+        fleet
+            .herder(&["check"])
+            .await
+            .all()
+            .contains("take no changes unless")
+    };
+    assert!(!says().await);
+    let home = herder::session::quote(&fleet.database("home"));
+    let set = format!("alter database {home} set default_transaction_read_only = on");
+    tell(&fleet.home, &set).await;
+    assert!(says().await);
+}

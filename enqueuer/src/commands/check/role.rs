@@ -166,6 +166,7 @@ mod tests {
             superuser: false,
             not_ours: 0,
             limit: None,
+            read_only: false,
         };
         let sql = |owners: &[Owner]| {
             let needs = Needs {
@@ -217,6 +218,7 @@ mod tests {
             superuser: false,
             not_ours: 0,
             limit: None,
+            read_only: false,
         };
         let sql = |tenants: usize| {
             let tenants: Vec<Tenant> = (0..tenants).map(tenant).collect();

@@ -22,7 +22,7 @@ use herder::{
         arithmetic::{Arithmetic, DEFAULT_BUDGET},
         pooler,
     },
-    tenant_error::TenantError,
+    tenant_error::{READ_ONLY, TenantError},
 };
 
 use super::{
@@ -240,6 +240,10 @@ impl Server<'_> {
             found.push(Finding::new(self.title(), Level::Warn, text).hint(
                 "the SQL below creates a role with the rights that are needed, and the budget as its limit",
             ));
+        }
+        if role.read_only {
+            let text = format!("the transactions of role `{name}` take no changes unless they say otherwise");
+            found.push(Finding::new(self.title(), Level::Warn, text).hint(READ_ONLY));
         }
         if role.not_ours > 0 {
             let text = format!(
