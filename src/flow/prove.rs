@@ -57,7 +57,7 @@ pub(super) async fn prove(
     let offer = tokio::select! {
         offer = proving.on(&service, plan, refuted) => offer,
         // Another process may be at its own proof: it ends what ours has open, and clears away what it has made.
-        () = service.lost() => Err(ProveError::Runner(service.is_lost())),
+        () = service.lost() => Err(ProveError::Runner(service.loss())),
     };
     service.release().await;
     match offer {

@@ -293,11 +293,11 @@ impl Service {
     pub(super) async fn be_sure(&self) -> Result<(), TenantError> {
         let mut sure_until = self.sure_until.clone();
         let sure = sure_until.wait_for(is_ahead).await;
-        sure.map(|_| ()).map_err(|_| self.is_lost())
+        sure.map(|_| ()).map_err(|_| self.loss())
     }
 
     /// What to say where it was lost.
-    pub(super) fn is_lost(&self) -> TenantError {
+    pub(super) fn loss(&self) -> TenantError {
         TenantError::ControlDatabase(format!("this process lost its turn at server `{}`", self.server))
     }
 
