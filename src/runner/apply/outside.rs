@@ -2,7 +2,7 @@
 
 use sqlx::Row;
 
-use super::{Applier, RESET, message::Message, refusal::Refusal};
+use super::{Applier, Checks, RESET, message::Message, refusal::Refusal};
 use crate::{
     domain::plan::{Note, PlanStep, STATEMENT, StepForm},
     runner::{
@@ -73,7 +73,7 @@ impl Applier<'_> {
             return Err(self.half_done(at).into());
         }
         for (i, statement) in statements.iter().enumerate() {
-            let statement = self.placed(statement)?;
+            let statement = self.frame.placed(statement)?;
             if self.is_done(i, &statement, &former).await? {
                 continue;
             }
@@ -106,16 +106,16 @@ impl Applier<'_> {
             message.send(self.session.connection()).await?;
         }
         let mut message = Message::default();
-        if let Some(check) = self.place_check(super::Checks::Careful) {
+        if let Some(check) = self.frame.place_check(Checks::Careful) {
             message.behind(step, &check);
         }
         message.behind(step, RESET);
         if let Some(record) = record {
-            message.behind(step, &self.placed(record)?);
+            message.behind(step, &self.frame.placed(record)?);
         }
         let is_noted = announce.is_none() && record.is_none();
         if is_noted {
-            message.behind(step, &self.mark(!step.before.is_empty()));
+            message.behind(step, &self.frame.mark(!step.before.is_empty()));
         }
         let reply = message.send(self.session.connection()).await?;
         if is_noted {
@@ -141,7 +141,7 @@ impl Applier<'_> {
             return Ok(());
         };
         if self.index(&name, &table).await?.is_none() {
-            let begin = self.placed(begin)?.replace(STATEMENT, &number.to_string());
+            let begin = self.frame.placed(begin)?.replace(STATEMENT, &number.to_string());
             let mut message = Message::default();
             message.behind(step, &begin);
             message.send(self.session.connection()).await?;
@@ -157,13 +157,16 @@ impl Applier<'_> {
         announce: Option<&str>,
     ) -> Result<Former, Refusal> {
         let mut message = Message::default();
-        for setting in self.settings("set") {
+        for setting in self.frame.settings("set") {
             message.before(step, &setting);
         }
-        message.before(step, &(self.check(step, "") + &self.plan_check(true)));
+        message.before(
+            step,
+            &(self.frame.check(step, "") + &self.frame.plan_check(!self.checked)),
+        );
         let said = match announce {
-            Some(announce) => self.placed(announce)?,
-            None => self.mark(!step.before.is_empty()),
+            Some(announce) => self.frame.placed(announce)?,
+            None => self.frame.mark(!step.before.is_empty()),
         };
         message.before(step, &said);
         let reply = message.send(self.session.connection()).await?;
@@ -196,7 +199,7 @@ impl Applier<'_> {
             return Ok(self.note(earlier).await?);
         };
         let mut message = Message::default();
-        message.behind(step, &self.placed(withdraw)?);
+        message.behind(step, &self.frame.placed(withdraw)?);
         message.send(self.session.connection()).await?;
         Ok(())
     }

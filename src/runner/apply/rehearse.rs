@@ -8,7 +8,7 @@ use crate::{
         plan::{PlanStep, StepForm},
         revision::Ledger,
     },
-    session::{TenantSession, literal, quote},
+    session::{TenantSession, literal},
     tenant_error::TenantError,
 };
 
@@ -38,20 +38,10 @@ pub(crate) async fn rehearse(
     session: &mut TenantSession,
     order: &Order<'_>,
 ) -> (Result<Rehearsed, TenantError>, Duration) {
-    let home = match session.home().await {
-        Ok(home) => home,
-        Err(error) => return (Err(error), Duration::ZERO),
-    };
-    let mut applier = Applier {
-        ledger: format!("{}.{}", quote(&home), quote(&order.ledger.table)),
-        home,
-        session,
-        noted: None,
-        order,
-        checked: false,
-        read: None,
-    };
-    applier.rehearse().await
+    match Applier::of(session, order).await {
+        Ok(mut applier) => applier.rehearse().await,
+        Err(error) => (Err(error), Duration::ZERO),
+    }
 }
 
 impl Applier<'_> {
@@ -107,12 +97,12 @@ impl Applier<'_> {
                 continue;
             };
             let begin = match i {
-                0 => self.begin(step, true, Checks::Careful)?,
-                _ => self.enter(step, false, Checks::Careful)?,
+                0 => self.frame.begin(step, true, Checks::Careful)?,
+                _ => self.frame.enter(step, false, Checks::Careful)?,
             };
             message.before(step, &begin);
-            message.step(step, &self.placed(sql)?);
-            message.behind(step, &self.end(Checks::Careful));
+            message.step(step, &self.frame.placed(sql)?);
+            message.behind(step, &self.frame.end(Checks::Careful));
             // What its COMMIT would have done: check what was deferred. What comes may defer again.
             message.behind(step, "set constraints all immediate");
             message.behind(step, RESET);
@@ -142,7 +132,7 @@ impl Applier<'_> {
     /// Defers what a transaction begins with as deferred, and nothing else: a table with anything pending cannot be altered. Other
     /// tenants' constraints are none of this one's.
     fn defer(&self) -> String {
-        let home = literal(&self.home);
+        let home = literal(&self.frame.home);
         let body = format!(
             "select pg_catalog.string_agg(pg_catalog.format('%I.%I', n.nspname, c.conname), ', ') into herder_names \
              from pg_catalog.pg_constraint c join pg_catalog.pg_namespace n on n.oid = c.connamespace \
