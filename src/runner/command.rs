@@ -4,27 +4,25 @@
 
 mod checks;
 mod environment;
+mod history;
 mod output;
 mod process;
+mod program;
 mod template;
+mod watchman;
 
 use std::{
-    collections::BTreeMap,
-    env,
-    ffi::OsString,
-    os::unix::process::ExitStatusExt as _,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
+    collections::BTreeMap, env, ffi::OsString, os::unix::process::ExitStatusExt as _, path::PathBuf,
+    sync::Arc, time::Duration,
 };
 
 use async_trait::async_trait;
 use rustix::process::Signal;
-use tokio::sync::Mutex;
 
 use self::{
     checks::{UNKNOWN_TO_CURRENT, command, placeholder_error, program, secrets, setup},
     environment::{BASE, Environment, Errand, Session, WITHOUT},
+    history::HistorySource,
     output::{last_words, lost_connection, sqlstate},
     process::{Finished, Invocation},
     template::{Template, Values},
@@ -33,7 +31,7 @@ use super::{MigrationRunner, Offer, Subject, Work};
 use crate::{
     config::CommandConfig,
     domain::{
-        revision::{Direction, History, Ledger, LedgerForm, Revision},
+        revision::{Direction, History, Ledger},
         tenant::Isolation,
     },
     scrub::Scrubber,
@@ -43,9 +41,6 @@ use crate::{
 
 /// How long a command that only looks may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(60);
-
-/// How long a printed history is believed. Each attempt asks for it, and a program's start is not free.
-const HISTORY_AGE: Duration = Duration::from_secs(5);
 
 /// The most characters of a revision. All tools keep theirs in columns that hold less.
 const LONGEST_REVISION: usize = 255;
@@ -66,15 +61,6 @@ pub(super) struct CommandRunner {
     without: Vec<String>,
     /// Values of the config that look like secrets by their names.
     secrets: Vec<String>,
-}
-
-/// Where the revisions come from.
-enum HistorySource {
-    Listed(Arc<History>),
-    Printed {
-        command: Vec<String>,
-        known: Mutex<Option<(Instant, Arc<History>)>>,
-    },
 }
 
 impl CommandRunner {
@@ -155,7 +141,7 @@ impl CommandRunner {
         }
         words
             .iter()
-            .try_for_each(|word| process::find(&program(word, &self.directory), &self.directory, &path))
+            .try_for_each(|word| program::find(&program(word, &self.directory), &self.directory, &path))
     }
 
     /// The error of a program that did not end well.
@@ -251,57 +237,6 @@ impl CommandRunner {
         }
         Ok(())
     }
-
-    async fn printed(&self, command: &[String]) -> Result<Arc<History>, TenantError> {
-        let invocation = self.invocation(command.to_vec(), None, LOOK_LIMIT);
-        let text = self.ask(invocation, &[], std::future::pending()).await?;
-        let lines: Vec<&str> = text
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty())
-            .collect();
-        if lines.iter().any(|line| hides(self.secrets.clone(), line)) {
-            return Err(setup(
-                "`history_command` printed a text with a password in it".into(),
-                "it prints all revisions, one a line, and nothing else on its standard output",
-            ));
-        }
-        if lines.is_empty() {
-            return Err(setup(
-                "`history_command` printed no revision".into(),
-                "it prints all revisions, one a line, oldest first",
-            ));
-        }
-        history(lines)
-    }
-}
-
-impl HistorySource {
-    fn new(config: &CommandConfig) -> Result<Self, TenantError> {
-        if config.history_command.is_empty() {
-            return Ok(Self::Listed(match config.revisions.is_empty() {
-                true => Arc::new(History::opaque()),
-                false => history(config.revisions.iter().map(String::as_str))?,
-            }));
-        }
-        if !config.revisions.is_empty() {
-            return Err(setup(
-                "`revisions` and `history_command` are both given".into(),
-                "keep one of them",
-            ));
-        }
-        let templates = command("history_command", &config.history_command, &[])?;
-        if let Some(p) = templates.iter().find_map(|t| t.placeholders().next()) {
-            return Err(setup(
-                format!("`history_command` has {p} in it"),
-                "it runs once, without a tenant",
-            ));
-        }
-        Ok(Self::Printed {
-            command: fill(&templates, &Values::new()),
-            known: Mutex::new(None),
-        })
-    }
 }
 
 /// Whether a secret stands in a text: one of these, or the password of some URL.
@@ -321,22 +256,6 @@ fn no_revision(what: &str) -> TenantError {
                 .into(),
         ),
     }
-}
-
-/// A line of revisions. The tool's ledger names the newest.
-fn history<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Arc<History>, TenantError> {
-    let mut below: Option<String> = None;
-    let revisions = lines.into_iter().map(|id| Revision {
-        id: id.to_owned(),
-        down: below.replace(id.to_owned()).into_iter().collect(),
-        depends_on: Vec::new(),
-        label: String::new(),
-        file: None,
-        down_file: None,
-        checksum: None,
-        resumes: Vec::new(),
-    });
-    Ok(Arc::new(History::new(revisions.collect(), LedgerForm::Heads)?))
 }
 
 fn fill(templates: &[Template], values: &Values) -> Vec<String> {
@@ -377,20 +296,7 @@ async fn settings(session: &mut TenantSession) -> Result<Session, TenantError> {
 impl MigrationRunner for CommandRunner {
     async fn history(&self) -> Result<Arc<History>, TenantError> {
         self.find_programs()?;
-        match &self.history {
-            HistorySource::Listed(history) => Ok(Arc::clone(history)),
-            HistorySource::Printed { command, known } => {
-                let mut known = known.lock().await;
-                if let Some((at, history)) = &*known
-                    && at.elapsed() < HISTORY_AGE
-                {
-                    return Ok(Arc::clone(history));
-                }
-                let history = self.printed(command).await?;
-                *known = Some((Instant::now(), Arc::clone(&history)));
-                Ok(history)
-            }
-        }
+        self.revisions().await
     }
 
     /// The session that holds the lock, and the program's own.

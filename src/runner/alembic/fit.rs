@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use super::{
     Migration, Rendered, Rendering, WarmError, offline,
-    runner::{AlembicRunner, settings, to_error, why},
+    prover::why,
+    runner::{AlembicRunner, settings, to_error},
     words::is_setting,
 };
 use crate::{

@@ -2,9 +2,13 @@
 //!
 //! ```text
 //!    pool.rs      at most N processes; hands out one, takes it back, or drops it
-//!    process.rs   one process: starts it, asks it, ends it with its whole group
+//!    process.rs   one process: asks it, ends it with its whole group
+//!    launch.rs    how it is started
+//!    stderr.rs    what it says besides its answers
 //!    protocol.rs  what goes over the pipe, and the errors
+//!    known.rs     a project's history, read once
 //!    offline.rs   Alembic's offline script, made into a plan
+//!    prover.rs    renders plans, and says which are proven
 //!    fit.rs       a plan fitted to its tenants' names and sessions
 //!    unfit.rs     what keeps a plan away from a tenant
 //!    shadow/      the proof of a plan, in two scratch schemas
@@ -18,18 +22,23 @@
 mod aside;
 mod digest;
 mod fit;
+mod known;
+mod launch;
 mod offline;
 mod pool;
 mod process;
 mod protocol;
+mod prover;
 mod runner;
 mod said;
 mod shadow;
+mod stderr;
 mod unfit;
 mod words;
 
+pub use launch::Launch;
 pub use pool::{WarmGuard, WarmPool};
-pub use process::{Launch, WarmProcess};
+pub use process::WarmProcess;
 pub use protocol::{
     Connections, Description, Event, Ledger, Migrated, Migration, Project, Refusal, Rendered, Rendering,
     RevisionFile, ToolError, ToolErrorKind, Versions, WarmError, Whereabouts,

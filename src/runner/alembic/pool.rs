@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::process::{Launch, WarmProcess};
+use super::launch::Launch;
+use super::process::WarmProcess;
 use super::protocol::WarmError;
 
 /// At most N warm processes, started when they are needed.

@@ -1,66 +1,26 @@
 //! One warm Python process.
 
-use std::path::PathBuf;
-use std::process::Stdio;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use percent_encoding::utf8_percent_encode;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::time::{sleep, timeout};
 
+use super::launch::{self, Launch};
 use super::protocol::{
     Answer, Description, Migrated, Migration, Project, Rendered, Rendering, Versions, WarmError, Whereabouts,
     Within,
 };
+use super::stderr::Stderr;
 use crate::database_url::RESERVED;
 use crate::domain::plan::Session;
 use crate::runner::Halves;
 use crate::scrub::Scrubber;
 use crate::session::DEFAULTS;
-
-/// Reads the first script from standard input and runs it. Drops the current directory from Python's path before that:
-/// the alembic command does not have it there either, and a `logging.py` in it would stand in for Python's own.
-const STARTER: &str = "import sys; sys.path[:] = filter(None, sys.path); source = sys.stdin.buffer; \
-    exec(compile(source.read(int(source.readline())), 'herder_warm/bootstrap.py', 'exec'))";
-
-/// Makes the modules below importable.
-const BOOTSTRAP: &str = include_str!("warm/bootstrap.py");
-
-/// The other end of the pipe. It travels over the pipe too: no file, so a read-only file system will do.
-const MODULES: [(&str, &str); 25] = [
-    ("herder_warm", ""),
-    ("herder_warm.child", include_str!("warm/child.py")),
-    ("herder_warm.clean", include_str!("warm/clean.py")),
-    ("herder_warm.codes", include_str!("warm/codes.py")),
-    ("herder_warm.connections", include_str!("warm/connections.py")),
-    ("herder_warm.drivers", include_str!("warm/drivers.py")),
-    ("herder_warm.errors", include_str!("warm/errors.py")),
-    ("herder_warm.halves", include_str!("warm/halves.py")),
-    ("herder_warm.harmless", include_str!("warm/harmless.py")),
-    ("herder_warm.home", include_str!("warm/home.py")),
-    ("herder_warm.leftovers", include_str!("warm/leftovers.py")),
-    ("herder_warm.looks", include_str!("warm/looks.py")),
-    ("herder_warm.migrate", include_str!("warm/migrate.py")),
-    ("herder_warm.offline", include_str!("warm/offline.py")),
-    ("herder_warm.own", include_str!("warm/own.py")),
-    ("herder_warm.pipes", include_str!("warm/pipes.py")),
-    ("herder_warm.plain", include_str!("warm/plain.py")),
-    ("herder_warm.project", include_str!("warm/project.py")),
-    ("herder_warm.run", include_str!("warm/run.py")),
-    ("herder_warm.session", include_str!("warm/session.py")),
-    ("herder_warm.serve", include_str!("warm/serve.py")),
-    ("herder_warm.tries", include_str!("warm/tries.py")),
-    ("herder_warm.urls", include_str!("warm/urls.py")),
-    ("herder_warm.within", include_str!("warm/within.py")),
-    ("herder_warm.words", include_str!("warm/words.py")),
-];
 
 /// How long a process may take to import Alembic. Half a second is usual; a cold disk and a busy machine take many.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -69,58 +29,12 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// that holds a slot.
 const READING_LIMIT: Duration = Duration::from_secs(5 * 60);
 
-/// How much of its standard error is kept for a request.
-const TAIL: usize = 8 * 1024;
+/// How long a process may take to be gone whose pipe has ended.
+const LAST_STATUS: Duration = Duration::from_millis(250);
 
 /// How often to look whether a silent process still lives. Its end is seen at once by the pipe's end, unless a process
 /// that it forked holds the pipe open.
 const PULSE: Duration = Duration::from_millis(500);
-
-/// How long to wait for standard error to catch up with an answer that was written after it.
-const STDERR_LAG: Duration = Duration::from_millis(250);
-
-/// How to start a process.
-#[derive(Clone, Debug)]
-pub struct Launch {
-    /// The interpreter: a name that is looked up on `PATH`, or an absolute path.
-    pub python: PathBuf,
-    /// Variables that the user's code must not inherit, beside Herder's own [`Launch::CONTROL_URL`].
-    pub env_remove: Vec<String>,
-}
-
-impl Launch {
-    /// The variable with the control database's URL: not the business of anybody's migrations.
-    pub const CONTROL_URL: &str = "HERDER_CONTROL_URL";
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(&self.python);
-        command
-            .args(["-c", STARTER])
-            .env_remove(Self::CONTROL_URL)
-            // They would lead libpq past the server that the URL names.
-            .env_remove("PGHOSTADDR")
-            .env_remove("PGSERVICE")
-            .env("PYTHONUNBUFFERED", "1")
-            // The project's folder stays as it is, and an edited file is never mistaken for its old bytecode, which
-            // Python tells apart by size and by time in whole seconds.
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // A group of its own: one signal then ends it with all that a migration started, and a Ctrl-C in the
-            // worker's terminal does not reach it.
-            .process_group(0)
-            .kill_on_drop(true);
-        for name in &self.env_remove {
-            command.env_remove(name);
-        }
-        command
-    }
-
-    fn python(&self) -> String {
-        self.python.display().to_string()
-    }
-}
 
 /// A Python process that has Alembic imported and waits for a tenant.
 ///
@@ -131,8 +45,7 @@ pub struct WarmProcess {
     child: Child,
     requests: ChildStdin,
     answers: BufReader<ChildStdout>,
-    stderr: Arc<Tail>,
-    stderr_reader: JoinHandle<()>,
+    stderr: Stderr,
     scrubber: Scrubber,
     versions: Versions,
     last_id: u64,
@@ -156,13 +69,11 @@ impl WarmProcess {
                 "its standard streams are not pipes",
             )));
         };
-        let tail = Arc::new(Tail::default());
         let mut process = Self {
             child,
             requests,
             answers: BufReader::new(answers),
-            stderr_reader: tokio::spawn(read_stderr(stderr, Arc::clone(&tail))),
-            stderr: tail,
+            stderr: Stderr::of(stderr),
             scrubber: Scrubber::default(),
             versions: Versions {
                 python: String::new(),
@@ -202,12 +113,7 @@ impl WarmProcess {
 
     /// The end of what it wrote to standard error during the last request, without passwords.
     pub fn stderr_tail(&self) -> String {
-        let kept = String::from_utf8_lossy(&self.stderr.lock()).into_owned();
-        let mut clean = self.scrubber.clean(kept.trim_end());
-        // Colours are of no use in a report, and Postgres stores no NUL.
-        clean.retain(|c| matches!(c, '\n' | '\t') || !c.is_control());
-        let from = clean.len().saturating_sub(TAIL);
-        clean[clean.ceil_char_boundary(from)..].to_owned()
+        self.stderr.tail(&self.scrubber)
     }
 
     /// Reads a project: its revisions, its heads, and every mistake that shows without a database.
@@ -307,14 +213,7 @@ impl WarmProcess {
     }
 
     async fn greet(&mut self) -> Result<Versions, WarmError> {
-        let modules = Value::Object(
-            MODULES
-                .map(|(name, source)| (name.to_owned(), source.into()))
-                .into_iter()
-                .collect(),
-        )
-        .to_string();
-        let script = format!("{}\n{BOOTSTRAP}{}\n{modules}", BOOTSTRAP.len(), modules.len());
+        let script = launch::script();
         let exchange = async {
             self.say(&script).await?;
             self.receive(&()).await
@@ -353,7 +252,7 @@ impl WarmProcess {
         self.halves.clear();
         request["id"] = self.last_id.into();
         self.scrubber = scrubber;
-        self.stderr.lock().clear();
+        self.stderr.clear();
         let mut line = request.to_string();
         line.push('\n');
         let mut flight = Flight {
@@ -444,7 +343,7 @@ impl WarmProcess {
     /// Tells how the process ended, and ends what is left of its group. Called once: nothing is asked of it afterwards.
     async fn died(&mut self) -> WarmError {
         // It may have closed its end of the pipe just before it ends: the signal must not hide its own last status.
-        let _ = timeout(STDERR_LAG, async {
+        let _ = timeout(LAST_STATUS, async {
             while !self.has_exited() {
                 sleep(Duration::from_millis(5)).await;
             }
@@ -452,7 +351,7 @@ impl WarmProcess {
         .await;
         self.kill_group();
         // The last words may still be on their way.
-        let _ = timeout(STDERR_LAG, &mut self.stderr_reader).await;
+        self.stderr.end().await;
         match self.child.wait().await {
             Ok(status) => WarmError::Died {
                 status,
@@ -486,7 +385,6 @@ impl WarmProcess {
 impl Drop for WarmProcess {
     fn drop(&mut self) {
         self.kill_group();
-        self.stderr_reader.abort();
     }
 }
 
@@ -519,56 +417,5 @@ impl Drop for Flight<'_> {
         if !self.landed {
             self.process.kill_group();
         }
-    }
-}
-
-/// The end of a process's standard error.
-#[derive(Default)]
-struct Tail {
-    kept: Mutex<Vec<u8>>,
-    grown: Notify,
-}
-
-impl Tail {
-    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, bytes: &[u8]) {
-        let mut kept = self.lock();
-        kept.extend_from_slice(bytes);
-        // Twice the tail: a password that is cut in two at the front is then never in the part that is shown.
-        let surplus = kept.len().saturating_sub(2 * TAIL);
-        kept.drain(..surplus);
-        drop(kept);
-        self.grown.notify_one();
-    }
-
-    /// Waits until all that was written before the answer is here, and takes the mark off.
-    async fn wait_for_mark(&self, id: u64) {
-        let mark = format!("\u{1e}{id}\n").into_bytes();
-        let arrives = async {
-            while !self.take_mark(&mark) {
-                self.grown.notified().await;
-            }
-        };
-        // A migration may have closed standard error: then there is no mark, and nothing to wait for.
-        let _ = timeout(STDERR_LAG, arrives).await;
-    }
-
-    fn take_mark(&self, mark: &[u8]) -> bool {
-        let mut kept = self.lock();
-        let found = kept.windows(mark.len()).rposition(|window| window == mark);
-        if let Some(at) = found {
-            kept.truncate(at);
-        }
-        found.is_some()
-    }
-}
-
-async fn read_stderr(mut stderr: ChildStderr, tail: Arc<Tail>) {
-    let mut buffer = vec![0; 4096];
-    while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
-        tail.push(&buffer[..read]);
     }
 }
