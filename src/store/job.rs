@@ -1,16 +1,21 @@
-//! Jobs: written at enqueue, claimed, settled, rescued.
+//! Jobs: written at enqueue, [claimed](claim()), [settled](settle()), rescued.
 
-use std::{collections::HashSet, time::Duration};
+mod claim;
+mod settle;
+
+use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use sqlx::{PgConnection, PgPool, types::Json};
 
+pub use self::{
+    claim::{ClaimFilter, ClaimLimits, claim},
+    settle::{Ended, Settled, settle},
+};
 use super::StoreError;
 use crate::domain::{
     failure::JobError,
-    job::{AttemptId, Claim, JobId, Step},
-    outcome::{Progress, Settlement},
+    job::{AttemptId, JobId, Step},
     revision::Position,
     run::RunId,
     tenant::{Place, Tenant},
@@ -97,102 +102,6 @@ pub async fn push_deliveries(
         .rows_affected())
 }
 
-/// What a worker can take.
-#[derive(Clone, Debug)]
-pub struct ClaimFilter {
-    /// The worker's id.
-    pub worker: String,
-    /// Only this run, where a process works for one.
-    pub run: Option<RunId>,
-    /// The kind of its runner.
-    pub runner: String,
-    /// The servers that its config names.
-    pub servers: Vec<String>,
-}
-
-/// How many more jobs a worker may take of each server.
-#[derive(Clone, Debug, Default)]
-pub struct ClaimLimits {
-    /// The servers that it has an opinion about.
-    pub servers: Vec<String>,
-    /// How many jobs of each of them.
-    pub jobs: Vec<i64>,
-    /// How many of any other.
-    pub others: i64,
-}
-
-impl ClaimLimits {
-    /// As many of each as there is room for.
-    pub fn unlimited() -> Self {
-        Self {
-            others: i64::MAX,
-            ..Self::default()
-        }
-    }
-}
-
-/// Claims up to `limit` due jobs, each with its slots, of a server that runs since then: none of another one. It locks
-/// what it takes and waits for nobody. Running it again takes others.
-///
-/// # Errors
-/// The control database fails. A claim whose answer was lost is found by [`super::worker::beat`].
-pub async fn claim(
-    connection: &mut PgConnection,
-    filter: &ClaimFilter,
-    limits: &ClaimLimits,
-    limit: usize,
-    server_since: DateTime<Utc>,
-) -> Result<Vec<Claim>, StoreError> {
-    let rows = sqlx::query_file!(
-        "src/store/sql/claim_jobs.sql",
-        filter.worker,
-        i64::try_from(limit).unwrap_or(i64::MAX),
-        filter.run,
-        filter.runner,
-        &filter.servers,
-        &limits.servers,
-        &limits.jobs,
-        limits.others,
-        server_since,
-    )
-    .fetch_all(connection)
-    .await?;
-    rows.into_iter()
-        .map(|row| {
-            let wrong = |e: String| StoreError::Database(sqlx::Error::Decode(e.into()));
-            Ok(Claim {
-                attempt: AttemptId {
-                    job: row.job,
-                    epoch: row.epoch,
-                },
-                run: row.run,
-                tenant: row.tenant,
-                place: Place {
-                    server: row.server,
-                    database: row.database,
-                    schema: row.schema,
-                },
-                own_url: row.own_url,
-                direction: row.direction.parse().map_err(wrong)?,
-                target: row.target.parse().map_err(wrong)?,
-                from: row.from_revision,
-                to: Position::stored(row.to_revision, row.resolved),
-                checksum: row.checksum,
-                failures: row.failures,
-                in_doubt: row.orphaned,
-                blocked: row
-                    .blocked
-                    .map(|age| Duration::try_from_secs_f64(age).unwrap_or_default()),
-                plan: row.plan_id,
-                looks: row.looks,
-                // One that makes no sense costs a run its trace, not its tenants.
-                trace: row.traceparent.and_then(|text| text.parse().ok()),
-                slots: row.slots,
-            })
-        })
-        .collect()
-}
-
 /// Freezes where a job goes, and where its tenant stood: from then on, a relative target means the same to every attempt.
 /// False: the job went on without this attempt.
 ///
@@ -260,126 +169,6 @@ pub async fn publish(
     );
     let published = published.fetch_all(connection).await?;
     Ok(published.into_iter().collect())
-}
-
-/// An attempt that ended, as it is written down.
-#[derive(Debug, Serialize)]
-pub struct Ended {
-    /// Which one.
-    #[serde(flatten)]
-    pub attempt: AttemptId,
-    state: &'static str,
-    outcome: Option<&'static str>,
-    error: Option<JobError>,
-    from_revision: Option<String>,
-    to_revision: Option<String>,
-    /// Seconds.
-    delay: f64,
-    counts: i32,
-    blocked: bool,
-    result: &'static str,
-    live: bool,
-    keep: bool,
-    begun: bool,
-    in_doubt: bool,
-}
-
-impl Ended {
-    /// Adds how far the attempt had come.
-    #[must_use]
-    pub fn after(self, progress: Progress) -> Self {
-        Self {
-            begun: progress != Progress::Prepared,
-            in_doubt: progress == Progress::InDoubt,
-            ..self
-        }
-    }
-
-    /// What is written of an attempt. `keep`: its worker keeps the connection, and with it the slot.
-    pub fn new(attempt: AttemptId, settlement: &Settlement, keep: bool) -> Self {
-        let mut ended = Self {
-            attempt,
-            state: "ready",
-            outcome: None,
-            error: None,
-            from_revision: None,
-            to_revision: None,
-            delay: 0.0,
-            counts: 0,
-            blocked: false,
-            result: settlement.as_str(),
-            live: false,
-            keep,
-            begun: false,
-            in_doubt: false,
-        };
-        match settlement {
-            Settlement::Succeeded { outcome, from, to } => {
-                ended.state = "succeeded";
-                ended.outcome = Some(outcome.as_str());
-                (ended.from_revision, ended.to_revision) = (from.clone(), to.clone());
-            }
-            Settlement::Failed(why) => {
-                ended.state = "failed";
-                (ended.error, ended.counts) = (Some(why.storable()), 1);
-            }
-            Settlement::Retry { error, delay, counts } => {
-                (ended.error, ended.delay) = (Some(error.storable()), delay.as_secs_f64());
-                (ended.counts, ended.blocked) = (i32::from(*counts), settlement.is_blocked());
-            }
-            Settlement::Live { error, .. } => {
-                ended.live = true;
-                ended.error = error.as_ref().map(JobError::storable);
-            }
-            Settlement::Returned => {}
-            Settlement::Skipped(why) => {
-                ended.state = "skipped";
-                ended.error = Some(why.storable());
-            }
-            Settlement::Cancelled => ended.state = "cancelled",
-        }
-        ended
-    }
-}
-
-/// An attempt whose end was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Settled {
-    /// Which one.
-    pub attempt: AttemptId,
-    /// Its run.
-    pub run: RunId,
-    /// Whether that may have to be moved on: too many may have failed now, or nothing more is ready.
-    pub moves: bool,
-}
-
-/// Writes how attempts of a worker ended: for each its job, attempt, slots and delivery, all in one statement. Their
-/// sessions must be gone, or kept. What is missing in the answer went on without that attempt, and nothing was written
-/// of it. Writing again after a lost answer answers nothing, too.
-///
-/// # Errors
-/// The control database fails: try again until it does not.
-pub async fn settle(
-    connection: &mut PgConnection,
-    worker: &str,
-    ended: &[&Ended],
-) -> Result<Vec<Settled>, StoreError> {
-    let rows = sqlx::query_file!(
-        "src/store/sql/settle_jobs.sql",
-        worker,
-        Json(ended) as Json<&[&Ended]>
-    )
-    .fetch_all(connection)
-    .await?;
-    let settled = rows.into_iter().map(|row| Settled {
-        attempt: AttemptId {
-            job: row.job,
-            epoch: row.epoch,
-        },
-        run: row.run,
-        moves: row.moves,
-    });
-    Ok(settled.collect())
 }
 
 /// The places of all jobs that have settled since then and may have changed their tenants.
