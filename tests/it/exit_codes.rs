@@ -46,6 +46,18 @@ async fn what_cannot_be_done_ends_with_2_or_3_and_leaves_no_run() {
         std::fs::write(fleet.dir().join("wrong.toml"), text).expect("wrong.toml");
         let output = fleet.herder(&["upgrade", "--config", "wrong.toml"]).await;
         assert_eq!(output.code, Some(3), "{what}: {}", output.all());
+        if what == "a control database that is down" {
+            let args = ["check", "--config", "wrong.toml", "--output-format", "json"];
+            let report = fleet.herder(&args).await.expect(3).json();
+            let result = |name: &str| {
+                let checks = report["checks"].as_array().expect("checks");
+                let check = checks.iter().find(|check| check["name"] == name);
+                check.map(|check| check["result"].as_str().expect("a result").to_owned())
+            };
+            assert_eq!(result("control database").as_deref(), Some("problem"), "{report}");
+            assert_eq!(result("tenants").as_deref(), Some("ok"), "{report}");
+            assert_eq!(result("server main"), None, "{report}");
+        }
         let mut worker = fleet.worker(&["--config", "wrong.toml"]);
         if what != "a folder that is not there" {
             assert_eq!(worker.end().await.code(), Some(3), "{what}: {}", worker.log());

@@ -17,7 +17,6 @@ use herder::{
     tenant_error::TenantError,
 };
 use serde::Serialize;
-use sqlx::PgPool;
 
 use super::Setting;
 use crate::{
@@ -89,17 +88,19 @@ impl Finding {
 
 pub(crate) async fn run(setting: &Setting, args: &Output) -> anyhow::Result<Exit> {
     let config = setting.config()?;
-    let pool = control::connect_unchecked(&config.control).await?;
     let mut checks = vec![Finding::new(
         "config",
         Level::Ok,
         config.path.display().to_string(),
     )];
-    checks.push(control_database(&pool).await?);
+    let control = control_database(&config).await;
+    // Without an answer of the control database nobody knows whose turn it is to connect to a server.
+    let silent = control.as_ref().err().map(problem::exit_of);
+    checks.push(control.unwrap_or_else(|error| Finding::problem(CONTROL, error)));
     match Context::new(config.clone(), "herder", 1) {
         Ok(cx) => {
             checks.push(migrations(&cx).await);
-            checks.extend(tenants_and_servers(&cx, &config).await);
+            checks.extend(tenants_and_servers(&cx, &config, silent.is_none()).await);
         }
         Err(error) => checks.push(Finding::problem("config", error)),
     }
@@ -113,12 +114,15 @@ pub(crate) async fn run(setting: &Setting, args: &Output) -> anyhow::Result<Exit
     } else {
         output::answer(output::data(&render::check::render(&report)))?;
     }
-    Ok(if ok { Exit::Done } else { Exit::Found })
+    Ok(silent.unwrap_or(if ok { Exit::Done } else { Exit::Found }))
 }
 
-async fn control_database(pool: &PgPool) -> anyhow::Result<Finding> {
-    let name = "control database";
-    let problem = |text: String| Finding::new(name, Level::Problem, text);
+/// What it is called.
+const CONTROL: &str = "control database";
+
+async fn control_database(config: &Config) -> anyhow::Result<Finding> {
+    let pool = &control::connect_unchecked(&config.control).await?;
+    let problem = |text: String| Finding::new(CONTROL, Level::Problem, text);
     if let Some((text, remedy)) = setup_state(pool).await?.problem() {
         return Ok(problem(format!("it {text}")).hint(remedy));
     }
@@ -130,7 +134,11 @@ async fn control_database(pool: &PgPool) -> anyhow::Result<Finding> {
         0 => "no worker is running (none is needed with --local)".to_owned(),
         n => format!("{} running", count(n, "worker")),
     };
-    Ok(Finding::new(name, Level::Ok, format!("it is set up; {workers}")))
+    Ok(Finding::new(
+        CONTROL,
+        Level::Ok,
+        format!("it is set up; {workers}"),
+    ))
 }
 
 async fn migrations(cx: &Context) -> Finding {
@@ -196,7 +204,8 @@ fn named(history: &History, id: &str) -> String {
     }
 }
 
-async fn tenants_and_servers(cx: &Context, config: &Config) -> Vec<Finding> {
+/// `may_connect`: to the servers, too.
+async fn tenants_and_servers(cx: &Context, config: &Config, may_connect: bool) -> Vec<Finding> {
     let name = "tenants";
     let listed = match cx.source.list().await {
         Ok(listed) => listed,
@@ -217,6 +226,9 @@ async fn tenants_and_servers(cx: &Context, config: &Config) -> Vec<Finding> {
             .into_iter()
             .map(|warning| Finding::new(name, Level::Warn, warning)),
     );
+    if !may_connect {
+        return found;
+    }
     let mut servers: BTreeMap<&str, Vec<&Tenant>> = BTreeMap::new();
     for tenant in &resolved.tenants {
         servers.entry(&tenant.place.server).or_default().push(tenant);
