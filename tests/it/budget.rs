@@ -228,9 +228,14 @@ async fn a_budget_below_what_one_job_needs_is_refused() {
         .migrations(Tool::Command, steps(1))
         .start()
         .await;
-    let output = fleet.herder(&["budget"]).await.expect(2);
+    let output = fleet.herder(&["budget"]).await.expect(0);
     assert!(
-        output.stderr.contains("no run has been started yet"),
+        output.stderr.contains("No run has been started yet"),
+        "{output:?}"
+    );
+    let output = fleet.herder(&["budget", "--set", "4"]).await.expect(2);
+    assert!(
+        output.stderr.contains("no server has a budget to set"),
         "{output:?}"
     );
     fleet.herder(&["upgrade"]).await.expect(0);

@@ -39,8 +39,7 @@ pub(crate) struct Server {
 
 pub(crate) async fn run(setting: &Setting, args: &args::Budget) -> anyhow::Result<Exit> {
     let cx = setting.context(None).await?;
-    let empty = args.output.is_json() && args.set.is_none();
-    let known = find(&cx, args.server.as_deref(), empty).await?;
+    let known = find(&cx, args.server.as_deref()).await?;
     let mut changed = None;
     if let Some(set) = args.set {
         let name = only(&known)?.server.clone();
@@ -48,7 +47,7 @@ pub(crate) async fn run(setting: &Setting, args: &args::Budget) -> anyhow::Resul
     }
     let known = match changed {
         None => known,
-        Some(_) => find(&cx, args.server.as_deref(), empty).await?,
+        Some(_) => find(&cx, args.server.as_deref()).await?,
     };
     let servers = look(&cx, known).await;
     if let Some((name, changed)) = &changed
@@ -58,6 +57,9 @@ pub(crate) async fn run(setting: &Setting, args: &args::Budget) -> anyhow::Resul
     }
     if args.output.is_json() {
         output::json(&Report { servers })?;
+    } else if servers.is_empty() {
+        output::say("No run has been started yet, so no server has a budget");
+        output::hint(BEFORE_ANY);
     } else {
         output::data(&render::budget::render(&servers))?;
         for server in &servers {
@@ -70,8 +72,11 @@ pub(crate) async fn run(setting: &Setting, args: &args::Budget) -> anyhow::Resul
     Ok(Exit::Done)
 }
 
-/// The servers that runs were made for, or the one of that name; none at all only where that is an answer.
-async fn find(cx: &Context, name: Option<&str>, empty: bool) -> anyhow::Result<Vec<BudgetView>> {
+/// What to do where no server is known.
+const BEFORE_ANY: &str = "`herder check` shows what the budgets will be";
+
+/// The servers that runs were made for, or the one of that name.
+async fn find(cx: &Context, name: Option<&str>) -> anyhow::Result<Vec<BudgetView>> {
     let known = server::budgets(&cx.pool, name).await?;
     match name {
         Some(name) if known.is_empty() && cx.servers.contains(name) => Err(Problem::usage(format!(
@@ -89,11 +94,6 @@ async fn find(cx: &Context, name: Option<&str>, empty: bool) -> anyhow::Result<V
                 })
                 .into())
         }
-        None if known.is_empty() && !empty => Err(Problem::usage(
-            "no run has been started yet, so no server has a budget",
-        )
-        .hint("`herder check` shows what the budgets will be")
-        .into()),
         _ => Ok(known),
     }
 }
@@ -101,6 +101,11 @@ async fn find(cx: &Context, name: Option<&str>, empty: bool) -> anyhow::Result<V
 fn only(known: &[BudgetView]) -> anyhow::Result<&BudgetView> {
     match known {
         [one] => Ok(one),
+        [] => Err(
+            Problem::usage("no server has a budget to set: no run has been started yet")
+                .hint(BEFORE_ANY)
+                .into(),
+        ),
         several => {
             let names: Vec<&str> = several.iter().map(|known| known.server.as_str()).collect();
             Err(Problem::usage("--set needs the name of a server")
