@@ -1,9 +1,9 @@
 //! Following a run: reading what happened since the last look, and telling it.
 
-use std::{
-    io::IsTerminal,
-    time::{Duration, Instant},
-};
+mod screen;
+mod unserved;
+
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use herder::{
@@ -13,16 +13,18 @@ use herder::{
     },
     store::{
         self, StoreError, run,
-        view::{self, RunView, Tally, Unserved},
+        view::{self, RunView, Tally},
     },
 };
 use sqlx::PgPool;
 
+use self::screen::Screen;
+pub(crate) use self::unserved::{warn_of_unended, warn_of_unserved};
 use crate::{
     control, hint, output,
     render::{
         events::Story,
-        progress::{Bar, SHOWN},
+        progress::SHOWN,
         summary,
         words::{between, count},
     },
@@ -60,17 +62,6 @@ pub(crate) enum End {
     Stalled,
 }
 
-/// Where the lines go.
-#[derive(Debug)]
-enum Screen {
-    /// A bar; only lines about what went wrong stay.
-    Terminal(Option<Bar>),
-    /// All lines, to stdout: they are what was asked for.
-    Stdout,
-    /// All lines, to stderr: stdout is for something else.
-    Stderr,
-}
-
 /// Follows one run.
 #[derive(Debug)]
 pub(crate) struct Follower {
@@ -104,23 +95,12 @@ pub(crate) struct Follower {
 impl Follower {
     /// Follows a run whose lines are data: `herder watch`.
     pub(crate) fn to_stdout(pool: PgPool, run: RunId) -> Self {
-        let terminal = std::io::stdout().is_terminal() && Bar::can_stand();
-        let screen = if terminal {
-            Screen::Terminal(None)
-        } else {
-            Screen::Stdout
-        };
-        Self::new(pool, run, screen)
+        Self::new(pool, run, Screen::of_stdout())
     }
 
     /// Follows a run beside a command whose data is something else.
     pub(crate) fn to_stderr(pool: PgPool, run: RunId) -> Self {
-        let screen = if Bar::can_stand() {
-            Screen::Terminal(None)
-        } else {
-            Screen::Stderr
-        };
-        Self::new(pool, run, screen)
+        Self::new(pool, run, Screen::of_stderr())
     }
 
     fn new(pool: PgPool, run: RunId, screen: Screen) -> Self {
@@ -188,7 +168,7 @@ impl Follower {
                 .patience
                 .is_some_and(|limit| self.progressed.elapsed() > limit)
             {
-                self.take_down();
+                self.screen.take_down();
                 return Ok(End::Stalled);
             }
             // Whoever counts a hundred thousand jobs does it less often.
@@ -221,7 +201,7 @@ impl Follower {
             Ok(Ok(over)) => over,
             _ => None,
         };
-        self.take_down();
+        self.screen.take_down();
         Ok(over.map_or(End::Stopped, End::Over))
     }
 
@@ -251,7 +231,7 @@ impl Follower {
         if self.story.is_none() {
             let story = self.begin(&run).await?;
             if let Some(line) = story.opening() {
-                self.tell(&line.to_string(), line.kind.stays())?;
+                self.screen.tell(&line.to_string(), line.kind.stays())?;
             }
             self.story = Some(story);
         }
@@ -265,7 +245,7 @@ impl Follower {
             // Whatever committed so late that no look saw it.
             self.tell_events(&run, None).await?;
             self.tally = view::tally(&self.pool, self.run).await?;
-            self.take_down();
+            self.screen.take_down();
             return Ok(Some(run));
         }
         self.show(&run).await?;
@@ -303,7 +283,7 @@ impl Follower {
             self.tell_wave(event.wave, run.waves)?;
             if let Some(line) = self.story.as_mut().and_then(|story| story.tell(&event)) {
                 self.stirred = Instant::now();
-                self.tell(&line.to_string(), line.kind.stays())?;
+                self.screen.tell(&line.to_string(), line.kind.stays())?;
             }
         }
         Ok(())
@@ -316,7 +296,8 @@ impl Follower {
         }
         self.wave = wave;
         self.stirred = Instant::now();
-        self.tell(&format!("{:>12} {} of {waves} is open", "WAVE", wave + 1), true)
+        self.screen
+            .tell(&format!("{:>12} {} of {waves} is open", "WAVE", wave + 1), true)
     }
 
     /// What happened to the run as a whole.
@@ -347,24 +328,17 @@ impl Follower {
         }
         for line in lines {
             self.stirred = Instant::now();
-            self.tell(&line, true)?;
-        }
-        Ok(())
-    }
-
-    /// A line about what happened. `stays`: a person at a terminal wants to find it later.
-    fn tell(&self, line: &str, stays: bool) -> anyhow::Result<()> {
-        match self.screen {
-            Screen::Stdout => output::data(&format!("{line}\n"))?,
-            Screen::Terminal(_) if !stays => {}
-            Screen::Stderr | Screen::Terminal(_) => output::say(line),
+            self.screen.tell(&line, true)?;
         }
         Ok(())
     }
 
     /// Brings the bar up to date.
     async fn show(&mut self, run: &RunView) -> anyhow::Result<()> {
-        let (Screen::Terminal(bar), Some(story)) = (&mut self.screen, &self.story) else {
+        let Some(story) = &self.story else {
+            return Ok(());
+        };
+        let Some(bar) = self.screen.bar(story.total()) else {
             return Ok(());
         };
         let running = match run.count(JobState::Running) {
@@ -383,16 +357,8 @@ impl Follower {
         if run.state != RunState::Running {
             message += &format!(", {}", run.state);
         }
-        bar.get_or_insert_with(|| Bar::new(story.total()))
-            .show(story.settled(), message, &running, now);
+        bar.show(story.settled(), message, &running, now);
         Ok(())
-    }
-
-    /// Takes the bar off the terminal.
-    fn take_down(&mut self) {
-        if let Screen::Terminal(bar) = &mut self.screen {
-            bar.take();
-        }
     }
 
     /// The most common reason for a run that does not move.
@@ -415,57 +381,8 @@ impl Follower {
             None => store::now(&self.pool).await.unwrap_or_else(|_| Utc::now()),
         };
         let text = summary::render(run, &self.tally, between(since, until));
-        match self.screen {
-            Screen::Stdout => output::data(&text)?,
-            Screen::Stderr | Screen::Terminal(_) => output::say(text.trim_end()),
-        }
-        Ok(())
+        self.screen.sum_up(&text)
     }
-}
-
-/// Says that nobody takes what is due of a run, if so.
-pub(crate) async fn warn_of_unserved(pool: &PgPool, run: RunId) -> Result<bool, StoreError> {
-    let Some(unserved) = view::unserved(pool, run).await? else {
-        return Ok(false);
-    };
-    let (lack, remedy) = match unserved {
-        Unserved::NoWorker => (
-            "no worker is running".to_owned(),
-            "start `herder-worker`".to_owned(),
-        ),
-        Unserved::Runner(runner) => (
-            format!("no running worker has a runner of kind `{runner}`"),
-            format!("start `herder-worker` with `[runner] kind = \"{runner}\"`"),
-        ),
-        Unserved::Servers(servers) => (
-            format!(
-                "no running worker has {} `{}` in its config",
-                if servers.len() == 1 { "server" } else { "servers" },
-                servers.join("`, `")
-            ),
-            "start `herder-worker` with the config that this run was started with".to_owned(),
-        ),
-    };
-    output::warning(&lack);
-    output::hint(&format!(
-        "{remedy}, or do the work in this process with `herder resume {} --local 8`",
-        short(&run)
-    ));
-    Ok(true)
-}
-
-/// Says that nobody ends what lost workers held of a run, if so.
-pub(crate) async fn warn_of_unended(pool: &PgPool, run: &RunView) -> Result<(), StoreError> {
-    let running = run.count(JobState::Running);
-    let is_ending = matches!(run.state, RunState::Halted | RunState::Cancelled);
-    if running > 0 && is_ending && view::workers(pool).await?.alive() == 0 {
-        output::warning(&format!(
-            "no worker is running: what lost workers held ({}) stays `running` until one starts",
-            count(running, "tenant")
-        ));
-        output::hint("start `herder-worker`");
-    }
-    Ok(())
 }
 
 /// Whether nothing will happen to the run by itself any more.
