@@ -35,7 +35,7 @@ pub(crate) struct Report {
 }
 
 /// One thing that was looked at.
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 pub(crate) struct Finding {
     pub(crate) name: String,
     pub(crate) result: Level,
@@ -71,10 +71,13 @@ impl Finding {
     }
 
     fn problem(name: impl Into<String>, error: impl Into<anyhow::Error>) -> Self {
-        let error = error.into();
+        Self::of(name, &error.into())
+    }
+
+    fn of(name: impl Into<String>, error: &anyhow::Error) -> Self {
         Self {
-            hint: problem::hint_of(&error),
-            ..Self::new(name, Level::Problem, problem::one_line(&error))
+            hint: problem::hint_of(error),
+            ..Self::new(name, Level::Problem, problem::one_line(error))
         }
     }
 
@@ -94,13 +97,15 @@ pub(crate) async fn run(setting: &Setting, args: &Output) -> anyhow::Result<Exit
         config.path.display().to_string(),
     )];
     let control = control_database(&config).await;
-    // Without an answer of the control database nobody knows whose turn it is to connect to a server.
-    let silent = control.as_ref().err().map(problem::exit_of);
-    checks.push(control.unwrap_or_else(|error| Finding::problem(CONTROL, error)));
+    checks.push(match &control {
+        Ok(finding) => finding.clone(),
+        Err(error) => Finding::of(CONTROL, error),
+    });
     match Context::new(config.clone(), "herder", 1) {
         Ok(cx) => {
             checks.push(migrations(&cx).await);
-            checks.extend(tenants_and_servers(&cx, &config, silent.is_none()).await);
+            // Without the control database nobody knows whose turn it is to connect to a server.
+            checks.extend(tenants_and_servers(&cx, &config, control.is_ok()).await);
         }
         Err(error) => checks.push(Finding::problem("config", error)),
     }
@@ -114,7 +119,7 @@ pub(crate) async fn run(setting: &Setting, args: &Output) -> anyhow::Result<Exit
     } else {
         output::answer(output::data(&render::check::render(&report)))?;
     }
-    Ok(silent.unwrap_or(if ok { Exit::Done } else { Exit::Found }))
+    control.map(|_| if ok { Exit::Done } else { Exit::Found })
 }
 
 /// What it is called.
