@@ -1,7 +1,7 @@
 //! COPY between a table and the client. psql sends the data that stands behind it in a file, or prints what comes; a program
 //! has neither.
 
-use super::statement::{split, tokens};
+use super::statement::{statements, tokens};
 use crate::tenant_error::TenantError;
 
 /// Refuses a text with such a COPY in it. To be asked before anything is done: in the middle, the server takes the data for
@@ -45,8 +45,7 @@ enum Way {
 
 /// The first COPY with the client, as it stands.
 fn find(text: &str) -> Option<(Way, &str)> {
-    split(text).into_iter().find_map(|range| {
-        let statement = &text[range];
+    statements(text).find_map(|statement| {
         let tokens = tokens(statement);
         if !tokens.first()?.is("copy") {
             return None;
@@ -60,7 +59,7 @@ fn find(text: &str) -> Option<(Way, &str)> {
                 _ => {}
             }
             // The server takes either word for both ways.
-            if depth != 0 || !(pair[1].is("stdin") || pair[1].is("stdout")) {
+            if depth != 0 || !pair[1].is_any(&["stdin", "stdout"]) {
                 return None;
             }
             let ways = [("from", Way::In), ("to", Way::Out)];

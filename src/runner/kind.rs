@@ -1,6 +1,6 @@
 //! What a statement does, as far as it matters for running it outside a transaction, and for running it again.
 
-use super::statement::{Token, split, tokens};
+use super::statement::{Token, Words, statements, tokens};
 
 /// What a statement outside a transaction does, as far as it matters for doing it again.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,15 +30,26 @@ pub(crate) enum Kind {
     Once,
 }
 
+/// The words that statements about a transaction begin with.
+pub(crate) const OF_TRANSACTIONS: [&str; 8] = [
+    "begin",
+    "start",
+    "commit",
+    "end",
+    "rollback",
+    "abort",
+    "savepoint",
+    "release",
+];
+
 /// Whether it begins or ends a transaction.
 pub(crate) fn controls_transaction(statement: &str) -> bool {
     let tokens = tokens(statement);
-    let word = |i: usize, keyword: &str| tokens.get(i).is_some_and(|t| t.is(keyword));
     match tokens.first() {
         // To a savepoint: the transaction goes on.
-        Some(t) if t.is("rollback") => !(word(1, "to") || word(2, "to")),
-        Some(t) if t.is("prepare") || t.is("start") => word(1, "transaction"),
-        Some(t) => ["begin", "commit", "end", "abort"].iter().any(|k| t.is(k)),
+        Some(t) if t.is("rollback") => !(tokens.is(1, "to") || tokens.is(2, "to")),
+        Some(t) if t.is_any(&["prepare", "start"]) => tokens.is(1, "transaction"),
+        Some(t) => t.is_any(&["begin", "commit", "end", "abort"]),
         None => false,
     }
 }
@@ -46,24 +57,24 @@ pub(crate) fn controls_transaction(statement: &str) -> bool {
 /// Whether it commits on its own, and so refuses a transaction and a message with others in it.
 pub(crate) fn refuses_company(statement: &str) -> bool {
     let tokens = tokens(statement);
-    let word = |i: usize, keywords: &[&str]| tokens.get(i).is_some_and(|t| keywords.iter().any(|k| t.is(k)));
     let concurrently = tokens.iter().any(|t| t.is("concurrently"));
     match tokens.first() {
-        Some(t) if t.is("create") || t.is("drop") => {
-            (concurrently && (word(1, &["index"]) || word(2, &["index"])))
-                || word(1, &["database", "tablespace", "subscription"])
+        Some(t) if t.is_any(&["create", "drop"]) => {
+            (concurrently && (tokens.is(1, "index") || tokens.is(2, "index")))
+                || tokens.is_any(1, &["database", "tablespace", "subscription"])
         }
-        Some(t) if t.is("alter") => (concurrently && word(1, &["table"])) || word(1, &["system", "database"]),
-        Some(t) => ["vacuum", "reindex", "cluster", "call"].iter().any(|k| t.is(k)),
+        Some(t) if t.is("alter") => {
+            (concurrently && tokens.is(1, "table")) || tokens.is_any(1, &["system", "database"])
+        }
+        Some(t) => t.is_any(&["vacuum", "reindex", "cluster", "call"]),
         None => false,
     }
 }
 
 /// Whether a message that the server refused left nothing behind.
 pub(crate) fn undoes_itself(message: &str) -> bool {
-    !split(message).into_iter().any(|range| {
-        let statement = &message[range];
-        let block = tokens(statement).first().is_some_and(|t| t.is("do"));
+    !statements(message).any(|statement| {
+        let block = tokens(statement).is(0, "do");
         block || controls_transaction(statement) || refuses_company(statement)
     })
 }
@@ -88,7 +99,7 @@ pub(crate) fn kind(statement: &str) -> Kind {
         return add_value(rest).unwrap_or(Kind::Once);
     }
     match tokens.first() {
-        Some(t) if ["set", "reset", "vacuum", "analyze"].iter().any(|k| t.is(k)) => Kind::Harmless,
+        Some(t) if t.is_any(&["set", "reset", "vacuum", "analyze"]) => Kind::Harmless,
         _ => Kind::Once,
     }
 }

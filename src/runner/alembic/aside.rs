@@ -2,7 +2,10 @@
 //! gives every tenant the same answer, today and tomorrow. What env.py makes of an answer, nobody sees. That it is neither is
 //! assumed of all that is not listed here.
 
-use crate::runner::statement::{Token, tokens};
+use crate::runner::{
+    kind::OF_TRANSACTIONS,
+    statement::{Token, Words, tokens},
+};
 
 /// Settings that a plan has already, or that say only how long something may take. The proof compares those that matter.
 const SETTINGS: [&str; 5] = [
@@ -77,19 +80,16 @@ const TYPES: [&str; 11] = [
 /// version table.
 pub(super) fn is_aside(statement: &str, texts: &[String], schema: Option<&str>, ledger: &str) -> bool {
     let tokens = tokens(statement);
-    let is = |at: usize, word: &str| tokens.get(at).is_some_and(|token| token.is(word));
     let first = tokens.first().and_then(Token::name).unwrap_or_default();
     match first.as_str() {
         "set" | "reset" => {
-            let at = 1 + usize::from(is(1, "local") || is(1, "session"));
-            let is_zone = is(at, "time") && is(at + 1, "zone");
+            let at = 1 + usize::from(tokens.is_any(1, &["local", "session"]));
+            let is_zone = tokens.is(at, "time") && tokens.is(at + 1, "zone");
             let name = tokens.get(at).and_then(Token::name).unwrap_or_default();
             let is_whole = tokens.get(at + 1).is_none_or(|token| token.text != ".");
             is_zone || is_whole && is_setting(&name)
         }
-        "begin" | "start" | "commit" | "end" | "rollback" | "abort" | "savepoint" | "release" => {
-            !is(1, "prepared")
-        }
+        word if OF_TRANSACTIONS.contains(&word) => !tokens.is(1, "prepared"),
         // A setting with a dot is anybody's, and may be another in each database.
         "show" => tokens.iter().all(|token| !names_own_setting(token.text)),
         "create" => {
@@ -165,19 +165,19 @@ impl Query<'_> {
                     ("<", ">" | "=") | (">" | "!", "=") => true,
                     _ => !["=", "<", ">", "!"].contains(&before),
                 },
-                ":" if before == ":" => self.is_any(at + 1, &TYPES),
+                ":" if before == ":" => self.tokens.is_any(at + 1, &TYPES),
                 ":" => behind == ":" && self.text(at + 2) != ":",
                 // A parameter.
                 "%" => behind == "(" || behind == "s",
                 "$" => behind.starts_with(|c: char| c.is_ascii_digit()),
                 _ if token.is_text() => {
                     let is_typed = at > 0 && self.tokens[at - 1].name().is_some();
-                    !is_typed || self.is_any(at - 1, &BEFORE_TEXT)
+                    !is_typed || self.tokens.is_any(at - 1, &BEFORE_TEXT)
                 }
                 number => number.starts_with(|c: char| c.is_ascii_digit()),
             };
         };
-        if NEVER.iter().any(|word| token.is(word)) {
+        if token.is_any(&NEVER) {
             return false;
         }
         let reads = token.is("from") || token.is("join");
@@ -186,12 +186,6 @@ impl Query<'_> {
 
     fn text(&self, at: usize) -> &str {
         self.tokens.get(at).map_or("", |token| token.text)
-    }
-
-    fn is_any(&self, at: usize, words: &[&str]) -> bool {
-        words
-            .iter()
-            .any(|word| self.tokens[at..].first().is_some_and(|token| token.is(word)))
     }
 
     fn name(&self, at: usize) -> String {
@@ -205,7 +199,7 @@ impl Query<'_> {
                 at > 1 && self.name(at - 2) == "pg_catalog" && (at == 2 || self.text(at - 3) != ".");
             return is_servers && self.is_function(at, name);
         }
-        self.is_any(at, &KEYWORDS) || self.is_function(at, name)
+        self.tokens.is_any(at, &KEYWORDS) || self.is_function(at, name)
     }
 
     fn is_function(&self, at: usize, name: &str) -> bool {
@@ -226,7 +220,7 @@ impl Query<'_> {
     /// Whether a scratch tenant finds there what any other one does.
     fn may_be_read(&self, at: usize) -> bool {
         if self.text(at) == "(" {
-            return self.is_any(at + 1, &["select"]);
+            return self.tokens.is_any(at + 1, &["select"]);
         }
         let first = self.name(at);
         if self.text(at + 1) != "." {

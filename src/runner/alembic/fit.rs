@@ -16,7 +16,7 @@ use crate::{
     },
     runner::{
         Ground, Offer,
-        statement::{split, tokens},
+        statement::{Words, statements, tokens},
     },
     session::quote,
     tenant_error::TenantError,
@@ -79,10 +79,7 @@ pub(super) fn deviation(plan: &Plan, session: &BTreeMap<String, String>) -> Opti
     };
     let (name, value) = session.iter().find(|(name, value)| differs(name, value))?;
     let says = |sql: &str| {
-        let settings = split(sql)
-            .into_iter()
-            .map(|range| &sql[range])
-            .filter(|text| is_setting(text));
+        let settings = statements(sql).filter(|text| is_setting(text));
         let mut settings = settings.map(|text| text.to_lowercase().replace(' ', ""));
         settings.any(|text| text.contains(&name.to_lowercase()))
     };
@@ -97,14 +94,13 @@ pub(super) fn deviation(plan: &Plan, session: &BTreeMap<String, String>) -> Opti
 pub(super) fn search_path(plan: &Plan) -> Option<String> {
     let sql = plan.steps.first()?.form.statements().next()?;
     let mut path = None;
-    for text in split(sql).into_iter().map(|range| &sql[range]) {
-        let words: Vec<_> = tokens(text).into_iter().take(3).collect();
-        let is = |at: usize, word: &str| words.get(at).is_some_and(|token| token.is(word));
-        if !is(0, "set") {
+    for text in statements(sql) {
+        let words = tokens(text);
+        if !words.is(0, "set") {
             break;
         }
-        let local = usize::from(is(1, "local") || is(1, "session"));
-        if is(1 + local, "search_path") {
+        let local = usize::from(words.is_any(1, &["local", "session"]));
+        if words.is(1 + local, "search_path") {
             let behind = text.to_ascii_lowercase().find("search_path")? + "search_path".len();
             let value = text[behind..].trim_start();
             let value = value.strip_prefix('=').or_else(|| value.get(2..))?;

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     domain::plan::{PlanStep, REVISION_MARK, SCHEMA, StepForm, is_whole},
-    runner::statement::{split, tokens},
+    runner::statement::{Words, statements, tokens},
 };
 
 /// The other made-up schema: of another length, with another beginning, and with all kinds of characters: whatever a revision
@@ -96,7 +96,7 @@ pub(super) fn steps(
 
 /// A step that looks at what is there where a revision may be half done.
 fn look_in_pieces(steps: &[PlanStep]) -> Option<&PlanStep> {
-    let has_look = |text: &str| split(text).into_iter().any(|range| looks(&text[range]));
+    let has_look = |text: &str| statements(text).any(looks);
     let mut numbered = steps.iter().enumerate();
     let found = numbered.find(|(at, step)| !is_whole(steps, *at) && step.form.statements().any(has_look));
     found.map(|(_, step)| step)
@@ -122,9 +122,9 @@ fn of_its_own_message(steps: &[PlanStep]) -> Option<(&PlanStep, &'static str)> {
         let said: Vec<String> = step
             .form
             .statements()
-            .flat_map(|text| split(text).into_iter().map(|range| text[range].to_owned()))
+            .flat_map(statements)
             .filter(|statement| which(statement))
-            .map(|statement| statement.to_ascii_lowercase())
+            .map(str::to_ascii_lowercase)
             .collect();
         let found = words
             .iter()
@@ -132,12 +132,7 @@ fn of_its_own_message(steps: &[PlanStep]) -> Option<(&PlanStep, &'static str)> {
         found.copied()
     };
     let anywhere = [READ_BY.as_slice(), ABOUT_IT.as_slice()].concat();
-    let writes = |statement: &str| {
-        let tokens = tokens(statement);
-        tokens
-            .first()
-            .is_some_and(|first| WRITES.iter().any(|word| first.is(word)))
-    };
+    let writes = |statement: &str| tokens(statement).is_any(0, &WRITES);
     let told = steps
         .iter()
         .find_map(|step| Some((step, says(step, &anywhere, &|_| true)?)));
@@ -222,7 +217,7 @@ impl Assembly {
     }
 
     fn sql(&mut self, text: &str, table: &str) -> Result<(), String> {
-        let statements: Vec<&str> = split(text).into_iter().map(|range| &text[range]).collect();
+        let statements: Vec<&str> = statements(text).collect();
         if let Some(word) = statements.iter().find_map(|s| transaction_word(s)) {
             return Err(format!("{} says {word} by itself", self.place()));
         }
@@ -283,11 +278,8 @@ impl Assembly {
         let own = std::mem::take(&mut self.before_it);
         if self.revision.is_some() && !self.revisions.is_empty() && self.transaction {
             let piece = self.statements.split_off(own);
-            let before = self
-                .statements
-                .iter()
-                .flat_map(|s| split(s).into_iter().map(|range| &s[range]));
-            if before.into_iter().any(ends_with_its_transaction) {
+            let is_cut_off = |text: &String| statements(text).any(ends_with_its_transaction);
+            if self.statements.iter().any(is_cut_off) {
                 self.cut_off = Some(format!("revision {}", self.revisions.join(", ")));
             }
             self.step(None);

@@ -11,7 +11,7 @@ use crate::{
         failure::cut,
         plan::{Plan, SCHEMA, StepForm},
     },
-    runner::statement::{Token, split, tokens},
+    runner::statement::{Token, statements, tokens},
     session::quote,
 };
 
@@ -63,7 +63,7 @@ impl Statement {
     fn all<'a>(texts: impl Iterator<Item = (&'a str, bool)>) -> Vec<Self> {
         let mut all: Vec<Self> = texts
             .flat_map(|(text, is_outside)| {
-                let each = split(text).into_iter().map(move |range| &text[range]);
+                let each = statements(text);
                 let each = each.filter(|text| !looks(text));
                 each.map(move |text| Self::new(text, is_outside))
             })
@@ -225,9 +225,7 @@ fn words(text: &str, masked: bool) -> Vec<String> {
             }
             "%" => follows(&mut tokens, "s"),
             "$" => tokens.next_if(|t| is_number(t.text)).is_some(),
-            text => {
-                is_number(text) || token.is_text() || ["null", "true", "false"].iter().any(|w| token.is(w))
-            }
+            text => is_number(text) || token.is_text() || token.is_any(&["null", "true", "false"]),
         };
         match (is_value, token.text) {
             // The decimals of a number.
@@ -279,7 +277,7 @@ fn skip_type(tokens: &mut std::iter::Peekable<std::vec::IntoIter<Token<'_>>>) {
         tokens.next();
     }
     loop {
-        while tokens.next_if(|t| MORE.iter().any(|word| t.is(word))).is_some() {}
+        while tokens.next_if(|t| t.is_any(&MORE)).is_some() {}
         if tokens.next_if(|t| t.text == "(").is_some() {
             while tokens.next_if(|t| t.text != ")").is_some() {}
             tokens.next();

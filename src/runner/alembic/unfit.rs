@@ -9,7 +9,7 @@ use crate::{
     domain::plan::{PlanStep, SCHEMA},
     runner::{
         apply::{UNFIT, array, block, raise},
-        statement::{Token, split, tokens},
+        statement::{Token, Words, statements, tokens},
     },
     session::{literal, quote},
 };
@@ -124,7 +124,7 @@ fn behind(steps: &[PlanStep]) -> Vec<String> {
     const NOBODYS: [&str; 4] = [SCHEMA, "$user", "pg_catalog", "pg_temp"];
     let mut behind = Vec::new();
     for text in steps.iter().flat_map(|step| step.form.statements()) {
-        for statement in split(text).into_iter().map(|range| &text[range]) {
+        for statement in statements(text) {
             for schema in path(&tokens(statement)) {
                 if !NOBODYS.contains(&schema.as_str()) && !behind.contains(&schema) {
                     behind.push(schema);
@@ -137,15 +137,14 @@ fn behind(steps: &[PlanStep]) -> Vec<String> {
 
 /// The search_path that a statement sets.
 fn path(tokens: &[Token<'_>]) -> Vec<String> {
-    let is = |at: usize, word: &str| tokens.get(at).is_some_and(|token| token.is(word));
     let named = |token: &Token<'_>| token.name().or_else(|| token.string());
-    let local = 1 + usize::from(is(1, "local") || is(1, "session"));
-    if is(0, "set") && is(local, "search_path") {
+    let local = 1 + usize::from(tokens.is_any(1, &["local", "session"]));
+    if tokens.is(0, "set") && tokens.is(local, "search_path") {
         return tokens.iter().skip(local + 2).filter_map(named).collect();
     }
     let called = tokens
         .iter()
-        .position(|token| is(0, "select") && token.string().as_deref() == Some("search_path"));
+        .position(|token| tokens.is(0, "select") && token.string().as_deref() == Some("search_path"));
     let value = called.and_then(|at| tokens.get(at + 2)?.string());
     let schemas = value.iter().flat_map(|value| value.split(','));
     schemas
@@ -165,19 +164,14 @@ struct Name {
 fn changed(steps: &[PlanStep]) -> Vec<Name> {
     let (mut made, mut gone, mut changed) = (HashSet::new(), HashSet::new(), Vec::<Name>::new());
     for step in steps {
-        for statement in step
-            .form
-            .statements()
-            .flat_map(|text| split(text).into_iter().map(|range| &text[range]))
-        {
+        for statement in step.form.statements().flat_map(statements) {
             let tokens = tokens(statement);
-            let begins = |word: &str| tokens.first().is_some_and(|first| first.is(word));
             let renamed = tokens.windows(3).find(|t| t[0].is("rename") && t[1].is("to"));
             for name in bare_names(&tokens) {
-                if step.before == step.after && (begins("drop") || renamed.is_some()) {
+                if step.before == step.after && (tokens.is(0, "drop") || renamed.is_some()) {
                     gone.insert(name.called.clone());
                 }
-                if begins("create") {
+                if tokens.is(0, "create") {
                     made.insert(name.called);
                 } else if !made.contains(&name.called) && !changed.contains(&name) {
                     changed.push(name);
@@ -204,22 +198,21 @@ fn bare_names(tokens: &[Token<'_>]) -> Vec<Name> {
         "materialized",
     ];
     const BEFORE_NAME: [&str; 4] = ["if", "not", "exists", "only"];
-    let is_one = |token: &&Token<'_>, words: &[&str]| words.iter().any(|word| token.is(word));
     let mut rest = tokens.iter().peekable();
-    if !rest
-        .next()
-        .is_some_and(|first| is_one(&first, &["create", "alter", "drop"]))
-    {
-        return Vec::new();
-    }
-    while rest.next_if(|token| is_one(token, &BEFORE_KIND)).is_some() {}
     if rest
-        .next_if(|token| is_one(token, &["table", "view", "sequence"]))
+        .next_if(|first| first.is_any(&["create", "alter", "drop"]))
         .is_none()
     {
         return Vec::new();
     }
-    while rest.next_if(|token| is_one(token, &BEFORE_NAME)).is_some() {}
+    while rest.next_if(|token| token.is_any(&BEFORE_KIND)).is_some() {}
+    if rest
+        .next_if(|token| token.is_any(&["table", "view", "sequence"]))
+        .is_none()
+    {
+        return Vec::new();
+    }
+    while rest.next_if(|token| token.is_any(&BEFORE_NAME)).is_some() {}
     let mut names = Vec::new();
     while let Some((token, called)) = rest.next().and_then(|token| Some((token, token.name()?))) {
         match rest.next_if(|next| next.text == ".") {

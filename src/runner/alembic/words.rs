@@ -1,55 +1,45 @@
 //! What a statement of a rendering does, by its words, as far as it matters for where a plan may have it.
 
-use crate::runner::statement::{Token, tokens};
+use crate::runner::{
+    kind::OF_TRANSACTIONS,
+    statement::{Token, Words, tokens},
+};
 
 /// The word by which a statement begins or ends a transaction.
 pub(super) fn transaction_word(statement: &str) -> Option<String> {
-    const WORDS: [&str; 8] = [
-        "begin",
-        "start",
-        "commit",
-        "end",
-        "rollback",
-        "abort",
-        "savepoint",
-        "release",
-    ];
-    let first = tokens(statement).into_iter().next()?;
-    WORDS
-        .into_iter()
-        .find(|word| first.is(word))
-        .map(str::to_ascii_uppercase)
+    let tokens = tokens(statement);
+    let found = OF_TRANSACTIONS.into_iter().find(|word| tokens.is(0, word));
+    found.map(str::to_ascii_uppercase)
 }
 
 /// Whether it only changes a setting: `SET …`, or `SELECT set_config(…)`.
 pub(super) fn is_setting(statement: &str) -> bool {
     let tokens = tokens(statement);
-    let is = |i: usize, word: &str| tokens.get(i).is_some_and(|t| t.is(word));
-    let other_set = is(1, "transaction") || is(1, "constraints") || is(1, "characteristics");
-    (is(0, "set") && !other_set)
-        || (is(0, "select") && (is(1, "set_config") || (is(1, "pg_catalog") && is(3, "set_config"))))
+    let other_set = tokens.is_any(1, &["transaction", "constraints", "characteristics"]);
+    (tokens.is(0, "set") && !other_set)
+        || (tokens.is(0, "select")
+            && (tokens.is(1, "set_config") || (tokens.is(1, "pg_catalog") && tokens.is(3, "set_config"))))
 }
 
 /// Whether it changes a setting beyond its transaction, and not a limit.
 pub(super) fn is_lasting(statement: &str) -> bool {
     let tokens = tokens(statement);
-    let is = |i: usize, word: &str| tokens.get(i).is_some_and(|t| t.is(word));
     let is_called = says(&tokens, "set_config");
-    is_called && (!says(&tokens, "true") || is(0, "do") && says(&tokens, "false"))
-        || is(0, "reset")
-        || is_setting(statement) && is(0, "set") && !is(1, "local") && !is_limit(&tokens)
+    is_called && (!says(&tokens, "true") || tokens.is(0, "do") && says(&tokens, "false"))
+        || tokens.is(0, "reset")
+        || is_setting(statement) && tokens.is(0, "set") && !tokens.is(1, "local") && !is_limit(&tokens)
 }
 
 /// Whether a word stands in it, or in the body of a DO.
 fn says(tokens: &[Token<'_>], word: &str) -> bool {
-    let is_block = tokens.first().is_some_and(|t| t.is("do"));
+    let is_block = tokens.is(0, "do");
     let in_body = |t: &Token<'_>| is_block && t.text.to_ascii_lowercase().contains(word);
     tokens.iter().any(|t| t.is(word) || in_body(t))
 }
 
 /// Whether it sets one of the limits, of which nothing hangs but how long something may take.
 fn is_limit(set: &[Token<'_>]) -> bool {
-    let name = set.iter().skip(1).find(|t| !t.is("local") && !t.is("session"));
+    let name = set.iter().skip(1).find(|t| !t.is_any(&["local", "session"]));
     name.is_some_and(|t| t.text.to_ascii_lowercase().ends_with("_timeout"))
 }
 
@@ -57,15 +47,14 @@ fn is_limit(set: &[Token<'_>]) -> bool {
 pub(super) fn looks(statement: &str) -> bool {
     let tokens = tokens(statement);
     let is_body = |token: &Token<'_>| token.text.starts_with("$herder_checkfirst$");
-    tokens.first().is_some_and(|first| first.is("do")) && tokens.get(1).is_some_and(is_body)
+    tokens.is(0, "do") && tokens.get(1).is_some_and(is_body)
 }
 
 /// Whether what it does is over when its transaction is: a local setting, deferred constraints, a table's lock.
 pub(super) fn ends_with_its_transaction(statement: &str) -> bool {
     let tokens = tokens(statement);
-    let is = |i: usize, words: &[&str]| tokens.get(i).is_some_and(|t| words.iter().any(|word| t.is(word)));
-    is(0, &["set"]) && is(1, &["local", "constraints", "transaction"]) && !is_limit(&tokens)
-        || is(0, &["lock"])
+    tokens.is(0, "set") && tokens.is_any(1, &["local", "constraints", "transaction"]) && !is_limit(&tokens)
+        || tokens.is(0, "lock")
         || says(&tokens, "set_config")
         || tokens.windows(2).any(|pair| {
             pair[0].is("on") && pair[1].is("commit") || pair[0].is("initially") && pair[1].is("deferred")
@@ -76,7 +65,7 @@ pub(super) fn ends_with_its_transaction(statement: &str) -> bool {
 pub(super) fn for_session(setting: &str) -> Option<String> {
     let tokens = tokens(setting);
     let second = tokens.get(1)?;
-    match (tokens[0].is("set"), second.is("local")) {
+    match (tokens.is(0, "set"), second.is("local")) {
         (true, true) => Some(format!("SET {}", rest_after(setting, second.text)?)),
         (true, false) => Some(setting.to_owned()),
         (false, _) => None,

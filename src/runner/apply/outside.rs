@@ -8,7 +8,7 @@ use crate::{
     runner::{
         copy::refuse_copy,
         kind::{Kind, controls_transaction, kind, undoes_itself},
-        statement::split,
+        statement,
     },
     session::quote,
     tenant_error::TenantError,
@@ -98,7 +98,7 @@ impl Applier<'_> {
             }
             self.verify(step, &statement).await?;
         }
-        let controlled = |text: &String| split(text).into_iter().any(|s| controls_transaction(&text[s]));
+        let controlled = |text: &String| statement::statements(text).any(controls_transaction);
         if statements.iter().any(controlled) {
             // A transaction that it left open is committed, as sqlx does. By itself: the server ends it on the spot.
             let mut message = Message::default();
@@ -294,7 +294,7 @@ impl Applier<'_> {
 
 /// What one message outside a transaction does. Of several statements in one, nobody knows.
 fn kind_of(message: &str) -> Kind {
-    match split(message).as_slice() {
+    match statement::split(message).as_slice() {
         [one] => kind(&message[one.clone()]),
         _ => Kind::Once,
     }

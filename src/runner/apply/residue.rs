@@ -7,7 +7,7 @@
 
 use crate::{
     domain::plan::{Plan, SCHEMA},
-    runner::statement::{Token, split, tokens},
+    runner::statement::{Token, Words, statements, tokens},
 };
 
 /// Words that such a thing is done with, or their beginnings.
@@ -47,7 +47,7 @@ const COMMANDS: [&str; 10] = [
 /// before the plan and that other statements than a query of its own call, is not seen.
 pub(crate) fn leaves_residue(plan: &Plan) -> bool {
     let mut texts = plan.steps.iter().flat_map(|step| step.form.statements());
-    texts.any(|text| speaks_of_it(text) || split(text).into_iter().any(|s| calls_others(&tokens(&text[s]))))
+    texts.any(|text| speaks_of_it(text) || statements(text).any(|statement| calls_others(&tokens(statement))))
 }
 
 /// Whether a text names such a thing, be it in a body or in a string that is run.
@@ -72,8 +72,8 @@ fn speaks_of_it(text: &str) -> bool {
 /// Whether a function is made in a schema that it names, or put into one. A session compiles it for the first tenant that calls
 /// it (`TenantSession::mixes_types`), and other sessions were looked at before.
 fn shares_function(tokens: &[Token<'_>]) -> bool {
-    let routine = |token: &Token<'_>| ["function", "procedure"].iter().any(|word| token.is(word));
-    let made = |token: &Token<'_>| token.is("create") || token.is("replace");
+    let routine = |token: &Token<'_>| token.is_any(&["function", "procedure"]);
+    let made = |token: &Token<'_>| token.is_any(&["create", "replace"]);
     match tokens {
         [verb, what, schema, dot, ..] if made(verb) && routine(what) => {
             dot.text == "." && schema.name().is_some_and(|name| name != SCHEMA)
@@ -95,20 +95,16 @@ fn has_dot(name: &Token<'_>, behind: &Token<'_>) -> bool {
 
 /// Whether a statement loads a library, or is there to call a function that may do anything.
 fn calls_others(statement: &[Token<'_>]) -> bool {
-    let Some(first) = statement.first() else {
-        return false;
-    };
-    let is = |words: &[&str]| words.iter().any(|word| first.is(word));
     let performs = |body: &str| {
         let body = tokens(body);
         (0..body.len()).any(|at| {
-            (body[at].is("perform") || body[at].is("call")) && calls_other_than_harmless(&body[at + 1..])
-                || body[at].is("execute") && !begins_harmlessly(&body[at + 1..])
+            body.is_any(at, &["perform", "call"]) && calls_other_than_harmless(&body[at + 1..])
+                || body.is(at, "execute") && !begins_harmlessly(&body[at + 1..])
         })
     };
-    is(&["load", "call", "execute"])
-        || is(&["select", "with", "table"]) && calls_other_than_harmless(statement)
-        || is(&["do"]) && statement.iter().filter_map(Token::inside).any(performs)
+    statement.is_any(0, &["load", "call", "execute"])
+        || statement.is_any(0, &["select", "with", "table"]) && calls_other_than_harmless(statement)
+        || statement.is(0, "do") && statement.iter().filter_map(Token::inside).any(performs)
 }
 
 /// Whether what a body executes begins with a literal that says which command it is: `format('alter table %I …', …)`.
@@ -119,9 +115,7 @@ fn begins_harmlessly(executed: &[Token<'_>]) -> bool {
         [] => return false,
     };
     let begin = text.inside().map(tokens).unwrap_or_default();
-    begin
-        .first()
-        .is_some_and(|first| COMMANDS.iter().any(|command| first.is(command)))
+    begin.is_any(0, &COMMANDS)
 }
 
 fn calls_other_than_harmless(tokens: &[Token<'_>]) -> bool {

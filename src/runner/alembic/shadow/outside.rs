@@ -5,7 +5,7 @@ use crate::{
     runner::{
         alembic::protocol::Within,
         kind::{Kind, kind, refuses_company},
-        statement::{Token, tokens},
+        statement::{Words, tokens},
     },
     session::literal,
     tenant_error::TenantError,
@@ -43,29 +43,19 @@ pub(super) fn kept_inside(scratch: &Scratch, sql: &str) -> String {
 /// A statement outside a transaction, with what makes it fail in the same way. None, where nothing can look at it first.
 pub(super) fn kept_inside_alone(scratch: &Scratch, statement: &str) -> Option<Vec<String>> {
     let tokens = tokens(statement);
-    let is = |words: &[&str]| {
-        tokens
-            .first()
-            .is_some_and(|first| words.iter().any(|word| first.is(word)))
-    };
-    let concerns_all = |word: &Token<'_>| {
-        ["database", "tablespace", "system", "subscription"]
-            .iter()
-            .any(|k| word.is(k))
-    };
     match kind(statement) {
         // A database of its own has room for whatever commits itself.
-        _ if scratch.schema.is_none() && refuses_company(statement) && !is(&["call"]) => {
-            (!tokens.get(1).is_some_and(concerns_all)).then(|| vec![statement.to_owned()])
-        }
+        _ if scratch.schema.is_none() && refuses_company(statement) && !tokens.is(0, "call") => (!tokens
+            .is_any(1, &["database", "tablespace", "system", "subscription"]))
+        .then(|| vec![statement.to_owned()]),
         Kind::CreateIndex { table: target, .. } | Kind::DropIndex { name: target } => {
             let target = format!("set local herder.target = {};", literal(&target));
             Some(vec![kept_inside(scratch, &target), statement.to_owned()])
         }
         // What these do anew is the same as before.
-        _ if is(&["vacuum", "reindex", "cluster"]) => Some(vec![statement.to_owned()]),
+        _ if tokens.is_any(0, &["vacuum", "reindex", "cluster"]) => Some(vec![statement.to_owned()]),
         // In one message with something else, a procedure cannot commit.
-        _ if is(&["call"]) || !refuses_company(statement) => {
+        _ if tokens.is(0, "call") || !refuses_company(statement) => {
             Some(vec![kept_inside(scratch, &format!("{statement}\n;"))])
         }
         _ => None,
