@@ -15,7 +15,12 @@ use prometheus::{
 use sqlx::PgPool;
 
 use crate::{
-    domain::{failure::JobError, job::JobState, outcome::Settlement, run::RunState},
+    domain::{
+        failure::JobError,
+        job::JobState,
+        outcome::{AttemptResult, Settlement},
+        run::RunState,
+    },
     store::{
         StoreError,
         server::{self, Usage},
@@ -26,20 +31,6 @@ use crate::{
 /// From a tiny ALTER to an index on a big table, in seconds.
 const BUCKETS: [f64; 15] = [
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 30.0, 60.0, 300.0, 900.0, 1800.0,
-];
-
-/// What `herder_job_attempts_total{outcome}` can say: the words of [`Settlement::as_str`].
-const OUTCOMES: [&str; 10] = [
-    "migrated",
-    "already_current",
-    "found_applied",
-    "failed",
-    "retried",
-    "snoozed",
-    "replanned",
-    "returned",
-    "skipped",
-    "cancelled",
 ];
 
 /// What `herder_connection_refused_total{reason}` can say.
@@ -251,9 +242,11 @@ impl Metrics {
         for state in JobState::ALL {
             self.jobs.with_label_values(&[state.as_str()]).set(0);
         }
-        for outcome in OUTCOMES {
-            self.attempts.with_label_values(&[outcome]);
-            self.duration.with_label_values(&[outcome]);
+        // A rescue is counted by whoever makes it: the attempt's own worker is not there to say how it ended.
+        let results = AttemptResult::ALL.into_iter();
+        for result in results.filter(|result| *result != AttemptResult::Rescued) {
+            self.attempts.with_label_values(&[result.as_str()]);
+            self.duration.with_label_values(&[result.as_str()]);
         }
         for reason in REFUSALS {
             self.refused.with_label_values(&[reason]);
@@ -283,9 +276,11 @@ impl Metrics {
 
     /// An attempt ended.
     pub fn settled(&self, settlement: &Settlement, took: Duration) {
-        self.attempts.with_label_values(&[settlement.as_str()]).inc();
+        self.attempts
+            .with_label_values(&[settlement.result().as_str()])
+            .inc();
         self.duration
-            .with_label_values(&[settlement.as_str()])
+            .with_label_values(&[settlement.result().as_str()])
             .observe(took.as_secs_f64());
     }
 

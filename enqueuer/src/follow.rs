@@ -231,7 +231,7 @@ impl Follower {
         if self.story.is_none() {
             let story = self.begin(&run).await?;
             if let Some(line) = story.opening() {
-                self.screen.tell(&line.to_string(), line.kind.stays())?;
+                self.screen.tell(&line.to_string(), line.stays())?;
             }
             self.story = Some(story);
         }
@@ -283,7 +283,7 @@ impl Follower {
             self.tell_wave(event.wave, run.waves)?;
             if let Some(line) = self.story.as_mut().and_then(|story| story.tell(&event)) {
                 self.stirred = Instant::now();
-                self.screen.tell(&line.to_string(), line.kind.stays())?;
+                self.screen.tell(&line.to_string(), line.stays())?;
             }
         }
         Ok(())

@@ -36,6 +36,81 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// How an attempt ended, whatever came of its job. A newer Herder may know more of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(into = "&'static str")]
+pub enum AttemptResult {
+    /// The tenant is at the target.
+    Succeeded(Outcome),
+    /// It failed, and the job with it.
+    Failed,
+    /// It failed, counts, and is tried again.
+    Retried,
+    /// Something was in the way that costs no try, and it is tried again.
+    Snoozed,
+    /// Its plan did not fit; the tool itself is next.
+    Replanned,
+    /// Its worker drained.
+    Returned,
+    /// Its worker was lost.
+    Rescued,
+    /// The tenant is gone from its source.
+    Skipped,
+    /// Its run was cancelled.
+    Cancelled,
+}
+
+impl AttemptResult {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Succeeded(Outcome::Migrated),
+        Self::Succeeded(Outcome::AlreadyCurrent),
+        Self::Succeeded(Outcome::FoundApplied),
+        Self::Failed,
+        Self::Retried,
+        Self::Snoozed,
+        Self::Replanned,
+        Self::Returned,
+        Self::Rescued,
+        Self::Skipped,
+        Self::Cancelled,
+    ];
+
+    /// The word as it stands in the attempt row, in JSON and in `herder_job_attempts_total{outcome}`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded(outcome) => outcome.as_str(),
+            Self::Failed => "failed",
+            Self::Retried => "retried",
+            Self::Snoozed => "snoozed",
+            Self::Replanned => "replanned",
+            Self::Returned => "returned",
+            Self::Rescued => "rescued",
+            Self::Skipped => "skipped",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The one with this word.
+    pub fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|result| result.as_str() == word)
+    }
+
+    /// Whether the job is settled by it.
+    pub fn settles(self) -> bool {
+        match self {
+            Self::Succeeded(_) | Self::Failed | Self::Skipped | Self::Cancelled => true,
+            Self::Retried | Self::Snoozed | Self::Replanned | Self::Returned | Self::Rescued => false,
+        }
+    }
+}
+
+impl From<AttemptResult> for &'static str {
+    fn from(result: AttemptResult) -> Self {
+        result.as_str()
+    }
+}
+
 /// How far an attempt came that did not succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -101,17 +176,17 @@ impl Settlement {
         matches!(self, Self::Retry { error, counts: false, .. } if !error.is_backpressure())
     }
 
-    /// The word as it stands in the attempt row and in `herder_job_attempts_total{outcome}`.
-    pub fn as_str(&self) -> &'static str {
+    /// What is written of the attempt.
+    pub fn result(&self) -> AttemptResult {
         match self {
-            Self::Succeeded { outcome, .. } => outcome.as_str(),
-            Self::Failed(_) => "failed",
-            Self::Retry { counts: true, .. } => "retried",
-            Self::Retry { counts: false, .. } => "snoozed",
-            Self::Live { .. } => "replanned",
-            Self::Returned => "returned",
-            Self::Skipped(_) => "skipped",
-            Self::Cancelled => "cancelled",
+            Self::Succeeded { outcome, .. } => AttemptResult::Succeeded(*outcome),
+            Self::Failed(_) => AttemptResult::Failed,
+            Self::Retry { counts: true, .. } => AttemptResult::Retried,
+            Self::Retry { counts: false, .. } => AttemptResult::Snoozed,
+            Self::Live { .. } => AttemptResult::Replanned,
+            Self::Returned => AttemptResult::Returned,
+            Self::Skipped(_) => AttemptResult::Skipped,
+            Self::Cancelled => AttemptResult::Cancelled,
         }
     }
 }

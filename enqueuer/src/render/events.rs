@@ -11,6 +11,12 @@ use herder::{
     domain::{
         failure::JobError,
         job::{AttemptId, JobId},
+        outcome::{
+            AttemptResult::{
+                self, Cancelled, Failed, Replanned, Rescued, Retried, Returned, Skipped, Snoozed, Succeeded,
+            },
+            Outcome,
+        },
     },
     store::view::Event,
 };
@@ -22,6 +28,9 @@ use super::{
 
 /// How wide a tenant's column is at least, and at most: the ids are not known beforehand.
 const TENANT_WIDTH: std::ops::RangeInclusive<usize> = 16..=40;
+
+/// What is said of tenants that settled when the run was made.
+const CURRENT: Kind = Some(Succeeded(Outcome::AlreadyCurrent));
 
 /// The events of a run in the order of their telling: knows which were told, and counts tenants and tries.
 #[derive(Debug)]
@@ -76,18 +85,18 @@ impl Story {
         let ids = event.tenant.chars().count().min(*TENANT_WIDTH.end());
         self.tenant_width = self.tenant_width.max(ids);
 
-        let kind = Kind::of(&event.result);
+        let kind = event.result();
         let tries = match kind {
-            Kind::Retried | Kind::Failed => {
+            Some(Retried | Failed) => {
                 let tries = self.tries.entry(event.attempt.job).or_default();
                 *tries += 1;
                 *tries
             }
             _ => 0,
         };
-        let settles = kind.settles();
+        let settles = kind.is_some_and(AttemptResult::settles);
         if settles {
-            self.settled.insert(event.attempt.job, kind == Kind::Failed);
+            self.settled.insert(event.attempt.job, kind == Some(Failed));
         } else {
             // A retry takes up jobs that were settled.
             self.settled.remove(&event.attempt.job);
@@ -95,8 +104,8 @@ impl Story {
         Some(Line {
             kind,
             word: match kind {
-                Kind::Retried => format!("TRY {tries} FAIL"),
-                _ => kind.word().to_owned(),
+                Some(Retried) => format!("TRY {tries} FAIL"),
+                _ => word(kind).to_owned(),
             },
             seconds: event.seconds,
             number: settles.then(|| self.settled()),
@@ -115,8 +124,8 @@ impl Story {
     /// The line for the tenants that no event tells of.
     pub(crate) fn opening(&self) -> Option<Line> {
         (self.current > 0).then(|| Line {
-            kind: Kind::Current,
-            word: Kind::Current.word().to_owned(),
+            kind: CURRENT,
+            word: word(CURRENT).to_owned(),
             seconds: -1.0,
             number: Some(self.current),
             total: self.total,
@@ -127,112 +136,50 @@ impl Story {
     }
 }
 
-/// What an event is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Migrated,
-    Current,
-    FoundApplied,
-    Failed,
-    Retried,
-    Snoozed,
-    Replanned,
-    Returned,
-    Rescued,
-    Skipped,
-    Cancelled,
-    /// A newer Herder knows more words.
-    Other,
+/// What an event is about. None: a newer Herder knows more.
+type Kind = Option<AttemptResult>;
+
+/// The word that its line begins with.
+fn word(kind: Kind) -> &'static str {
+    match kind {
+        Some(Succeeded(Outcome::Migrated)) => "MIGRATED",
+        Some(Succeeded(Outcome::AlreadyCurrent)) => "CURRENT",
+        Some(Succeeded(Outcome::FoundApplied)) => "FOUND",
+        Some(Failed) => "FAILED",
+        Some(Retried) => "TRY FAIL",
+        Some(Snoozed) => "POSTPONED",
+        Some(Replanned) => "REPLANNED",
+        Some(Returned) => "RETURNED",
+        Some(Rescued) => "RESCUED",
+        Some(Skipped) => "SKIPPED",
+        Some(Cancelled) => "CANCELLED",
+        None => "EVENT",
+    }
 }
 
-impl Kind {
-    fn of(result: &str) -> Self {
-        match result {
-            "migrated" => Self::Migrated,
-            "already_current" => Self::Current,
-            "found_applied" => Self::FoundApplied,
-            "failed" => Self::Failed,
-            "retried" => Self::Retried,
-            "snoozed" => Self::Snoozed,
-            "replanned" => Self::Replanned,
-            "returned" => Self::Returned,
-            "rescued" => Self::Rescued,
-            "skipped" => Self::Skipped,
-            "cancelled" => Self::Cancelled,
-            _ => Self::Other,
-        }
+fn style(kind: Kind) -> Style {
+    match kind {
+        Some(Succeeded(Outcome::Migrated | Outcome::FoundApplied)) => GOOD,
+        Some(Failed) => ERROR,
+        Some(Retried | Rescued) => WARNING,
+        Some(Succeeded(Outcome::AlreadyCurrent) | Snoozed | Replanned | Returned | Skipped | Cancelled)
+        | None => DIM,
     }
+}
 
-    fn word(self) -> &'static str {
-        match self {
-            Self::Migrated => "MIGRATED",
-            Self::Current => "CURRENT",
-            Self::FoundApplied => "FOUND",
-            Self::Failed => "FAILED",
-            Self::Retried => "TRY FAIL",
-            Self::Snoozed => "POSTPONED",
-            Self::Replanned => "REPLANNED",
-            Self::Returned => "RETURNED",
-            Self::Rescued => "RESCUED",
-            Self::Skipped => "SKIPPED",
-            Self::Cancelled => "CANCELLED",
-            Self::Other => "EVENT",
-        }
-    }
-
-    fn style(self) -> Style {
-        match self {
-            Self::Migrated | Self::FoundApplied => GOOD,
-            Self::Failed => ERROR,
-            Self::Retried | Self::Rescued => WARNING,
-            Self::Current
-            | Self::Snoozed
-            | Self::Replanned
-            | Self::Returned
-            | Self::Skipped
-            | Self::Cancelled
-            | Self::Other => DIM,
-        }
-    }
-
-    /// Whether the job is over with it.
-    fn settles(self) -> bool {
-        match self {
-            Self::Migrated
-            | Self::Current
-            | Self::FoundApplied
-            | Self::Failed
-            | Self::Skipped
-            | Self::Cancelled => true,
-            Self::Retried
-            | Self::Snoozed
-            | Self::Replanned
-            | Self::Returned
-            | Self::Rescued
-            | Self::Other => false,
-        }
-    }
-
-    /// Whether a person at a terminal wants the line to stay. What went well is in the bar.
-    pub(crate) fn stays(self) -> bool {
-        match self {
-            Self::Failed | Self::Retried | Self::Rescued | Self::Skipped | Self::Cancelled => true,
-            // A server that is down puts off all its tenants, again and again.
-            Self::Migrated
-            | Self::Current
-            | Self::FoundApplied
-            | Self::Snoozed
-            | Self::Replanned
-            | Self::Returned
-            | Self::Other => false,
-        }
+/// Whether a person at a terminal wants the line to stay. What went well is in the bar.
+fn stays(kind: Kind) -> bool {
+    match kind {
+        Some(Failed | Retried | Rescued | Skipped | Cancelled) => true,
+        // A server that is down puts off all its tenants, again and again.
+        Some(Succeeded(_) | Snoozed | Replanned | Returned) | None => false,
     }
 }
 
 /// One line. `Display` gives it with colours.
 #[derive(Debug)]
 pub(crate) struct Line {
-    pub(crate) kind: Kind,
+    kind: Kind,
     word: String,
     /// Below zero: it took no time of its own.
     seconds: f64,
@@ -243,9 +190,16 @@ pub(crate) struct Line {
     what: String,
 }
 
+impl Line {
+    /// Whether a person at a terminal wants to find it later.
+    pub(crate) fn stays(&self) -> bool {
+        stays(self.kind)
+    }
+}
+
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let style = self.kind.style();
+        let style = style(self.kind);
         write!(f, "{style}{:>12}{style:#} ", self.word)?;
         match self.seconds {
             s if s < 0.0 => write!(f, "{:11} ", "")?,
@@ -271,31 +225,31 @@ fn what(kind: Kind, event: &Event) -> String {
         None => String::new(),
     };
     match kind {
-        Kind::Migrated => way(),
-        Kind::Current => super::words::revision(event.to.as_deref()).to_owned(),
-        Kind::FoundApplied => format!(
+        Some(Succeeded(Outcome::Migrated)) => way(),
+        Some(Succeeded(Outcome::AlreadyCurrent)) => super::words::revision(event.to.as_deref()).to_owned(),
+        Some(Succeeded(Outcome::FoundApplied)) => format!(
             "{} (applied by an earlier attempt whose result was not recorded)",
             way()
         ),
-        Kind::Failed => event.error.as_ref().map(why).unwrap_or_default(),
-        Kind::Retried | Kind::Snoozed | Kind::Other => {
+        Some(Failed) => event.error.as_ref().map(why).unwrap_or_default(),
+        Some(Retried | Snoozed) | None => {
             let why = event.error.as_ref().map(brief).unwrap_or_default();
             format!("{why}{}", next())
         }
-        Kind::Replanned => {
+        Some(Replanned) => {
             let why = match &event.error {
                 Some(error) => format!("its plan failed, using the migration tool: {}", brief(error)),
                 None => "its plan does not fit it; using the migration tool".into(),
             };
             format!("{why}{}", next())
         }
-        Kind::Returned => format!("returned by a draining worker{}", next()),
-        Kind::Rescued => format!("reclaimed from a lost worker{}", next()),
-        Kind::Skipped => match &event.error {
+        Some(Returned) => format!("returned by a draining worker{}", next()),
+        Some(Rescued) => format!("reclaimed from a lost worker{}", next()),
+        Some(Skipped) => match &event.error {
             Some(error) => brief(error),
             None => "no longer in the tenant source".into(),
         },
-        Kind::Cancelled => "stopped because the run was cancelled".into(),
+        Some(Cancelled) => "stopped because the run was cancelled".into(),
     }
 }
 

@@ -6,8 +6,8 @@ use sqlx::{PgConnection, types::Json};
 use crate::{
     domain::{
         failure::JobError,
-        job::AttemptId,
-        outcome::{Progress, Settlement},
+        job::{AttemptId, JobState},
+        outcome::{AttemptResult, Outcome, Progress, Settlement},
         run::RunId,
     },
     store::StoreError,
@@ -19,8 +19,8 @@ pub struct Ended {
     /// Which one.
     #[serde(flatten)]
     pub attempt: AttemptId,
-    state: &'static str,
-    outcome: Option<&'static str>,
+    state: JobState,
+    outcome: Option<Outcome>,
     error: Option<JobError>,
     from_revision: Option<String>,
     to_revision: Option<String>,
@@ -28,7 +28,7 @@ pub struct Ended {
     delay: f64,
     counts: i32,
     blocked: bool,
-    result: &'static str,
+    result: AttemptResult,
     live: bool,
     keep: bool,
     begun: bool,
@@ -50,7 +50,7 @@ impl Ended {
     pub fn new(attempt: AttemptId, settlement: &Settlement, keep: bool) -> Self {
         let mut ended = Self {
             attempt,
-            state: "ready",
+            state: JobState::Ready,
             outcome: None,
             error: None,
             from_revision: None,
@@ -58,7 +58,7 @@ impl Ended {
             delay: 0.0,
             counts: 0,
             blocked: false,
-            result: settlement.as_str(),
+            result: settlement.result(),
             live: false,
             keep,
             begun: false,
@@ -66,12 +66,12 @@ impl Ended {
         };
         match settlement {
             Settlement::Succeeded { outcome, from, to } => {
-                ended.state = "succeeded";
-                ended.outcome = Some(outcome.as_str());
+                ended.state = JobState::Succeeded;
+                ended.outcome = Some(*outcome);
                 (ended.from_revision, ended.to_revision) = (from.clone(), to.clone());
             }
             Settlement::Failed(why) => {
-                ended.state = "failed";
+                ended.state = JobState::Failed;
                 (ended.error, ended.counts) = (Some(why.storable()), 1);
             }
             Settlement::Retry { error, delay, counts } => {
@@ -84,10 +84,10 @@ impl Ended {
             }
             Settlement::Returned => {}
             Settlement::Skipped(why) => {
-                ended.state = "skipped";
+                ended.state = JobState::Skipped;
                 ended.error = Some(why.storable());
             }
-            Settlement::Cancelled => ended.state = "cancelled",
+            Settlement::Cancelled => ended.state = JobState::Cancelled,
         }
         ended
     }

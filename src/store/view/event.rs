@@ -8,6 +8,7 @@ use crate::{
     domain::{
         failure::JobError,
         job::{AttemptId, JobState},
+        outcome::AttemptResult,
         run::RunId,
     },
     store::StoreError,
@@ -25,7 +26,7 @@ pub struct Event {
     pub attempt: AttemptId,
     /// The job's wave.
     pub wave: i32,
-    /// An outcome, or failed, retried, snoozed, returned, rescued, skipped, cancelled.
+    /// How it ended, in the word of whichever Herder wrote it.
     pub result: String,
     /// Seconds that it took.
     pub seconds: f64,
@@ -39,6 +40,13 @@ pub struct Event {
     pub attempts: i32,
     /// When the next try is due, if there is one.
     pub ready_at: Option<DateTime<Utc>>,
+}
+
+impl Event {
+    /// How it ended. None: a newer Herder knows more words.
+    pub fn result(&self) -> Option<AttemptResult> {
+        AttemptResult::of(&self.result)
+    }
 }
 
 /// The attempts of a run that ended since a moment, oldest first. Ask again from a little earlier than the last one:

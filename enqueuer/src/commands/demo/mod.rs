@@ -13,6 +13,7 @@ use clap::Parser;
 use herder::{
     domain::{
         job::JobState,
+        outcome::AttemptResult,
         run::{RunId, RunState},
     },
     store::{self, run::Found, view},
@@ -223,5 +224,8 @@ async fn kill_in_the_middle(
 /// How many tenants were taken from a lost worker.
 async fn rescued(pool: &PgPool, run: RunId) -> anyhow::Result<usize> {
     let events = view::events(pool, run, None).await?;
-    Ok(events.iter().filter(|event| event.result == "rescued").count())
+    Ok(events
+        .iter()
+        .filter(|event| event.result() == Some(AttemptResult::Rescued))
+        .count())
 }
