@@ -18,6 +18,7 @@ use crate::{
     },
     flow::{
         context::Context,
+        own_urls::OwnUrls,
         service::{Opening, Service, on_each_server},
     },
     runner::{Subject, as_applied},
@@ -86,9 +87,6 @@ pub(super) fn in_order(tenants: usize, reads: Vec<(usize, Read)>) -> Vec<Read> {
     all
 }
 
-/// The URLs of tenants that came with one, by tenant id. They are kept no longer than the command takes.
-pub type OwnUrls = HashMap<String, crate::secret::Secret>;
-
 /// The members of one server, database by database, and some databases at a time where there are slots to spare.
 pub(super) async fn inspect_server(
     cx: &Context,
@@ -119,8 +117,7 @@ pub(super) async fn inspect_server(
     let opener = &opener;
     let reads = databases.into_iter().map(|((_, alone), members)| async move {
         let first = &tenants[members[0]];
-        let own_url = own_urls.get(&first.id).filter(|_| first.own_url);
-        let ledgers = match cx.servers.url_for(&first.place, own_url) {
+        let ledgers = match own_urls.lead_to(first, &cx.servers) {
             Err(e) => vec![Err(TenantError::Connection(chain(&e))); members.len()],
             Ok(url) => match (alone, cx.runner.ledger_table()) {
                 (None, Some(table)) => {

@@ -315,8 +315,7 @@ impl Stage<'_> {
             }
             service.close(kept.session).await;
         }
-        let own = self.plan.own_urls.get(&tenant.id).filter(|_| tenant.own_url);
-        let url = self.cx.servers.url_for(place, own);
+        let url = self.plan.own_urls.lead_to(tenant, &self.cx.servers);
         let url = url.map_err(|e| TenantError::Connection(chain(&e)))?;
         let opening = Opening {
             url: &url,

@@ -12,7 +12,7 @@ use herder::{
         revision::{Direction, History, Ledger},
         tenant::{Isolation, Tenant},
     },
-    flow::{context::Context, inspect::OwnUrls, resolve::resolve},
+    flow::{context::Context, own_urls::OwnUrls, resolve::resolve},
     store::{self, setup::setup_state, view},
     tenant_error::TenantError,
 };
@@ -216,10 +216,7 @@ async fn tenants_and_servers(cx: &Context, config: &Config, may_connect: bool) -
         Ok(listed) => listed,
         Err(error) => return vec![Finding::problem(name, error)],
     };
-    let own_urls: OwnUrls = listed
-        .iter()
-        .filter_map(|t| Some((t.id.clone(), t.url.clone()?)))
-        .collect();
+    let own_urls = OwnUrls::of(&listed);
     let resolved = match resolve(listed, &cx.servers) {
         Ok(resolved) => resolved,
         Err(error) => return vec![Finding::problem(name, error)],

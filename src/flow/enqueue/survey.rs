@@ -22,7 +22,8 @@ use crate::{
     flow::{
         budget,
         context::Context,
-        inspect::{OwnUrls, Read, by_server, in_order, inspect_server},
+        inspect::{Read, by_server, in_order, inspect_server},
+        own_urls::OwnUrls,
         resolve::{Resolved, Wanted, resolve_selected},
         service::{Opening, Service, on_each_server},
     },
@@ -309,10 +310,7 @@ async fn list(cx: &Context) -> Result<(Vec<Listed>, Option<Service>), EnqueueErr
 
 async fn stand(cx: &Context, wanted: &Wanted) -> Result<Found, EnqueueError> {
     let (listed, held) = list(cx).await?;
-    let own_urls: OwnUrls = listed
-        .iter()
-        .filter_map(|t| Some((t.id.clone(), t.url.clone()?)))
-        .collect();
+    let own_urls = OwnUrls::of(&listed);
     let mut resolved = match resolve_selected(listed, &cx.servers, wanted) {
         Ok(resolved) => resolved,
         Err(error) => {
@@ -409,11 +407,10 @@ async fn ask(
 ) -> (ServerRow, Option<TenantError>) {
     // No tenant is asked for what is the server's, unless its own way is shut.
     let own = [cx.servers.url(server, None)].into_iter();
-    let ways = own.chain(members.iter().map(|&i| {
-        let tenant = &tenants[i];
-        let own = own_urls.get(&tenant.id).filter(|_| tenant.own_url);
-        cx.servers.url_for(&tenant.place, own)
-    }));
+    let theirs = members
+        .iter()
+        .map(|&i| own_urls.lead_to(&tenants[i], &cx.servers));
+    let ways = own.chain(theirs);
     // A server that is not in the config has its address for a name.
     let address = cx.servers.address(server).unwrap_or(server);
     budget::server_row(cx, service, server, address, ways).await

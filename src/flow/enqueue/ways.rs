@@ -14,7 +14,8 @@ use crate::{
     },
     flow::{
         context::Context,
-        inspect::{OwnUrls, Read},
+        inspect::Read,
+        own_urls::OwnUrls,
         prove::{Refuted, prove},
     },
     runner::Offer,
@@ -60,8 +61,7 @@ pub(super) async fn offers(
             && cx.runner.is_rendered()
         {
             let first = &first.tenant;
-            let own = own_urls.get(&first.id).filter(|_| first.own_url);
-            let place = (&first.place, own);
+            let place = (&first.place, own_urls.get(first));
             offer = prove(cx, plan.clone(), to.as_deref(), place, &mut refuted).await?;
             if cx.stop.is_cancelled() {
                 return Err(EnqueueError::Stopped);

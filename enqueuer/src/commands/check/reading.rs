@@ -7,10 +7,7 @@ use std::{
 
 use herder::{
     domain::tenant::Tenant,
-    flow::{
-        context::Context,
-        inspect::{OwnUrls, inspect},
-    },
+    flow::{context::Context, inspect::inspect, own_urls::OwnUrls},
     tenant_error::TenantError,
 };
 

@@ -13,8 +13,8 @@ use herder::{
     flow::{
         budget::{self, Survey},
         context::Context,
-        inspect::OwnUrls,
         locks,
+        own_urls::OwnUrls,
         service::Service,
     },
     runner::Offer,
@@ -53,8 +53,7 @@ impl Server<'_> {
         let Some(first) = there.first() else {
             return reading.finding(self.title()).into_iter().collect();
         };
-        let own = self.own_urls.get(&first.id).filter(|_| first.own_url);
-        let url = match self.cx.servers.url_for(&first.place, own) {
+        let url = match self.own_urls.lead_to(first, &self.cx.servers) {
             Ok(url) => url,
             Err(error) => return vec![Finding::problem(self.title(), error)],
         };
