@@ -43,6 +43,7 @@ pub mod database_url;
 pub mod domain;
 pub mod flow;
 pub mod handshake;
+mod locked;
 pub mod metrics;
 pub mod nearest;
 pub mod queue;

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -21,6 +21,7 @@ use crate::{
         outcome::{AttemptResult, Settlement},
         run::RunState,
     },
+    locked::locked,
     store::{
         StoreError,
         server::{self, Usage},
@@ -432,7 +433,7 @@ impl<B: MetricVecBuilder> Labelled<MetricVec<B>> {
     where
         B::M: SetTo<T>,
     {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shown = locked(&self.shown);
         let mut gone = std::mem::take(&mut *shown);
         for (labels, value) in values {
             self.gauges.with_label_values(&labels).set_to(value);

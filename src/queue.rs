@@ -30,7 +30,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::{
-    domain::{backoff::Backoff, job::Claim},
+    domain::{
+        backoff::{Backoff, spread},
+        job::Claim,
+    },
     store::{
         StoreError,
         job::{ClaimFilter, ClaimLimits, claim},
@@ -327,7 +330,7 @@ impl Claims {
                 };
                 deliveries = found.unwrap_or_default().deliveries;
                 // With jitter, so that workers that started together do not ask together.
-                poll.mul_f64(0.75 + rand::random::<f64>() / 2.0)
+                spread(poll, rand::random())
             }
             Err(error) => {
                 lookout.faults += 1;

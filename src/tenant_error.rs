@@ -1,27 +1,18 @@
 //! What can go wrong in a tenant, and whether trying again can help.
 
+mod hint;
+mod record;
+
 use std::time::Duration;
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-use crate::{
-    domain::{
-        failure::{
-            CANCELLED, FailureClass, JobError, SQL_ERROR, STATEMENT_LIMIT, classify_sqlstate, cut,
-            is_about_server, is_refusal, reason_of_sqlstate,
-        },
-        revision::{Direction, HistoryError},
-    },
-    handshake,
+use self::hint::named;
+pub use self::hint::{POOLED_HINT, READ_ONLY};
+use crate::domain::{
+    failure::{FailureClass, classify_sqlstate, is_about_server, is_refusal},
+    revision::{Direction, HistoryError},
 };
-
-/// What to do about a server that takes no changes.
-pub const READ_ONLY: &str = "it takes no changes now: a standby, a failover on its way, or `default_transaction_read_only` of the \
-                             server, the database or the role";
-
-/// What to do about a pooler in between.
-pub const POOLED_HINT: &str =
-    "give a url that leads to the server itself, or to a pooler in session mode that passes on `options`";
 
 /// A failed look at, or change of, one tenant. Its texts read on from "failed to migrate tenant `acme`:".
 #[derive(Clone, Debug, thiserror::Error)]
@@ -91,10 +82,10 @@ pub enum TenantError {
     /// A migration without a transaction broke in the middle.
     #[error("revision {0} is half applied: it ran without a transaction and failed")]
     Dirty(String),
-    /// The same, where the ledger knows nothing of it: only this run does.
+    /// A piece of a revision ran outside a transaction and broke off, and the ledger does not say so: only Herder knows.
     #[error("revision {0} is half applied: a piece of it ran outside a transaction and broke off")]
     Torn(String),
-    /// The same, where the migration tool committed a part of it, which its ledger does not know of.
+    /// The migration tool committed a part of a revision, or of several, which its ledger does not know of.
     #[error(
         "{} half applied: a part was committed, or may have been, and what came behind that failed: {}",
         are(revisions),
@@ -172,6 +163,17 @@ pub enum TenantError {
 }
 
 impl TenantError {
+    /// What a tool, or Herder in its place, has to say against going on: of no revision, and of no statement.
+    pub(crate) fn tool(message: impl Into<String>, hint: Option<&str>) -> Self {
+        Self::Tool {
+            message: message.into(),
+            sqlstate: None,
+            revision: None,
+            statement: None,
+            hint: hint.map(str::to_owned),
+        }
+    }
+
     /// That an attempt before this one has left these half applied.
     pub(crate) fn left_before(revisions: Vec<String>, direction: Direction) -> Self {
         let cause = Self::ToolDied("an earlier attempt did not come to its end".into());
@@ -248,160 +250,6 @@ impl TenantError {
         }
     }
 
-    /// A word for the kind of failure.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            _ if self.is_raised_refusal() => SQL_ERROR,
-            Self::Database {
-                sqlstate, message, ..
-            }
-            | Self::Tool {
-                sqlstate: Some(sqlstate),
-                message,
-                ..
-            } => reason_of_sqlstate(sqlstate, message),
-            Self::Connection(_) | Self::Silent(_) => "connection_lost",
-            Self::ControlDatabase(_) => "control_database_failed",
-            Self::TenantSource(_) => "tenant_source_failed",
-            Self::UnexpectedAnswer(_) => "unexpected_answer",
-            Self::Pooled(_) => "pooled",
-            Self::Untrusted { .. } => "untrusted_server",
-            Self::SchemaMissing(_) => "schema_missing",
-            Self::OffTheList => "off_the_list",
-            Self::LockedByOther(_) => "locked_by_other",
-            Self::Superseded => "superseded",
-            Self::Edited { .. } => "edited_migration",
-            Self::Dirty(_) | Self::Torn(_) | Self::Left { .. } => "half_applied",
-            Self::Irreversible(_) => "irreversible",
-            Self::History(HistoryError::Overlap { .. }) => "ledger_overlap",
-            Self::History(_) => "unknown_revision",
-            Self::OtherMigrations => "other_migrations",
-            Self::LedgerMoved { .. } => "ledger_moved",
-            Self::LedgerMismatch { .. } => "ledger_mismatch",
-            Self::ToolDied(_) => "tool_died",
-            Self::Tool { sqlstate: None, .. } => "tool_failed",
-            Self::Setup { .. } => "setup",
-            Self::TimedOut(_) | Self::NoAnswer(_) => "timed_out",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    /// What to do about it, where that is not plain.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Tool { hint: Some(hint), .. } => Some(hint.clone()),
-            Self::Database { .. } | Self::Tool { .. } if self.reason() == CANCELLED => Some(
-                "somebody cancelled the statement on the server; once whatever it did harm to is well, `herder retry` \
-                 tries it again"
-                    .into(),
-            ),
-            Self::Database { hint: Some(hint), .. } => Some(hint.trim_end_matches('.').to_owned()),
-            Self::LedgerMismatch { hint, .. } => Some(hint.clone().unwrap_or_else(|| {
-                "the tool must work on the tenant that it is given, and commit".into()
-            })),
-            Self::Setup { hint, .. } | Self::Untrusted { hint, .. } => Some(hint.clone()),
-            Self::TimedOut(_) => Some("[limits] `statement_timeout` is how long a command may run".into()),
-            Self::NoAnswer(_) => Some("`current_command` and `history_command` only look: let them answer at once".into()),
-            Self::Pooled(_) => Some(POOLED_HINT.into()),
-            Self::OffTheList => Some("`herder tenants` shows what the source gives".into()),
-            Self::SchemaMissing(schema) => {
-                Some(format!("create it (CREATE SCHEMA \"{}\"), or take the tenant off the list", schema.replace('"', "\"\"")))
-            }
-            Self::Edited { file, .. } => Some(format!("restore {file} as it was applied, and make the change in a new migration")),
-            Self::Dirty(revision) => Some(format!(
-                "see what revision {revision} left behind, and finish or undo it by hand; then tell the tenant's ledger: where all of it \
-                 is applied now, update _sqlx_migrations set success = true, execution_time = 0 where version = {revision}; \
-                 where nothing of it is, delete from _sqlx_migrations where version = {revision}"
-            )),
-            Self::Torn(revision) => Some(format!(
-                "see what revision {revision} left behind; undo it by hand, or finish it and stamp the tenant with it; then `herder retry` \
-                 goes on from where the ledger is"
-            )),
-            Self::Left {
-                revisions, direction, ..
-            } => {
-                let (of, last) = (named(revisions), revisions.last().map_or("", String::as_str));
-                Some(match direction {
-                    Direction::Upgrade => format!(
-                        "undo by hand what {of} left behind: then `herder retry` applies all that the ledger lacks; or finish by hand \
-                         all that it lacks up to {last}, and stamp the tenant with {last} before that"
-                    ),
-                    Direction::Downgrade => format!(
-                        "put back by hand what undoing {of} took away: then `herder retry` undoes all from where the ledger is; or \
-                         finish by hand all that is to be undone down to {last}, and stamp the tenant with what is below it before that"
-                    ),
-                })
-            }
-            Self::OtherMigrations => Some("deploy the same migrations to the workers; `herder retry` makes the run take up the ones that it finds".into()),
-            Self::History(HistoryError::UnknownLedger(revision)) => {
-                Some(format!("build from a commit that has revision {revision}"))
-            }
-            Self::History(HistoryError::Overlap { below, above }) => Some(format!(
-                "delete the row of {below} from its ledger, where that of {above} is true"
-            )),
-            Self::History(HistoryError::NotListed(_)) => Some("name the revision in full, or list all in [runner] `revisions`, or have `history_command` print them".into()),
-            Self::History(HistoryError::AmbiguousStep(..)) => {
-                Some("name the revision to go to instead, with --to: steps are counted along a line only".into())
-            }
-            Self::Irreversible(revision) => Some(format!("write a down migration for revision {revision}")),
-            Self::Database { sqlstate, message, .. } => match sqlstate.as_str() {
-                "42704" if message.contains("\"plpgsql\"") => {
-                    Some("create extension plpgsql in the tenant's database: Herder's own checks are written in it".into())
-                }
-                "42704" | "42883" => Some("search_path holds the tenant's schema only; if this is an extension's, name its schema in [runner] extra_search_path".into()),
-                "3F000" if message.contains("no schema has been selected") => {
-                    Some("take RESET and SET search_path out of the migration: Herder sets it, for each tenant".into())
-                }
-                "25006" => Some(READ_ONLY.into()),
-                "42501" => Some("`herder check` prints the privileges that the role needs".into()),
-                code => handshake::refused(code, message).map(str::to_owned),
-            },
-            _ => None,
-        }
-    }
-
-    /// What is recorded of it.
-    pub fn to_job_error(&self) -> JobError {
-        let (sqlstate, revision, statement) = match self {
-            Self::Left { revisions, cause, .. } => {
-                let JobError {
-                    sqlstate, statement, ..
-                } = cause.to_job_error();
-                (sqlstate, revisions.first().cloned(), statement)
-            }
-            Self::Database {
-                sqlstate,
-                revision,
-                statement,
-                ..
-            } => {
-                let statement = statement.as_deref().map(str::to_owned);
-                (Some(sqlstate.clone()), revision.clone(), statement)
-            }
-            Self::Tool {
-                sqlstate,
-                revision,
-                statement,
-                ..
-            } => (sqlstate.clone(), revision.clone(), statement.clone()),
-            Self::SchemaMissing(_) => (Some("3F000".into()), None, None),
-            Self::Edited { revision, .. }
-            | Self::Dirty(revision)
-            | Self::Torn(revision)
-            | Self::Irreversible(revision) => (None, Some(revision.clone()), None),
-            _ => (None, None, None),
-        };
-        JobError {
-            reason: self.reason().into(),
-            sqlstate,
-            message: self.to_string(),
-            revision,
-            statement: statement.map(|s| cut(s.trim(), STATEMENT_LIMIT)),
-            hint: self.hint(),
-        }
-        .storable()
-    }
-
     /// The same error, saying which revision and statement were at work.
     #[must_use]
     pub fn at(self, at_revision: &str, at_statement: Option<&str>) -> Self {
@@ -453,12 +301,6 @@ impl From<sqlx::Error> for TenantError {
             other => Self::Connection(other.to_string()),
         }
     }
-}
-
-/// `revision a`, or `revisions a, b`.
-fn named(revisions: &[String]) -> String {
-    let s = if revisions.len() == 1 { "" } else { "s" };
-    format!("revision{s} {}", revisions.join(", "))
 }
 
 fn are(revisions: &[String]) -> String {

@@ -11,21 +11,23 @@
 
 mod programs;
 
-use std::ffi::OsString;
-use std::fs;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::chown;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::{
+    ffi::OsString,
+    fs,
+    io::{self, Read, Seek, SeekFrom},
+    net::{Ipv4Addr, TcpListener},
+    os::unix::{fs::chown, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Mutex, MutexGuard},
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use rand::Rng;
 
 use self::programs::Programs;
+use crate::locked::locked;
 
 /// How long a server may take until it accepts connections. It takes a tenth of a second; a loaded machine, or a
 /// recovery after [`ThrowawayPostgres::stop_immediate`], takes longer.
@@ -252,7 +254,7 @@ impl ThrowawayPostgres {
     }
 
     fn keeper(&self) -> MutexGuard<'_, Option<Child>> {
-        self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.keeper)
     }
 
     fn init(&self) -> Result<(), ThrowawayError> {

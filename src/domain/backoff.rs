@@ -21,6 +21,11 @@ impl Backoff {
     }
 }
 
+/// A time between looks, a quarter more or less: processes that began together part. `random` is between 0 and 1.
+pub fn spread(every: Duration, random: f64) -> Duration {
+    every.mul_f64(0.75 + random.clamp(0.0, 1.0) / 2.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

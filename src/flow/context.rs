@@ -120,12 +120,8 @@ impl Context {
     /// # Errors
     /// The source does not answer, or no longer knows the tenant.
     pub async fn url_of(&self, claim: &Claim) -> Result<DatabaseUrl, TenantError> {
-        let permanent = |message: String| TenantError::Tool {
-            message,
-            sqlstate: None,
-            revision: None,
-            statement: None,
-            hint: Some("`herder tenants` shows what the source gives".into()),
+        let permanent = |message: String| {
+            TenantError::tool(message, Some("`herder tenants` shows what the source gives"))
         };
         let own = match claim.own_url {
             false => None,

@@ -2,13 +2,14 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
     time::Instant,
 };
 
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::job::{AttemptId, Step};
+use crate::locked::locked;
 
 /// Why an attempt was told to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +80,7 @@ impl Drop for HeldEntry<'_> {
 impl Held {
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic while it was held cannot have left a half-written entry.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 
     /// Takes note of a claim, and until when the lease that it was made under runs. False: that very attempt is held

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -21,6 +21,7 @@ use crate::{
         own_urls::OwnUrls,
         service::{Opening, Service, on_each_server},
     },
+    locked::locked,
     runner::{Subject, as_applied},
     session::{EXIT_LIMIT, LedgerTable, TenantSession},
     store::StoreError,
@@ -187,7 +188,7 @@ impl Opener<'_> {
     }
 
     fn down(&self) -> MutexGuard<'_, HashMap<String, TenantError>> {
-        self.down.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.down)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 
 use crate::{
     domain::job::{AttemptId, Claim},
+    locked::locked,
     session::{EXIT_LIMIT, TenantSession},
 };
 
@@ -90,7 +91,7 @@ struct State {
 impl Kept {
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic while it was held cannot have left a half-written entry.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// Keeps a connection under the slot of the attempt that it has just served. Before that attempt is settled: from

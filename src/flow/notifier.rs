@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 use crate::{
     config::NotifyConfig,
     domain::{
+        backoff::spread,
         job::JobState,
         notice::{Notice, Occasion},
         run::{RunId, RunState, short},
@@ -64,7 +65,7 @@ impl Notifier {
                 Err(error) => debug!(%error, "Cannot look for notices"),
             }
             tokio::select! {
-                () = tokio::time::sleep(ROUND.mul_f64(0.75 + rand::random::<f64>() / 2.0)) => {}
+                () = tokio::time::sleep(spread(ROUND, rand::random())) => {}
                 () = stop.cancelled() => {}
             }
         }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -10,6 +10,7 @@ use sqlx::PgConnection;
 
 use crate::{
     domain::{plan::Plan, tenant::Place},
+    locked::locked,
     runner::apply::leaves_residue,
     store::{self, line::Line},
     tenant_error::TenantError,
@@ -43,7 +44,7 @@ impl Known {
     }
 
     fn mixing(&self) -> MutexGuard<'_, BTreeSet<(String, String)>> {
-        self.mixing.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.mixing)
     }
 }
 
@@ -95,6 +96,6 @@ impl Plans {
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Known>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.known)
     }
 }

@@ -245,17 +245,13 @@ fn hides(secrets: Vec<String>, text: &str) -> bool {
 }
 
 fn no_revision(what: &str) -> TenantError {
-    TenantError::Tool {
-        message: format!("`current_command` printed {what}, where the last line is the tenant's revision"),
-        sqlstate: None,
-        revision: None,
-        statement: None,
-        hint: Some(
+    TenantError::tool(
+        format!("`current_command` printed {what}, where the last line is the tenant's revision"),
+        Some(
             "let it print the revision on its standard output, and talk on standard error; a revision that holds a word \
-             which is also a password is believed where `revisions` or `history_command` lists it"
-                .into(),
+             which is also a password is believed where `revisions` or `history_command` lists it",
         ),
-    }
+    )
 }
 
 fn fill(templates: &[Template], values: &Values) -> Vec<String> {

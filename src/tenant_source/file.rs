@@ -7,7 +7,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::SystemTime,
 };
 
@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 use super::{Listed, TenantSource, TenantSourceError, field_of, labels_of_object};
 use crate::config::FileConfig;
+use crate::locked::locked;
 
 /// Reads the file.
 pub struct FileSource {
@@ -66,7 +67,7 @@ impl FileSource {
         };
         let metadata = tokio::fs::metadata(&self.path).await.map_err(unreadable)?;
         let stamp = (metadata.modified().map_err(unreadable)?, metadata.len());
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let last = locked(&self.last).clone();
         if let Some(last) = last
             && last.stamp == stamp
         {
@@ -78,7 +79,7 @@ impl FileSource {
             message,
         })?;
         let listed = Arc::new(listed);
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Reading {
+        *locked(&self.last) = Some(Reading {
             stamp,
             listed: Arc::clone(&listed),
         });

@@ -1,10 +1,12 @@
 //! Where this machine keeps `initdb` and `postgres`.
 
-use std::env;
-use std::ffi::OsStr;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use super::{ThrowawayError, io_error};
 

@@ -1,11 +1,12 @@
 //! What an attempt knows of itself on its way.
 
 use std::sync::{
-    Mutex, MutexGuard, PoisonError,
+    Mutex,
     atomic::{AtomicBool, Ordering},
 };
 
 use crate::domain::{outcome::Progress, plan::Note};
+use crate::locked::locked;
 
 /// What an attempt knows of itself on its way.
 #[derive(Default)]
@@ -41,12 +42,12 @@ impl Trail {
 
     /// How far it got by its plan, or a former one, where the tenant's ledger cannot say so.
     pub(super) fn noted(&self, note: Option<Note>) {
-        *lock(&self.noted) = note;
+        *locked(&self.noted) = note;
     }
 
     /// Who was in the way of a lock that it waited for in vain.
     pub(super) fn was_in_the_way(&self, who: Option<String>) {
-        *lock(&self.in_the_way) = who;
+        *locked(&self.in_the_way) = who;
     }
 
     pub(super) fn has_connected(&self) -> bool {
@@ -62,11 +63,11 @@ impl Trail {
     }
 
     pub(super) fn note(&self) -> Option<Note> {
-        lock(&self.noted).clone()
+        locked(&self.noted).clone()
     }
 
     pub(super) fn in_the_way(&self) -> Option<String> {
-        lock(&self.in_the_way).clone()
+        locked(&self.in_the_way).clone()
     }
 
     /// How far it came. `is_open`: its end says nothing of what it may have committed.
@@ -91,8 +92,4 @@ impl Mark {
     fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
-}
-
-fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
-    what.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::POOL;
 use crate::{
+    domain::backoff::spread,
     flow::context::Context,
     session::arithmetic,
     store::{
@@ -93,7 +94,7 @@ impl Door {
                     }
                 }
             }
-            tokio::time::sleep(LOOK.mul_f64(0.75 + rand::random::<f64>() / 2.0)).await;
+            tokio::time::sleep(spread(LOOK, rand::random())).await;
         }
     }
 

@@ -17,6 +17,7 @@ use super::pulse::Health;
 use crate::{
     database_url::DatabaseUrl,
     domain::{
+        backoff::spread,
         failure::{FailureClass, chain},
         run::RunId,
         tenant::Place,
@@ -72,7 +73,7 @@ impl Keeper {
         let mut rest = ROUND;
         loop {
             // With jitter, so that a hundred workers do not look at once.
-            tokio::time::sleep(rest.mul_f64(0.75 + rand::random::<f64>() / 2.0)).await;
+            tokio::time::sleep(spread(rest, rand::random())).await;
             let since = Instant::now();
             rounds += 1;
             let round = tokio::time::timeout(ROUND_LIMIT, self.round(rounds, judged, &mut waited_for)).await;

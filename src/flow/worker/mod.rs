@@ -3,7 +3,7 @@
 use std::{
     panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     domain::{job::Claim, run::RunId, worker::control_label},
+    locked::locked,
     metrics::{Metrics, WorkerFigures},
     queue::{self, Delivery, Intake},
     store::{job::ClaimLimits, line::Line},
@@ -267,11 +268,11 @@ impl Intake for Shared {
 
 impl Shared {
     fn stage(&self) -> Stage {
-        *self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+        *locked(&self.stage)
     }
 
     fn enter(&self, stage: Stage) {
-        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+        *locked(&self.stage) = stage;
     }
 
     /// Waits at the door, where there is one. No: it was drained meanwhile.

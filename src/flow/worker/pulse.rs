@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,7 @@ use super::admission::Door;
 use crate::{
     domain::job::AttemptId,
     flow::held::{Held, StopReason},
+    locked::locked,
     metrics::Metrics,
     queue::CLAIM_TIMEOUT,
     store::{StoreError, job, slot::Admission, worker},
@@ -45,7 +46,7 @@ struct State {
 
 impl Health {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// Takes note of a heartbeat that was sent then, and has just been answered by a server that runs since `since`.

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -16,6 +16,7 @@ use crate::{
         job::{JobId, Step},
         outcome::Settlement,
     },
+    locked::locked,
     store::job::ClaimLimits,
 };
 
@@ -129,7 +130,7 @@ impl Reach {
     }
 
     fn servers(&self) -> MutexGuard<'_, HashMap<String, Server>> {
-        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.servers)
     }
 }
 

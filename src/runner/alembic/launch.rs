@@ -1,7 +1,6 @@
 //! How a warm Python process is started, and what it is told first.
 
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::{path::PathBuf, process::Stdio};
 
 use serde_json::Value;
 use tokio::process::Command;

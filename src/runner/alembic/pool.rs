@@ -1,13 +1,14 @@
 //! A few warm processes for many tenants.
 
-use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{Arc, Mutex, MutexGuard},
+};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::launch::Launch;
-use super::process::WarmProcess;
-use super::protocol::WarmError;
+use super::{launch::Launch, process::WarmProcess, protocol::WarmError};
+use crate::locked::locked;
 
 /// At most N warm processes, started when they are needed.
 #[derive(Clone)]
@@ -25,7 +26,7 @@ struct Shared {
 
 impl Shared {
     fn idle(&self) -> MutexGuard<'_, Vec<WarmProcess>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.idle)
     }
 }
 

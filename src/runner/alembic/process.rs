@@ -6,21 +6,23 @@ use percent_encoding::utf8_percent_encode;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStdin, ChildStdout};
-use tokio::time::{sleep, timeout};
-
-use super::launch::{self, Launch};
-use super::protocol::{
-    Answer, Description, Migrated, Migration, Project, Rendered, Rendering, Versions, WarmError, Whereabouts,
-    Within,
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    process::{Child, ChildStdin, ChildStdout},
+    time::{sleep, timeout},
 };
-use super::stderr::Stderr;
-use crate::database_url::RESERVED;
-use crate::domain::plan::Session;
-use crate::runner::Halves;
-use crate::scrub::Scrubber;
-use crate::session::DEFAULTS;
+
+use super::{
+    launch::{self, Launch},
+    protocol::{
+        Answer, Description, Migrated, Migration, Project, Rendered, Rendering, Versions, WarmError,
+        Whereabouts, Within,
+    },
+    stderr::Stderr,
+};
+use crate::{
+    database_url::RESERVED, domain::plan::Session, runner::Halves, scrub::Scrubber, session::DEFAULTS,
+};
 
 /// How long a process may take to import Alembic. Half a second is usual; a cold disk and a busy machine take many.
 const START_LIMIT: Duration = Duration::from_secs(60);

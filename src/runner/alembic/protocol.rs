@@ -1,15 +1,16 @@
 //! What Herder and its warm Python process say to each other.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::path::PathBuf;
-use std::process::ExitStatus;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::PathBuf,
+    process::ExitStatus,
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::said::{Beside, Said};
-use crate::domain::revision::Direction;
-use crate::tenant_error::TenantError;
+use crate::{domain::revision::Direction, tenant_error::TenantError};
 
 /// An Alembic project: an ini file and the section of it that counts.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,15 +1,13 @@
 //! What a warm process says on its standard error: the end of it, for the request at hand.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
 
-use tokio::io::AsyncReadExt;
-use tokio::process::ChildStderr;
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::{io::AsyncReadExt, process::ChildStderr, sync::Notify, task::JoinHandle, time::timeout};
 
-use crate::scrub::Scrubber;
+use crate::{locked::locked, scrub::Scrubber};
 
 /// How much is kept for a request.
 const TAIL: usize = 8 * 1024;
@@ -79,7 +77,7 @@ struct Tail {
 
 impl Tail {
     fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.kept)
     }
 
     fn push(&self, bytes: &[u8]) {

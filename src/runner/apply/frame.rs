@@ -259,12 +259,12 @@ impl<'a> Frame<'a> {
     /// A step's SQL, with the tenant's schema in its place.
     pub(super) fn placed(&self, sql: &str) -> Result<String, TenantError> {
         let placed = placed(sql, &self.home).map(Cow::into_owned);
-        placed.ok_or_else(|| TenantError::Tool {
-            message: format!("schema `{}` has a name that this plan cannot hold", self.home),
-            sqlstate: None,
-            revision: None,
-            statement: None,
-            hint: None,
+        let home = &self.home;
+        placed.ok_or_else(|| {
+            TenantError::tool(
+                format!("schema `{home}` has a name that this plan cannot hold"),
+                None,
+            )
         })
     }
 }
