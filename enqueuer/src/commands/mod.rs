@@ -17,6 +17,7 @@ mod runs;
 mod setup;
 mod start;
 mod status;
+mod target;
 pub(crate) mod tenants;
 mod watch;
 

@@ -7,14 +7,14 @@ use herder::{
         plan::{self, PlanStep, StepForm},
         revision::{Direction, Revision, Target},
     },
-    flow::enqueue::{self, EnqueueError, Planned, RunPlan},
+    flow::enqueue::{self, Planned, RunPlan},
     session::literal,
 };
 use serde::Serialize;
 
 use super::{
     Setting,
-    start::{cannot, must_lead},
+    target::{found, must_lead},
 };
 use crate::{args, exit::Exit, output, render, signals::Interrupts};
 
@@ -102,10 +102,9 @@ pub(crate) async fn run(setting: &Setting, args: &args::Plan) -> anyhow::Result<
     let cx = setting.context(None).await?;
     let wanted = args.selection.wanted();
     let planned = enqueue::plan(&cx, direction, &args.to, &wanted);
-    let plan = match super::unless_interrupted(&cx, &mut Interrupts::new()?, planned).await {
-        Ok(plan) => plan,
-        Err(EnqueueError::Stopped | EnqueueError::Abandoned) => return Ok(Exit::Interrupted),
-        Err(error) => return Err(cannot(&cx, "cannot plan", Some(direction), error).await),
+    let mut interrupts = Interrupts::new()?;
+    let Some(plan) = found(&cx, &mut interrupts, "cannot plan", direction, planned).await? else {
+        return Ok(Exit::Interrupted);
     };
     for warning in &plan.warnings {
         output::warning(warning);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use herder::{
     domain::revision::Direction,
     flow::{
-        enqueue::{self, EnqueueError, RunPlan},
+        enqueue::{self, RunPlan},
         rehearse::{self, Forecast, Options, Tried},
     },
 };
@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{
     Setting,
     plan::{Unknown, unknown},
-    start::{cannot, must_lead},
+    target::{found, must_lead},
 };
 use crate::{args, exit::Exit, output, render, signals::Interrupts};
 
@@ -73,10 +73,10 @@ pub(crate) async fn run(setting: &Setting, args: &args::Rehearse) -> anyhow::Res
         let tried = rehearse::rehearse(&cx, &plan, options).await?;
         Ok((plan, tried))
     };
-    let (plan, tenants) = match super::unless_interrupted(&cx, &mut Interrupts::new()?, rehearsed).await {
-        Ok(rehearsed) => rehearsed,
-        Err(EnqueueError::Stopped | EnqueueError::Abandoned) => return Ok(Exit::Interrupted),
-        Err(error) => return Err(cannot(&cx, "cannot rehearse", Some(direction), error).await),
+    let mut interrupts = Interrupts::new()?;
+    let Some((plan, tenants)) = found(&cx, &mut interrupts, "cannot rehearse", direction, rehearsed).await?
+    else {
+        return Ok(Exit::Interrupted);
     };
     let report = report(&plan, direction, args.to.to_string(), tenants);
     if args.output.is_json() {

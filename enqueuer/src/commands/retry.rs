@@ -5,7 +5,7 @@ use herder::{
     flow::{enqueue::EnqueueError, retry},
 };
 
-use super::{Setting, start::cannot};
+use super::{Setting, target::cannot};
 use crate::{
     args::GoOn,
     control,

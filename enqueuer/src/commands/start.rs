@@ -3,10 +3,9 @@
 use std::{collections::BTreeMap, ops::ControlFlow};
 
 use herder::{
-    config::RunnerConfig,
     domain::{
         job::JobState,
-        revision::{Direction, HistoryError, Target},
+        revision::{Direction, Target},
         run::{RunId, RunState, short},
         trace::TraceContext,
         wave::Rollout,
@@ -16,12 +15,14 @@ use herder::{
         enqueue::{self, EnqueueError, Enqueued, Request},
     },
     telemetry,
-    tenant_error::TenantError,
 };
 use serde::Serialize;
 use tracing::{Instrument, Span, field, info_span};
 
-use super::Setting;
+use super::{
+    Setting,
+    target::{cannot, found, must_lead},
+};
 use crate::{
     args::{Downgrade, Start, Upgrade},
     confirm,
@@ -69,20 +70,6 @@ pub(crate) async fn downgrade(setting: &Setting, args: Downgrade) -> anyhow::Res
         confirm::on_terminal("downgrade")?;
     }
     start(setting, Direction::Downgrade, args.to, args.start).await
-}
-
-/// Refuses a target that can only lead the other way.
-pub(crate) fn must_lead(
-    direction: Direction,
-    target: &Target,
-    hint: impl FnOnce() -> String,
-) -> Result<(), Problem> {
-    let other = match (direction, target) {
-        (Direction::Upgrade, Target::Base | Target::Relative(..0)) => "a downgrade",
-        (Direction::Downgrade, Target::Head | Target::Relative(0..)) => "an upgrade",
-        _ => return Ok(()),
-    };
-    Err(Problem::usage(format!("`{target}` is {other} target")).hint(hint()))
 }
 
 async fn start(setting: &Setting, direction: Direction, target: Target, args: Start) -> anyhow::Result<Exit> {
@@ -251,10 +238,8 @@ async fn unconfirmed(
     interrupts: &mut Interrupts,
 ) -> anyhow::Result<Option<Exit>> {
     let survey = enqueue::survey(cx, request.direction, Some(&request.target), &request.wanted);
-    let plan = match super::unless_interrupted(cx, interrupts, survey).await {
-        Ok(plan) => plan,
-        Err(EnqueueError::Stopped | EnqueueError::Abandoned) => return Ok(Some(Exit::Interrupted)),
-        Err(error) => return Err(cannot(cx, CANNOT_START, Some(request.direction), error).await),
+    let Some(plan) = found(cx, interrupts, CANNOT_START, request.direction, survey).await? else {
+        return Ok(Some(Exit::Interrupted));
     };
     let mut ways: BTreeMap<String, usize> = BTreeMap::new();
     let (mut open, mut unknown) = (0, 0);
@@ -286,71 +271,4 @@ async fn unconfirmed(
     text += "Everything that those migrations added is lost, including its data.";
     let yes = confirm::asked_unless_interrupted(&text, Some(open), interrupts).await?;
     Ok((yes != Some(true)).then_some(Exit::Interrupted))
-}
-
-/// Why something cannot be done with these migrations, and what to do about it. `direction`: where a command was given its
-/// target.
-pub(crate) async fn cannot(
-    cx: &Context,
-    what: &str,
-    direction: Option<Direction>,
-    error: EnqueueError,
-) -> anyhow::Error {
-    let target = match &error {
-        EnqueueError::Runner(TenantError::History(HistoryError::UnknownTarget(target))) => target,
-        EnqueueError::Runner(TenantError::History(base @ HistoryError::IsBase(target))) => {
-            let hint = format!("use `herder downgrade --to {target}`");
-            return Problem::usage(format!("{what}: {base}")).hint(hint).into();
-        }
-        _ => return anyhow::Error::from(error).context(what.to_owned()),
-    };
-    let newest = match cx.runner.history().await {
-        Ok(history) => history.revisions().last().map(|revision| revision.id.clone()),
-        Err(_) => None,
-    };
-    let problem = Problem::usage(format!(
-        "{what}: revision {target} is not in {}",
-        project(&cx.config.runner)
-    ));
-    let word = match direction {
-        // sqlx's word for it.
-        Some(Direction::Downgrade) if target == "0" => Some("base"),
-        _ => ["head", "base"]
-            .into_iter()
-            .find(|word| target.eq_ignore_ascii_case(word)),
-    };
-    match newest {
-        Some(newest) => problem
-            .caused_by(anyhow::anyhow!("the newest revision there is {newest}"))
-            .hint(match direction {
-                _ if word.is_some() => format!("did you mean --to {}?", word.unwrap_or_default()),
-                _ if target.contains('@') => "a branch is no target: name the revision to go to".to_owned(),
-                Some(Direction::Upgrade) => {
-                    format!("build from the commit that adds {target}, or pass --to {newest}")
-                }
-                // The newest is where most tenants are: nothing is undone by going there.
-                Some(Direction::Downgrade) => format!(
-                    "build from the commit that adds {target}, or pass --to with a revision that is there, -N, or base"
-                ),
-                None => format!("build from the commit that adds {target}"),
-            })
-            .into(),
-        None => problem
-            .hint("no migrations found: check the path in [runner]")
-            .into(),
-    }
-}
-
-/// Where the migrations are, as a person would write it.
-fn project(runner: &RunnerConfig) -> String {
-    let path = match runner {
-        RunnerConfig::Alembic(config) => &config.config,
-        RunnerConfig::Sql(config) => &config.directory,
-        RunnerConfig::Command(_) => return "the list of revisions".into(),
-    };
-    let here = std::env::current_dir().unwrap_or_default();
-    match path.strip_prefix(&here) {
-        Ok(below) => format!("./{}", below.display()),
-        Err(_) => path.display().to_string(),
-    }
 }

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::{
     Setting,
-    start::{cannot, must_lead},
+    target::{found, must_lead},
 };
 use crate::{args, exit::Exit, output, render, signals::Interrupts};
 
@@ -128,12 +128,9 @@ async fn inspected(setting: &Setting, args: &args::Tenants) -> anyhow::Result<Op
     let cx = setting.context(None).await?;
     let wanted = args.selection.wanted();
     let survey = enqueue::survey(&cx, direction, args.to.as_ref(), &wanted);
-    let plan = match super::unless_interrupted(&cx, &mut Interrupts::new()?, survey).await {
-        Ok(plan) => plan,
-        Err(EnqueueError::Stopped | EnqueueError::Abandoned) => return Ok(None),
-        Err(error) => {
-            return Err(cannot(&cx, "cannot read the tenants' revisions", Some(direction), error).await);
-        }
+    let what = "cannot read the tenants' revisions";
+    let Some(plan) = found(&cx, &mut Interrupts::new()?, what, direction, survey).await? else {
+        return Ok(None);
     };
     for warning in &plan.warnings {
         output::warning(warning);
