@@ -11,7 +11,6 @@ use crate::{
         plan::Session,
         tenant::{PUBLIC, Place},
     },
-    handshake,
     tenant_error::TenantError,
 };
 
@@ -19,6 +18,7 @@ pub mod arithmetic;
 pub(crate) mod backends;
 mod blockers;
 mod compiled;
+pub(crate) mod dial;
 mod ledger;
 pub(crate) mod ledgers;
 mod limits;
@@ -29,13 +29,9 @@ pub mod privileges;
 pub use ledger::LedgerTable;
 use limits::ANSWER_LIMIT;
 pub use limits::Limits;
-pub(crate) use limits::{CLIENT_CHECK, EXIT_GRACE, EXIT_LIMIT, LINGER, SILENCE, own_settings};
+pub(crate) use limits::{CLIENT_CHECK, EXIT_GRACE, EXIT_LIMIT, LINGER, SILENCE};
 pub use lock::{Holder, lock_key};
-use pooler::{PROBE, Pooled};
-
-/// How long opening a connection may take. A server that does not answer for so long is down, as far as this attempt
-/// is concerned.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+use pooler::Pooled;
 
 /// How often a guard says something while a tool works: well within the idle limit, and often enough that a tool does
 /// not go on for long without its guard.
@@ -130,12 +126,7 @@ impl TenantSession {
         limits: impl Into<Limits>,
         extra_search_path: &[String],
     ) -> Result<Self, TenantError> {
-        let mut options = url
-            .options()
-            .map_err(|e| TenantError::Connection(e.to_string()))?
-            .application_name(application_name)
-            .options(own_settings(limits.into()))
-            .options([PROBE]);
+        let mut options = dial::options(url, application_name, limits.into())?;
         if place.schema.is_some() {
             // What a migration resets, or a transaction's end takes back, must not be `public`.
             options = options.options([("search_path", "")]);
@@ -145,12 +136,7 @@ impl TenantSession {
             let is_direct = pooler::is_passed_on(&mut connection).await?;
             Ok((connection, is_direct))
         };
-        let (connection, is_direct) = tokio::time::timeout(CONNECT_TIMEOUT, connected)
-            .await
-            .map_err(|_| {
-                TenantError::Connection(format!("{} did not answer in {CONNECT_TIMEOUT:?}", url.address()))
-            })?
-            .map_err(|e| connect_error(e, url))?;
+        let (connection, is_direct) = dial::opened(url, connected).await?;
         if !is_direct {
             let _ = tokio::time::timeout(ANSWER_LIMIT, connection.close()).await;
             return Err(TenantError::Pooled(Pooled::Stripped.to_string()));
@@ -346,32 +332,4 @@ impl TenantSession {
 async fn answered<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, TenantError> {
     let answer = tokio::time::timeout(ANSWER_LIMIT, answer).await;
     Ok(answer.map_err(|_| TenantError::Silent(ANSWER_LIMIT))??)
-}
-
-/// sqlx's words for a failed connect name no secret, but also not the place.
-pub(crate) fn connect_error(error: sqlx::Error, url: &DatabaseUrl) -> TenantError {
-    if let Some((why, hint)) = handshake::untrusted(&error) {
-        return TenantError::Untrusted {
-            message: format!(
-                "cannot open a trusted connection to the server at {}: {why}",
-                url.address()
-            ),
-            hint: hint.to_owned(),
-        };
-    }
-    if let Some(pooled) = pooler::refusal(&error) {
-        return TenantError::Pooled(pooled.to_string());
-    }
-    match error {
-        // Closed for now (ALTER DATABASE … ALLOW_CONNECTIONS false), which is no failure of its tenants'.
-        sqlx::Error::Database(closed) if closed.code().as_deref() == Some("55000") => {
-            TenantError::Connection(format!(
-                "cannot connect to {}: {}",
-                url.address(),
-                closed.message()
-            ))
-        }
-        sqlx::Error::Database(_) => error.into(),
-        other => TenantError::Connection(format!("cannot connect to {}: {other}", url.address())),
-    }
 }

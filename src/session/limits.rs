@@ -67,7 +67,7 @@ impl From<&LimitsConfig> for Limits {
 
 /// What every session of Herder's own on a tenants' server is opened with, so that it outlives neither its statement nor
 /// its owner by much.
-pub(crate) fn own_settings(limits: Limits) -> [(&'static str, String); 8] {
+pub(super) fn own_settings(limits: Limits) -> [(&'static str, String); 8] {
     let ms = |d: Duration| d.as_millis().to_string();
     [
         ("lock_timeout", ms(limits.lock_timeout)),

@@ -1,19 +1,14 @@
 //! Is there a pooler in between that hands out a session for one transaction at a time? Herder's locks, limits and labels
 //! belong to sessions: with such a one nothing would hold.
 
-use std::time::Duration;
-
 use serde::Serialize;
 use sqlx::{Connection, PgConnection, PgPool};
 
-use super::{Limits, connect_error, own_settings};
+use super::{Limits, dial};
 use crate::{database_url::DatabaseUrl, domain::worker::Errand, tenant_error::TenantError};
 
 /// What a connection is opened with to see whether that reaches the server. The setting does nothing.
 pub(crate) const PROBE: (&str, &str) = ("herder.probe", "on");
-
-/// How long the test may take. A pooler with no connection to spare lets its clients wait.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a session did that it must not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
@@ -80,13 +75,9 @@ pub async fn examine_pool(pool: &PgPool) -> Result<Option<Pooled>, sqlx::Error> 
 /// # Errors
 /// It cannot be reached, or does not answer.
 pub async fn look(url: &DatabaseUrl, mark: &str) -> Result<Option<Pooled>, TenantError> {
-    let options = url
-        .options()
-        .map_err(|e| TenantError::Connection(e.to_string()))?
-        .application_name(&Errand::Inspect.label(mark))
-        .options(own_settings(Limits::QUESTION))
-        .options([PROBE]);
-    let looked = tokio::time::timeout(TIMEOUT, async {
+    let options = dial::options(url, &Errand::Inspect.label(mark), Limits::QUESTION)?;
+    // A pooler with no connection to spare lets its clients wait.
+    dial::opened(url, async {
         let mut one = match PgConnection::connect_with(&options).await {
             Err(error) if refusal(&error).is_some() => return Ok(refusal(&error)),
             one => one?,
@@ -102,14 +93,8 @@ pub async fn look(url: &DatabaseUrl, mark: &str) -> Result<Option<Pooled>, Tenan
             let _ = two.close().await;
         }
         found(compared)
-    });
-    match looked.await {
-        Ok(looked) => looked.map_err(|error| connect_error(error, url)),
-        Err(_) => Err(TenantError::Connection(format!(
-            "{} did not answer",
-            url.address()
-        ))),
-    }
+    })
+    .await
 }
 
 async fn compare(

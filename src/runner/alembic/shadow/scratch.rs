@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use crate::{
     database_url::DatabaseUrl,
     runner::proof::Ground,
-    session::{connect_error, own_settings, quote},
+    session::{dial, quote},
     tenant_error::TenantError,
 };
 
@@ -16,9 +16,6 @@ pub const SHADOW_PREFIX: &str = "herder_shadow_";
 
 /// After how long a scratch schema is one that nobody removed.
 const STALE: Duration = Duration::from_secs(60 * 60);
-
-/// How long opening a connection may take.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// A scratch tenant.
 pub(super) struct Scratch {
@@ -39,19 +36,10 @@ pub(in crate::runner::alembic) async fn postgres_major(ground: Ground<'_>) -> Re
 
 /// The one connection of a proof. It is closed before anything else is waited for: nothing keeps its idle limit away.
 pub(super) async fn open(url: &DatabaseUrl, ground: &Ground<'_>) -> Result<PgConnection, TenantError> {
-    let options = url
-        .options()
-        .map_err(|e| TenantError::Connection(e.to_string()))?
-        .application_name(&ground.label())
-        .options(own_settings(ground.limits.into()))
+    let options = dial::options(url, &ground.label(), ground.limits.into())?
         // What a schema is, is asked in one long statement: compiled, it takes ten times as long.
         .options([("jit", "off")]);
-    tokio::time::timeout(CONNECT_LIMIT, PgConnection::connect_with(&options))
-        .await
-        .map_err(|_| {
-            TenantError::Connection(format!("{} did not answer in {CONNECT_LIMIT:?}", url.address()))
-        })?
-        .map_err(|e| connect_error(e, url))
+    dial::opened(url, PgConnection::connect_with(&options)).await
 }
 
 pub(super) async fn close(on: PgConnection) {
