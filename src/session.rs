@@ -19,6 +19,7 @@ pub(crate) mod backends;
 mod blockers;
 mod compiled;
 pub(crate) mod dial;
+pub(crate) mod knock;
 mod ledger;
 pub(crate) mod ledgers;
 mod limits;

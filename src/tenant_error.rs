@@ -48,6 +48,9 @@ pub enum TenantError {
     /// A session did not answer for so long. It may still be there.
     #[error("the session did not answer in {0:?}")]
     Silent(Duration),
+    /// A server gives no sign of life any more. Its sessions may still be there.
+    #[error("the server at {0} gives no sign of life any more")]
+    Vanished(String),
     /// A pooler in between shares sessions among its clients.
     #[error("a pooler is in between that shares sessions: {0}")]
     Pooled(String),
@@ -202,6 +205,7 @@ impl TenantError {
             | Self::ControlDatabase(_)
             | Self::TenantSource(_)
             | Self::Silent(_)
+            | Self::Vanished(_)
             // One that came in between during a run can go again.
             | Self::Pooled(_)
             | Self::LockedByOther(_)

@@ -1,35 +1,74 @@
 //! The link to a tenant's server while an attempt waits for an answer. One that is cut without a word (a firewall forgets
 //! it, a machine loses its power) is as silent as a server at work on a long statement, and sqlx sets no keepalives. The
-//! server does: within half a minute it knows, and ends the session. So it is asked whether that is still there.
+//! server does: within half a minute it knows, and ends the session. So it is asked whether that is still there; and where it
+//! gives no sign of life at all, nobody waits for it.
 
 use std::time::Duration;
 
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     context::Context,
     service::{Opening, Service},
 };
 use crate::{
+    database_url::DatabaseUrl,
     domain::{job::Claim, worker::Errand},
+    session::knock::knock,
     tenant_error::TenantError,
 };
 
-/// How long an attempt takes before its link is looked after, and how often that is done. As long as a server takes to
-/// find a link dead: 10 s of silence and three keepalives, 5 s apart.
-const LOOK: Duration = Duration::from_secs(30);
+/// How long an attempt takes before its server is knocked at, and how often that is done.
+const KNOCK: Duration = Duration::from_secs(10);
+
+/// After how many knocks in a row without an answer a server has vanished.
+const SILENT_KNOCKS: u32 = 3;
+
+/// After how many knocks a server is asked for the session as well. That takes as long as a server takes to find a link dead:
+/// 10 s of silence and three keepalives, 5 s apart.
+const KNOCKS_TO_A_LOOK: u32 = 3;
 
 /// How long a look may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
-/// Comes back once the server has no such session any more. Nothing else counts: a server that cannot be asked may be full, and
-/// at work for us all the same.
-pub(super) async fn is_cut(cx: &Context, claim: &Claim, backend: i32) {
+/// Comes back once the server has no such session any more, or has vanished, and says which. Nothing else counts: a server that answers
+/// and cannot be asked may be full, and at work for us all the same.
+pub(super) async fn cut(cx: &Context, claim: &Claim, backend: i32) -> TenantError {
+    let (mut known, mut knocks, mut silent) = (None, 0, 0);
     loop {
-        tokio::time::sleep(LOOK).await;
-        match tokio::time::timeout(LOOK_LIMIT, has_session(cx, claim, backend)).await {
-            Ok(Ok(false)) => return,
+        tokio::time::sleep(KNOCK).await;
+        let url = match &known {
+            Some(url) => url,
+            None => match cx.url_of(claim).await {
+                Ok(url) => known.insert(url),
+                Err(error) => {
+                    debug!(%error, "Cannot look after the link to a tenant's server");
+                    continue;
+                }
+            },
+        };
+        if let Err(error) = knock(url).await {
+            silent += 1;
+            let address = url.address();
+            match silent {
+                1 => {
+                    warn!(%error, "The server at {address} gives no sign of life; an attempt is waiting for it")
+                }
+                SILENT_KNOCKS => return TenantError::Vanished(address),
+                _ => {}
+            }
+            continue;
+        }
+        (knocks, silent) = (knocks + 1, 0);
+        if knocks % KNOCKS_TO_A_LOOK != 0 {
+            continue;
+        }
+        match tokio::time::timeout(LOOK_LIMIT, has_session(cx, claim, url, backend)).await {
             Ok(Ok(true)) => {}
+            Ok(Ok(false)) => {
+                let why = "its server has ended the session: the link to it was cut without a word";
+                return TenantError::Connection(why.into());
+            }
             Ok(Err(error)) => debug!(%error, "Cannot look after the link to a tenant's server"),
             Err(_) => debug!("Cannot look after the link to a tenant's server in {LOOK_LIMIT:?}"),
         }
@@ -37,16 +76,18 @@ pub(super) async fn is_cut(cx: &Context, claim: &Claim, backend: i32) {
 }
 
 /// Whether a server has this session, as it says over its service connection. While somebody else has that, it is not asked.
-async fn has_session(cx: &Context, claim: &Claim, backend: i32) -> Result<bool, TenantError> {
-    let url = cx.url_of(claim).await?;
+async fn has_session(
+    cx: &Context,
+    claim: &Claim,
+    url: &DatabaseUrl,
+    backend: i32,
+) -> Result<bool, TenantError> {
     let taken = Service::try_acquire(cx, &claim.place.server).await;
     let Some(service) = taken.map_err(|e| TenantError::ControlDatabase(e.to_string()))? else {
         return Ok(true);
     };
     let asked = async {
-        let mut session = service
-            .open(Opening::of_server(cx, &url, Errand::Inspect))
-            .await?;
+        let mut session = service.open(Opening::of_server(cx, url, Errand::Inspect)).await?;
         let found = session.sees(backend).await;
         service.close(session).await;
         found

@@ -66,6 +66,7 @@ impl TenantError {
             | Self::TenantSource(_)
             | Self::UnexpectedAnswer(_)
             | Self::Silent(_)
+            | Self::Vanished(_)
             | Self::LockedByOther(_)
             | Self::Superseded
             | Self::LedgerMoved { .. }

@@ -19,7 +19,7 @@ impl TenantError {
                 message,
                 ..
             } => reason_of_sqlstate(sqlstate, message),
-            Self::Connection(_) | Self::Silent(_) => "connection_lost",
+            Self::Connection(_) | Self::Silent(_) | Self::Vanished(_) => "connection_lost",
             Self::ControlDatabase(_) => "control_database_failed",
             Self::TenantSource(_) => "tenant_source_failed",
             Self::UnexpectedAnswer(_) => "unexpected_answer",

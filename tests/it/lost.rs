@@ -440,12 +440,25 @@ async fn a_commit_whose_answer_is_lost_is_found() {
     );
 }
 
+/// Has all jobs done without a plan, as those are that a retry takes up with other migrations.
+async fn without_plans(fleet: &Fleet) {
+    fleet
+        .tell(
+            "create function herder.live() returns trigger language plpgsql as
+               'begin new.plan_id := null; return new; end';
+             create trigger live before insert on herder.job for each row execute function herder.live();",
+        )
+        .await;
+}
+
 /// The link to the tenants' server is cut without a word, and the one to the control database is not. The server finds out
 /// by its keepalives, and ends the session; the worker hears nothing of that, and would wait for ever.
-#[tokio::test]
-async fn a_link_that_is_cut_without_a_word_is_found_out() {
+async fn a_link_that_is_cut_without_a_word(is_live: bool) {
     let (scene, worker) = Scene::set(Kind::Transaction, None).await;
     let fleet = &scene.fleet;
+    if is_live {
+        without_plans(fleet).await;
+    }
     let hold = scene.play(Moment::Migrating).await;
     scene.tenants.lose_answers();
     let end = "select pg_terminate_backend(pid, 5000) from pg_stat_activity
@@ -454,6 +467,37 @@ async fn a_link_that_is_cut_without_a_word_is_found_out() {
     hold.release().await;
     scene.all_is_well("cut without a word").await;
     scene.nothing_is_left("cut without a word").await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_link_that_is_cut_without_a_word_is_found_out() {
+    tokio::join!(
+        a_link_that_is_cut_without_a_word(false),
+        a_link_that_is_cut_without_a_word(true),
+    );
+}
+
+/// The tenants' server is gone, and no new connection gets an answer either. What it may still have of sessions counts until it says
+/// that they are gone; but nobody waits for it, whose worker has other servers' tenants to see to.
+#[tokio::test]
+async fn a_server_that_gives_no_sign_of_life_is_not_waited_for() {
+    let (scene, worker) = Scene::set(Kind::Transaction, None).await;
+    let fleet = &scene.fleet;
+    let hold = scene.play(Moment::Migrating).await;
+    scene.tenants.silence();
+    let given_up = "select count(*) from herder.attempt where result = 'snoozed' and error->>'message' like '%no sign of life%'";
+    fleet
+        .wait_until("the attempt is given up", async || {
+            fleet.ask::<i64>(given_up).await == 1
+        })
+        .await;
+    let suspect = "select count(*) from herder.slot where suspect_since is not null";
+    assert_eq!(fleet.ask::<i64>(suspect).await, 1);
+    scene.heal();
+    hold.release().await;
+    scene.all_is_well("a server that was gone").await;
+    scene.nothing_is_left("a server that was gone").await;
     assert_eq!(worker.drain().await, Some(0));
 }
 

@@ -123,7 +123,7 @@ impl Attempt<'_> {
         }
 
         self.begin();
-        self.run_tool(session, &course, url, history).await?;
+        self.run_tool(session, backend, &course, url, history).await?;
 
         (self.enter)(Step::Verifying);
         let reading = self.cx.runner.read_ledger(session, subject);
@@ -172,6 +172,7 @@ impl Attempt<'_> {
     async fn run_tool(
         &self,
         session: &mut TenantSession,
+        backend: i32,
         course: &Course,
         url: &DatabaseUrl,
         history: &History,
@@ -197,7 +198,12 @@ impl Attempt<'_> {
             cancel: self.stop.token(),
             halves: self,
         };
-        let mut migrated = self.cx.runner.migrate(session, &work).await;
+        let migrating = self.cx.runner.migrate(session, &work);
+        let mut migrated = match self.cx.runner.connections() {
+            // Over this very session, which cannot be asked anything meanwhile.
+            1 => self.while_wanted(backend, migrating).await,
+            _ => migrating.await,
+        };
         if migrated.is_err() && self.cx.runner.connections() > 1 {
             // The tool is gone, but the server may not have noticed yet.
             if let Err(lost) = session.end_tool(&claim.label().to_string()).await {

@@ -62,6 +62,8 @@ pub(super) struct Executed {
     pub(super) kept: Option<OpenSession>,
     /// How far it came, where it did not succeed.
     pub(super) progress: Progress,
+    /// Whether its server cannot say what became of its sessions: their slots are not free before it does.
+    pub(super) is_out_of_sight: bool,
 }
 
 /// Ends sessions. When this returns, their slots may be given away.
@@ -81,8 +83,10 @@ impl Attempt<'_> {
                 settlement: Some(settlement),
                 kept,
                 progress: self.trail.progress(false),
+                is_out_of_sight: false,
             },
             Err(error) => {
+                let is_out_of_sight = has_vanished(&error) && self.trail.has_connected();
                 if self.may_linger(&error) {
                     tokio::time::sleep(linger(&error)).await;
                 }
@@ -93,6 +97,7 @@ impl Attempt<'_> {
                     progress: self.trail.progress(is_open),
                     settlement: self.judge(error).await,
                     kept: None,
+                    is_out_of_sight,
                 }
             }
         }
@@ -199,8 +204,8 @@ impl Attempt<'_> {
     /// Whether a kept connection was lost, since the last tenant or now, and its slot is free for another one: its server has
     /// noticed when this returns. One that is silent may still be there.
     pub(super) async fn was_lost(&self, error: &TenantError) -> bool {
-        let is_lost =
-            is_broken(error) && !matches!(error, TenantError::Silent(_)) && self.stop.reason().is_none();
+        let may_be_there = matches!(error, TenantError::Silent(_)) || has_vanished(error);
+        let is_lost = is_broken(error) && !may_be_there && self.stop.reason().is_none();
         if is_lost {
             debug!(%error, "A kept connection was lost; opening another");
             self.trail.lost();
@@ -255,9 +260,7 @@ impl Attempt<'_> {
             biased;
             () = self.stop.token().cancelled() => Err(TenantError::Cancelled),
             said = saying => said,
-            () = link::is_cut(self.cx, self.claim, backend) => Err(TenantError::Connection(
-                "its server has ended the session: the link to it was cut without a word".into()
-            )),
+            cut = link::cut(self.cx, self.claim, backend) => Err(cut),
         }
     }
 
@@ -365,10 +368,20 @@ fn is_broken(error: &TenantError) -> bool {
     }
 }
 
+/// Whether nobody can tell whether the attempt's sessions are still there.
+fn has_vanished(error: &TenantError) -> bool {
+    match error {
+        TenantError::Left { cause, .. } => has_vanished(cause),
+        error => matches!(error, TenantError::Vanished(_)),
+    }
+}
+
 /// How long the server may take to end a session that was given up with this error.
 pub(super) fn linger(error: &TenantError) -> Duration {
     match error {
         TenantError::Silent(_) => SILENCE,
+        // However long that takes: its slot waits.
+        TenantError::Vanished(_) => Duration::ZERO,
         TenantError::Left { cause, .. } => linger(cause),
         _ => LINGER,
     }

@@ -45,6 +45,7 @@ impl Shared {
                 settlement,
                 kept,
                 progress,
+                is_out_of_sight,
             } = self.attempt(claim).await;
             let server = &claim.place.server;
             self.reach
@@ -52,7 +53,9 @@ impl Shared {
             match settlement {
                 Some(settlement) => {
                     self.held.enter(claim.attempt, Step::Settling);
-                    let ended = Ended::new(claim.attempt, &settlement, kept.is_some()).after(progress);
+                    let ended = Ended::new(claim.attempt, &settlement, kept.is_some())
+                        .after(progress)
+                        .suspect(is_out_of_sight);
                     if let Some(kept) = kept {
                         self.kept.put(claim, kept);
                     }
@@ -101,6 +104,7 @@ impl Shared {
                     })),
                     kept: None,
                     progress: attempt.trail.progress(true),
+                    is_out_of_sight: false,
                 }
             }
         }

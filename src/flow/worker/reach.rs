@@ -150,8 +150,9 @@ impl Server {
             return;
         }
         self.refusals = 0;
-        if was_outside && error.reason == "connection_lost" {
-            self.answers = Some(false);
+        if error.reason == "connection_lost" {
+            // One that was in may be the first to hear that the server is gone.
+            self.answers = was_outside.then_some(false);
         }
     }
 }

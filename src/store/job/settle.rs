@@ -31,6 +31,7 @@ pub struct Ended {
     result: AttemptResult,
     live: bool,
     keep: bool,
+    suspect: bool,
     begun: bool,
     in_doubt: bool,
 }
@@ -44,6 +45,12 @@ impl Ended {
             in_doubt: progress == Progress::InDoubt,
             ..self
         }
+    }
+
+    /// Says whether its sessions may still be there: then its slots become suspect instead of free.
+    #[must_use]
+    pub fn suspect(self, suspect: bool) -> Self {
+        Self { suspect, ..self }
     }
 
     /// What is written of an attempt. `keep`: its worker keeps the connection, and with it the slot.
@@ -61,6 +68,7 @@ impl Ended {
             result: settlement.result(),
             live: false,
             keep,
+            suspect: false,
             begun: false,
             in_doubt: false,
         };

@@ -3,8 +3,8 @@
 with ended as materialized (
     select * from jsonb_to_recordset($2) as ended (
         job bigint, epoch integer, state text, outcome text, error jsonb, from_revision text, to_revision text,
-        delay double precision, counts integer, blocked boolean, result text, live boolean, keep boolean, begun boolean,
-        in_doubt boolean)
+        delay double precision, counts integer, blocked boolean, result text, live boolean, keep boolean, suspect boolean,
+        begun boolean, in_doubt boolean)
     -- In the order in which `retry` locks them, so that the two cannot deadlock.
     order by job
 ),
@@ -38,7 +38,7 @@ settled as (
     where job.id = ended.job and job.epoch = ended.epoch and job.worker = $1
       and job.id = any(array(select job from ended))
     returning job.id, job.run_id, job.epoch, job.state, ended.error, ended.from_revision, ended.to_revision, ended.delay,
-              ended.result, ended.keep
+              ended.result, ended.keep, ended.suspect
 ),
 recorded as (
     update herder.attempt
@@ -49,11 +49,15 @@ recorded as (
       and attempt.job_id = any(array(select id from settled))
 ),
 freed as (
-    -- A kept slot stays this worker's: the connection that it stands for is open.
+    -- A kept slot stays this worker's: the connection that it stands for is open. So does one whose server does not say whether
+    -- it is still there, until that was asked.
     update herder.slot
-    set worker = case when settled.keep then slot.worker end, purpose = case when settled.keep then 'kept' end,
-        taken_at = case when settled.keep then now() end, job_id = case when settled.keep then slot.job_id end,
-        epoch = case when settled.keep then slot.epoch end, suspect_since = null
+    set worker = case when settled.keep or settled.suspect then slot.worker end,
+        purpose = case when settled.keep then 'kept' when settled.suspect then slot.purpose end,
+        taken_at = case when settled.keep then now() when settled.suspect then slot.taken_at end,
+        job_id = case when settled.keep or settled.suspect then slot.job_id end,
+        epoch = case when settled.keep or settled.suspect then slot.epoch end,
+        suspect_since = case when settled.suspect then now() end
     from settled where slot.job_id = settled.id and slot.epoch = settled.epoch and slot.worker = $1
 ),
 delivered as (
