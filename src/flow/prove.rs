@@ -54,12 +54,19 @@ pub(super) async fn prove(
         to,
         ground,
     };
-    let offer = tokio::select! {
-        offer = proving.on(&service, plan, refuted) => offer,
+    let proven = tokio::select! {
+        offer = proving.on(&service, plan, refuted) => Some(offer),
         // Another process may be at its own proof: it ends what ours has open, and clears away what it has made.
-        () = service.lost() => Err(ProveError::Runner(service.loss())),
+        () = service.lost() => None,
     };
-    service.release().await;
+    let offer = match proven {
+        Some(offer) => {
+            service.release().await;
+            offer
+        }
+        // What it had open was broken off: should the service connection be ours still, nobody gets it before that is gone.
+        None => Err(ProveError::Runner(service.loss())),
+    };
     match offer {
         Ok(offer) => Ok(offer),
         Err(ProveError::Store(error)) => Err(error),

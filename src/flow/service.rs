@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -25,7 +25,10 @@ use crate::{
     database_url::DatabaseUrl,
     domain::{backoff::Backoff, tenant::Place, worker::Errand},
     session::{EXIT_GRACE, EXIT_LIMIT, LINGER, Limits, TenantSession},
-    store::{self, StoreError, service},
+    store::{
+        self, StoreError,
+        service::{self, Leave},
+    },
     tenant_error::TenantError,
 };
 
@@ -67,6 +70,8 @@ pub struct Service {
     holder: String,
     /// Whether the one before was lost, and its sessions may still be there.
     inherited: bool,
+    /// Whether they were seen to be gone.
+    cleared: AtomicBool,
     /// Until when nobody else can have it. None: there is nobody to share it with.
     sure_until: watch::Receiver<Option<Instant>>,
     /// How many slots are borrowed.
@@ -198,6 +203,7 @@ impl Service {
             server: server.to_owned(),
             holder,
             inherited,
+            cleared: AtomicBool::new(false),
             sure_until,
             borrowed,
             seat: Mutex::default(),
@@ -344,6 +350,7 @@ impl Service {
         }
         let labels = Errand::ALL.map(|errand| errand.label(&self.mark));
         let is_clear = session.end_named(&labels).await?;
+        self.cleared.store(is_clear, Ordering::Relaxed);
         if is_clear && let Err(error) = service::free_lost(&self.pool, &self.server, &self.holder).await {
             debug!(%error, "Cannot free what a lost process has borrowed yet");
         }
@@ -360,13 +367,27 @@ impl Service {
         }
         self.renewal.abort();
         self.behind = None;
-        give_back(&self.pool, &self.server, &self.holder, EXIT_LIMIT).await;
+        give_back(
+            &self.pool,
+            &self.server,
+            &self.holder,
+            EXIT_LIMIT,
+            self.in_what_order(),
+        )
+        .await;
+    }
+
+    fn in_what_order(&self) -> Leave {
+        match self.inherited && !self.cleared.load(Ordering::Relaxed) {
+            true => Leave::Uncleared,
+            false => Leave::Clear,
+        }
     }
 }
 
 /// It is free once its last session has had so long to go.
-async fn give_back(pool: &PgPool, server: &str, holder: &str, after: Duration) {
-    let release = service::release(pool, server, holder, after);
+async fn give_back(pool: &PgPool, server: &str, holder: &str, after: Duration, leave: Leave) {
+    let release = service::release(pool, server, holder, after, leave);
     if let Err(error) = store::answered(release).await {
         debug!(%error, "Cannot give back a service connection; its lease will expire");
     }
@@ -380,13 +401,13 @@ impl Drop for Service {
             && let Ok(runtime) = Handle::try_current()
         {
             let (pool, server, holder) = (self.pool.clone(), self.server.clone(), self.holder.clone());
-            let has_borrowed = self.borrowed.load(Ordering::Relaxed) > 0;
+            let (has_borrowed, leave) = (self.borrowed.load(Ordering::Relaxed) > 0, self.in_what_order());
             let giving_back = async move {
                 if has_borrowed {
                     // Those slots are free at once.
                     tokio::time::sleep(LINGER).await;
                 }
-                give_back(&pool, &server, &holder, LINGER).await;
+                give_back(&pool, &server, &holder, LINGER, leave).await;
             };
             behind.spawn_on(giving_back, &runtime);
         }

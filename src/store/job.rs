@@ -171,11 +171,12 @@ pub async fn publish(
     Ok(published.into_iter().collect())
 }
 
-/// The places of all jobs that have settled since then and may have changed their tenants.
+/// The places of all attempts that have ended since then and may have changed their tenants. One that is to be tried again, too: if its
+/// run was cancelled meanwhile, nobody sees it for a moment.
 ///
 /// # Errors
 /// The control database fails.
-pub async fn settled_since(
+pub async fn ended_since(
     connection: &mut PgConnection,
     since: DateTime<Utc>,
 ) -> Result<HashSet<Place>, StoreError> {
@@ -183,7 +184,7 @@ pub async fn settled_since(
         Place,
         "select job.server, job.database, job.schema
          from herder.attempt join herder.job on job.id = attempt.job_id
-         where attempt.ended_at >= $1 and job.settled_at >= $1 and job.outcome is distinct from 'already_current'",
+         where attempt.ended_at >= $1 and job.outcome is distinct from 'already_current'",
         since,
     )
     .fetch_all(connection)

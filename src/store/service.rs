@@ -156,12 +156,27 @@ pub async fn abandoned(pool: &PgPool) -> Result<Vec<Abandoned>, StoreError> {
         .collect())
 }
 
+/// How a holder leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// In good order: nothing is there that was not counted.
+    Clear,
+    /// The one before it was lost, and its sessions were not seen to be gone. The next one is told so, too.
+    Uncleared,
+}
+
 /// Gives it back with all that was borrowed, if it is still the holder's. Nobody gets it before `grace` is over, in which its session
 /// ends.
 ///
 /// # Errors
 /// The control database fails: the lease runs out by itself.
-pub async fn release(pool: &PgPool, server: &str, holder: &str, grace: Duration) -> Result<(), StoreError> {
+pub async fn release(
+    pool: &PgPool,
+    server: &str,
+    holder: &str,
+    grace: Duration,
+    leave: Leave,
+) -> Result<(), StoreError> {
     sqlx::query!(
         "with borrowed as (
            update herder.slot set worker = null, purpose = null, taken_at = null
@@ -171,7 +186,10 @@ pub async fn release(pool: &PgPool, server: &str, holder: &str, grace: Duration)
          where name = $1 and service_holder = $2",
         server,
         holder,
-        ENDING,
+        match leave {
+            Leave::Clear => ENDING,
+            Leave::Uncleared => holder,
+        },
         grace.as_secs_f64(),
     )
     .execute(pool)

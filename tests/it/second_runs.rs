@@ -91,8 +91,8 @@ async fn an_upgrade_is_refused_while_a_downgrade_has_yet_to_undo_its_tenants() {
     assert_eq!(worker.drain().await, Some(0));
 }
 
-#[tokio::test]
-async fn what_another_run_undid_after_the_ledgers_were_read_is_read_again() {
+/// A run is to be written when the ledgers that it has read are another run's by then, of which `besides` is true as well.
+async fn what_another_run_undid_after_the_ledgers_were_read(besides: &str) {
     let (fleet, gate, worker) = two_on_their_way_down(2).await;
     // Whoever writes a run waits for this one, with what it read before.
     let lock = "select pg_advisory_xact_lock(hashtextextended('herder/enqueue', 0))";
@@ -109,12 +109,26 @@ async fn what_another_run_undid_after_the_ledgers_were_read_is_read_again() {
         .await;
     gate.open().await;
     assert_eq!(fleet.over().await, "succeeded");
+    fleet.tell(besides).await;
     other.rollback().await.expect("an end");
     upgrade.end().await.expect(0);
     fleet
         .assert_effects(&["up 20250101", "up 20250102", "down 20250102", "up 20250102"])
         .await;
     assert_eq!(worker.drain().await, Some(0));
+}
+
+#[tokio::test]
+async fn what_another_run_undid_after_the_ledgers_were_read_is_read_again() {
+    what_another_run_undid_after_the_ledgers_were_read("").await;
+}
+
+/// Its attempts ended as ones that are to be tried again, in the moment before anybody has seen that it was cancelled.
+#[tokio::test]
+async fn what_a_cancelled_run_undid_after_the_ledgers_were_read_is_read_again() {
+    let cancelled = "update herder.run set state = 'cancelled';
+                     update herder.job set state = 'ready', settled_at = null, outcome = null";
+    what_another_run_undid_after_the_ledgers_were_read(cancelled).await;
 }
 
 #[tokio::test]

@@ -24,6 +24,11 @@ pub(crate) async fn resume(setting: &Setting, args: &GoOn) -> anyhow::Result<Exi
     if !run.state.is_open() {
         return over(&run, args.follow);
     }
+    // Whatever is wrong for whoever is to wait, or to do the work, is found before anything is changed.
+    let work = match args.follow.waits() {
+        true => Some(setting.context(args.follow.local).await?),
+        false => None,
+    };
     let mut follower = Follower::to_stderr(pool.clone(), id);
     follower.skip_past(false).await?;
     if !store::run::resume(&pool, id).await? {
@@ -36,16 +41,15 @@ pub(crate) async fn resume(setting: &Setting, args: &GoOn) -> anyhow::Result<Exi
     });
     // It may have been over with that: then nobody else tells.
     let news = News::of(&config.notify, &pool, id);
-    if !args.follow.waits() {
-        if run.open() > 0 {
-            let _ = follow::warn_of_unserved(&pool, id).await;
-        }
-        output::hint(&format!("`herder watch {name}` follows it"));
-        news.told().await;
-        return Ok(Exit::Done);
+    if let Some(cx) = work {
+        return work::wait_and_tell(cx, follower, id, args.follow, news).await;
     }
-    let cx = setting.context(args.follow.local).await?;
-    work::wait_and_tell(cx, follower, id, args.follow, news).await
+    if run.open() > 0 {
+        let _ = follow::warn_of_unserved(&pool, id).await;
+    }
+    output::hint(&format!("`herder watch {name}` follows it"));
+    news.told().await;
+    Ok(Exit::Done)
 }
 
 /// There is nothing to resume. Whoever would have waited gets the code of the run's outcome.

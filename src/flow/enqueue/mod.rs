@@ -137,7 +137,7 @@ pub async fn enqueue(cx: &Context, request: &Request) -> Result<Enqueued, Enqueu
 
 /// None: what was read of the tenants may not be so any more.
 async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued>, EnqueueError> {
-    let since = store::now(&cx.pool).await?;
+    let looked = Looked::now(cx).await?;
     let plan = plan(cx, request.direction, &request.target, &request.wanted).await?;
     let jobs = jobs_of(&plan, request.rollout, cx.runner.connections());
     if let Some(error) = over_budget(&jobs, &in_force(&cx.pool, &plan.servers).await?) {
@@ -149,7 +149,7 @@ async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued
         return Err(EnqueueError::Stopped);
     }
     write_servers(cx, &plan.servers).await?;
-    let Some(current) = write(cx, &new, &plan, jobs, since).await? else {
+    let Some(current) = write(cx, &new, &plan, jobs, looked).await? else {
         return Ok(None);
     };
     // A run with nothing to do is over at once. If that fails, a worker's keeper or `resume` does it: the run is made.
@@ -167,6 +167,21 @@ async fn enqueue_once(cx: &Context, request: &Request) -> Result<Option<Enqueued
         },
         warnings: plan.warnings,
     }))
+}
+
+/// What was known of other attempts before the ledgers were read.
+struct Looked {
+    at: DateTime<Utc>,
+    /// The places where one was at work, or may have been: what a lost one still commits is settled by nobody.
+    at_work: HashSet<Place>,
+}
+
+impl Looked {
+    async fn now(cx: &Context) -> Result<Self, StoreError> {
+        let at = store::now(&cx.pool).await?;
+        let at_work = job::at_work(&mut *cx.pool.acquire().await?).await?;
+        Ok(Self { at, at_work })
+    }
 }
 
 /// A job for each tenant, in its wave. `live` is what an attempt without a plan needs of connections.
@@ -247,13 +262,13 @@ async fn write_servers(cx: &Context, servers: &[ServerRow]) -> Result<(), Enqueu
 }
 
 /// Writes the run with its jobs and plans, in one transaction. How many tenants have nothing left to do; None, and nothing is
-/// written, where another run has moved some of them since `since`.
+/// written, where another run has moved some of them since they were `looked` at.
 async fn write(
     cx: &Context,
     new: &NewRun,
     plan: &RunPlan,
     mut jobs: Vec<NewJob>,
-    since: DateTime<Utc>,
+    looked: Looked,
 ) -> Result<Option<usize>, EnqueueError> {
     // Those that are current as well: another run may be about to take them elsewhere.
     let places: Vec<&Place> = plan.tenants.iter().map(|p| &p.tenant.place).collect();
@@ -262,13 +277,14 @@ async fn write(
     if let Some((run, places)) = run::overlapping(&mut tx, &places).await? {
         return Err(EnqueueError::Overlap { run, places });
     }
-    // After that look, not before: what settles in between was still open for it.
-    let settled: HashSet<Place> = job::settled_since(&mut tx, since).await?;
-    if places.iter().any(|place| settled.contains(place)) {
+    // Who is where the run goes, and may not be for long: a cancelled run undoes what it began, or leaves it half applied.
+    let mut at_work = job::at_work(&mut tx).await?;
+    // After those looks, not before: what ends in between was still open for the one, or at work for the other.
+    let ended: HashSet<Place> = job::ended_since(&mut tx, looked.at).await?;
+    if places.iter().any(|place| ended.contains(place)) {
         return Ok(None);
     }
-    // Who is where the run goes, and may not be for long: a cancelled run undoes what it began, or leaves it half applied.
-    let at_work = job::at_work(&mut tx).await?;
+    at_work.extend(looked.at_work);
     let last_wave = new.waves - 1;
     for (job, planned) in jobs.iter_mut().zip(&plan.tenants) {
         job.looks = at_work.contains(&job.tenant.place);
