@@ -23,6 +23,7 @@ use apalis_core::{
     worker::context::WorkerContext,
 };
 use apalis_postgres::PostgresStorage;
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -81,6 +82,7 @@ pub struct Delivery {
 }
 
 /// What tells the rest of the worker about claims, in the moment that they are made.
+#[async_trait]
 pub trait Intake: Send + Sync + 'static {
     /// How many more jobs may be taken of each server, now.
     fn limits(&self) -> ClaimLimits;
@@ -91,6 +93,8 @@ pub trait Intake: Send + Sync + 'static {
     /// These jobs are this worker's now, under the lease that ran when they were asked for. None: nothing is due, or no
     /// slot is free for it. Returns those that it can begin.
     fn claimed(&self, claims: Vec<Claim>, sure_until: Option<Instant>) -> Vec<Claim>;
+    /// These jobs are not to be begun: the worker was told to take nothing more while they were claimed. Gives them back.
+    async fn decline(&self, claims: Vec<Claim>);
     /// A claim came to its end, answered or not.
     fn answered(&self);
 }
@@ -148,7 +152,13 @@ impl Claimer {
         };
         let claimed = self.line.with(CLAIM_TIMEOUT, claiming).await;
         self.intake.answered();
-        let claims = self.intake.claimed(claimed?, sure_until);
+        let claims = claimed?;
+        if self.drain.is_cancelled() {
+            // Whoever waits to be told of them is not asked any more.
+            self.intake.decline(claims).await;
+            return Ok(Claimed::default());
+        }
+        let claims = self.intake.claimed(claims, sure_until);
         let is_full = claims.len() == room.len();
         let deliver = |(claim, room)| Delivery {
             claim: Arc::new(claim),

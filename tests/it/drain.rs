@@ -88,6 +88,42 @@ async fn a_claim_on_its_way_does_not_hold_up_a_drain() {
     assert_eq!(fleet.count("succeeded").await, 1, "{}", fleet.last_seen().await);
 }
 
+/// Nobody begins it any more, and another worker need not wait for what runs here.
+#[tokio::test]
+async fn what_is_claimed_while_a_drain_begins_goes_back_at_once() {
+    let [first, second] = steps(2).try_into().expect("two");
+    let setup = Setup::schemas(2).migrations(Tool::Sql, vec![first, second.gated()]);
+    let fleet = setup.start().await;
+    let gate = fleet.close_gate().await;
+    let (control, tenants) = fleet.wires().await;
+    let args = ["--concurrency", "2", "--drain-timeout", "1h"];
+    let mut worker = fleet.worker_over(&control, &tenants, &args);
+    fleet.herder(&["upgrade", "--tenant", "t001"]).await.expect(0);
+    fleet.wait_at_gate(1).await;
+    control.hold_answer_at("t002");
+    fleet.herder(&["upgrade", "--tenant", "t002"]).await.expect(0);
+    fleet
+        .wait_until("it is claimed", async || fleet.count("running").await == 1)
+        .await;
+    worker.signal(Signal::TERM);
+    worker.says("Draining").await;
+    control.heal();
+    fleet
+        .wait_until("it is given back", async || fleet.count("ready").await == 1)
+        .await;
+    let running = "select count(*) from herder.job where state = 'running'";
+    assert_eq!(fleet.ask::<i64>(running).await, 1);
+    gate.open().await;
+    assert_eq!(worker.end().await.code(), Some(0), "{}", worker.log());
+    let succeeded = "select count(*) from herder.job where state = 'succeeded'";
+    assert_eq!(
+        fleet.ask::<i64>(succeeded).await,
+        1,
+        "{}",
+        fleet.last_seen().await
+    );
+}
+
 async fn a_drain_runs_out_of_time(tool: Tool) {
     let (fleet, gate, worker) = two_at_the_gate(tool, 4, &["--drain-timeout", "0s"]).await;
     assert_eq!(worker.drain().await, Some(0));

@@ -9,17 +9,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
+use sqlx::PgConnection;
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 use uuid::Uuid;
 
 pub(super) use self::{admission::CONTROL_CONNECTIONS, keeper::ROUND};
 use self::{admission::Door, parts::Parts, pulse::Health, reach::Reach};
 use super::{
     context::Context,
+    execute::close_all,
     held::{Held, StopReason},
     kept::Kept,
     plans::Plans,
@@ -28,8 +31,8 @@ use crate::{
     domain::{job::Claim, run::RunId, worker::control_label},
     locked::locked,
     metrics::{Metrics, WorkerFigures},
-    queue::{self, Delivery, Intake},
-    store::{job::ClaimLimits, line::Line},
+    queue::{self, CLAIM_TIMEOUT, Delivery, Intake},
+    store::{job::ClaimLimits, line::Line, worker},
 };
 
 mod admission;
@@ -223,6 +226,7 @@ impl Worker {
     }
 }
 
+#[async_trait]
 impl Intake for Shared {
     fn sure_until(&self) -> Option<Instant> {
         self.health.sure_until(self.cx.config.worker.lease)
@@ -254,6 +258,19 @@ impl Intake for Shared {
             is_new
         });
         claims
+    }
+
+    async fn decline(&self, claims: Vec<Claim>) {
+        for claim in claims {
+            // What its slots stand for goes before they do.
+            close_all(self.kept.take(&claim).await).await;
+            let giving =
+                async |line: &mut PgConnection| worker::give_back(line, &self.id, claim.attempt).await;
+            if let Err(error) = self.line.with(CLAIM_TIMEOUT, giving).await {
+                // A heartbeat finds a job that nobody here holds, and gives it back.
+                debug!(%error, "Cannot give back a job that was claimed too late yet");
+            }
+        }
     }
 
     fn limits(&self) -> ClaimLimits {
