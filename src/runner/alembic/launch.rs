@@ -14,7 +14,7 @@ const STARTER: &str = "import sys; sys.path[:] = filter(None, sys.path); source 
 const BOOTSTRAP: &str = include_str!("warm/bootstrap.py");
 
 /// The other end of the pipe. It travels over the pipe too: no file, so a read-only file system will do.
-const MODULES: [(&str, &str); 25] = [
+const MODULES: [(&str, &str); 26] = [
     ("herder_warm", ""),
     ("herder_warm.child", include_str!("warm/child.py")),
     ("herder_warm.clean", include_str!("warm/clean.py")),
@@ -33,6 +33,7 @@ const MODULES: [(&str, &str); 25] = [
     ("herder_warm.pipes", include_str!("warm/pipes.py")),
     ("herder_warm.plain", include_str!("warm/plain.py")),
     ("herder_warm.project", include_str!("warm/project.py")),
+    ("herder_warm.reach", include_str!("warm/reach.py")),
     ("herder_warm.run", include_str!("warm/run.py")),
     ("herder_warm.session", include_str!("warm/session.py")),
     ("herder_warm.serve", include_str!("warm/serve.py")),

@@ -27,7 +27,7 @@ use crate::{
 const CLOCK_TICK: Duration = Duration::from_millis(1100);
 
 /// Goes up with every change to what a proof looks at: an older proof says nothing then.
-const PROOF_VERSION: &str = "9";
+const PROOF_VERSION: &str = "10";
 
 /// How often a proof is tried that something is in the way of.
 const PROOF_TRIES: u32 = 3;

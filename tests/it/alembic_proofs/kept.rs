@@ -115,6 +115,37 @@ async fn a_proof_is_made_once_for_the_same_migrations() {
     assert_eq!(by_plan_and_live(&fleet).await, (3, 0));
 }
 
+/// What env.py imports where it is connected is loaded by no rendering. It decides what live Alembic does all the same, as does a package
+/// of the product's own that is installed.
+#[tokio::test]
+async fn a_proof_counts_while_all_that_env_py_may_import_is_the_same() {
+    let fleet = Setup::schemas(1).plans(steps(1)).start().await;
+    let project = fleet.project();
+    let folder =
+        "import os, sys\nhere = os.path.dirname(__file__)\nsys.path[:0] = [here, here + '/site-packages']\n";
+    let env = project
+        .text("env.py")
+        .replace("import asyncio\n", &format!("import asyncio\n{folder}"));
+    let online = "def do_run_migrations(connection, schema):\n";
+    let env = env.replace(online, &format!("{online}    from after import nothing\n"));
+    project.file("env.py", &env);
+    project.file(
+        "after/__init__.py",
+        "from .deeper import nothing\nimport product\n",
+    );
+    project.file("after/deeper.py", "nothing = 1\n");
+    project.file("site-packages/product.py", "nothing = 1\n");
+    let proofs = async || {
+        fleet.herder(&["plan"]).await.expect(0);
+        fleet.ask::<i64>("select count(*) from herder.proof").await
+    };
+    assert_eq!((proofs().await, proofs().await), (1, 1));
+    project.file("after/deeper.py", "nothing = 2\n");
+    assert_eq!((proofs().await, proofs().await), (2, 2));
+    project.file("site-packages/product.py", "nothing = 2\n");
+    assert_eq!((proofs().await, proofs().await), (3, 3));
+}
+
 /// A plan is fitted to one tenant's sessions. Those of another database may begin in another way.
 #[tokio::test]
 async fn a_plan_is_not_used_where_sessions_begin_in_another_way() {

@@ -186,9 +186,11 @@ fi
         self.file("revisions", &ids.join("\n"));
     }
 
-    /// Writes one file of it.
+    /// Writes one file of it, and makes its folder.
     pub(crate) fn file(&self, name: &str, text: &str) {
-        fs::write(self.dir.join(name), text).expect(name);
+        let path = self.dir.join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect(name);
+        fs::write(path, text).expect(name);
     }
 
     /// What is in one file of it.

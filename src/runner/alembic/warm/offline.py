@@ -16,11 +16,11 @@ from alembic.runtime.environment import EnvironmentContext
 from sqlalchemy import inspection
 from sqlalchemy.engine.mock import MockConnection
 
+from herder_warm import reach
 from herder_warm.drivers import drivers_business, guard_drivers, literals
 from herder_warm.errors import Failure, explain
 from herder_warm.looks import answer, creates
 from herder_warm.migrate import prepare
-from herder_warm.own import modules
 from herder_warm.project import Project
 from herder_warm.run import Run
 from herder_warm.tries import caught
@@ -69,10 +69,10 @@ def render(request):
 
 
 def digest(project):
-    """What the revision files do not cover: env.py, the configuration, and what they import of the user's own."""
+    """What the revision files do not cover: env.py, the configuration, and the code that they lead to."""
     toml = os.path.join(project.folder, "pyproject.toml")
     sha = hashlib.sha256()
-    for path in [os.path.join(project.script.dir, "env.py"), project.ini, toml] + modules():
+    for path in [project.ini, toml] + reach.files(os.path.join(project.script.dir, "env.py")):
         if os.path.isfile(path):
             with open(path, "rb") as file:
                 sha.update(file.read() + b"\0")

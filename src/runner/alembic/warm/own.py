@@ -21,6 +21,9 @@ LIBRARIES = frozenset(
     " urllib3 yaml".split()
 )
 
+# What watches connections, and changes nothing that is said over them but comments.
+OBSERVERS = frozenset("ddtrace newrelic opentelemetry sentry_sdk".split())
+
 inherited = frozenset()  # What this process was forked with: nothing of the user's, and nothing to tell of.
 
 
@@ -34,6 +37,16 @@ def file_of(module):
 def is_installed(file):
     parts = file.split(os.sep)
     return file.startswith(INSTALLED) or "site-packages" in parts or "dist-packages" in parts
+
+
+def is_known(file):
+    """Whether what a file does is known: Python's own library, `TOOLS`, `LIBRARIES` and `OBSERVERS`. Anything else that is installed
+    is as good as the user's own, which an application may be as well."""
+    for folder in ("site-packages", "dist-packages"):
+        _, found, within = file.rpartition(os.sep + folder + os.sep)
+        if found:
+            return within.split(os.sep)[0].partition(".")[0] in TOOLS.union(LIBRARIES, OBSERVERS)
+    return file.startswith(INSTALLED)
 
 
 def modules():

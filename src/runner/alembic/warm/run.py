@@ -6,7 +6,7 @@ import sqlalchemy
 from sqlalchemy.events import ConnectionEvents, DialectEvents, PoolEvents
 
 from herder_warm.errors import Failure
-from herder_warm.own import is_installed
+from herder_warm.own import is_known
 
 # What a connection is marked with that goes elsewhere than to the tenant: to another database of the product's, say.
 ELSEWHERE = "herder_elsewhere"
@@ -129,7 +129,7 @@ def listens(connection):
             inner = [cell.cell_contents for cell in getattr(listener, "__closure__", None) or () if cell.cell_contents is not None]
             for function in [listener] + inner:
                 code = getattr(getattr(function, "__func__", function), "__code__", None)
-                if code is not None and code.co_filename.endswith(".py") and not is_installed(code.co_filename):
+                if code is not None and code.co_filename.endswith(".py") and not is_known(code.co_filename):
                     if not code.co_filename.startswith("herder_warm/"):
                         return name
     return None

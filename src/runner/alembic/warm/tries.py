@@ -5,7 +5,7 @@ import functools
 import os
 
 from herder_warm.codes import text_of
-from herder_warm.own import is_installed
+from herder_warm.own import is_known
 
 TRIES = (ast.Try, getattr(ast, "TryStar", ast.Try))
 
@@ -18,7 +18,7 @@ def caught(frame):
         if code.co_name == "run_migrations" and frame.f_globals.get("__name__") == "alembic.runtime.migration":
             return None
         file = os.path.abspath(code.co_filename)
-        if file.endswith(".py") and not code.co_filename.startswith("herder_warm/") and not is_installed(file):
+        if file.endswith(".py") and not code.co_filename.startswith("herder_warm/") and not is_known(file):
             for place, first, last in catching(text_of(file) or b""):
                 if first <= frame.f_lineno <= last:
                     return "{}, line {}".format(os.path.basename(file), place)
