@@ -11,6 +11,7 @@ use herder::{
     tenant_error::{READ_ONLY, TenantError},
     throwaway::ThrowawayError,
 };
+use sqlx::error::DatabaseError;
 
 use crate::{
     exit::Exit,
@@ -243,12 +244,23 @@ pub(crate) fn one_line(error: &anyhow::Error) -> String {
 /// The chain from the outermost on. Some errors repeat their source: it is said once.
 fn causes(error: &anyhow::Error) -> Vec<String> {
     let mut causes: Vec<String> = Vec::new();
-    for cause in error.chain().map(ToString::to_string) {
+    for cause in error.chain().map(words_of) {
         if !causes.last().is_some_and(|said| said.contains(&cause)) {
             causes.push(cause);
         }
     }
     causes
+}
+
+/// What an error says. A server's in its own words: sqlx adds where in its source that is said.
+fn words_of(cause: &(dyn StdError + 'static)) -> String {
+    if let Some(refusal) = cause.downcast_ref::<Box<dyn DatabaseError>>() {
+        return refusal.message().to_owned();
+    }
+    match cause.downcast_ref::<sqlx::Error>() {
+        Some(sqlx::Error::Database(refusal)) => refusal.message().to_owned(),
+        _ => cause.to_string(),
+    }
 }
 
 #[cfg(test)]

@@ -116,12 +116,13 @@ impl StoreError {
     }
 }
 
-/// What happened, where sqlx speaks of a pool that nobody has heard of.
+/// What happened, where sqlx speaks of a pool that nobody has heard of, or adds to the server's words where that is said in its source.
 fn told(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::PoolTimedOut => {
             format!("no connection to it was to be had in {ACQUIRE_TIMEOUT:?}: it is away, or slow to answer")
         }
+        sqlx::Error::Database(refusal) => refusal.message().to_owned(),
         error => error.to_string(),
     }
 }
