@@ -23,7 +23,7 @@
 //! ```text
 //! herder (enqueuer/)          herder-worker (worker/)        arguments, config, exit codes
 //!        │                           │
-//! flow   enqueue · resolve · inspect · worker · execute · keeper · budget      what happens, in which order
+//! flow   enqueue · resolve · inspect · worker · execute · advance · budget     what happens, in which order
 //!        │            │              │              │
 //! edges  store        queue          runner         tenant_source              SQL · apalis · tools · lists
 //!        │            │              │              │

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -337,18 +337,13 @@ async fn look(
     cx: &Context,
     tenants: &[Tenant],
     own_urls: &OwnUrls,
-    held: Option<Service>,
+    mut held: Option<Service>,
     warnings: &mut Vec<String>,
 ) -> Result<(Vec<ServerRow>, Vec<Read>), EnqueueError> {
-    let held = &Mutex::new(held);
-    let looks = by_server(tenants)
-        .into_iter()
-        .map(|(server, members)| async move {
+    let looks = by_server(tenants).into_iter().map(|(server, members)| {
+        let own = held.take_if(|held| held.is_of(server));
+        async move {
             // The connections that it takes, one after the other, are counted.
-            let own = held
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take_if(|held| held.is_of(server));
             let service = match own {
                 Some(own) => own,
                 None => Service::acquire(cx, server).await?,
@@ -360,7 +355,8 @@ async fn look(
             };
             service.release().await;
             Ok::<_, StoreError>((row, refusal, read))
-        });
+        }
+    });
     let looks = on_each_server(looks).await;
     let has_way = |look: &Result<(ServerRow, Option<TenantError>, _), _>| match look {
         Ok((row, Some(refusal), _)) => !(is_wrong_password(refusal) && cx.servers.contains(&row.name)),

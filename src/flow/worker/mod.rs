@@ -1,4 +1,4 @@
-//! A worker: the queue, the heartbeat and the keeper around [`execute`](super::execute), until it is drained.
+//! A worker: the queue, the heartbeat and the keeper around one attempt after the other, until it is drained.
 
 use std::{
     panic::AssertUnwindSafe,
