@@ -14,7 +14,7 @@ use super::{
 use crate::{
     database_url::DatabaseUrl,
     domain::{job::Claim, worker::Errand},
-    session::knock::knock,
+    session::knock::{NoAnswer, knock},
     tenant_error::TenantError,
 };
 
@@ -34,44 +34,58 @@ const LOOK_LIMIT: Duration = Duration::from_secs(10);
 /// Comes back once the server has no such session any more, or has vanished, and says which. Nothing else counts: a server that answers
 /// and cannot be asked may be full, and at work for us all the same.
 pub(super) async fn cut(cx: &Context, claim: &Claim, backend: i32) -> TenantError {
-    let (mut known, mut knocks, mut silent) = (None, 0, 0);
+    let mut watch = Watch::default();
     loop {
         tokio::time::sleep(KNOCK).await;
-        let url = match &known {
+        match watch.look(cx, claim, backend).await {
+            Ok(None) => {}
+            Ok(Some(cut)) => return cut,
+            Err(error) => debug!(%error, "Cannot look after the link to a tenant's server"),
+        }
+    }
+}
+
+/// What an attempt has seen of its server while it waited.
+#[derive(Default)]
+struct Watch {
+    url: Option<DatabaseUrl>,
+    /// How many knocks were answered.
+    answered: u32,
+    /// How many were not, of late.
+    silent: u32,
+}
+
+impl Watch {
+    /// Knocks, and now and then asks for the session. Some: there is no link any more.
+    async fn look(
+        &mut self,
+        cx: &Context,
+        claim: &Claim,
+        backend: i32,
+    ) -> Result<Option<TenantError>, TenantError> {
+        let url = match &mut self.url {
             Some(url) => url,
-            None => match cx.url_of(claim).await {
-                Ok(url) => known.insert(url),
-                Err(error) => {
-                    debug!(%error, "Cannot look after the link to a tenant's server");
-                    continue;
-                }
-            },
+            unknown => unknown.insert(cx.url_of(claim).await?),
         };
-        if let Err(error) = knock(url).await {
-            silent += 1;
-            let address = url.address();
-            match silent {
-                1 => {
-                    warn!(%error, "The server at {address} gives no sign of life; an attempt is waiting for it")
+        match knock(url).await {
+            Ok(()) => (self.answered, self.silent) = (self.answered + 1, 0),
+            Err(NoAnswer::Unasked(error)) => return Err(TenantError::Connection(error.to_string())),
+            Err(NoAnswer::Silence(error)) => {
+                self.silent += 1;
+                let address = url.address();
+                if self.silent == 1 {
+                    warn!(%error, "The server at {address} gives no sign of life; an attempt is waiting for it");
                 }
-                SILENT_KNOCKS => return TenantError::Vanished(address),
-                _ => {}
+                return Ok((self.silent == SILENT_KNOCKS).then_some(TenantError::Vanished(address)));
             }
-            continue;
         }
-        (knocks, silent) = (knocks + 1, 0);
-        if knocks % KNOCKS_TO_A_LOOK != 0 {
-            continue;
+        if !self.answered.is_multiple_of(KNOCKS_TO_A_LOOK) {
+            return Ok(None);
         }
-        match tokio::time::timeout(LOOK_LIMIT, has_session(cx, claim, url, backend)).await {
-            Ok(Ok(true)) => {}
-            Ok(Ok(false)) => {
-                let why = "its server has ended the session: the link to it was cut without a word";
-                return TenantError::Connection(why.into());
-            }
-            Ok(Err(error)) => debug!(%error, "Cannot look after the link to a tenant's server"),
-            Err(_) => debug!("Cannot look after the link to a tenant's server in {LOOK_LIMIT:?}"),
-        }
+        let looked = tokio::time::timeout(LOOK_LIMIT, has_session(cx, claim, url, backend)).await;
+        let is_there = looked.map_err(|_| TenantError::Silent(LOOK_LIMIT))??;
+        let why = "its server has ended the session: the link to it was cut without a word";
+        Ok((!is_there).then(|| TenantError::Connection(why.into())))
     }
 }
 
