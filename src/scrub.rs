@@ -31,7 +31,7 @@ impl Default for Scrubber {
 }
 
 impl Scrubber {
-    /// One that knows these secrets.
+    /// A scrubber that knows these secrets.
     pub(crate) fn new(secrets: impl IntoIterator<Item = String>) -> Self {
         let mut secrets: Vec<String> = secrets.into_iter().filter(|secret| !secret.is_empty()).collect();
         secrets.sort_unstable();
@@ -45,7 +45,7 @@ impl Scrubber {
         Self { secrets, begins }
     }
 
-    /// One that knows the passwords of this URL.
+    /// A scrubber that knows the passwords of this URL.
     pub(crate) fn of_url(url: &str) -> Self {
         Self::new(passwords(url))
     }
@@ -55,7 +55,7 @@ impl Scrubber {
         clean_parameters(&clean_urls(&self.take_out(text)))
     }
 
-    /// The same for what is recorded of a failure: a migration may say anything, and the server repeats it.
+    /// Cleans what is recorded of a failure: a migration may say anything, and the server repeats it.
     pub(crate) fn clean_error(&self, error: &mut JobError) {
         error.message = self.clean(&error.message);
         for text in [&mut error.statement, &mut error.hint].into_iter().flatten() {
@@ -63,7 +63,7 @@ impl Scrubber {
         }
     }
 
-    /// The same for all texts of a JSON value.
+    /// Cleans all texts of a JSON value.
     pub(crate) fn clean_json(&self, value: &mut Value) {
         match value {
             // Postgres stores no NUL, and these texts go into a table.

@@ -110,11 +110,11 @@ impl Servers {
         })
     }
 
-    /// The same, from a whole config: it also knows then which database is Herder's own, so that a tenant source can
+    /// Makes them from a whole config: it also knows then which database is Herder's own, so that a tenant source can
     /// leave it out.
     ///
     /// # Errors
-    /// As [`Self::new`]. A wrong control URL is no business of the servers: it is left to whoever connects to it.
+    /// The errors of [`Self::new`]. A wrong control URL is no business of the servers: it is left to whoever connects to it.
     pub fn from_config(config: &Config) -> Result<Self, ServersError> {
         let control = DatabaseUrl::parse(config.control.url.expose()).ok();
         Ok(Self {

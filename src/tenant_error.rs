@@ -254,7 +254,7 @@ impl TenantError {
         }
     }
 
-    /// The same error, saying which revision and statement were at work.
+    /// Adds which revision and statement were at work.
     #[must_use]
     pub fn at(self, at_revision: &str, at_statement: Option<&str>) -> Self {
         match self {

@@ -43,7 +43,7 @@ impl Config {
         Self::parse(&text, path, &directory, &|name| std::env::var(name).ok())
     }
 
-    /// The same on a text: `env` gives the environment, and relative paths start from `directory`.
+    /// Loads a config from its text: `env` gives the environment, and relative paths start from `directory`.
     ///
     /// # Errors
     /// See [`ConfigError`].

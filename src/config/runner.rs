@@ -126,7 +126,7 @@ fn migrations() -> PathBuf {
 pub struct CommandConfig {
     /// The program and its arguments.
     pub command: Vec<String>,
-    /// The same for a downgrade. Default: `command`, told apart by `{direction}` or `HERDER_DIRECTION`.
+    /// The program and its arguments for a downgrade. Default: `command`, told apart by `{direction}` or `HERDER_DIRECTION`.
     #[serde(default)]
     pub downgrade_command: Vec<String>,
     /// Prints the tenant's current revision on its last line, `base` or nothing where it was never migrated. It must

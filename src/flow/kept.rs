@@ -37,7 +37,7 @@ pub(super) struct OpenSession {
 }
 
 impl OpenSession {
-    /// One that was opened just now.
+    /// A session that was opened just now.
     pub(super) fn new(session: TenantSession, database: &str, backend: i32) -> Self {
         Self {
             session,
@@ -54,7 +54,8 @@ impl OpenSession {
         self.tenants < MAX_TENANTS && self.opened.elapsed() < MAX_AGE
     }
 
-    /// Ends it. When this returns, its slot may be given away.
+    /// Ends it. The server's process goes a moment later: a slot that is given away by way of the control database comes later than
+    /// that, and who connects in its place at once waits, as [`close_all`](super::execute::close_all) does.
     pub(super) async fn close(self) {
         let _ = tokio::time::timeout(CLOSE_LIMIT, self.session.close()).await;
     }

@@ -15,7 +15,7 @@ use crate::{
 pub struct OwnUrls(HashMap<String, Secret>);
 
 impl OwnUrls {
-    /// Those of a list.
+    /// The own URLs of the tenants of a list.
     pub fn of(listed: &[Listed]) -> Self {
         let own = listed.iter().filter_map(|t| Some((t.id.clone(), t.url.clone()?)));
         Self(own.collect())

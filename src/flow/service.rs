@@ -127,7 +127,7 @@ impl<'a> Opening<'a> {
         }
     }
 
-    /// As its holder, or where nobody takes turns.
+    /// Opens the session, without asking whose turn it is.
     pub(super) async fn connect(&self, mark: &str) -> Result<TenantSession, TenantError> {
         let anywhere = Place {
             server: String::new(),
@@ -385,7 +385,7 @@ impl Service {
     }
 }
 
-/// It is free once its last session has had so long to go.
+/// Gives a service connection back. It is free once its last session has had so long to go.
 async fn give_back(pool: &PgPool, server: &str, holder: &str, after: Duration, leave: Leave) {
     let release = service::release(pool, server, holder, after, leave);
     if let Err(error) = store::answered(release).await {

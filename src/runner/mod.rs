@@ -194,7 +194,7 @@ pub trait MigrationRunner: Send + Sync {
     /// Reads the ledger of a tenant that nobody is at work on, over one connection at a time: more is not kept for it.
     ///
     /// # Errors
-    /// As [`read_ledger`](Self::read_ledger).
+    /// The errors of [`read_ledger`](Self::read_ledger).
     async fn look(&self, mut session: TenantSession, of: Subject<'_>) -> Result<Ledger, TenantError> {
         let ledger = self.read_ledger(&mut session, of).await;
         session.close().await;

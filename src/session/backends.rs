@@ -11,7 +11,7 @@ const TERMINATE_MS: i64 = 3000;
 pub(crate) struct Left {
     /// The labels of their attempts.
     pub(crate) attempts: Vec<String>,
-    /// Those of the connections that they kept. The same worker may have kept some as another role: those are ended as such.
+    /// The labels of the connections that they kept. The same worker may have kept some as another role: those are ended as such.
     pub(crate) kept: Vec<String>,
     /// The databases of their tenants.
     pub(crate) databases: Vec<String>,

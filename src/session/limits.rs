@@ -19,7 +19,7 @@ pub(crate) const CLIENT_CHECK: Duration = Duration::from_secs(1);
 /// place of a session at once waits for that. On an idle machine it is a millisecond.
 pub(crate) const EXIT_GRACE: Duration = Duration::from_millis(10);
 
-/// The same on a machine with too much to do: on two cores with three times as much, 50 ms were seen. Who takes a place by way of the
+/// How long a server's process takes to go on a machine with too much to do: on two cores with three times as much, 50 ms were seen. Who takes a place by way of the
 /// control database waits so long, where nobody is kept waiting by it.
 pub(crate) const EXIT_LIMIT: Duration = Duration::from_millis(50);
 
@@ -47,7 +47,7 @@ impl Limits {
         statement_timeout: Duration::from_secs(60),
     };
 
-    /// The same where a tenant's tables are read as well: a migration may hold them.
+    /// For a question for which a tenant's tables are read as well: a migration may hold them.
     pub(crate) fn of_look(limits: &LimitsConfig) -> Self {
         Self {
             lock_timeout: limits.lock_timeout.min(Self::QUESTION.lock_timeout),

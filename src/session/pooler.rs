@@ -58,7 +58,7 @@ pub async fn examine(connection: &mut PgConnection) -> Result<Option<Pooled>, sq
     Ok(found)
 }
 
-/// The same for a pool to the control database.
+/// Looks at a session of a pool to the control database.
 ///
 /// # Errors
 /// It cannot be reached.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tracing::debug;
 
-use super::{Attempt, close_all, linger};
+use super::{Attempt, close_all};
 use crate::{
     config::WorkerConfig,
     database_url::DatabaseUrl,
@@ -16,7 +16,7 @@ use crate::{
     },
     flow::kept::OpenSession,
     runner::{Subject, Work},
-    session::TenantSession,
+    session::{LINGER, SILENCE, TenantSession},
     store,
     tenant_error::TenantError,
 };
@@ -316,7 +316,11 @@ async fn forgets(session: &mut TenantSession) -> bool {
         Ok(()) => true,
         Err(error) => {
             debug!(%error, "A guard cannot be kept");
-            tokio::time::sleep(linger(&error)).await;
+            let goes_after = match error {
+                TenantError::Silent(_) => SILENCE,
+                _ => LINGER,
+            };
+            tokio::time::sleep(goes_after).await;
             false
         }
     }

@@ -19,7 +19,7 @@ use crate::{
     },
     metrics::Metrics,
     runner::{Halves, apply::Journal},
-    session::{EXIT_GRACE, LINGER, SILENCE, TenantSession},
+    session::{EXIT_GRACE, LINGER, TenantSession},
     store,
     tenant_error::TenantError,
 };
@@ -66,7 +66,7 @@ pub(super) struct Executed {
     pub(super) is_out_of_sight: bool,
 }
 
-/// Ends sessions. When this returns, their slots may be given away.
+/// Ends sessions, and waits until their places on the server are free as well.
 pub(super) async fn close_all(sessions: impl IntoIterator<Item = OpenSession>) {
     let closed = join_all(sessions.into_iter().map(OpenSession::close)).await;
     if !closed.is_empty() {
@@ -86,9 +86,9 @@ impl Attempt<'_> {
                 is_out_of_sight: false,
             },
             Err(error) => {
-                let is_out_of_sight = has_vanished(&error) && self.trail.has_connected();
-                if self.may_linger(&error) {
-                    tokio::time::sleep(linger(&error)).await;
+                let is_out_of_sight = is_out_of_sight(&error) && self.trail.has_connected();
+                if !is_out_of_sight && self.may_linger(&error) {
+                    tokio::time::sleep(LINGER).await;
                 }
                 // A plan that the server has refused is rolled back. What a tool has done nobody knows.
                 let is_open =
@@ -204,8 +204,7 @@ impl Attempt<'_> {
     /// Whether a kept connection was lost, since the last tenant or now, and its slot is free for another one: its server has
     /// noticed when this returns. One that is silent may still be there.
     pub(super) async fn was_lost(&self, error: &TenantError) -> bool {
-        let may_be_there = matches!(error, TenantError::Silent(_)) || has_vanished(error);
-        let is_lost = is_broken(error) && !may_be_there && self.stop.reason().is_none();
+        let is_lost = is_broken(error) && !is_out_of_sight(error) && self.stop.reason().is_none();
         if is_lost {
             debug!(%error, "A kept connection was lost; opening another");
             self.trail.lost();
@@ -368,22 +367,11 @@ fn is_broken(error: &TenantError) -> bool {
     }
 }
 
-/// Whether nobody can tell whether the attempt's sessions are still there.
-fn has_vanished(error: &TenantError) -> bool {
+/// Whether nobody can tell if the attempt's sessions are still there, before their server answers: its slots wait for that.
+fn is_out_of_sight(error: &TenantError) -> bool {
     match error {
-        TenantError::Left { cause, .. } => has_vanished(cause),
-        error => matches!(error, TenantError::Vanished(_)),
-    }
-}
-
-/// How long the server may take to end a session that was given up with this error.
-pub(super) fn linger(error: &TenantError) -> Duration {
-    match error {
-        TenantError::Silent(_) => SILENCE,
-        // However long that takes: its slot waits.
-        TenantError::Vanished(_) => Duration::ZERO,
-        TenantError::Left { cause, .. } => linger(cause),
-        _ => LINGER,
+        TenantError::Left { cause, .. } => is_out_of_sight(cause),
+        error => matches!(error, TenantError::Silent(_) | TenantError::Vanished(_)),
     }
 }
 

@@ -136,7 +136,7 @@ pub fn resolve(listed: Vec<Listed>, servers: &Servers) -> Result<Resolved, Resol
 /// migrated.
 ///
 /// # Errors
-/// As those two. What is wrong with a tenant that nobody asked for does not matter.
+/// Resolves what was selected of a list. What is wrong with a tenant that nobody asked for does not matter.
 pub fn resolve_selected(
     listed: Vec<Listed>,
     servers: &Servers,

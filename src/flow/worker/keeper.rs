@@ -317,7 +317,7 @@ impl Keeper {
 /// What lost processes have left of a server's slots.
 #[derive(Default)]
 struct Lost {
-    /// Those of attempts.
+    /// Slots that lost attempts held.
     suspects: Vec<Suspect>,
     /// Those that were borrowed.
     abandoned: Option<Abandoned>,
@@ -332,7 +332,7 @@ struct Way<'a> {
 }
 
 impl<'a> Way<'a> {
-    /// That of attempts of one server and role.
+    /// The way to the server of these attempts, which share it and a role.
     fn of_suspects(suspects: &'a [Suspect]) -> Self {
         let first = suspects.first();
         Self {

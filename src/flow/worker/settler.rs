@@ -61,7 +61,7 @@ struct End {
 }
 
 impl Settler {
-    /// One that takes ends, and the task that writes them, which lasts as long. What is claimed in their place goes to `next`.
+    /// A settler, which takes ends, and the task that writes them, which lasts as long. What is claimed in their place goes to `next`.
     pub(super) fn new(
         claimer: Arc<Claimer>,
         held: Arc<Held>,

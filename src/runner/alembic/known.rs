@@ -23,7 +23,7 @@ const TICK: Duration = Duration::from_millis(10);
 pub(super) struct KnownHistory(Mutex<Option<Known>>);
 
 impl KnownHistory {
-    /// As it is now.
+    /// The history as it is now.
     ///
     /// # Errors
     /// The project cannot be read, or its history makes no sense.

@@ -21,7 +21,7 @@ pub(super) const OTHER_SCHEMA: &str = "Some-Other Place:1.x";
 /// What stands for a tenant's database. Where that is the tenant, its name must not be in the plan either.
 pub(super) const DATABASE: &str = "herder_tenant";
 
-/// The same for the second rendering.
+/// What stands for a tenant's database in the second rendering.
 pub(super) const OTHER_DATABASE: &str = "some_other_place";
 
 /// The events with one made-up schema in place of the other. A plan that depends on the name differs all the same.

@@ -134,7 +134,7 @@ impl WarmProcess {
         self.ask_about("migrate", project, migration, None).await
     }
 
-    /// The same, where what is half done is noted before it is committed.
+    /// Migrates one tenant, and notes what is half done before that is committed.
     pub(super) async fn migrate_noting(
         &mut self,
         project: &Project,
@@ -226,7 +226,7 @@ impl WarmProcess {
         }
     }
 
-    /// The same, about nothing that is secret, and not for ever: what a project does when it is imported may never end.
+    /// Asks about nothing that is secret, and does not wait for ever: what a project does when it is imported may never end.
     async fn ask_in_time<T: DeserializeOwned>(&mut self, request: Value) -> Result<T, WarmError> {
         match timeout(READING_LIMIT, self.ask(request, Scrubber::default())).await {
             Ok(answer) => answer,

@@ -58,7 +58,7 @@ impl Statement {
         }
     }
 
-    /// Those of a text, but for a plan's looks at what is there: live, they are SQLAlchemy's questions. Rows that are inserted one by
+    /// The statements of texts, but for a plan's looks at what is there: live, they are SQLAlchemy's questions. Rows that are inserted one by
     /// one are taken together, as the other side may have them.
     fn all<'a>(texts: impl Iterator<Item = (&'a str, bool)>) -> Vec<Self> {
         let mut all: Vec<Self> = texts

@@ -44,7 +44,7 @@ pub(super) struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// That of the session's tenant, whose schema is `home`.
+    /// The frame for the session's tenant, whose schema is `home`.
     pub(super) fn new(session: &TenantSession, home: String, order: &'a Order<'a>) -> Self {
         Self {
             order,

@@ -32,10 +32,10 @@ pub(super) enum HistorySource {
 }
 
 impl HistorySource {
-    /// That of a config.
+    /// Reads from a config where the revisions come from.
     ///
     /// # Errors
-    /// It names two, or asks for a tenant where there is none.
+    /// The config names two sources, or asks for a tenant where there is none.
     pub(super) fn new(config: &CommandConfig) -> Result<Self, TenantError> {
         if config.history_command.is_empty() {
             return Ok(Self::Listed(match config.revisions.is_empty() {

@@ -24,7 +24,7 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// That of a program which was started in its watchman's group, if it has one.
+    /// The group of a program, which was started in that of its watchman, if it has one.
     pub(super) fn of(child: &Child, watchman: Option<Watchman>) -> Self {
         let own = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         Self {

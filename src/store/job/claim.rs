@@ -40,7 +40,7 @@ pub struct ClaimLimits {
 }
 
 impl ClaimLimits {
-    /// As many of each as there is room for.
+    /// No limits: as many jobs of each server as there is room for.
     pub fn unlimited() -> Self {
         Self {
             others: i64::MAX,
