@@ -1,5 +1,7 @@
 //! The command line. Help texts are doc comments; `tests/help.rs` holds them all.
 
+mod values;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{
@@ -8,15 +10,13 @@ use clap::{
 };
 use clap_complete::Shell;
 use herder::{
-    config::{MOST_CONNECTIONS, NO_TIMEOUT, TIMEOUTS},
     domain::{revision::Target, wave::Amount},
     flow::resolve::{Label, Wanted},
 };
 
+pub(crate) use self::values::SetBudget;
+use self::values::{age, limit, patience, set_budget, wave};
 use crate::exit::Exit;
-
-/// The greatest age that anything can be asked for.
-const OLDEST: Duration = Duration::from_secs(1000 * 366 * 24 * 60 * 60);
 
 /// Brings a fleet of Postgres tenants to a schema revision.
 #[derive(Debug, Parser)]
@@ -212,29 +212,6 @@ pub(crate) struct Budget {
     pub(crate) output: Output,
 }
 
-/// What a budget is set to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SetBudget {
-    /// So many connections.
-    To(i32),
-    /// What the config says.
-    Config,
-}
-
-fn set_budget(text: &str) -> Result<SetBudget, String> {
-    match text.parse::<i128>() {
-        _ if text == "config" => Ok(SetBudget::Config),
-        Ok(..1) => Err("must be at least 1; `herder pause` stops a run".into()),
-        Ok(n) => match i32::try_from(n) {
-            Ok(n) if n.unsigned_abs() <= MOST_CONNECTIONS => Ok(SetBudget::To(n)),
-            _ => Err(format!(
-                "must be at most {MOST_CONNECTIONS}, the most connections that PostgreSQL can have"
-            )),
-        },
-        Err(_) => Err("expected a number, or `config`".into()),
-    }
-}
-
 #[derive(Args, Debug)]
 pub(crate) struct Setup {
     /// Give this role access to the tables, for workers and commands that connect as it; may be repeated
@@ -339,41 +316,6 @@ pub(crate) struct Rehearse {
     pub(crate) selection: Selection,
     #[command(flatten)]
     pub(crate) output: Output,
-}
-
-/// A duration that is a limit to the server, too.
-fn limit(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(limit) if TIMEOUTS.contains(&limit) => Ok(limit),
-        Ok(_) => Err(NO_TIMEOUT.into()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// How long to wait. With no patience at all, no run could be waited for.
-fn patience(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("must be more than 0s".into()),
-        other => other.map_err(|error| error.to_string()),
-    }
-}
-
-/// How old a run must be. PostgreSQL's clock begins in 4713 BC.
-fn age(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(age) if age > OLDEST => Err("must be at most 1000 years".into()),
-        other => other.map_err(|error| error.to_string()),
-    }
-}
-
-/// The size of a wave. In waves of nobody, nothing would ever be done.
-fn wave(text: &str) -> Result<Amount, String> {
-    match text.parse::<Amount>()? {
-        none if none.is_zero() => {
-            Err("must be at least 1; without it, all remaining tenants are one wave".into())
-        }
-        size => Ok(size),
-    }
 }
 
 /// How a run is released. What is not given here is taken from [rollout].
