@@ -208,11 +208,12 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::revision::Direction;
 
     fn run(state: RunState, counts: &[(JobState, i64)]) -> RunView {
         RunView {
             id: RunId::from_u128(0x7f3a_1b2c << 96),
-            direction: "upgrade".into(),
+            direction: Direction::Upgrade,
             target: "head".into(),
             runner: "sql".into(),
             state,

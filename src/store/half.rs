@@ -9,6 +9,7 @@ use crate::domain::{
     half::{Half, Piece},
     job::AttemptId,
     plan::Note,
+    revision::Direction,
     tenant::Place,
 };
 
@@ -60,14 +61,14 @@ pub async fn of(pool: &PgPool, place: &Place) -> Result<Option<Half>, StoreError
     let (server, database, schema) = place.identity();
     let row = sqlx::query_as!(
         Row,
-        r#"select server, database, schema, direction, revisions, plan_id, note as "note: Json<Note>"
+        r#"select server, database, schema, direction as "direction: Direction", revisions, plan_id, note as "note: Json<Note>"
            from herder.half_applied where server = $1 and database = $2 and schema = $3"#,
         server,
         database,
         schema,
     );
     let row = row.fetch_optional(pool).await?;
-    row.map(|row| Ok(row.half()?.1)).transpose()
+    Ok(row.map(|row| row.half().1))
 }
 
 /// What is half applied in all of them.
@@ -77,11 +78,11 @@ pub async fn of(pool: &PgPool, place: &Place) -> Result<Option<Half>, StoreError
 pub async fn all(pool: &PgPool) -> Result<HashMap<Place, Half>, StoreError> {
     let rows = sqlx::query_as!(
         Row,
-        r#"select server, database, schema, direction, revisions, plan_id, note as "note: Json<Note>"
+        r#"select server, database, schema, direction as "direction: Direction", revisions, plan_id, note as "note: Json<Note>"
            from herder.half_applied"#
     );
     let rows = rows.fetch_all(pool).await?;
-    rows.into_iter().map(Row::half).collect()
+    Ok(rows.into_iter().map(Row::half).collect())
 }
 
 /// Forgets what was half applied in a tenant.
@@ -105,29 +106,25 @@ struct Row {
     server: String,
     database: String,
     schema: String,
-    direction: String,
+    direction: Direction,
     revisions: Vec<String>,
     plan_id: Option<String>,
     note: Option<Json<Note>>,
 }
 
 impl Row {
-    fn half(self) -> Result<(Place, Half), StoreError> {
+    fn half(self) -> (Place, Half) {
         let place = Place {
             server: self.server,
             database: self.database,
             schema: Some(self.schema),
         };
-        let direction = self
-            .direction
-            .parse()
-            .map_err(|e: String| sqlx::Error::Decode(e.into()))?;
         let piece = self.plan_id.zip(self.note);
         let half = Half {
-            direction,
+            direction: self.direction,
             revisions: self.revisions,
             piece: piece.map(|(plan, Json(note))| Piece { plan, note }),
         };
-        Ok((place, half))
+        (place, half)
     }
 }

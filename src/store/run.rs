@@ -198,19 +198,15 @@ pub struct Manifest {
 /// The control database fails, or has no such run.
 pub async fn manifest(pool: &PgPool, run: RunId) -> Result<Manifest, StoreError> {
     let row = sqlx::query!(
-        "select direction, target,
-                (select to_revision from herder.job where run_id = run.id and state <> 'succeeded' order by id limit 1) as to
-         from herder.run where id = $1",
+        r#"select direction as "direction: Direction", target,
+                  (select to_revision from herder.job where run_id = run.id and state <> 'succeeded' order by id limit 1) as to
+           from herder.run where id = $1"#,
         run,
     )
     .fetch_one(pool)
     .await?;
-    let direction = row
-        .direction
-        .parse()
-        .map_err(|e: String| sqlx::Error::Decode(e.into()))?;
     Ok(Manifest {
-        direction,
+        direction: row.direction,
         target: row.target,
         to: row.to,
     })

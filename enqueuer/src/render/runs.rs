@@ -27,7 +27,7 @@ pub(crate) fn render(runs: &[RunView], now: DateTime<Utc>) -> String {
     for run in runs {
         table.row([
             short(&run.id),
-            run.direction.clone(),
+            run.direction.to_string(),
             run.target.clone(),
             run.state.to_string(),
             run.tenants.to_string(),

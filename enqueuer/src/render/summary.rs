@@ -117,7 +117,7 @@ pub(crate) mod tests {
         let created = DateTime::from_timestamp(1_800_000_000, 0).unwrap_or_default();
         RunView {
             id: RunId::from_u128(0x7f3a_1b2c_0000_4000_8000_0000_0000_0001),
-            direction: "upgrade".into(),
+            direction: herder::domain::revision::Direction::Upgrade,
             target: "head".into(),
             runner: "sql".into(),
             state,

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use crate::{
     domain::{
         job::{AttemptId, Claim},
-        revision::Position,
+        revision::{Direction, Position},
         run::RunId,
         tenant::Place,
     },
@@ -91,7 +91,7 @@ pub async fn claim(
                     schema: row.schema,
                 },
                 own_url: row.own_url,
-                direction: row.direction.parse().map_err(wrong)?,
+                direction: row.direction,
                 target: row.target.parse().map_err(wrong)?,
                 from: row.from_revision,
                 to: Position::stored(row.to_revision, row.resolved),

@@ -118,6 +118,6 @@ select claimed.id as "job!", claimed.epoch as "epoch!", claimed.run_id as "run!"
        claimed.resolved as "resolved!", claimed.failures as "failures!", claimed.orphaned as "orphaned!",
        extract(epoch from now() - claimed.blocked_since)::float8 as blocked, claimed.plan_id, claimed.looks as "looks!",
        (select array_agg(taken.number) from taken where taken.job_id = claimed.id) as "slots!",
-       run.direction as "direction!", run.target as "target!", run.checksum as "checksum!",
+       run.direction as "direction!: Direction", run.target as "target!", run.checksum as "checksum!",
        run.traceparent
 from claimed join herder.run on run.id = claimed.run_id

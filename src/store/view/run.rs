@@ -9,6 +9,7 @@ use sqlx::{PgPool, types::Json};
 use crate::{
     domain::{
         job::JobState,
+        revision::Direction,
         run::{RunId, RunState},
     },
     store::StoreError,
@@ -20,7 +21,7 @@ pub struct RunView {
     /// Its id.
     pub id: RunId,
     /// upgrade or downgrade.
-    pub direction: String,
+    pub direction: Direction,
     /// The target as it was named.
     pub target: String,
     /// The kind of runner.
@@ -72,7 +73,7 @@ impl RunView {
 /// The control database fails.
 pub async fn runs(pool: &PgPool, only: Option<RunId>, limit: i64) -> Result<Vec<RunView>, StoreError> {
     let rows = sqlx::query!(
-        r#"select run.id, direction, target, runner, run.state as "state: RunState", tenants, run.wave, waves,
+        r#"select run.id, direction as "direction: Direction", target, runner, run.state as "state: RunState", tenants, run.wave, waves,
                   failure_limit, reason, created_at, settled_at,
                   coalesce(counts.of, '{}') as "counts!: Json<BTreeMap<JobState, i64>>",
                   (select count(*) from herder.job
