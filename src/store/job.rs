@@ -3,7 +3,7 @@
 mod claim;
 mod settle;
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool, types::Json};
@@ -247,4 +247,25 @@ pub async fn rescue(connection: &mut PgConnection, max_starts: i32) -> Result<Ve
             parked: r.state == "failed",
         })
         .collect())
+}
+
+/// Fails the jobs that wait on a server for slots which its silence has kept from becoming free for so long. Which runs they are of, and how
+/// many there were of each.
+///
+/// # Errors
+/// The control database fails.
+pub async fn fail_out_of_reach(
+    pool: &PgPool,
+    server: &str,
+    error: &JobError,
+    after: Duration,
+) -> Result<Vec<(RunId, i64)>, StoreError> {
+    let rows = sqlx::query_file!(
+        "src/store/sql/fail_out_of_reach.sql",
+        server,
+        Json(error) as Json<&JobError>,
+        after.as_secs_f64(),
+    );
+    let rows = rows.fetch_all(pool).await?.into_iter();
+    Ok(rows.map(|row| (row.run, row.jobs)).collect())
 }

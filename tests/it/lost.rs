@@ -4,10 +4,10 @@
 //! Nothing in the product stops for these tests. A step is stopped from outside, by the wire between the worker and a
 //! server, which stands still at a statement, or by a lock that the migration asks for.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use herder::throwaway::Settings;
+use herder::{domain::failure::JobError, throwaway::Settings};
 use rustix::process::Signal;
 use sqlx::{Postgres, Transaction};
 
@@ -498,6 +498,47 @@ async fn a_server_that_gives_no_sign_of_life_is_not_waited_for() {
     hold.release().await;
     scene.all_is_well("a server that was gone").await;
     scene.nothing_is_left("a server that was gone").await;
+    assert_eq!(worker.drain().await, Some(0));
+}
+
+/// All that a server's budget has is held by what may be left of sessions there, and it says nothing: no attempt can be made that would
+/// find that out, and fail.
+#[tokio::test]
+async fn what_waits_for_a_silent_server_s_slots_fails_in_the_end() {
+    let fleet = Setup::schemas(2)
+        .migrations(Tool::Sql, steps(1))
+        .set("servers.main.budget", 3)
+        .start()
+        .await;
+    fleet.herder(&["upgrade"]).await.expect(0);
+    let (error, limit) = (JobError::default(), Duration::from_secs(300));
+    let failing = async || {
+        let failed = herder::store::job::fail_out_of_reach(&fleet.control, "main", &error, limit).await;
+        failed
+            .expect("an answer")
+            .into_iter()
+            .map(|(_, jobs)| jobs)
+            .sum::<i64>()
+    };
+    assert_eq!(failing().await, 0);
+    let hold = async |number: i32, since: &str| {
+        fleet
+            .tell(&format!(
+                "update herder.slot set worker = 'lost', purpose = 'attempt', taken_at = now(), epoch = 0,
+                   job_id = (select min(id) from herder.job), suspect_since = now() - interval '{since}'
+                 where number = {number}"
+            ))
+            .await;
+    };
+    hold(1, "1 hour").await;
+    assert_eq!(failing().await, 0, "one is free");
+    hold(2, "1 minute").await;
+    assert_eq!(failing().await, 0, "it may be heard of yet");
+    hold(2, "1 hour").await;
+    assert_eq!(failing().await, 2);
+    let worker = fleet.worker(&[]);
+    assert_eq!(fleet.over().await, "failed", "{}", fleet.last_seen().await);
+    fleet.herder(&["retry", "--wait"]).await.expect(0);
     assert_eq!(worker.drain().await, Some(0));
 }
 

@@ -16,7 +16,15 @@ use crate::{
 
 /// How long the infrastructure may be in a job's way before the job fails: long enough for a failover, short enough
 /// that a wrong port does not keep a deploy waiting for ever.
-const BLOCKED_LIMIT: Duration = Duration::from_secs(5 * 60);
+pub(in crate::flow) const BLOCKED_LIMIT: Duration = Duration::from_secs(5 * 60);
+
+/// What to do about a job that failed for what was in its way for so long.
+pub(in crate::flow) fn in_the_way_for(limit: Duration) -> String {
+    format!(
+        "it was in the way for {} minutes; `herder retry` tries again",
+        limit.as_secs() / 60
+    )
+}
 
 /// The shortest password that is taken out of what a server says. A shorter one may be any word of it, as may one that is a name.
 const LEAST_SECRET: usize = 8;
@@ -70,10 +78,7 @@ impl Attempt<'_> {
             }),
             FailureClass::Infrastructure => {
                 if claim.blocked.is_some_and(|b| b > BLOCKED_LIMIT) {
-                    recorded.hint = Some(format!(
-                        "it was in the way for {} minutes; `herder retry` tries again",
-                        BLOCKED_LIMIT.as_secs() / 60
-                    ));
+                    recorded.hint = Some(in_the_way_for(BLOCKED_LIMIT));
                     return Some(Settlement::Failed(recorded));
                 }
                 // The longer it lasts, the rarer the tries.

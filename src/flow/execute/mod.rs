@@ -30,7 +30,10 @@ mod judge;
 mod live;
 mod trail;
 
-pub(super) use self::trail::Trail;
+pub(super) use self::{
+    judge::{BLOCKED_LIMIT, in_the_way_for},
+    trail::Trail,
+};
 
 /// How long a control database that is away is waited for, where something is to be noted before it is committed: a restart takes less.
 const NOTING_LIMIT: Duration = Duration::from_secs(30);

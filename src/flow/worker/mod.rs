@@ -41,6 +41,7 @@ mod keeper;
 mod parts;
 mod pulse;
 mod reach;
+mod reclaim;
 mod settler;
 mod sign_on;
 mod spare;
@@ -261,15 +262,19 @@ impl Intake for Shared {
     }
 
     async fn decline(&self, claims: Vec<Claim>) {
-        for claim in claims {
+        for claim in &claims {
             // What its slots stand for goes before they do.
-            close_all(self.kept.take(&claim).await).await;
-            let giving =
-                async |line: &mut PgConnection| worker::give_back(line, &self.id, claim.attempt).await;
-            if let Err(error) = self.line.with(CLAIM_TIMEOUT, giving).await {
-                // A heartbeat finds a job that nobody here holds, and gives it back.
-                debug!(%error, "Cannot give back a job that was claimed too late yet");
+            close_all(self.kept.take(claim).await).await;
+        }
+        let giving = async |line: &mut PgConnection| {
+            for claim in &claims {
+                worker::give_back(&mut *line, &self.id, claim.attempt).await?;
             }
+            Ok(())
+        };
+        if let Err(error) = self.line.with(CLAIM_TIMEOUT, giving).await {
+            // A heartbeat finds jobs that nobody here holds, and gives them back.
+            debug!(%error, "Cannot give back jobs that were claimed too late yet");
         }
     }
 

@@ -151,8 +151,12 @@ impl Server {
         }
         self.refusals = 0;
         if error.reason == "connection_lost" {
-            // One that was in may be the first to hear that the server is gone.
-            self.answers = was_outside.then_some(false);
+            self.answers = match (was_outside, self.answers) {
+                (true, _) => Some(false),
+                // One that was in may be the first to hear that the server is gone.
+                (false, Some(true)) => None,
+                (false, known) => known,
+            };
         }
     }
 }
@@ -189,6 +193,26 @@ mod tests {
         assert_eq!(of(&reach.limits(now), "a"), 3);
         reach.entered("a", 1, Step::Guarding);
         assert_eq!(of(&reach.limits(now), "a"), 8);
+    }
+
+    #[test]
+    fn a_connection_that_is_lost_inside_makes_no_server_better_known() {
+        let (reach, now) = (Reach::new(8), Instant::now());
+        for job in [1, 2, 3] {
+            reach.claimed("a", job, now);
+        }
+        for job in [1, 2] {
+            reach.entered("a", job, Step::Guarding);
+        }
+        assert_eq!(of(&reach.limits(now), "a"), 8);
+        let lost = snoozed("connection_lost", None);
+        reach.ended("a", 1, Some(&lost), now);
+        assert_eq!(of(&reach.limits(now), "a"), 3);
+        let answers = || reach.servers()["a"].answers;
+        reach.ended("a", 3, Some(&lost), now);
+        assert_eq!(answers(), Some(false));
+        reach.ended("a", 2, Some(&lost), now);
+        assert_eq!(answers(), Some(false));
     }
 
     #[test]

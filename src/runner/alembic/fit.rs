@@ -124,6 +124,7 @@ async fn rendered(
         scheme: runner.scheme(),
         database: &place.database,
         schema: place.schema.as_deref(),
+        env: false,
     };
     let mut process = runner.checkout().await.map_err(|e| e.to_string())?;
     let rendered = process.render(runner.project(), &rendering).await;

@@ -210,6 +210,7 @@ impl WarmProcess {
             "schema": rendering.schema,
             "application_name": "herder/render",
             "settings": {},
+            "env": rendering.env,
         });
         self.ask_in_time(request).await
     }

@@ -83,6 +83,8 @@ pub struct Rendering<'a> {
     pub database: &'a str,
     /// What stands for the tenant's schema.
     pub schema: Option<&'a str>,
+    /// Whether it is asked what env.py leads to, as well.
+    pub env: bool,
 }
 
 /// What became of a plan.
@@ -100,8 +102,9 @@ pub enum Rendered {
         events: Vec<Event>,
         /// The ledger that env.py chose.
         ledger: Ledger,
-        /// SHA-256 of what no revision's checksum covers: env.py, what it imports of the user's own, the ini, pyproject.toml.
-        env: String,
+        /// SHA-256 of what no revision's checksum covers: env.py, the code that it leads to, the ini, pyproject.toml. None: it was
+        /// not asked for.
+        env: Option<String>,
     },
 }
 

@@ -48,6 +48,7 @@ impl AlembicRunner {
             scheme: self.scheme(),
             database: offline::DATABASE,
             schema: by_schema.then_some(SCHEMA),
+            env: false,
         }
     }
 
@@ -118,17 +119,21 @@ impl PlanProver for AlembicRunner {
         let by_schema = ground.place.schema.is_some();
         let target = to.unwrap_or("base");
         let mut process = self.checkout().await?;
-        let rendering = self.rendering(plan.direction, &plan.before, target, by_schema);
+        let rendering = Rendering {
+            env: true,
+            ..self.rendering(plan.direction, &plan.before, target, by_schema)
+        };
         let again = process
             .render(self.project(), &rendering)
             .await
             .map_err(to_error)?;
         // The rendering that comes last counts: a plan that changes by itself is not proven by an old one.
         let env = match again {
-            Rendered::Script { events, env, .. }
-                if offline::steps(&events, &plan.before, self.version_table()).as_ref()
-                    == Ok(&plan.steps) =>
-            {
+            Rendered::Script {
+                events,
+                env: Some(env),
+                ..
+            } if offline::steps(&events, &plan.before, self.version_table()).as_ref() == Ok(&plan.steps) => {
                 env
             }
             _ => return Ok(None),

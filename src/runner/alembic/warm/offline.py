@@ -17,6 +17,7 @@ from sqlalchemy import inspection
 from sqlalchemy.engine.mock import MockConnection
 
 from herder_warm import reach
+from herder_warm.codes import text_of
 from herder_warm.drivers import drivers_business, guard_drivers, literals
 from herder_warm.errors import Failure, explain
 from herder_warm.looks import answer, creates
@@ -65,7 +66,7 @@ def render(request):
         Run.current = None
     if script.refusal is not None:  # Somebody caught it nevertheless.
         return {"refused": script.refusal}
-    return {"events": script.events, "ledger": run.ledger, "env": digest(project)}
+    return {"events": script.events, "ledger": run.ledger, "env": digest(project) if request["env"] else None}
 
 
 def digest(project):
@@ -73,9 +74,7 @@ def digest(project):
     toml = os.path.join(project.folder, "pyproject.toml")
     sha = hashlib.sha256()
     for path in [project.ini, toml] + reach.files(os.path.join(project.script.dir, "env.py")):
-        if os.path.isfile(path):
-            with open(path, "rb") as file:
-                sha.update(file.read() + b"\0")
+        sha.update((text_of(path) or b"") + b"\0")
     return sha.hexdigest()
 
 

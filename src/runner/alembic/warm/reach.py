@@ -18,11 +18,13 @@ def files(env):
         file = os.path.abspath(file_of(module) or "?")
         if name not in own.inherited and file.endswith(".py") and not is_known(file):
             found[file] = name if is_package(file) else name.rpartition(".")[0]
-    waiting, loaded = list(found.items()), set(found)
+    waiting, loaded, paths = list(found.items()), set(found), {}
     while waiting:
         file, package = waiting.pop()
         for name in imports(file, package, only_later=file in loaded):
-            other = path_of(name)
+            if name not in paths:
+                paths[name] = path_of(name)
+            other = paths[name]
             if other is not None and other not in found and not is_known(other):
                 found[other] = name if is_package(other) else name.rpartition(".")[0]
                 waiting.append((other, found[other]))
@@ -41,7 +43,7 @@ def imports(file, package, only_later):
         if only_later and not LATER.search(source):
             return set()
         tree = ast.parse(source)
-    except (OSError, SyntaxError, ValueError, RecursionError):
+    except (Exception, MemoryError):  # What cannot be read or parsed imports nothing.
         return set()
     names = set()
     for node in ast.walk(tree):
@@ -57,7 +59,7 @@ def imports(file, package, only_later):
 def path_of(name):
     """The file of a module, found as Python does it, and without running anything."""
     path = os.path.join(*name.split("."))
-    for folder in sys.path:
+    for folder in (folder for folder in sys.path if isinstance(folder, str)):
         for file in (os.path.join(folder, path, "__init__.py"), os.path.join(folder, path + ".py")):
             if os.path.isfile(file):
                 return os.path.abspath(file)
