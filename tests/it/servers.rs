@@ -273,7 +273,7 @@ async fn a_silent_server_holds_back_no_slots_of_others() {
     doomed.kill().await;
     door.turn(Way::Silent);
     let heir = fleet.worker(&["--name", "heir", "--concurrency", "4"]);
-    heir.says("slots of lost workers on `main`").await;
+    heir.says("slots of lost attempts on `main`").await;
     // It takes five seconds to give up on the silent one. Nobody waited for that.
     let log = heir.log();
     assert!(!log.contains("Cannot reclaim slots on `far`"), "{log}");
